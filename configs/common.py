@@ -1,0 +1,78 @@
+"""What all configs share: every key there is, with its usual value."""
+
+import ml_collections
+
+
+def default_config() -> ml_collections.ConfigDict:
+    """The keys that `jaxvideo.training.config` explains; a recipe sets what it differs in."""
+    config = ml_collections.ConfigDict()
+    config.seed = 0
+    config.epochs = 1.0
+    config.epoch_steps = 0
+    config.batch_size = 32
+    config.eval_batch_size = 32
+    config.label_smoothing = 0.0
+    config.log_seconds = 5.0
+    config.model = ml_collections.ConfigDict({"name": "", "dtype": "float32"})
+    config.preprocessing = ml_collections.ConfigDict(
+        {
+            "frames": 16,
+            "stride": 1,
+            "fps": ml_collections.config_dict.placeholder(float),
+            "size": 128,
+            "crop": 112,
+            "range": (0.0, 1.0),
+            "mean": (0.0, 0.0, 0.0),
+            "std": (1.0, 1.0, 1.0),
+        }
+    )
+    config.data = ml_collections.ConfigDict(
+        {
+            "source": "csv",
+            "root": "",
+            "train": "train.csv",
+            "val": "val.csv",
+            "classes": "classes.txt",
+            "train_videos": 1200,
+            "val_videos": 320,
+            "max_broken": 0.05,
+        }
+    )
+    config.augment = ml_collections.ConfigDict(
+        {"flip": True, "scales": (1.0, 1.0), "views_per_video": 1}
+    )
+    config.optim = ml_collections.ConfigDict(
+        {
+            "lr": 0.01,
+            "schedule": "cosine",
+            "milestones": (),
+            "gamma": 0.1,
+            "patience": 10,
+            "warmup_epochs": 0.0,
+            "warmup_factor": 0.01,
+            "momentum": 0.9,
+            "nesterov": False,
+            "weight_decay": 0.0,
+            "no_decay": (),
+            "frozen": (),
+            "clip_norm": 0.0,
+        }
+    )
+    config.protocol = ml_collections.ConfigDict(
+        {"clips": 10, "crops": 1, "aggregation": "softmax"}
+    )
+    config.loading = ml_collections.ConfigDict({"threads": 2, "workers": 0, "prefetch": 2})
+    config.checkpoint = ml_collections.ConfigDict({"every_steps": 0, "keep": 2})
+    return config
+
+
+def use_motion(config: ml_collections.ConfigDict, train_videos: int, val_videos: int) -> None:
+    """Puts the embedded motion data in place of a recipe's own: small clips, no flip."""
+    config.data.source = "motion"
+    config.data.root = ""
+    config.data.train_videos = train_videos
+    config.data.val_videos = val_videos
+    # Left and right are different classes there.
+    config.augment.flip = False
+    config.augment.scales = (1.0, 1.0)
+    config.log_seconds = 5.0

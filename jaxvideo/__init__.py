@@ -1,0 +1,21 @@
+"""Video ConvNets in JAX: from C3D to X3D, as pure-functional Flax modules.
+
+The public names are loaded on first use, because the data side of the library runs in
+loader workers, which must start fast and never touch an accelerator.
+"""
+
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
+__all__ = ["__version__", "create_model", "list_models"]
+
+if TYPE_CHECKING:
+    from jaxvideo.models import create_model, list_models
+
+
+def __getattr__(name: str):
+    if name in ("create_model", "list_models"):
+        from jaxvideo import models
+
+        return getattr(models, name)
+    raise AttributeError(f"module 'jaxvideo' has no attribute {name!r}")

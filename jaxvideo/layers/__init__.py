@@ -1,0 +1,15 @@
+"""Arrays in, arrays out: convolution with its lowerings, normalisation, pooling."""
+
+from jaxvideo.layers.conv import Conv3D, conv3d, explicit_padding, resolve
+from jaxvideo.layers.norm import BatchNorm
+from jaxvideo.layers.pool import avg_pool, max_pool
+
+__all__ = [
+    "BatchNorm",
+    "Conv3D",
+    "avg_pool",
+    "conv3d",
+    "explicit_padding",
+    "max_pool",
+    "resolve",
+]

@@ -1,0 +1,56 @@
+"""Pooling over `[N, T, H, W, C]`, with the padding conventions of `layers.conv`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jaxvideo.layers.conv import Padding, explicit_padding
+
+
+def max_pool(
+    x: jax.Array, kernel: Sequence[int], strides: Sequence[int], padding: Padding = 0
+) -> jax.Array:
+    """Max pooling; padding counts as -inf, and a tie's gradient goes to the first maximum.
+
+    One axis at a time, by comparing shifted slices: its gradient is then a few selects, where
+    XLA's select-and-scatter is slow on CPU and not deterministic on GPU. Taking the first of
+    equals on each axis, width first, is taking the first in row-major order, as torch does.
+    """
+    pads = explicit_padding(padding, x.shape[1:4], kernel, strides)
+    for axis in (3, 2, 1):
+        x = _max_along(x, axis, kernel[axis - 1], strides[axis - 1], pads[axis - 1])
+    return x
+
+
+def _max_along(x, axis, k, stride, pad):
+    if k == 1 and stride == 1 and not any(pad):
+        return x
+    if any(pad):
+        widths = [(0, 0)] * x.ndim
+        widths[axis] = pad
+        x = jnp.pad(x, widths, constant_values=-jnp.inf)
+    out = (x.shape[axis] - k) // stride + 1
+    best = None
+    for tap in range(k):
+        here = lax.slice_in_dim(x, tap, tap + (out - 1) * stride + 1, stride, axis)
+        # A NaN is a maximum too: it must reach the loss, where training stops and names it.
+        wins = None if best is None else (here > best) | jnp.isnan(here)
+        best = here if best is None else jnp.where(wins, here, best)
+    return best
+
+
+def avg_pool(
+    x: jax.Array, kernel: Sequence[int], strides: Sequence[int], padding: Padding = 0
+) -> jax.Array:
+    """Average pooling; padding counts as zeros and is part of the divisor."""
+    pads = explicit_padding(padding, x.shape[1:4], kernel, strides)
+    zero = np.zeros((), x.dtype)
+    total = lax.reduce_window(
+        x, zero, lax.add, (1, *kernel, 1), (1, *strides, 1), ((0, 0), *pads, (0, 0))
+    )
+    return total / np.prod(kernel).astype(x.dtype)

@@ -1,0 +1,100 @@
+"""Every network by name. The registry is a literal dict: read it, or call `list_models`."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+
+from jaxvideo.models.inception import I3D
+from jaxvideo.models.resnet3d import BLOCKS, KINDS, ResNet3D
+from jaxvideo.types import ConfigError, Preprocessing
+
+# Kinetics statistics of VMZ and torchvision, pixels in [0, 1].
+_RESNET = Preprocessing(
+    frames=16,
+    size=(128, 171),
+    crop=112,
+    mean=(0.43216, 0.394666, 0.37645),
+    std=(0.22803, 0.22145, 0.216989),
+)
+_I3D = Preprocessing(frames=64, fps=25.0, size=256, crop=224, range=(-1.0, 1.0))
+_I3D_FLOW = dataclasses.replace(_I3D, mean=(0.0, 0.0), std=(1.0, 1.0))
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """A row of the registry: what builds the network, what it eats, where it comes from."""
+
+    build: Callable[..., nn.Module]
+    arguments: dict[str, Any]
+    preprocessing: Preprocessing
+    source: str
+
+
+def _resnet(kind: str, depth: int) -> Entry:
+    arguments = {"kinds": KINDS[kind], "blocks": BLOCKS[depth]}
+    return Entry(ResNet3D, arguments, _RESNET, "arXiv 1711.11248")
+
+
+MODELS: dict[str, Entry] = {
+    "i3d_rgb": Entry(I3D, {}, _I3D, "arXiv 1705.07750"),
+    "i3d_flow": Entry(I3D, {}, _I3D_FLOW, "arXiv 1705.07750"),
+    "r2d_18": _resnet("r2d", 18),
+    "f_r2d_18": _resnet("f_r2d", 18),
+    "mc2_18": _resnet("mc2", 18),
+    "mc3_18": _resnet("mc3", 18),
+    "mc4_18": _resnet("mc4", 18),
+    "mc5_18": _resnet("mc5", 18),
+    "r3d_18": _resnet("r3d", 18),
+    "rmc2_18": _resnet("rmc2", 18),
+    "rmc3_18": _resnet("rmc3", 18),
+    "rmc4_18": _resnet("rmc4", 18),
+    "rmc5_18": _resnet("rmc5", 18),
+    "r2plus1d_18": _resnet("r2plus1d", 18),
+}
+
+
+def list_models() -> list[str]:
+    """Names that `create_model` takes, sorted."""
+    return sorted(MODELS)
+
+
+def model_entry(name: str) -> Entry:
+    """The registry's row for a name; ConfigError with the nearest names otherwise."""
+    if name not in MODELS:
+        near = difflib.get_close_matches(name, MODELS, n=3, cutoff=0.4)
+        hint = f"Did you mean {' or '.join(map(repr, near))}? " if near else ""
+        raise ConfigError(f"no model {name!r}. {hint}All: {', '.join(list_models())}")
+    return MODELS[name]
+
+
+def create_model(name: str, **arguments: Any) -> nn.Module:
+    """The linen module of a registry name.
+
+    Args:
+      name: one of `list_models()`.
+      **arguments: fields of the module, e.g. `num_classes`, `width`, `dtype`, `bn_groups`.
+
+    Returns:
+      A module whose `apply(variables, clip, train=...)` gives `(logits [N, classes],
+      endpoints)`; `clip` is float `[N, T, H, W, C]`.
+
+    Raises:
+      ConfigError: a name or an argument that does not exist.
+    """
+    entry = model_entry(name)
+    allowed = {
+        f.name for f in dataclasses.fields(entry.build) if f.name not in ("parent", "name")
+    } - set(entry.arguments)
+    for argument in arguments:
+        if argument not in allowed:
+            near = difflib.get_close_matches(argument, allowed, n=1)
+            hint = f"Did you mean {near[0]!r}? " if near else ""
+            raise ConfigError(
+                f"model {name!r} has no argument {argument!r}. {hint}All: {sorted(allowed)}"
+            )
+    return entry.build(**entry.arguments, **arguments)

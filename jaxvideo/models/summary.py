@@ -1,0 +1,83 @@
+"""What a network is made of, counted from its traced program and without running it."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend import core as jex_core
+
+from jaxvideo.layers.conv import multiply_adds
+from jaxvideo.models import create_model, model_entry
+from jaxvideo.types import Lowering
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """Counts of one network for one clip.
+
+    `parameters` are trainable numbers, `statistics` the running ones of BN; `macs` are
+    multiply-adds of convolutions and matrix products only, as papers count them;
+    `endpoints` are shapes without the batch axis, in network order.
+    """
+
+    parameters: int
+    statistics: int
+    macs: int
+    input_shape: tuple[int, int, int, int]
+    endpoints: dict[str, tuple[int, ...]]
+
+
+def summarise(name: str, *, frames: int = 0, crop: int = 0, **arguments: Any) -> Summary:
+    """Counts of a registry model; `frames` and `crop` replace its own input size."""
+    t, h, w, c = model_entry(name).preprocessing.shape
+    shape = (frames or t, crop or h, crop or w, c)
+    # DIRECT, because the other lowerings multiply by zeros and change what is counted.
+    model = create_model(name, lowering=Lowering.DIRECT, **arguments)
+    clip = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    variables = jax.eval_shape(lambda k, x: model.init(k, x, train=False), key, clip)
+
+    endpoints = {}
+
+    def forward(variables, clip):
+        logits, ends = model.apply(variables, clip, train=False)
+        # Noted here, while tracing: JAX sorts the keys of a dict that it returns.
+        endpoints.update({name: end.shape[1:] for name, end in ends.items()})
+        return logits
+
+    program = jax.make_jaxpr(forward)(variables, clip)
+    return Summary(
+        parameters=_size(variables["params"]),
+        statistics=_size(variables.get("batch_stats", {})),
+        macs=_count(program.jaxpr),
+        input_shape=shape,
+        endpoints=endpoints,
+    )
+
+
+def _size(tree) -> int:
+    return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(tree))
+
+
+def _count(jaxpr) -> int:
+    total = 0
+    for equation in jaxpr.eqns:
+        shapes = [getattr(v.aval, "shape", ()) for v in (*equation.invars, *equation.outvars)]
+        if equation.primitive.name == "conv_general_dilated":
+            spec = equation.params["dimension_numbers"].rhs_spec
+            kernel = [shapes[1][axis] for axis in (*spec[2:], spec[1], spec[0])]
+            total += multiply_adds(shapes[-1], kernel)
+        elif equation.primitive.name == "dot_general":
+            (contracting, _), _ = equation.params["dimension_numbers"]
+            depth = np.prod([shapes[0][axis] for axis in contracting], dtype=np.int64)
+            total += int(np.prod(shapes[-1], dtype=np.int64) * depth)
+        for value in equation.params.values():
+            if isinstance(value, jex_core.ClosedJaxpr):
+                total += _count(value.jaxpr)
+            elif isinstance(value, jex_core.Jaxpr):
+                total += _count(value)
+    return total

@@ -1,0 +1,1 @@
+"""Training: the state, the pure step, optimisation, checkpoints and the loop."""

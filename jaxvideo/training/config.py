@@ -1,0 +1,168 @@
+"""A config, checked: nested dicts in, frozen dataclasses out, before anything heavy begins."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jaxvideo.data.pipeline import Loading
+from jaxvideo.training.optim import Optim
+from jaxvideo.types import ConfigError, Preprocessing, Protocol
+
+# Parts of a config that cannot change a run's numbers: a resumed run may differ in them.
+HARMLESS = ("loading", "log_seconds", "checkpoint")
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """Where the videos are.
+
+    Attributes:
+      source: "csv", annotation files over video files; "motion", the embedded data set.
+      root: the data folder ("" for "motion": its cache folder).
+      train, val, classes: file names in `root`; `classes` may be absent there, then the
+        training labels name the classes.
+      train_videos, val_videos: size of the motion data set, which is made on first use.
+      max_broken: the run stops when more than this share of the videos cannot be read.
+    """
+
+    source: str = "csv"
+    root: str = ""
+    train: str = "train.csv"
+    val: str = "val.csv"
+    classes: str = "classes.txt"
+    train_videos: int = 1200
+    val_videos: int = 320
+    max_broken: float = 0.05
+
+    def __post_init__(self):
+        if self.source not in ("csv", "motion"):
+            raise ConfigError(f"data.source={self.source!r}: allowed are 'csv' and 'motion'")
+
+
+@dataclasses.dataclass(frozen=True)
+class Augment:
+    """What training draws at random, besides the clip's start and its crop.
+
+    Attributes:
+      flip: left-right, half of the clips. Off where left and right are different classes.
+      scales: see `views.random_view`.
+      views_per_video: views of each video in an epoch.
+    """
+
+    flip: bool = True
+    scales: tuple[float, float] = (1.0, 1.0)
+    views_per_video: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpointing:
+    """When the state is saved: after every epoch and, if not 0, every `every_steps` steps.
+    The newest `keep` checkpoints are kept."""
+
+    every_steps: int = 0
+    keep: int = 2
+
+    def __post_init__(self):
+        if self.every_steps < 0 or self.keep < 1:
+            raise ConfigError(f"{self}: every_steps must be 0 or more, keep 1 or more")
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """Everything a config says.
+
+    Attributes:
+      seed: of initialisation, order and augmentation; a run is a function of its config.
+      epochs: length of the run.
+      epoch_steps: steps of an epoch; 0 is one pass over the data. The papers often call a
+        round number an epoch (R(2+1)D: a million clips).
+      batch_size, eval_batch_size: clips per step over all devices.
+      log_seconds: time between two lines of progress.
+      model: `name` and arguments of `create_model`.
+    """
+
+    seed: int
+    epochs: float
+    epoch_steps: int
+    batch_size: int
+    eval_batch_size: int
+    label_smoothing: float
+    log_seconds: float
+    model: dict[str, Any]
+    preprocessing: Preprocessing
+    data: Data
+    augment: Augment
+    optim: Optim
+    protocol: Protocol
+    loading: Loading
+    checkpoint: Checkpointing
+
+
+_SECTIONS = {
+    "preprocessing": Preprocessing,
+    "data": Data,
+    "augment": Augment,
+    "optim": Optim,
+    "protocol": Protocol,
+    "loading": Loading,
+    "checkpoint": Checkpointing,
+}
+
+
+def read_config(config: Mapping[str, Any]) -> Run:
+    """A `Run` from a config's nested dict; ConfigError names any key that does not exist."""
+    values = dict(config)
+    for name, section in _SECTIONS.items():
+        given = dict(values.get(name, {}))
+        _check_keys(given, section, f"config.{name}")
+        values[name] = section(**given)
+    _check_keys(values, Run, "config")
+    run = Run(**values)
+    if run.epochs <= 0:
+        raise ConfigError(f"config.epochs={run.epochs}: must be positive")
+    if not 0 <= run.label_smoothing < 1:
+        raise ConfigError(f"config.label_smoothing={run.label_smoothing}: must be in [0, 1)")
+    return run
+
+
+def _check_keys(given: Mapping[str, Any], cls: type, where: str) -> None:
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    for key in given:
+        if key not in fields:
+            near = difflib.get_close_matches(key, fields, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise ConfigError(f"{where} has no key {key!r}.{hint} All: {', '.join(fields)}")
+    for key, field in fields.items():
+        required = (
+            field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        )
+        if required and key not in given:
+            raise ConfigError(f"{where}.{key} is missing")
+
+
+def default_workdir(config: Mapping[str, Any], name: str) -> Path:
+    """`runs/<config>-<model>-<digest>`: the same command finds its run again, and another
+    override never meets it."""
+    digest = hashlib.sha256(json.dumps(identity(config), sort_keys=True).encode()).hexdigest()
+    return Path("runs") / f"{name}-{config['model']['name']}-{digest[:6]}"
+
+
+def identity(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a config that decides a run's numbers."""
+    return {key: value for key, value in config.items() if key not in HARMLESS}
+
+
+def differences(one: Any, other: Any, where: str = "config") -> list[str]:
+    """`config.optim.lr: 0.1 and 0.2` for every leaf in which two configs differ."""
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        keys = [*one, *(k for k in other if k not in one)]
+        return [
+            line for k in keys for line in differences(one.get(k), other.get(k), f"{where}.{k}")
+        ]
+    return [] if one == other else [f"{where}: {one} and {other}"]

@@ -1,0 +1,118 @@
+"""SGD as the papers ran it: momentum, weight decay in the gradient, four schedules."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import optax
+
+from jaxvideo.types import ConfigError
+from jaxvideo.weights import tree
+
+SCHEDULES = ("constant", "step", "cosine", "plateau")
+
+
+@dataclasses.dataclass(frozen=True)
+class Optim:
+    """The optimiser of a run. Lengths are in epochs, patterns as in `weights.tree.matching`.
+
+    Attributes:
+      lr: learning rate after warm-up, for the whole (global) batch.
+      schedule: "constant"; "step", times `gamma` at every milestone; "cosine", to zero at the
+        end of the run; "plateau", times `gamma` when the validation loss has not fallen for
+        `patience` validations.
+      milestones: epochs of "step", ascending, counted from the start of the run.
+      warmup_epochs: linear from `warmup_factor * lr` to `lr`.
+      weight_decay: L2, added to the gradient before momentum, as torch and Caffe do.
+      no_decay: parameters without decay, e.g. `("*/bias",)`.
+      frozen: parameters that stay as they are.
+      clip_norm: global norm that the gradient is clipped to; 0 does not clip.
+    """
+
+    lr: float
+    schedule: str = "cosine"
+    milestones: tuple[float, ...] = ()
+    gamma: float = 0.1
+    patience: int = 10
+    warmup_epochs: float = 0.0
+    warmup_factor: float = 0.01
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 0.0
+    no_decay: tuple[str, ...] = ()
+    frozen: tuple[str, ...] = ()
+    clip_norm: float = 0.0
+
+    def __post_init__(self):
+        if self.schedule not in SCHEDULES:
+            raise ConfigError(
+                f"optim.schedule={self.schedule!r}: allowed are {', '.join(SCHEDULES)}"
+            )
+        if list(self.milestones) != sorted(set(self.milestones)):
+            raise ConfigError(f"optim.milestones={self.milestones}: must ascend")
+        allowed = {
+            "lr": self.lr > 0,
+            "gamma": 0 < self.gamma < 1,
+            "momentum": 0 <= self.momentum < 1,
+            "weight_decay": self.weight_decay >= 0,
+            "clip_norm": self.clip_norm >= 0,
+            "warmup_epochs": self.warmup_epochs >= 0,
+            "patience": self.patience >= 1,
+        }
+        for name, fine in allowed.items():
+            if not fine:
+                raise ConfigError(f"optim.{name}={getattr(self, name)} is out of range")
+
+
+def make_schedule(optim: Optim, *, steps_per_epoch: int, epochs: float) -> optax.Schedule:
+    """Learning rate as a function of the step (for "plateau": before its scaling)."""
+    total = round(epochs * steps_per_epoch)
+    warmup = round(optim.warmup_epochs * steps_per_epoch)
+    if warmup and warmup >= total:
+        raise ConfigError(
+            f"optim.warmup_epochs={optim.warmup_epochs}: not shorter than the run's {epochs}"
+        )
+    if optim.schedule == "step":
+        # Counted from the start of the run, while `join_schedules` counts from the warm-up.
+        steps = (round(m * steps_per_epoch) - warmup for m in optim.milestones)
+        after = optax.piecewise_constant_schedule(optim.lr, {s: optim.gamma for s in steps})
+    elif optim.schedule == "cosine":
+        after = optax.cosine_decay_schedule(optim.lr, max(total - warmup, 1))
+    else:
+        after = optax.constant_schedule(optim.lr)
+    if not warmup:
+        return after
+    rise = optax.linear_schedule(optim.warmup_factor * optim.lr, optim.lr, warmup)
+    return optax.join_schedules([rise, after], [warmup])
+
+
+def make_plateau(optim: Optim) -> optax.GradientTransformationExtraArgs | None:
+    """Scales the rate by the validation loss; updated once per validation, not per step."""
+    if optim.schedule != "plateau":
+        return None
+    return optax.contrib.reduce_on_plateau(
+        factor=optim.gamma, patience=optim.patience, rtol=1e-4
+    )
+
+
+def make_optimizer(
+    optim: Optim, schedule: optax.Schedule, params: Any
+) -> optax.GradientTransformation:
+    """The update rule over a tree of parameters (arrays or their shapes)."""
+    names = list(tree.flatten(params))
+    undecayed = tree.matching(names, optim.no_decay, "optim.no_decay")
+    frozen = tree.matching(names, optim.frozen, "optim.frozen")
+    decayed = tree.unflatten({name: name not in undecayed for name in names})
+    parts = []
+    if optim.clip_norm:
+        parts.append(optax.clip_by_global_norm(optim.clip_norm))
+    if optim.weight_decay:
+        parts.append(optax.add_decayed_weights(optim.weight_decay, decayed))
+    parts.append(optax.sgd(schedule, momentum=optim.momentum or None, nesterov=optim.nesterov))
+    optimizer = optax.chain(*parts)
+    if not frozen:
+        return optimizer
+    labels = tree.unflatten({name: "frozen" if name in frozen else "trained" for name in names})
+    # `add_decayed_weights` would meet the masked-out leaves of its own mask otherwise.
+    return optax.partition({"trained": optimizer, "frozen": optax.set_to_zero()}, labels)

@@ -1,0 +1,163 @@
+"""The vocabulary: every word that more than one part of the library uses. Read this first.
+
+Axes are named N (batch), T (frames), H, W, C everywhere, and arrays are always NTHWC,
+which is XLA's NDHWC. A *video* is uint8 `[T, H, W, C]` on the host, a *clip* is what a
+network sees: float `[N, T, H, W, C]`, normalised on the device by a `Preprocessing`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+
+
+class JaxvideoError(Exception):
+    """Base of the errors a user can cause; the message is complete without a traceback."""
+
+
+class DataError(JaxvideoError):
+    """A data set, an annotation file or a folder is not what was asked for."""
+
+
+class VideoError(DataError):
+    """One video cannot be read; the message names the file and the reason."""
+
+
+class ConfigError(JaxvideoError):
+    """A name or a value in a config or a call is not allowed."""
+
+
+class CheckpointError(JaxvideoError):
+    """A checkpoint or a run's folder is missing, unreadable or belongs to something else."""
+
+
+class TrainingError(JaxvideoError):
+    """Training cannot go on (for instance: the loss is not finite)."""
+
+
+class Lowering(enum.Enum):
+    """HOW a 3-D convolution is computed, never WHAT: same parameters, same result.
+
+    Which one wins depends on platform and shape; `layers.conv.resolve` knows.
+    """
+
+    AUTO = "auto"  #: chosen by `layers.conv.resolve`, per platform
+    DIRECT = "direct"  #: `lax.conv_general_dilated` in NDHWC
+    FOLD_TIME = "fold_time"  #: kernel (1,k,k): time folded into the batch, then 2-D
+    FOLD_SPACE = "fold_space"  #: kernel (k,1,1): 2-D convolution over (T, H*W)
+    TIME_TO_CHANNELS = "time_to_channels"  #: time taps concatenated into channels, then 2-D
+    MATMUL = "matmul"  #: kernel (1,1,1): strided slice, then one matrix product
+
+
+@dataclasses.dataclass(frozen=True)
+class Window:
+    """A rectangle of a frame, in pixels of the decoded (upright) frame."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+@dataclasses.dataclass(frozen=True)
+class View:
+    """Which frames and which crop of a video: all that a sampling scheme decides.
+
+    `frames` are indices into the video's presentation order, ascending unless a short
+    video is looped. Training draws one view at random, a test protocol is a list of them.
+    """
+
+    frames: tuple[int, ...]
+    window: Window
+
+
+@dataclasses.dataclass(frozen=True)
+class Preprocessing:
+    """What a network expects of its input. It travels with weights and checkpoints.
+
+    Attributes:
+      frames: T, frames of one clip.
+      stride: distance between them, in frames of the video (of `fps` if that is given).
+      fps: frame rate the stride counts in, or None for whatever the file has.
+      size: short side in pixels that a frame is scaled to, its aspect kept; or
+        (height, width), its aspect not kept (C3D and R(2+1)D use (128, 171)).
+      crop: side in pixels of the square the network sees.
+      range: the values that uint8 0 and 255 are mapped to before mean and std.
+      mean, std: per channel, in units of `range`.
+    """
+
+    frames: int
+    stride: int = 1
+    fps: float | None = None
+    size: int | tuple[int, int] = 128
+    crop: int = 112
+    range: tuple[float, float] = (0.0, 1.0)
+    mean: tuple[float, ...] = (0.0, 0.0, 0.0)
+    std: tuple[float, ...] = (1.0, 1.0, 1.0)
+
+    def __post_init__(self):
+        # JSON and config files know lists only; hashing and comparing need tuples.
+        for name in ("size", "range", "mean", "std"):
+            value = getattr(self, name)
+            if isinstance(value, list):
+                object.__setattr__(self, name, tuple(value))
+        for name in ("frames", "stride", "crop"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"preprocessing.{name}={getattr(self, name)}: must be at least 1")
+        sides = self.size if isinstance(self.size, tuple) else (self.size, self.size)
+        if len(sides) != 2 or min(sides) < self.crop:
+            raise ConfigError(
+                f"preprocessing.size={self.size} with crop={self.crop}: frames must be scaled to "
+                "at least the crop (size is the short side, or (height, width))"
+            )
+        if self.fps is not None and self.fps <= 0:
+            raise ConfigError(f"preprocessing.fps={self.fps}: must be positive, or None")
+        if len(self.mean) != len(self.std) or min(self.std) <= 0:
+            raise ConfigError(
+                f"preprocessing.mean={self.mean}, std={self.std}: one positive std per mean"
+            )
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """(T, H, W, C) of one clip."""
+        return (self.frames, self.crop, self.crop, len(self.mean))
+
+
+@dataclasses.dataclass(frozen=True)
+class Protocol:
+    """How a video is scored at test: clips x crops, and how the scores are joined.
+
+    Attributes:
+      clips: clips per video, their starts spread uniformly from its first to its last
+        possible one (one clip: the middle).
+      crops: 1 (centre) or 3 (spread along the longer side) per clip.
+      aggregation: "softmax" averages probabilities over the views, "logits" averages logits.
+    """
+
+    clips: int = 10
+    crops: int = 1
+    aggregation: str = "softmax"
+
+    def __post_init__(self):
+        if self.clips < 1:
+            raise ConfigError(f"protocol.clips={self.clips}: must be at least 1")
+        if self.crops not in (1, 3):
+            raise ConfigError(f"protocol.crops={self.crops}: allowed are 1 and 3")
+        if self.aggregation not in ("softmax", "logits"):
+            raise ConfigError(
+                f"protocol.aggregation={self.aggregation!r}: allowed are 'softmax' and 'logits'"
+            )
+
+    def describe(self, preprocessing: Preprocessing) -> str:
+        """One line that says everything a reader needs to compare a number with another."""
+        p = preprocessing
+        rate = f" at {p.fps:g} fps" if p.fps else ""
+        scaled = (
+            f"{p.size[0]}x{p.size[1]}" if isinstance(p.size, tuple) else f"short side {p.size}"
+        )
+        crops = "centre crop" if self.crops == 1 else f"{self.crops} crops"
+        views = f"{self.clips} clip{'s' * (self.clips > 1)} x {crops}"
+        return (
+            f"{views} per video ({p.frames} frames, stride {p.stride}{rate}, {scaled}, "
+            f"crop {p.crop}), mean of {self.aggregation}"
+        )

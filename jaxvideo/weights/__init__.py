@@ -1,0 +1,1 @@
+"""Weights as tables of names. Imports neither models nor data."""

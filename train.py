@@ -1,0 +1,44 @@
+"""Trains a network: `python train.py --config configs/motion.py`.
+
+Any value of the config can be overridden: `--config.optim.lr=0.05`. The same command
+continues an interrupted run.
+"""
+
+import sys
+
+from absl import app, flags
+from ml_collections import config_flags
+
+from jaxvideo.types import JaxvideoError
+
+_CONFIG = config_flags.DEFINE_config_file("config", help_string="A file of configs/.")
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "The run's folder; by default one in runs/ that the config decides."
+)
+flags.mark_flag_as_required("config")
+
+
+def main(arguments: list[str]) -> None:
+    if len(arguments) > 1:
+        raise JaxvideoError(f"unknown arguments {arguments[1:]}: flags begin with --")
+    from pathlib import Path
+
+    from jaxvideo import visualize
+    from jaxvideo.training.config import default_workdir
+    from jaxvideo.training.loop import train
+
+    config = _CONFIG.value.to_dict()
+    name = Path(flags.FLAGS["config"].config_filename.partition(":")[0]).stem
+    workdir = Path(_WORKDIR.value) if _WORKDIR.value else default_workdir(config, name)
+    train(config, workdir)
+    for picture in visualize.draw_run(workdir):
+        print(f"picture: {picture}")
+
+
+if __name__ == "__main__":
+    try:
+        app.run(main)
+    except JaxvideoError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("interrupted")
