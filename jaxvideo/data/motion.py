@@ -15,8 +15,10 @@ how a clip is drawn, not by filtering afterwards:
   frames; H.264 predicts from the past, so its faint artefacts are not reversed with them.
 - *Axis.* A labelled axis passes through `speed * time`; each other axis rests at
   `speed' * time'`, drawn by the same law. Position, angle and size of the object in a frame
-  taken at random are therefore the same (up to the drift) in every class. Knowing WHICH frame
-  it is tells a little: in the middle one the labelled axis is near its centre.
+  taken at random are therefore the same (up to the drift) in every class. Only a model that
+  knows WHICH frame it sees learns something: in the middle one the labelled axis is near its
+  centre (ridge regression, 800 unseen clips: 14 % right, where 12.5 % is chance), and the
+  first one, known to be first, shows on which side a movement begins (38 %).
 - *Appearance.* Photograph, mask, colours, background, distractor and noise are drawn without
   looking at the label; labels cycle with the number of the video, so every class has as many.
 
@@ -148,15 +150,16 @@ def encode(frames: np.ndarray, codec: str | None = None) -> bytes:
     # GOP 12 without B-frames: seeking works within a short clip as it does in UCF101.
     options = {"g": "12", "bf": "0"}
     if codec == "libx264":
-        options |= {"preset": "veryfast", "crf": "23", "sc_threshold": "0"}
+        options |= {"preset": "veryfast", "crf": "25", "sc_threshold": "0"}
         # Measured (x264 165): its macroblock tree gives other bytes in one run of a hundred, even
         # in one thread, at 112 x 84 (not at 128 x 96); without it all runs agree.
         options["mbtree"] = "0"
     else:
-        options |= {"flags": "+qscale", "global_quality": str(3 * 118)}  # FF_QP2LAMBDA
+        options |= {"flags": "+qscale", "global_quality": str(5 * 118)}  # FF_QP2LAMBDA
     file = io.BytesIO()
     with av.open(file, "w", format="mp4") as container:
         stream = container.add_stream(codec, rate=FPS, options=options)
+        assert isinstance(stream, av.VideoStream)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         stream.thread_count = 1
         for index in range(num_frames):
@@ -215,7 +218,8 @@ def ensure_motion(
         _codec()
         for split in SPLITS:  # what is missing here must not leave half a folder behind
             _photos(split)
-        _faces(), _horse()
+        _faces()
+        _horse()
         folder.mkdir(parents=True, exist_ok=True)
         with _locked(folder, say) as alone:
             if not _finished(folder, wanted):
@@ -301,7 +305,7 @@ def _draw_layers(rng: np.random.Generator, split: str) -> tuple[np.ndarray, np.n
     # The distractor lies on the background and moves with it; it obeys the object's own law of
     # looks, so that nothing but its motion sets the object apart.
     pose = _inverse_pose(
-        source=((_TEXTURE - 1) / 2,) * 2,
+        source=((_TEXTURE - 1) / 2, (_TEXTURE - 1) / 2),
         x=rng.uniform(0.1, 0.9, 1) * size[0],
         y=rng.uniform(0.1, 0.9, 1) * size[1],
         angle=rng.uniform(-np.pi, np.pi, 1),
@@ -397,7 +401,13 @@ def _toned(rng: np.random.Generator, image: np.ndarray, level: float, std: float
     return np.clip(shifted * tint.astype(np.float32), 0, 255).astype(np.uint8)
 
 
-def _inverse_pose(source, x, y, angle, scale) -> np.ndarray:
+def _inverse_pose(
+    source: tuple[float, float],
+    x: np.ndarray,
+    y: np.ndarray,
+    angle: np.ndarray,
+    scale: np.ndarray,
+) -> np.ndarray:
     """Affine maps `[T, 2, 3]` from a frame's pixels back to a layer's.
 
     Args:
@@ -631,9 +641,10 @@ def _locked(folder: Path, say: Callable[[str, bool], None]) -> Iterator[bool]:
     file is still replaced whole, with equal bytes.
     """
     with open(folder / _LOCK, "a") as file:
+        if fcntl is None:
+            yield False
+            return
         try:
-            if fcntl is None:
-                raise OSError
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             alone = True
         except BlockingIOError:

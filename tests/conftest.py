@@ -1,0 +1,62 @@
+"""Eight fake CPU devices, and video files made once per session."""
+
+import os
+
+# Before jax starts: the sharding tests compare a step on 8 devices with a step on 1.
+os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from absl import flags
+
+flags.FLAGS.mark_as_parsed()
+
+
+def write_video(
+    path: Path,
+    frames: int = 30,
+    *,
+    codec: str = "libx264",
+    size: tuple[int, int] = (48, 64),
+    gop: int = 12,
+    b_frames: int = 0,
+    pts: list[int] | None = None,
+    rotation: int = 0,
+) -> Path:
+    """A video whose frame k is recognisable: grey level 8 k (mod 256), with one white corner."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=25)
+        stream.height, stream.width = size
+        stream.pix_fmt = "yuv420p"
+        stream.codec_context.gop_size = gop
+        stream.codec_context.max_b_frames = b_frames
+        stream.codec_context.time_base = Fraction(1, 25)
+        if codec == "libx264":
+            stream.options = {"crf": "1", "preset": "veryfast"}
+        if rotation:
+            stream.set_display_rotation(rotation)
+        for k in range(frames):
+            picture = np.full((*size, 3), 8 * k % 256, np.uint8)
+            picture[:16, :16] = 255
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            frame.pts = k if pts is None else pts[k]
+            frame.time_base = Fraction(1, 25)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+@pytest.fixture(scope="session")
+def video(tmp_path_factory) -> Path:
+    """30 frames, 25 fps, 48 x 64, a key frame every 12."""
+    return write_video(tmp_path_factory.mktemp("video") / "plain.mp4")
+
+
+@pytest.fixture
+def repository() -> Path:
+    return Path(__file__).parent.parent

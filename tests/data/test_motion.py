@@ -1,0 +1,415 @@
+import collections
+import errno
+import fcntl
+import io
+import itertools
+import json
+import os
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+import pytest
+
+from jaxvideo.data import motion
+from jaxvideo.types import DataError
+
+REPOSITORY = Path(__file__).parents[2]
+COUNTS = {"train": 80, "val": 40, "seed": 3}
+
+
+def _quiet(text):
+    pass
+
+
+def _contents(root):
+    """Every file of a set except the lock, by relative path."""
+    files = (path for path in root.rglob("*") if path.is_file() and path.name != motion._LOCK)
+    return {str(path.relative_to(root)): path.read_bytes() for path in files}
+
+
+def _complete(root):
+    """Videos under their final names; a killed process may leave one under a temporary name."""
+    return [path for path in root.rglob("*.mp4") if not path.name.startswith(motion._TEMPORARY)]
+
+
+def _decode(content):
+    with av.open(io.BytesIO(content)) as container:
+        return np.stack([f.to_ndarray(format="rgb24") for f in container.decode(video=0)])
+
+
+def _spawn(root):
+    arguments = ", ".join(f"{key}={value}" for key, value in COUNTS.items())
+    code = f"from jaxvideo.data.motion import ensure_motion as e; e({str(root)!r}, {arguments})"
+    return subprocess.Popen(
+        [sys.executable, "-c", code], cwd=REPOSITORY, stderr=subprocess.PIPE, text=True
+    )
+
+
+def _until(condition, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "timed out"
+        time.sleep(0.005)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A set written without interruption, by one thread."""
+    root = tmp_path_factory.mktemp("motion") / "whole"
+    return motion.ensure_motion(root, **COUNTS, threads=1, progress=_quiet)
+
+
+# The files.
+
+
+def test_layout_and_balance(whole):
+    classes = (whole / "classes.txt").read_text().split()
+    assert tuple(classes) == motion.CLASSES
+    for split in motion.SPLITS:
+        lines = [line.split(" ") for line in (whole / f"{split}.csv").read_text().splitlines()]
+        assert len(lines) == len({path for path, _ in lines}) == COUNTS[split]
+        counted = collections.Counter(label for _, label in lines)
+        assert counted == dict.fromkeys(classes, COUNTS[split] // 8)
+        for number, (path, label) in enumerate(lines):
+            assert path == f"{split}/{label}/{number:05d}.mp4"
+            assert (whole / path).stat().st_size > 0
+        for number, (_, label) in enumerate(lines[:16]):
+            assert classes[motion.render(COUNTS["seed"], split, number)[1]] == label
+        assert len(list((whole / split).rglob("*.mp4"))) == COUNTS[split]
+
+
+def test_same_bytes_for_any_number_of_threads(whole, tmp_path):
+    again = motion.ensure_motion(tmp_path / "a", **COUNTS, threads=2, progress=_quiet)
+    assert _contents(again) == _contents(whole)
+
+
+def test_a_set_of_another_size_shares_its_videos(whole, tmp_path):
+    small = motion.ensure_motion(tmp_path / "a", train=8, val=8, seed=3, progress=_quiet)
+    for path in small.rglob("*.mp4"):
+        assert path.read_bytes() == (whole / path.relative_to(small)).read_bytes()
+
+
+@pytest.mark.parametrize("codec", ["libx264", "mpeg4"])
+def test_decoded_file_is_close_to_the_render(codec):
+    for number in range(8):
+        frames, _ = motion.render(0, "train", number)
+        content = motion.encode(frames, codec)
+        assert content == motion.encode(frames, codec)
+        decoded = _decode(content)
+        assert decoded.shape == frames.shape == (24, 84, 112, 3)
+        error = np.mean((decoded.astype(np.float32) - frames) ** 2, axis=(1, 2, 3))
+        assert 10 * np.log10(255**2 / error.max()) > 26  # the noise is what H.264 leaves out
+
+
+def test_without_libx264_the_files_are_mpeg4(monkeypatch):
+    codec = av.codec.Codec
+
+    def only_mpeg4(name, mode):
+        if name == "libx264":
+            raise av.codec.codec.UnknownCodecError(name)
+        return codec(name, mode)
+
+    motion._codec.cache_clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(av.codec, "Codec", only_mpeg4)
+        assert motion._codec() == "mpeg4"
+    motion._codec.cache_clear()
+
+
+def test_the_written_stream(whole):
+    with av.open(str(whole / "val/up/00002.mp4")) as container:
+        stream = container.streams.video[0]
+        assert (stream.width, stream.height, stream.average_rate) == (112, 84, 25)
+        assert stream.codec_context.name == "h264" or motion._codec() != "libx264"
+        packets = [packet for packet in container.demux(stream) if packet.size]
+    assert [i for i, packet in enumerate(packets) if packet.is_keyframe] == [0, 12]
+
+
+# What a model may and may not use.
+
+
+def test_validation_twins_are_time_reversed():
+    for number in range(0, 16, 2):
+        frames, label = motion.render(0, "val", number)
+        twin, other = motion.render(0, "val", number + 1)
+        assert np.array_equal(frames[::-1], twin)
+        assert (label % 2, other) == (0, label + 1)
+
+
+def test_training_videos_are_all_different():
+    frames = [motion.render(0, "train", number)[0] for number in range(8)]
+    frames += [motion.render(1, "train", 0)[0], motion.render(0, "val", 0)[0]]
+    for a, b in itertools.combinations(frames, 2):
+        assert not np.array_equal(a, b)
+        assert not np.array_equal(a[::-1], b)
+
+
+def test_train_and_validation_share_no_photo(monkeypatch):
+    assert not set(motion.TRAIN_FACES) & set(motion.VAL_FACES)
+    # Not only by the two lists: by what a render really opens, and by the faces it looks at.
+    opened, read = set(), motion._read_picture
+    looked, faces = set(), motion._faces()
+
+    class Faces:
+        def __getitem__(self, index):
+            looked.add(int(index))
+            return faces[index]
+
+    monkeypatch.setattr(motion, "_read_picture", lambda *a: opened.add(a[0]) or read(*a))
+    monkeypatch.setattr(motion, "_faces", Faces)
+
+    def forget():
+        for known in (motion._photos.cache_clear, motion._horse.cache_clear, opened.clear):
+            known()
+        looked.clear()
+
+    seen = {}
+    for split in motion.SPLITS:
+        forget()
+        for number in range(64):
+            motion._draw_layers(np.random.default_rng(number), split)
+        seen[split] = opened | looked
+        assert looked
+        assert opened >= set(getattr(motion, f"{split.upper()}_PHOTOS"))
+    forget()
+    assert not seen["train"] & seen["val"]
+
+
+@pytest.fixture(scope="module")
+def rendered():
+    with ThreadPoolExecutor(2) as pool:
+        videos = list(pool.map(lambda number: motion.render(0, "train", number), range(480)))
+    return np.stack([frames for frames, _ in videos]), np.array([label for _, label in videos])
+
+
+def _ridge_scores(features, labels, test_features):
+    """Ridge regression to one-hot labels, penalty 0.3 on standardised features."""
+    mean, std = features.mean(0), features.std(0) + 1e-6
+    x, z = (features - mean) / std, (test_features - mean) / std
+    targets = np.eye(8)[labels] - 1 / 8
+    return z @ np.linalg.solve(x.T @ x + 0.3 * len(x) * np.eye(x.shape[1]), x.T @ targets)
+
+
+def _where_the_object_is(frame):
+    """A 14 x 11 map of what differs from the background, whether brighter or darker."""
+    gray = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    contrast = np.abs(gray - np.median(gray))
+    return cv2.resize(contrast, (14, 11), interpolation=cv2.INTER_AREA).ravel()
+
+
+def _colours(frame):
+    return cv2.resize(frame, (14, 11), interpolation=cv2.INTER_AREA).ravel().astype(np.float32)
+
+
+@pytest.mark.parametrize("look", [_where_the_object_is, _colours])
+def test_single_frames_do_not_tell_the_class(rendered, look):
+    videos, labels = rendered
+    # Four frames of every clip, spread over it: the labels of 160 unseen clips, chance 12.5 %.
+    start = np.random.default_rng(0).integers(0, 6, len(labels))
+    features = [look(videos[i, s + 6 * k]) for k in range(4) for i, s in enumerate(start)]
+    features = np.stack(features).reshape(4, len(labels), -1)
+    scores = _ridge_scores(
+        features[:, :320].reshape(4 * 320, -1), np.tile(labels[:320], 4), features[:, 320:]
+    )
+    right = np.mean(scores.argmax(-1) == labels[320:])
+    assert right < 0.175  # 640 frames; motion not centred in time gives more than 0.2
+
+    # And the middle frame, known to be the middle one, does not tell the direction.
+    middle = np.stack([look(video[12]) for video in videos])
+    scores = _ridge_scores(middle[:320], labels[:320], middle[320:])
+    assert np.mean(scores.argmax(-1) == labels[320:]) < 0.23
+    pairs = scores.reshape(-1, 4, 2)[np.arange(160), labels[320:] // 2]
+    assert 0.38 < np.mean(pairs.argmax(-1) == labels[320:] % 2) < 0.62
+
+
+def test_mean_frame_is_the_same_for_every_class(rendered):
+    videos, labels = rendered
+    means = np.stack([videos[labels == k, ::4].mean((0, 1)) for k in range(8)])
+    coarse = np.stack([_colours(mean.astype(np.uint8)) for mean in means])
+    # One clip's coarse colours deviate by about 40 levels, the mean of 60 clips by 5.
+    assert np.abs(coarse - coarse.mean(0)).mean() < 8
+
+
+def _flow_moments(video):
+    """Mean flow (x, y), rotation and expansion of what moves, px per 3 frames."""
+    grays = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in video[::3]]
+    grays = [cv2.GaussianBlur(gray, (0, 0), 1) for gray in grays]
+    search = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
+    y, x = np.mgrid[: video.shape[1], : video.shape[2]]
+    moments = []
+    for before, after in itertools.pairwise(grays):
+        flow = search.calc(before, after, None)
+        u, v = np.moveaxis(flow - np.median(flow, (0, 1)), -1, 0)
+        weight = np.minimum(np.hypot(u, v), 8) ** 2 + 1e-6
+        weight /= weight.sum()
+        dx, dy = x - (weight * x).sum(), y - (weight * y).sum()
+        spread = np.sqrt((weight * (dx**2 + dy**2)).sum())
+        terms = u, v, (dx * v - dy * u) / spread, (dx * u + dy * v) / spread
+        moments.append([(weight * term).sum() for term in terms])
+    return np.mean(moments, 0)
+
+
+def test_motion_does_tell_the_class():
+    """Four moments of the flow, nothing learnt: the signs are what the names say."""
+    names = ["right", "down", "clockwise", "zoom_in", "left", "up", "counterclockwise", "zoom_out"]
+    scale = np.array([1.9, 1.3, 0.6, 0.5])  # their means on their own classes
+
+    def guess(number):
+        frames, label = motion.render(0, "val", number)
+        moments = _flow_moments(frames) / scale
+        return names[np.concatenate([moments, -moments]).argmax()] == motion.CLASSES[label]
+
+    with ThreadPoolExecutor(2) as pool:
+        right = list(pool.map(guess, range(80)))
+    assert np.mean(right) > 0.6  # chance: 0.125; blind to the order: 0.5
+
+
+# Interruptions, company, errors.
+
+
+def test_killed_and_completed(whole, tmp_path):
+    root = tmp_path / "set"
+    with _spawn(root) as process:
+        _until(lambda: len(_complete(root)) >= 20)
+        process.kill()
+    kept = {path: path.stat().st_mtime_ns for path in _complete(root)}
+    assert 20 <= len(kept) < 120
+    assert not (root / "motion.json").exists()
+    (root / "train/left/.motion-tmp-1-00000.mp4").write_bytes(b"half a file")
+    empty = next(iter(kept))
+    empty.write_bytes(b"")  # what a power cut can leave
+    lines = []
+    motion.ensure_motion(root, **COUNTS, progress=lines.append)
+    assert _contents(root) == _contents(whole)
+    assert all(p.stat().st_mtime_ns == t for p, t in kept.items() if p != empty)
+    assert lines[0].startswith(f"rendering {120 - len(kept) + 1} motion videos")
+
+
+def test_two_processes_make_one_set(whole, tmp_path):
+    root = tmp_path / "set"
+    root.mkdir()
+    with open(root / motion._LOCK, "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        processes = [_spawn(root), _spawn(root)]
+        for process in processes:
+            assert "waiting" in process.stderr.readline()
+    for process in processes:
+        _, process.errors = process.communicate(timeout=60)
+        assert process.returncode == 0, process.errors
+    # One did all the work, the other found it done.
+    assert sorted("rendering" in process.errors for process in processes) == [False, True]
+    assert _contents(root) == _contents(whole)
+
+
+def test_finished_set_is_left_alone_and_a_lost_file_is_made_again(whole, tmp_path):
+    root = motion.ensure_motion(tmp_path / "a", train=8, val=8, progress=_quiet)
+    before = {path: path.stat().st_mtime_ns for path in root.rglob("*")}
+    lines = []
+    assert motion.ensure_motion(root, train=8, val=8, progress=lines.append) == root
+    assert {path: path.stat().st_mtime_ns for path in root.rglob("*")} == before
+    assert not lines
+    lost = root / "val/down/00003.mp4"
+    content = lost.read_bytes()
+    lost.unlink()
+    motion.ensure_motion(root, train=8, val=8, progress=lines.append)
+    assert lost.read_bytes() == content
+    assert "rendering 1 motion" in lines[0]
+
+
+def test_other_parameters_are_an_error(whole):
+    before = _contents(whole)
+    with pytest.raises(DataError) as caught:
+        motion.ensure_motion(whole, train=80, val=40, seed=4, progress=_quiet)
+    message = str(caught.value)
+    assert str(whole) in message
+    assert "'seed': 3" in message
+    assert "'seed': 4" in message
+    assert _contents(whole) == before
+
+
+def test_somebody_elses_folder_is_an_error(tmp_path):
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(DataError, match="neither empty nor a motion set"):
+        motion.ensure_motion(tmp_path, train=8, val=8, progress=_quiet)
+    assert os.listdir(tmp_path) == ["thesis.tex"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{"train": 12}, {"val": 4}, {"train": -8}, {"seed": -1}, {"threads": 0}],
+    ids=str,
+)
+def test_bad_arguments_are_an_error(tmp_path, arguments):
+    with pytest.raises(DataError, match=f"{next(iter(arguments))}="):
+        motion.ensure_motion(tmp_path / "a", **arguments)
+    assert not (tmp_path / "a").exists()
+
+
+def test_bad_video_is_an_error():
+    for arguments in [(0, "test", 0), (0, "val", -1), (-1, "val", 0)]:
+        with pytest.raises(DataError):
+            motion.render(*arguments)
+
+
+def test_default_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("JAXVIDEO_CACHE", str(tmp_path / "cache"))
+    root = motion.ensure_motion(train=8, val=8, seed=5, progress=_quiet)
+    assert root == tmp_path / "cache" / f"motion-v{motion.VERSION}-8-8-5"
+    assert json.loads((root / "motion.json").read_text())["seed"] == 5
+
+
+def test_unwritable_folder_is_one_error(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError) as caught:
+        motion.ensure_motion(tmp_path / "file" / "set", train=8, val=8, progress=_quiet)
+    assert str(tmp_path / "file" / "set") in str(caught.value)
+    assert "JAXVIDEO_CACHE" not in str(caught.value)
+    monkeypatch.setenv("JAXVIDEO_CACHE", str(tmp_path / "file"))
+    with pytest.raises(DataError, match="JAXVIDEO_CACHE"):
+        motion.ensure_motion(train=8, val=8, progress=_quiet)
+
+
+def test_full_disk_is_one_error_and_can_be_resumed(tmp_path, monkeypatch):
+    replace, written = motion._replace, []
+
+    def full(path, content):
+        if len(written) == 5:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        replace(path, content)
+        written.append(path)
+
+    monkeypatch.setattr(motion, "_replace", full)
+    with pytest.raises(DataError, match="No space left on device") as caught:
+        motion.ensure_motion(tmp_path / "a", train=16, val=8, threads=1, progress=_quiet)
+    assert str(tmp_path / "a") in str(caught.value)
+    monkeypatch.undo()
+    motion.ensure_motion(tmp_path / "a", train=16, val=8, progress=_quiet)
+    assert len(list(tmp_path.rglob("*.mp4"))) == 24
+
+
+def test_missing_photographs_name_the_package(tmp_path, monkeypatch):
+    monkeypatch.setattr(motion.importlib.util, "find_spec", lambda name: None)
+    motion._photos.cache_clear()
+    with pytest.raises(DataError, match="pip install scikit-image"):
+        motion.ensure_motion(tmp_path / "a", train=8, val=8, progress=_quiet)
+    assert not (tmp_path / "a").exists()
+
+
+def test_progress_is_lines_in_a_log_and_one_line_on_a_terminal(monkeypatch, capsys):
+    say = motion._stderr_reporter()
+    say("first", True)
+    for _ in range(3):
+        say("working", False)
+    say("last", True)
+    assert capsys.readouterr().err == "first\nlast\n"
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    say = motion._stderr_reporter()
+    say("working", False)
+    say("last", True)
+    assert capsys.readouterr().err == "\r\x1b[Kworking\r\x1b[Klast\n"

@@ -1,0 +1,149 @@
+"""The shape of the project: who imports whom, that configs build, that the README runs."""
+
+import ast
+import importlib.util
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from jaxvideo.training.config import default_workdir, read_config
+from jaxvideo.training.optim import make_optimizer, make_schedule
+from jaxvideo.training.step import TrainState, init_variables, make_train_step
+
+ROOT = Path(__file__).parent.parent
+CONFIGS = sorted(p for p in (ROOT / "configs").glob("*.py") if p.stem != "common")
+
+# Who may import whom inside jaxvideo.
+ALLOWED = {
+    "types": set(),
+    "layers": {"types"},
+    "models": {"types", "layers"},
+    "weights": {"types"},
+    "data": {"types"},
+    "evaluation": {"types", "data"},
+    "training": {"types", "layers", "models", "weights", "data", "evaluation"},
+    "visualize": None,  # anything
+    "cli": None,
+    "__main__": None,
+    "__init__": {"models"},  # inside functions, for the public names
+}
+FORBIDDEN = {"data": {"jax", "flax", "optax"}, "evaluation": {"jax", "flax", "optax"}}
+
+
+def imports(path: Path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+@pytest.mark.fast
+def test_import_directions():
+    wrong = []
+    for path in sorted((ROOT / "jaxvideo").rglob("*.py")):
+        part = path.relative_to(ROOT / "jaxvideo").parts[0].removesuffix(".py")
+        allowed = ALLOWED[part]
+        for name in imports(path):
+            top, _, rest = name.partition(".")
+            if top in FORBIDDEN.get(part, ()):
+                wrong.append(f"{path.name}: {part} must not import {top}")
+            target = rest.split(".")[0]
+            if top != "jaxvideo" or target not in ALLOWED or target == part or allowed is None:
+                continue
+            if target not in allowed:
+                wrong.append(f"{path.name}: {part} must not import {target}")
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("path", [*CONFIGS, ROOT / "configs/common.py"], ids=lambda p: p.stem)
+def test_configs_import_only_ml_collections(path):
+    extra = {name for name in imports(path) if name.split(".")[0] not in ("ml_collections",)}
+    assert extra <= {"configs", "configs.common"}
+
+
+@pytest.mark.fast
+def test_data_starts_without_an_accelerator():
+    """Loader workers import these modules: no jax of ours, and no backend started by anybody."""
+    program = (
+        "import sys, jaxvideo.data.decode, jaxvideo.data.views, jaxvideo.data.datasets\n"
+        "assert 'jax' not in sys.modules\n"
+        "import jaxvideo.data.pipeline, jaxvideo.evaluation.protocol\n"
+        "from jax._src import xla_bridge\n"
+        "assert not xla_bridge._backends\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT)
+
+
+def load_config(path: Path, argument: str | None):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module, module.get_config(argument) if argument is not None else module.get_config()
+
+
+def config_cases():
+    for path in CONFIGS:
+        yield pytest.param(path, None, id=path.stem)
+        if ":smoke" in path.read_text():
+            yield pytest.param(path, "smoke", id=f"{path.stem}-smoke")
+
+
+@pytest.mark.parametrize(("path", "argument"), list(config_cases()))
+def test_every_config_builds_its_train_step(path, argument):
+    module, config = load_config(path, argument)
+    assert f"--config configs/{path.name}" in module.__doc__, "the docstring holds the command"
+    values = config.to_dict()
+    run = read_config(values)
+    assert default_workdir(values, path.stem).parts[0] == "runs"
+    from jaxvideo import create_model
+
+    model = create_model(**run.model, num_classes=10)
+    variables = jax.eval_shape(lambda: init_variables(model, run.preprocessing, 0))
+    schedule = make_schedule(run.optim, steps_per_epoch=run.epoch_steps or 10, epochs=run.epochs)
+    optimizer = make_optimizer(run.optim, schedule, variables["params"])
+    state = TrainState(
+        step=jax.ShapeDtypeStruct((), jnp.int32),
+        params=variables["params"],
+        batch_stats=variables["batch_stats"],
+        opt_state=jax.eval_shape(optimizer.init, variables["params"]),
+        plateau=None,
+    )
+    n = 2 * run.model.get("bn_groups", 1)
+    t, h, w, c = run.preprocessing.shape
+    batch = {
+        "video": jax.ShapeDtypeStruct((n, t, h, w, c), jnp.uint8),
+        "label": jax.ShapeDtypeStruct((n,), jnp.int32),
+        "weight": jax.ShapeDtypeStruct((n,), jnp.float32),
+        "sample": jax.ShapeDtypeStruct((n, 3), jnp.int32),
+    }
+    step = make_train_step(model, optimizer, run.preprocessing, flip=run.augment.flip)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    after, metrics = jax.eval_shape(step, state, batch, key)
+    same = jax.tree.map(lambda a, b: a.shape == b.shape and a.dtype == b.dtype, after, state)
+    assert jax.tree.all(same)
+    assert metrics["loss"].shape == ()
+
+
+def test_readme_program_runs():
+    readme = (ROOT / "README.md").read_text()
+    (program,) = re.findall(r"```python\n(.*?)```", readme, flags=re.DOTALL)
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.fast
+def test_readme_names_exist():
+    """Every config and command the README shows is there."""
+    readme = (ROOT / "README.md").read_text()
+    for name in re.findall(r"(?:configs|benchmarks)/\w+\.py", readme):
+        assert (ROOT / name).is_file(), name
