@@ -20,6 +20,7 @@ def default_config() -> ml_collections.ConfigDict:
             "stride": 1,
             "fps": ml_collections.config_dict.placeholder(float),
             "size": 128,
+            "width": 0,
             "crop": 112,
             "range": (0.0, 1.0),
             "mean": (0.0, 0.0, 0.0),
@@ -36,6 +37,7 @@ def default_config() -> ml_collections.ConfigDict:
             "train_videos": 1200,
             "val_videos": 320,
             "max_broken": 0.05,
+            "hint": "",
         }
     )
     config.augment = ml_collections.ConfigDict(
@@ -59,7 +61,7 @@ def default_config() -> ml_collections.ConfigDict:
         }
     )
     config.protocol = ml_collections.ConfigDict(
-        {"clips": 10, "crops": 1, "aggregation": "softmax"}
+        {"clips": 10, "crops": 1, "aggregation": "softmax", "frames": 0, "crop": 0}
     )
     config.loading = ml_collections.ConfigDict({"threads": 2, "workers": 0, "prefetch": 2})
     config.checkpoint = ml_collections.ConfigDict({"every_steps": 0, "keep": 2})
@@ -75,4 +77,31 @@ def use_motion(config: ml_collections.ConfigDict, train_videos: int, val_videos:
     # Left and right are different classes there.
     config.augment.flip = False
     config.augment.scales = (1.0, 1.0)
-    config.log_seconds = 5.0
+
+
+def is_smoke(argument: str | None) -> bool:
+    """Whether a config was asked for as `configs/x.py:smoke`."""
+    if argument not in (None, "", "smoke"):
+        raise ValueError(f"{argument!r} after the config's colon: only 'smoke' is known")
+    return argument == "smoke"
+
+
+def use_smoke(config: ml_collections.ConfigDict) -> None:
+    """A recipe's whole path in a minute or two: few, small, short motion clips, two epochs."""
+    use_motion(config, train_videos=160, val_videos=40)
+    config.epochs = 2.0
+    config.epoch_steps = 0
+    config.batch_size = 16
+    config.eval_batch_size = 8
+    config.model.bn_groups = 1
+    config.model.bn_momentum = 0.9
+    config.preprocessing.stride = 1
+    config.preprocessing.fps = None
+    config.preprocessing.size = 64
+    config.preprocessing.width = 0
+    config.preprocessing.crop = 56
+    config.optim.lr = 0.05
+    config.optim.schedule = "cosine"
+    config.optim.warmup_epochs = 0.0
+    config.protocol.clips = 1
+    config.protocol.frames = 0

@@ -7,10 +7,12 @@ top-1; a network blind to the order of frames cannot pass 50 %, by construction,
 per-frame one stays under 30 %: `--config.model.name=f_r2d_18`.
 """
 
+import ml_collections
+
 from configs import common
 
 
-def get_config():
+def get_config() -> ml_collections.ConfigDict:
     config = common.default_config()
     common.use_motion(config, train_videos=1200, val_videos=320)
     config.model.name = "r2plus1d_18"

@@ -60,7 +60,7 @@ def _predict(options: argparse.Namespace) -> int:
     import numpy as np
 
     from jaxvideo.data.decode import open_video, read_clip
-    from jaxvideo.data.views import test_views
+    from jaxvideo.data.views import protocol_views
     from jaxvideo.models import create_model
     from jaxvideo.training.checkpoint import load_variables
     from jaxvideo.training.step import make_predict_step
@@ -73,6 +73,7 @@ def _predict(options: argparse.Namespace) -> int:
     given = {key: value for key, value in asked.items() if value is not None}
     protocol = Protocol(**{**described["protocol"], "aggregation": "softmax", **given})
     model = create_model(**described["model"])
+    clip = protocol.apply(preprocessing)
     predict = _jitted(make_predict_step(model, preprocessing, protocol.aggregation))
     classes = described["classes"]
     print(f"{described['model']['name']}: {protocol.describe(preprocessing)}")
@@ -80,12 +81,12 @@ def _predict(options: argparse.Namespace) -> int:
     for path in options.files:
         try:
             with open_video(path) as video:
-                clips = test_views(
-                    video.num_frames, video.height, video.width, video.fps, preprocessing, protocol
+                clips = protocol_views(
+                    video.num_frames, video.height, video.width, video.fps, clip, protocol
                 )
                 # Clip by clip: thirty views of 64 x 224 x 224 at once need gigabytes.
                 scores = [
-                    np.asarray(predict(variables, read_clip(video, views, preprocessing.crop)))
+                    np.asarray(predict(variables, read_clip(video, views, clip.crop)))
                     for views in clips
                 ]
         except JaxvideoError as error:

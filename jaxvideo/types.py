@@ -79,8 +79,9 @@ class Preprocessing:
       frames: T, frames of one clip.
       stride: distance between them, in frames of the video (of `fps` if that is given).
       fps: frame rate the stride counts in, or None for whatever the file has.
-      size: short side in pixels that a frame is scaled to, its aspect kept; or
-        (height, width), its aspect not kept (C3D and R(2+1)D use (128, 171)).
+      size: short side in pixels that a frame is scaled to, its aspect kept.
+      width: if not 0, frames are scaled to `size` x `width`, whatever their aspect (C3D and
+        R(2+1)D: 128 x 171).
       crop: side in pixels of the square the network sees.
       range: the values that uint8 0 and 255 are mapped to before mean and std.
       mean, std: per channel, in units of `range`.
@@ -89,7 +90,8 @@ class Preprocessing:
     frames: int
     stride: int = 1
     fps: float | None = None
-    size: int | tuple[int, int] = 128
+    size: int = 128
+    width: int = 0
     crop: int = 112
     range: tuple[float, float] = (0.0, 1.0)
     mean: tuple[float, ...] = (0.0, 0.0, 0.0)
@@ -97,18 +99,17 @@ class Preprocessing:
 
     def __post_init__(self):
         # JSON and config files know lists only; hashing and comparing need tuples.
-        for name in ("size", "range", "mean", "std"):
+        for name in ("range", "mean", "std"):
             value = getattr(self, name)
             if isinstance(value, list):
                 object.__setattr__(self, name, tuple(value))
         for name in ("frames", "stride", "crop"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"preprocessing.{name}={getattr(self, name)}: must be at least 1")
-        sides = self.size if isinstance(self.size, tuple) else (self.size, self.size)
-        if len(sides) != 2 or min(sides) < self.crop:
+        if min(self.size, self.width or self.size) < self.crop:
             raise ConfigError(
-                f"preprocessing.size={self.size} with crop={self.crop}: frames must be scaled to "
-                "at least the crop (size is the short side, or (height, width))"
+                f"preprocessing.size={self.size}, width={self.width}, crop={self.crop}: frames "
+                "must be scaled to at least the crop"
             )
         if self.fps is not None and self.fps <= 0:
             raise ConfigError(f"preprocessing.fps={self.fps}: must be positive, or None")
@@ -132,15 +133,22 @@ class Protocol:
         possible one (one clip: the middle).
       crops: 1 (centre) or 3 (spread along the longer side) per clip.
       aggregation: "softmax" averages probabilities over the views, "logits" averages logits.
+      frames, crop: of a test clip, where they differ from training's; 0 is the same.
     """
 
     clips: int = 10
     crops: int = 1
     aggregation: str = "softmax"
+    frames: int = 0
+    crop: int = 0
 
     def __post_init__(self):
         if self.clips < 1:
             raise ConfigError(f"protocol.clips={self.clips}: must be at least 1")
+        if self.frames < 0 or self.crop < 0:
+            raise ConfigError(
+                f"protocol.frames={self.frames}, crop={self.crop}: 0 (training's) or positive"
+            )
         if self.crops not in (1, 3):
             raise ConfigError(f"protocol.crops={self.crops}: allowed are 1 and 3")
         if self.aggregation not in ("softmax", "logits"):
@@ -148,13 +156,19 @@ class Protocol:
                 f"protocol.aggregation={self.aggregation!r}: allowed are 'softmax' and 'logits'"
             )
 
+    def apply(self, preprocessing: Preprocessing) -> Preprocessing:
+        """The preprocessing of a test clip."""
+        return dataclasses.replace(
+            preprocessing,
+            frames=self.frames or preprocessing.frames,
+            crop=self.crop or preprocessing.crop,
+        )
+
     def describe(self, preprocessing: Preprocessing) -> str:
         """One line that says everything a reader needs to compare a number with another."""
-        p = preprocessing
+        p = self.apply(preprocessing)
         rate = f" at {p.fps:g} fps" if p.fps else ""
-        scaled = (
-            f"{p.size[0]}x{p.size[1]}" if isinstance(p.size, tuple) else f"short side {p.size}"
-        )
+        scaled = f"scaled to {p.size} x {p.width}" if p.width else f"short side {p.size}"
         crops = "centre crop" if self.crops == 1 else f"{self.crops} crops"
         views = f"{self.clips} clip{'s' * (self.clips > 1)} x {crops}"
         return (

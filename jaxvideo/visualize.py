@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import matplotlib
 import numpy as np
+from matplotlib.figure import Figure
 
 from jaxvideo.evaluation.scores import confusion_matrix
 from jaxvideo.training.log import read_metrics
 from jaxvideo.training.loop import SCORES
-
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt  # noqa: E402  (after the choice of a backend without screen)
 
 
 def draw_run(workdir: Path) -> list[Path]:
@@ -23,7 +20,8 @@ def draw_run(workdir: Path) -> list[Path]:
 def _curves(workdir: Path) -> Path:
     records = read_metrics(workdir)
     steps = [record["step"] for record in records]
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
     for axes, names, title in (
         (left, {"loss": "training", "val_loss": "one-clip validation"}, "loss"),
         (right, {"top1": "training clips", "val_top1": "one-clip validation"}, "top-1"),
@@ -44,7 +42,8 @@ def _confusion(workdir: Path) -> Path:
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     few = len(classes) <= 30
     side = 2.5 + 0.5 * len(classes) if few else 12
-    figure, axes = plt.subplots(figsize=(side, side), layout="constrained")
+    figure = Figure(figsize=(side, side), layout="constrained")
+    axes = figure.subplots()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     axes.set(xlabel="answer", ylabel="label", title="confusion (share of each row)")
     if few:
@@ -60,5 +59,4 @@ def _confusion(workdir: Path) -> Path:
 
 def _save(figure, path: Path) -> Path:
     figure.savefig(path, dpi=110)
-    plt.close(figure)
     return path

@@ -38,6 +38,8 @@ def write_video(
         stream.codec_context.time_base = Fraction(1, 25)
         if codec == "libx264":
             stream.options = {"crf": "1", "preset": "veryfast"}
+        else:
+            stream.options = {"qmin": "1", "qmax": "1"}
         if rotation:
             stream.set_display_rotation(rotation)
         for k in range(frames):

@@ -59,7 +59,10 @@ def read_annotations(
     """
     root, path = Path(root), Path(root, path)
     if not root.is_dir():
-        raise DataError(f"the data folder {root} does not exist (it should hold {path.name})")
+        raise DataError(
+            f"the data folder {root} does not exist; expected in it: {path.name} with lines "
+            f"'{LINE_FORMAT}'"
+        )
     rows = []
     for number, text in _lines(path, LINE_FORMAT):
         separator = "\t" if "\t" in text else "," if "," in text else " "

@@ -17,6 +17,7 @@ from typing import Any
 import av
 import cv2
 import numpy as np
+from av.error import FFmpegError
 
 from jaxvideo.types import VideoError, View
 
@@ -59,7 +60,7 @@ def open_video(path: str | os.PathLike[str]) -> Iterator[VideoFile]:
     try:
         # HMDB51's metadata is not UTF-8.
         container = av.open(path, metadata_errors="replace")
-    except (OSError, ValueError, av.FFmpegError) as error:
+    except (OSError, ValueError, FFmpegError) as error:
         raise VideoError(f"{path}: cannot be opened as a video ({_reason(error)})") from error
     with container:
         if not container.streams.video:
@@ -103,7 +104,7 @@ def _frame_table(path, container) -> VideoFile:
             time = packet.dts if packet.pts is None else packet.pts
             pts.append(len(pts) if time is None else time)
             keys.append(packet.is_keyframe)
-    except av.FFmpegError as error:
+    except FFmpegError as error:
         # A truncated file: what lies before the damage is still there to be used.
         if not pts:
             raise VideoError(f"{path}: cannot be read ({_reason(error)})") from error
@@ -121,9 +122,7 @@ def _frame_table(path, container) -> VideoFile:
     fps = (len(table) - 1) / span if span > 0 else float(stream.average_rate or 0)
     # Times that repeat, or were made up, cannot be sought.
     seekable = not packed and len(keyframes) > 0 and bool((np.diff(table) > 0).all())
-    return VideoFile(
-        path, container, stream, table, keyframes, height, width, fps, seekable
-    )
+    return VideoFile(path, container, stream, table, keyframes, height, width, fps, seekable)
 
 
 def _decode(video: VideoFile, wanted: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
@@ -159,7 +158,7 @@ def _decode(video: VideoFile, wanted: Sequence[int]) -> Iterator[tuple[int, np.n
             yield target, _upright(video, frame)
             position = target + 1
             remaining.pop(0)
-    except av.FFmpegError as error:
+    except FFmpegError as error:
         raise VideoError(
             f"{video.path}: frame {remaining[0]} of {video.num_frames} cannot be decoded "
             f"({_reason(error)})"
@@ -182,7 +181,7 @@ def _quarter_turns(stream) -> int:
     container.seek(0, stream=stream, backward=True, any_frame=False)
     try:
         frame = next(container.decode(stream), None)
-    except av.FFmpegError:
+    except FFmpegError:
         return 0
     return 0 if frame is None else round(frame.rotation / 90) % 4
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from typing import Any
 
 import grain
@@ -22,7 +22,7 @@ import numpy as np
 
 from jaxvideo.data.datasets import VideoDataset
 from jaxvideo.data.decode import open_video, read_clip
-from jaxvideo.data.views import random_view, test_views
+from jaxvideo.data.views import protocol_views, random_view
 from jaxvideo.types import ConfigError, DataError, Preprocessing, Protocol, VideoError
 
 Batch = dict[str, np.ndarray]
@@ -70,7 +70,7 @@ def train_batches(
     scales: tuple[float, float] = (1.0, 1.0),
     loading: Loading = Loading(),
     share: Share = Share(),
-) -> Iterator[Batch]:
+) -> Generator[Batch]:
     """Random views in random order, batches `first_batch` to `last_batch` (exclusive).
 
     A batch: `video` uint8 `[N, T, H, W, C]`; `label` int32 `[N]`; `weight` f32 `[N]`, 0 where
@@ -100,7 +100,7 @@ def train_batches(
                 file.fps,
                 preprocessing,
                 rng,
-                scales=tuple(scales),
+                scales=(scales[0], scales[1]),
             )
             return [drawn]
 
@@ -113,7 +113,7 @@ def train_batches(
     return _batches(load, count, batch_size // share.count, loading)
 
 
-def test_batches(
+def protocol_batches(
     dataset: VideoDataset,
     preprocessing: Preprocessing,
     protocol: Protocol,
@@ -121,7 +121,7 @@ def test_batches(
     batch_size: int,
     loading: Loading = Loading(),
     share: Share = Share(),
-) -> Iterator[Batch]:
+) -> Generator[Batch]:
     """Every view of a protocol, of every video, once.
 
     A batch: `video` uint8 `[N, crops, T, H, W, C]`, `label`, `weight`, `error` as in
@@ -136,7 +136,7 @@ def test_batches(
         video, clip = divmod(min(place, total - 1), protocol.clips)
 
         def choose(file):
-            views = test_views(
+            views = protocol_views(
                 file.num_frames, file.height, file.width, file.fps, preprocessing, protocol
             )
             return views[clip]
@@ -214,7 +214,7 @@ def _collate(samples: Sequence[Batch]) -> Batch:
     return batch
 
 
-def _batches(load, count: int, batch_size: int, loading: Loading) -> Iterator[Batch]:
+def _batches(load, count: int, batch_size: int, loading: Loading) -> Generator[Batch]:
     if count <= 0:
         return
     stream: Any = grain.MapDataset.range(count).map(load).batch(batch_size, batch_fn=_collate)

@@ -24,12 +24,12 @@ def frame_step(fps: float, preprocessing: Preprocessing) -> float:
 
 def clip_frames(start: float, frames: int, step: float, num_frames: int) -> tuple[int, ...]:
     """Indices of a clip: start, start + step, ..., rounded down, looped past the end."""
-    return tuple(int(math.floor(start + i * step + 1e-6)) % num_frames for i in range(frames))
+    return tuple(math.floor(start + i * step + 1e-6) % num_frames for i in range(frames))
 
 
 def last_start(num_frames: int, frames: int, step: float) -> int:
     """The last first frame from which a whole clip fits (0 if none does)."""
-    span = int(math.floor((frames - 1) * step + 1e-6)) + 1
+    span = math.floor((frames - 1) * step + 1e-6) + 1
     return max(num_frames - span, 0)
 
 
@@ -60,7 +60,7 @@ def random_view(
     return View(frames, Window(top, left, window_height, window_width))
 
 
-def test_views(
+def protocol_views(
     num_frames: int,
     height: int,
     width: int,
@@ -99,9 +99,7 @@ def window_size(
 ) -> tuple[int, int]:
     """(height, width) of the source window that becomes `crop` x `crop`."""
     p = preprocessing
-    if isinstance(p.size, tuple):
-        sides = height / p.size[0], width / p.size[1]
-    else:
-        sides = (min(height, width) / p.size,) * 2
+    short = min(height, width) / p.size
+    sides = (height / p.size, width / p.width) if p.width else (short, short)
     h, w = (round(p.crop * side / scale) for side in sides)
     return min(max(h, 1), height), min(max(w, 1), width)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import numpy as np
 
 from jaxvideo.data.datasets import VideoDataset
-from jaxvideo.data.pipeline import Loading, error_text, test_batches
+from jaxvideo.data.pipeline import Loading, error_text, protocol_batches
 from jaxvideo.evaluation.scores import confusion_matrix, topk_accuracy
 from jaxvideo.types import DataError, Preprocessing, Protocol
 
@@ -63,6 +63,7 @@ def evaluate(
     """Scores every video of a data set.
 
     Args:
+      preprocessing: of training; the protocol says where a test clip differs from it.
       predict: uint8 `[N, T, H, W, C]` to scores `[N, classes]`; always the same N, which is
         `batch_size * protocol.crops`.
       batch_size: clips (each with all its crops) per call.
@@ -72,12 +73,13 @@ def evaluate(
       DataError: no video could be read; it names the first.
     """
     started = time.perf_counter()
+    preprocessing = protocol.apply(preprocessing)
     total = len(dataset) * protocol.clips
     sums: np.ndarray | None = None
     views = np.zeros(len(dataset))
     broken: dict[str, str] = {}
     done, waited = 0, 0.0
-    batches = test_batches(
+    batches = protocol_batches(
         dataset, preprocessing, protocol, batch_size=batch_size, loading=loading
     )
     while True:

@@ -65,9 +65,7 @@ class BatchNorm(nn.Module):
         centre = lax.stop_gradient(running_mean.value)
         deviation = grouped - centre
         offset = deviation.mean(axes, keepdims=True)
-        var = jnp.maximum(
-            jnp.square(deviation).mean(axes, keepdims=True) - jnp.square(offset), 0.0
-        )
+        var = jnp.maximum(jnp.square(deviation).mean(axes, keepdims=True) - jnp.square(offset), 0.0)
         if not self.is_initializing():
             count = grouped.size // (self.groups * channels)
             correction = count / max(count - 1, 1) if self.unbiased else 1.0

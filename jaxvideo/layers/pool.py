@@ -35,12 +35,15 @@ def _max_along(x, axis, k, stride, pad):
         widths[axis] = pad
         x = jnp.pad(x, widths, constant_values=-jnp.inf)
     out = (x.shape[axis] - k) // stride + 1
-    best = None
-    for tap in range(k):
-        here = lax.slice_in_dim(x, tap, tap + (out - 1) * stride + 1, stride, axis)
+
+    def slice_of(tap):
+        return lax.slice_in_dim(x, tap, tap + (out - 1) * stride + 1, stride, axis)
+
+    best = slice_of(0)
+    for tap in range(1, k):
+        here = slice_of(tap)
         # A NaN is a maximum too: it must reach the loss, where training stops and names it.
-        wins = None if best is None else (here > best) | jnp.isnan(here)
-        best = here if best is None else jnp.where(wins, here, best)
+        best = jnp.where((here > best) | jnp.isnan(here), here, best)
     return best
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -16,7 +15,8 @@ from jaxvideo.types import ConfigError, Preprocessing
 # Kinetics statistics of VMZ and torchvision, pixels in [0, 1].
 _RESNET = Preprocessing(
     frames=16,
-    size=(128, 171),
+    size=128,
+    width=171,
     crop=112,
     mean=(0.43216, 0.394666, 0.37645),
     std=(0.22803, 0.22145, 0.216989),
@@ -29,7 +29,7 @@ _I3D_FLOW = dataclasses.replace(_I3D, mean=(0.0, 0.0), std=(1.0, 1.0))
 class Entry:
     """A row of the registry: what builds the network, what it eats, where it comes from."""
 
-    build: Callable[..., nn.Module]
+    build: type[nn.Module]
     arguments: dict[str, Any]
     preprocessing: Preprocessing
     source: str

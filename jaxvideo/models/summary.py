@@ -66,10 +66,11 @@ def _size(tree) -> int:
 def _count(jaxpr) -> int:
     total = 0
     for equation in jaxpr.eqns:
-        shapes = [getattr(v.aval, "shape", ()) for v in (*equation.invars, *equation.outvars)]
+        operands = (*equation.invars, *equation.outvars)
+        shapes: list[tuple[int, ...]] = [getattr(v.aval, "shape", ()) for v in operands]
         if equation.primitive.name == "conv_general_dilated":
             spec = equation.params["dimension_numbers"].rhs_spec
-            kernel = [shapes[1][axis] for axis in (*spec[2:], spec[1], spec[0])]
+            kernel = tuple(shapes[1][axis] for axis in (*spec[2:], spec[1], spec[0]))
             total += multiply_adds(shapes[-1], kernel)
         elif equation.primitive.name == "dot_general":
             (contracting, _), _ = equation.params["dimension_numbers"]

@@ -31,8 +31,9 @@ FOLDER = "checkpoints"
 @contextlib.contextmanager
 def open_checkpoints(workdir: Path, *, keep: int) -> Iterator[Any]:
     """The checkpoints of a run, for saving; keeps the latest `keep`."""
-    policy = ocp.training.preservation_policies.LatestN(keep)
-    folder = Path(workdir).absolute() / FOLDER
+    # Any: Orbax's own annotations do not admit its own classes here.
+    policy: Any = ocp.training.preservation_policies.LatestN(keep)
+    folder: Any = Path(workdir).absolute() / FOLDER
     checkpointer = ocp.training.Checkpointer(
         folder, preservation_policy=policy, cleanup_tmp_directories=True
     )

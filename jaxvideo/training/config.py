@@ -29,6 +29,7 @@ class Data:
         training labels name the classes.
       train_videos, val_videos: size of the motion data set, which is made on first use.
       max_broken: the run stops when more than this share of the videos cannot be read.
+      hint: what to do when the data are not there; the error ends with it.
     """
 
     source: str = "csv"
@@ -39,6 +40,7 @@ class Data:
     train_videos: int = 1200
     val_videos: int = 320
     max_broken: float = 0.05
+    hint: str = ""
 
     def __post_init__(self):
         if self.source not in ("csv", "motion"):

@@ -67,10 +67,10 @@ def train(config: Mapping[str, Any], workdir: str | os.PathLike[str]) -> dict[st
     Raises:
       JaxvideoError: one message that says what is wrong and what is allowed.
     """
-    config = json.loads(json.dumps(config))  # tuples to lists, and a copy nobody else changes
-    run = read_config(config)
+    values = json.loads(json.dumps(config))  # tuples to lists, and a copy nobody else changes
+    run = read_config(values)
     workdir = Path(workdir)
-    finished = _claim(workdir, config)
+    finished = _claim(workdir, values)
     if finished is not None:
         say(f"{workdir}: finished before, video top-1 {100 * finished['top1']:.1f} %")
         say("  to train again, name another --workdir or remove this one")
@@ -81,21 +81,23 @@ def train(config: Mapping[str, Any], workdir: str | os.PathLike[str]) -> dict[st
         f"data: {len(train_set)} training and {len(val_set)} validation videos, "
         f"{len(train_set.classes)} classes"
     )
-    return _train(run, config, workdir, train_set, val_set)
+    return _train(run, values, workdir, train_set, val_set)
 
 
 def load_data(data: Data) -> tuple[VideoDataset, VideoDataset]:
     """Training and validation set of a config's data section."""
     if data.source == "motion":
         root = motion.ensure_motion(data.root or None, train=data.train_videos, val=data.val_videos)
-    elif not data.root:
-        raise DataError("data.root is not set: name the data folder, --config.data.root=FOLDER")
     else:
         root = Path(data.root)
-    named = root / data.classes
-    classes = read_classes(named) if named.is_file() else None
-    train_set = read_annotations(data.train, root, classes)
-    return train_set, read_annotations(data.val, root, train_set.classes)
+    try:
+        named = root / data.classes
+        classes = read_classes(named) if named.is_file() else None
+        train_set = read_annotations(data.train, root, classes)
+        return train_set, read_annotations(data.val, root, train_set.classes)
+    except DataError as error:
+        hint = f". Another folder: --config.data.root=FOLDER. {data.hint}".rstrip()
+        raise DataError(f"{error}{hint if data.source == 'csv' else ''}") from error
 
 
 def _train(run: Run, config, workdir: Path, train_set, val_set) -> dict[str, Any]:
@@ -168,7 +170,7 @@ def _train(run: Run, config, workdir: Path, train_set, val_set) -> dict[str, Any
                     batch_size=run.eval_batch_size,
                     loading=run.loading,
                 )
-                means["lr"] = float(schedule(step - 1))
+                means["lr"] = float(np.asarray(schedule(step - 1)))
                 if plateau is not None:
                     means["lr"] *= float(state.plateau.scale)
                     loss = jnp.asarray(result.loss, jnp.float32)

@@ -76,7 +76,7 @@ def make_schedule(optim: Optim, *, steps_per_epoch: int, epochs: float) -> optax
     if optim.schedule == "step":
         # Counted from the start of the run, while `join_schedules` counts from the warm-up.
         steps = (round(m * steps_per_epoch) - warmup for m in optim.milestones)
-        after = optax.piecewise_constant_schedule(optim.lr, {s: optim.gamma for s in steps})
+        after = optax.piecewise_constant_schedule(optim.lr, dict.fromkeys(steps, optim.gamma))
     elif optim.schedule == "cosine":
         after = optax.cosine_decay_schedule(optim.lr, max(total - warmup, 1))
     else:
@@ -91,9 +91,7 @@ def make_plateau(optim: Optim) -> optax.GradientTransformationExtraArgs | None:
     """Scales the rate by the validation loss; updated once per validation, not per step."""
     if optim.schedule != "plateau":
         return None
-    return optax.contrib.reduce_on_plateau(
-        factor=optim.gamma, patience=optim.patience, rtol=1e-4
-    )
+    return optax.contrib.reduce_on_plateau(factor=optim.gamma, patience=optim.patience, rtol=1e-4)
 
 
 def make_optimizer(

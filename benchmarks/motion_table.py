@@ -1,0 +1,51 @@
+"""The README's table: which networks see the order of frames.
+
+    python benchmarks/motion_table.py [--runs runs/motion_table] [MODEL ...]
+
+Runs `configs/motion.py` once per model, with the same width, data, steps and schedule, and
+prints a table in Markdown. Finished runs are not repeated. About three minutes per model on
+two cores.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+MODELS = ("r2plus1d_18", "r3d_18", "mc3_18", "rmc3_18", "r2d_18", "f_r2d_18")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("models", nargs="*", default=MODELS, metavar="MODEL")
+    parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "motion_table")
+    options = parser.parse_args()
+    rows = []
+    for model in options.models:
+        workdir = (options.runs / model).resolve()
+        command = [
+            sys.executable,
+            "train.py",
+            "--config=configs/motion.py",
+            f"--config.model.name={model}",
+            f"--workdir={workdir}",
+        ]
+        subprocess.run(command, cwd=ROOT, check=True, stdout=sys.stderr)
+        result = json.loads((workdir / "result.json").read_text())
+        records = [json.loads(x) for x in (workdir / "metrics.jsonl").read_text().splitlines()]
+        rows.append((model, result, records[-1]))
+    print("\n| model | video top-1 | one-clip validation | training clips | time |")
+    print("|---|---:|---:|---:|---:|")
+    for model, result, last in sorted(rows, key=lambda row: -row[1]["top1"]):
+        minutes, seconds = divmod(round(result["seconds"]), 60)
+        print(
+            f"| `{model}` | {100 * result['top1']:.1f} % | {100 * last['val_top1']:.1f} % "
+            f"| {100 * last['top1']:.1f} % | {minutes}:{seconds:02d} |"
+        )
+    print(f"\n{rows[0][1]['videos']} validation videos; {rows[0][1]['protocol']}.")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,55 @@
+"""R(2+1)D-18 on 16 frames, from scratch on Kinetics-400 (Tran et al., arXiv 1711.11248).
+
+    python train.py --config configs/r2plus1d_18_kinetics.py --config.data.root=/data/kinetics400
+    python train.py --config configs/r2plus1d_18_kinetics.py:smoke      (runs now)
+
+Source: paper, section 4.1, and VMZ's training script: frames scaled to 128 x 171, random 112
+crop, flip, 16 consecutive frames; synchronous SGD over 64 GPUs with 32 clips each (BN sees 32
+at a time) at a rate of 0.01 per GPU; an epoch is a million clips; warm-up over 10 epochs, then
+divided by 10 every 10 of 45. Nesterov momentum and decay 1e-4 on all but biases and BN shifts
+are the script's. Test: 10 clips, centre crop, mean of softmax.
+
+Number to reach: 68.0 % video top-1, 56.8 % clip top-1 (paper, Table 2, validation set).
+One host of 8 GPUs: --config.batch_size=256 --config.optim.lr=0.08 --config.epoch_steps=3906
+--config.model.bn_groups=8.
+"""
+
+import ml_collections
+
+from configs import common
+
+
+def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
+    config = common.default_config()
+    config.model.name = "r2plus1d_18"
+    config.model.dtype = "bfloat16"
+    config.model.width = 64
+    config.model.bn_groups = 64
+    config.model.bn_momentum = 0.9
+    config.epochs = 45.0
+    config.epoch_steps = 488  # 1M clips
+    config.batch_size = 2048
+    config.eval_batch_size = 256
+    config.preprocessing.frames = 16
+    config.preprocessing.size = 128
+    config.preprocessing.width = 171
+    config.preprocessing.crop = 112
+    config.preprocessing.mean = (0.43216, 0.394666, 0.37645)
+    config.preprocessing.std = (0.22803, 0.22145, 0.216989)
+    config.data.root = "data/kinetics400"
+    config.data.hint = (
+        "Without data: python train.py --config configs/r2plus1d_18_kinetics.py:smoke runs now"
+    )
+    config.optim.lr = 0.64
+    config.optim.schedule = "step"
+    config.optim.milestones = (20.0, 30.0, 40.0)
+    config.optim.warmup_epochs = 10.0
+    config.optim.nesterov = True
+    config.optim.weight_decay = 1e-4
+    config.optim.no_decay = ("*/bias",)
+    config.protocol.clips = 10
+    if common.is_smoke(argument):
+        common.use_smoke(config)
+        config.model.dtype = "float32"
+        config.model.width = 8
+    return config

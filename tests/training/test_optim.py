@@ -1,0 +1,116 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxvideo.training.optim import Optim, make_optimizer, make_plateau, make_schedule
+from jaxvideo.types import ConfigError
+
+pytestmark = pytest.mark.fast
+
+PARAMS = {"conv": {"kernel": jnp.full(3, 2.0), "bias": jnp.full(2, 2.0)}, "fc": jnp.full(2, 2.0)}
+GRADS = jax.tree.map(lambda p: jnp.full_like(p, 0.5), PARAMS)
+
+
+def rates(optim, steps=100, **arguments):
+    schedule = make_schedule(optim, **{"steps_per_epoch": 10, "epochs": 10, **arguments})
+    return np.asarray([schedule(k) for k in range(steps)])
+
+
+def test_step_counts_from_the_start_of_the_run():
+    for warmup in (0.0, 2.0):
+        r = rates(Optim(lr=1.0, schedule="step", milestones=(4, 8), warmup_epochs=warmup))
+        np.testing.assert_allclose(r[20:40], 1.0)
+        np.testing.assert_allclose(r[41:80], 0.1, rtol=1e-6)
+        np.testing.assert_allclose(r[81:], 0.01, rtol=1e-6)
+
+
+def test_warmup_is_linear_and_cosine_ends_at_zero():
+    r = rates(Optim(lr=1.0, warmup_epochs=2.0, warmup_factor=0.1), steps=101)
+    np.testing.assert_allclose(r[:21], 0.1 + 0.9 * np.arange(21) / 20, rtol=1e-5)
+    np.testing.assert_allclose(r[60], 0.5, atol=1e-6)
+    assert abs(r[100]) < 1e-6
+
+
+def test_constant():
+    assert set(rates(Optim(lr=0.5, schedule="constant"))) == {0.5}
+
+
+def steps(optim, count=1):
+    optimizer = make_optimizer(optim, make_schedule(optim, steps_per_epoch=1, epochs=9), PARAMS)
+    state, params = optimizer.init(PARAMS), PARAMS
+    for _ in range(count):
+        updates, state = optimizer.update(GRADS, state, params)
+        params = optax.apply_updates(params, updates)
+    return params
+
+
+def test_momentum_and_decay_as_torch():
+    """v = 0.9 v + (g + wd p), p -= lr v, written out for two steps."""
+    got = steps(Optim(lr=0.1, schedule="constant", weight_decay=0.01), 2)["fc"][0]
+    p, v = 2.0, 0.0
+    for _ in range(2):
+        v = 0.9 * v + (0.5 + 0.01 * p)
+        p -= 0.1 * v
+    np.testing.assert_allclose(got, p, rtol=1e-6)
+
+
+def test_nesterov():
+    got = steps(Optim(lr=0.1, schedule="constant", nesterov=True))["fc"][0]
+    np.testing.assert_allclose(got, 2.0 - 0.1 * (0.5 + 0.9 * 0.5), rtol=1e-6)
+
+
+def test_patterns():
+    optim = Optim(
+        lr=0.1,
+        schedule="constant",
+        momentum=0.0,
+        weight_decay=0.1,
+        no_decay=("*/bias",),
+        frozen=("fc",),
+    )
+    params = steps(optim)
+    np.testing.assert_allclose(params["conv"]["kernel"], 2.0 - 0.1 * 0.7, rtol=1e-6)
+    np.testing.assert_allclose(params["conv"]["bias"], 2.0 - 0.1 * 0.5, rtol=1e-6)
+    np.testing.assert_array_equal(params["fc"], 2.0)
+
+
+def test_clipping():
+    params = steps(Optim(lr=1.0, schedule="constant", momentum=0.0, clip_norm=0.1))
+    moved = jax.tree.map(lambda a, b: a - b, params, PARAMS)
+    np.testing.assert_allclose(optax.global_norm(moved), 0.1, rtol=1e-5)
+
+
+def test_plateau_scales_after_patience():
+    plateau = make_plateau(Optim(lr=1.0, schedule="plateau", patience=2, gamma=0.1))
+    state = plateau.init(PARAMS)
+    scales = []
+    for loss in (1.0, 0.5, 0.5, 0.5, 0.5, 0.5):
+        _, state = plateau.update(PARAMS, state, value=jnp.float32(loss))
+        scales.append(float(state.scale))
+    assert scales[0] == scales[2] == 1.0
+    np.testing.assert_allclose(scales[-1], 0.01, rtol=1e-5)
+    assert make_plateau(Optim(lr=1.0)) is None
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"lr": 0.0}, r"optim\.lr=0\.0"),
+        ({"schedule": "cos"}, "constant, step, cosine, plateau"),
+        ({"milestones": (3, 2)}, "must ascend"),
+        ({"momentum": 1.0}, "momentum"),
+        ({"clip_norm": -1.0}, "clip_norm"),
+    ],
+)
+def test_bad_values(change, text):
+    with pytest.raises(ConfigError, match=text):
+        Optim(**{"lr": 0.1, **change})
+
+
+def test_bad_patterns_and_warmup():
+    with pytest.raises(ConfigError, match=r"optim\.frozen: the pattern 'fd'"):
+        steps(Optim(lr=0.1, frozen=("fd",)))
+    with pytest.raises(ConfigError, match="warmup_epochs"):
+        rates(Optim(lr=0.1, warmup_epochs=10.0))

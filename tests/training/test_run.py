@@ -1,0 +1,321 @@
+"""Whole runs as a user starts them: finished, interrupted, continued, and refused."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jaxvideo.data.motion import ensure_motion
+from tests.conftest import write_video
+
+ROOT = Path(__file__).parent.parent.parent
+
+TINY = [
+    "--config=configs/motion.py",
+    "--config.model.name=f_r2d_18",
+    "--config.model.width=4",
+    "--config.data.train_videos=32",
+    "--config.data.val_videos=16",
+    "--config.batch_size=4",
+    "--config.eval_batch_size=8",
+    "--config.epochs=3.0",
+    "--config.preprocessing.frames=4",
+    "--config.preprocessing.size=24",
+    "--config.preprocessing.crop=20",
+    "--config.protocol.clips=1",
+    "--config.log_seconds=0.0",
+]
+STEPS = 24
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory):
+    cache = tmp_path_factory.mktemp("cache")
+    ensure_motion(cache / "motion", train=32, val=16, progress=lambda line: None)
+    return {
+        **os.environ,
+        "JAX_NUM_CPU_DEVICES": "1",
+        # Every run below compiles the same program: once is enough.
+        "JAX_COMPILATION_CACHE_DIR": str(cache / "compiled"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "MOTION": str(cache / "motion"),
+    }
+
+
+def command(environment, workdir, *arguments):
+    root = f"--config.data.root={environment['MOTION']}"
+    return [sys.executable, "train.py", *TINY, root, f"--workdir={workdir}", *arguments]
+
+
+def run(environment, workdir, *arguments, program=None):
+    return subprocess.run(
+        program or command(environment, workdir, *arguments),
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+
+
+def weights(workdir):
+    """All numbers of the newest checkpoint, by name."""
+    program = (
+        "import sys, numpy as np\n"
+        "from jaxvideo.training.checkpoint import load_variables\n"
+        "from jaxvideo.weights.tree import flatten\n"
+        "variables, described = load_variables(sys.argv[1])\n"
+        "assert described['data']['next_batch'] == int(sys.argv[3]), described['data']\n"
+        "np.savez(sys.argv[2], **flatten(variables))\n"
+    )
+    out = Path(workdir) / "weights.npz"
+    subprocess.run(
+        [sys.executable, "-c", program, str(workdir), str(out), str(STEPS)], cwd=ROOT, check=True
+    )
+    with np.load(out) as file:
+        return dict(file)
+
+
+@pytest.fixture(scope="module")
+def finished(environment, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("runs") / "whole"
+    done = run(environment, workdir)
+    assert done.returncode == 0, done.stderr
+    return workdir, done.stdout
+
+
+def test_what_a_run_leaves(finished):
+    workdir, stdout = finished
+    result = json.loads((workdir / "result.json").read_text())
+    assert {"top1", "top5", "protocol", "model", "videos", "seconds", "versions", "seed"} <= set(
+        result
+    )
+    assert result["videos"] == 16
+    assert result["protocol"].startswith("1 clip x centre crop per video (4 frames, stride 3")
+    assert result["protocol"] in stdout
+    records = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    assert [record["step"] for record in records] == [8, 16, 24]
+    assert {"loss", "top1", "val_top1", "val_loss", "lr", "grad_norm"} <= set(records[0])
+    for picture in ("curves.png", "confusion.png"):
+        assert (workdir / picture).read_bytes().startswith(b"\x89PNG")
+    assert list((workdir / "tensorboard").glob("events.out.tfevents*"))
+    assert "clips/s" in stdout
+    assert "data wait" in stdout
+    assert "ETA" in stdout
+
+
+def test_a_finished_run_is_not_repeated(environment, finished):
+    workdir, _ = finished
+    before = (workdir / "result.json").stat().st_mtime_ns
+    again = run(environment, workdir)
+    assert again.returncode == 0
+    assert "finished before" in again.stdout
+    assert (workdir / "result.json").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("kind", ["SIGINT", "SIGTERM", "SIGKILL"])
+def test_interrupted_and_continued_ends_with_the_same_weights(
+    environment, finished, tmp_path, kind
+):
+    workdir = tmp_path / "run"
+    process = subprocess.Popen(
+        command(environment, workdir),
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    # In the middle of the second epoch.
+    for line in process.stdout:
+        if line.startswith("  step ") and int(line.split()[1].split("/")[0]) >= 10:
+            break
+    process.send_signal(getattr(signal, kind))
+    _, stderr = process.communicate(timeout=120)
+    if kind == "SIGKILL":
+        assert process.returncode == -signal.SIGKILL
+    else:
+        assert process.returncode == 0
+        assert "stopped at step" in stderr
+        assert "Traceback" not in stderr
+    assert not (workdir / "result.json").exists()
+    done = run(environment, workdir)
+    assert done.returncode == 0, done.stderr
+    assert "continuing after step" in done.stdout
+    expected, found = weights(finished[0]), weights(workdir)
+    assert list(expected) == list(found)
+    for name in expected:
+        np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
+    steps = [json.loads(line)["step"] for line in (workdir / "metrics.jsonl").open()]
+    assert steps == [8, 16, 24]
+
+
+def test_predict_with_the_classes_of_the_checkpoint(environment, finished):
+    workdir, _ = finished
+    video = next((Path(environment["MOTION"]) / "val" / "up").glob("*.mp4"))
+    program = [
+        sys.executable,
+        "-m",
+        "jaxvideo",
+        "predict",
+        str(video),
+        "--checkpoint",
+        str(workdir),
+    ]
+    done = run(environment, None, program=program)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[1] == str(video)
+    shares = [float(line.split()[0]) for line in lines[2:]]
+    assert len(shares) == 5
+    assert shares == sorted(shares, reverse=True)
+    assert {line.split()[2] for line in lines[2:]} <= set(
+        (Path(environment["MOTION"]) / "classes.txt").read_text().split()
+    )
+    missing = run(environment, None, program=[*program[:4], "/gone.mp4", *program[5:]])
+    assert missing.returncode == 1
+    assert missing.stderr.startswith("error: /gone.mp4")
+
+
+def refused(done, *texts):
+    """One clear error: no traceback, and it says these things."""
+    assert done.returncode == 1, (done.returncode, done.stderr)
+    assert "Traceback" not in done.stderr
+    assert "error: " in done.stderr
+    for text in texts:
+        assert text in done.stderr, (text, done.stderr)
+
+
+def test_another_config_in_the_folder(environment, finished):
+    workdir, _ = finished
+    done = run(environment, workdir, "--config.optim.lr=0.3")
+    refused(done, "holds the run of another config", "config.optim.lr: 0.")
+
+
+def test_a_folder_that_is_something_else(environment, tmp_path):
+    (tmp_path / "letter.txt").write_text("dear reader")
+    refused(run(environment, tmp_path), "is not empty and holds no run")
+    assert [path.name for path in tmp_path.iterdir()] == ["letter.txt"]
+
+
+def test_a_folder_that_cannot_be_made(environment, tmp_path):
+    (tmp_path / "file").touch()
+    refused(run(environment, tmp_path / "file" / "run"), "cannot be written", "--workdir")
+
+
+@pytest.mark.parametrize(
+    ("override", "texts"),
+    [
+        ("--config.optim.lrr=1", ["lrr", "Did you mean", "lr"]),
+        ("--config.optim.lr=fast", ["config.optim.lr", "fast"]),
+        ("--config.model.name=r3d18", ["r3d18", "Did you mean", "r3d_18"]),
+        ("--config.optim.schedule=stepp", ["stepp", "constant, step, cosine, plateau"]),
+        ("--config.batch_size=0", ["batch_size=0"]),
+        ("--config.optim.frozen=('conv9*',)", ["conv9*", "matches no parameter"]),
+        ("--config.data.source=webcam", ["webcam", "csv"]),
+    ],
+)
+def test_bad_overrides(environment, tmp_path, override, texts):
+    done = run(environment, tmp_path / "run", override)
+    refused(done, *texts)
+
+
+def test_a_checkpoint_of_another_model(environment, finished, tmp_path):
+    """As after a change of the code: same config, other parameters."""
+    import shutil
+
+    workdir = tmp_path / "run"
+    shutil.copytree(finished[0], workdir)
+    (workdir / "result.json").unlink()
+    config = json.loads((workdir / "run.json").read_text())
+    config["model"]["name"] = "mc2_18"
+    (workdir / "run.json").write_text(json.dumps(config))
+    done = run(environment, workdir, "--config.model.name=mc2_18")
+    refused(done, "does not fit the model", "conv1/kernel")
+
+
+def test_missing_data_names_what_it_looked_for(environment, tmp_path):
+    program = [
+        sys.executable,
+        "train.py",
+        "--config=configs/i3d_rgb.py",
+        f"--workdir={tmp_path / 'run'}",
+        f"--config.data.root={tmp_path / 'kinetics'}",
+        "--config.batch_size=64",
+    ]
+    done = run(environment, None, program=program)
+    refused(done, str(tmp_path / "kinetics"), "train.csv", "path/of/video.mp4 label", ":smoke")
+
+
+def test_nan_stops_and_names_the_step(environment, tmp_path):
+    done = run(environment, tmp_path / "run", "--config.optim.lr=1e30")
+    refused(done, "at step", "nan", "config.optim.lr")
+
+
+@pytest.fixture
+def videos(tmp_path):
+    """Seven good videos of two classes, and one that is no video."""
+    lines = []
+    for k in range(7):
+        write_video(tmp_path / f"{k}.mp4", frames=12)
+        lines.append(f"{k}.mp4 {'even' if k % 2 == 0 else 'odd'}")
+    (tmp_path / "bad.mp4").write_text("no video")
+    lines.append("bad.mp4 odd")
+    for name in ("train.csv", "val.csv"):
+        (tmp_path / name).write_text("\n".join(lines))
+    return tmp_path
+
+
+OWN = ["--config.data.source=csv", "--config.epochs=2.0"]
+
+
+def test_a_broken_video_is_named_counted_and_skipped(environment, videos, tmp_path):
+    root = f"--config.data.root={videos}"
+    done = run(environment, tmp_path / "run", *OWN, root, "--config.data.max_broken=0.2")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("skipped, 1 so far") == 1
+    assert f"{videos}/bad.mp4" in done.stderr
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["videos"] == 7
+    assert result["unreadable_videos"] == 1
+
+
+def test_too_many_broken_videos_stop_the_run(environment, videos, tmp_path):
+    for k in range(5):
+        (videos / f"{k}.mp4").write_text("broken too")
+    done = run(environment, tmp_path / "run", *OWN, f"--config.data.root={videos}")
+    refused(done, "cannot be read", "max_broken", ".mp4")
+
+
+def test_a_bad_annotation_line_is_named(environment, videos, tmp_path):
+    with (videos / "train.csv").open("a") as file:
+        file.write("\nonlypath.mp4\n")
+    done = run(environment, tmp_path / "run", *OWN, f"--config.data.root={videos}")
+    refused(done, "train.csv, line 9", "path/of/video.mp4 label")
+
+
+def test_time_is_not_wasted_on_signals_twice(environment, tmp_path):
+    """A second Ctrl-C ends at once, without a traceback."""
+    process = subprocess.Popen(
+        command(environment, tmp_path / "run"),
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    for line in process.stdout:
+        if line.startswith("  step "):
+            break
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert "Traceback" not in stderr
