@@ -5,11 +5,12 @@ continues an interrupted run.
 """
 
 import sys
+from pathlib import Path
 
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import config_flags
 
-from jaxvideo.types import JaxvideoError
+from jaxvideo.types import Interrupted, JaxvideoError
 
 _CONFIG = config_flags.DEFINE_config_file("config", help_string="A file of configs/.")
 _WORKDIR = flags.DEFINE_string(
@@ -21,8 +22,8 @@ flags.mark_flag_as_required("config")
 def main(arguments: list[str]) -> None:
     if len(arguments) > 1:
         raise JaxvideoError(f"unknown arguments {arguments[1:]}: flags begin with --")
-    from pathlib import Path
-
+    # One line per file operation of a checkpoint would bury the progress of the run.
+    logging.set_verbosity(logging.ERROR)
     from jaxvideo import visualize
     from jaxvideo.training.config import default_workdir
     from jaxvideo.training.loop import train
@@ -35,9 +36,20 @@ def main(arguments: list[str]) -> None:
         print(f"picture: {picture}")
 
 
+def parse(arguments: list[str]) -> list[str]:
+    try:
+        return app.parse_flags_with_usage(arguments)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        # An override that the config has no key for; the message says which was meant.
+        said = str(error).strip("\"'").replace("\\'", "'").replace("\\n", ". ")
+        raise JaxvideoError(f"an override on the command line: {said}") from error
+
+
 if __name__ == "__main__":
     try:
-        app.run(main)
+        app.run(main, flags_parser=parse)
+    except Interrupted as stop:
+        print(stop, file=sys.stderr)
     except JaxvideoError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:

@@ -36,13 +36,12 @@ def main() -> None:
         result = json.loads((workdir / "result.json").read_text())
         records = [json.loads(x) for x in (workdir / "metrics.jsonl").read_text().splitlines()]
         rows.append((model, result, records[-1]))
-    print("\n| model | video top-1 | one-clip validation | training clips | time |")
-    print("|---|---:|---:|---:|---:|")
+    print("\n| model | video top-1 | one-clip validation | training clips |")
+    print("|---|---:|---:|---:|")
     for model, result, last in sorted(rows, key=lambda row: -row[1]["top1"]):
-        minutes, seconds = divmod(round(result["seconds"]), 60)
         print(
             f"| `{model}` | {100 * result['top1']:.1f} % | {100 * last['val_top1']:.1f} % "
-            f"| {100 * last['top1']:.1f} % | {minutes}:{seconds:02d} |"
+            f"| {100 * last['top1']:.1f} % |"
         )
     print(f"\n{rows[0][1]['videos']} validation videos; {rows[0][1]['protocol']}.")
 

@@ -21,12 +21,13 @@ def get_config() -> ml_collections.ConfigDict:
     config.batch_size = 32
     config.preprocessing.frames = 8
     config.preprocessing.stride = 3
-    config.preprocessing.size = 64
-    config.preprocessing.crop = 56
+    config.preprocessing.size = 56
+    config.preprocessing.crop = 48
     config.preprocessing.mean = (0.45, 0.45, 0.45)
     config.preprocessing.std = (0.225, 0.225, 0.225)
-    config.optim.lr = 0.1
-    config.optim.warmup_epochs = 0.5
+    config.optim.lr = 0.05
+    # Without a long warm-up the statistics of BN run away and nothing is learned for epochs.
+    config.optim.warmup_epochs = 2.0
     config.optim.nesterov = True
     config.optim.weight_decay = 1e-4
     config.protocol.clips = 2

@@ -35,6 +35,10 @@ class TrainingError(JaxvideoError):
     """Training cannot go on (for instance: the loss is not finite)."""
 
 
+class Interrupted(JaxvideoError):
+    """A run was asked to stop, and has saved its state: no failure."""
+
+
 class Lowering(enum.Enum):
     """HOW a 3-D convolution is computed, never WHAT: same parameters, same result.
 

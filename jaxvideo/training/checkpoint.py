@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,9 +20,6 @@ from orbax.checkpoint import v1 as ocp
 
 from jaxvideo.types import CheckpointError
 from jaxvideo.weights import tree
-
-# One line per file operation would bury the progress of the run.
-logging.getLogger("absl").setLevel(logging.ERROR)
 
 FOLDER = "checkpoints"
 

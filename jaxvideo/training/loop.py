@@ -38,7 +38,7 @@ from jaxvideo.types import (
     CheckpointError,
     ConfigError,
     DataError,
-    JaxvideoError,
+    Interrupted,
     Lowering,
     Protocol,
     TrainingError,
@@ -50,10 +50,6 @@ SCORES = "scores.npz"
 
 #: Validation during training; the number to publish comes from the config's protocol.
 ONE_CLIP = Protocol(clips=1, crops=1)
-
-
-class Interrupted(JaxvideoError):
-    """The run was asked to stop, and has saved its state."""
 
 
 def train(config: Mapping[str, Any], workdir: str | os.PathLike[str]) -> dict[str, Any]:
@@ -69,6 +65,7 @@ def train(config: Mapping[str, Any], workdir: str | os.PathLike[str]) -> dict[st
     """
     values = json.loads(json.dumps(config))  # tuples to lists, and a copy nobody else changes
     run = read_config(values)
+    create_model(**run.model)  # a wrong name is an error now, not after the data are made
     workdir = Path(workdir)
     finished = _claim(workdir, values)
     if finished is not None:
@@ -360,7 +357,8 @@ def _claim(workdir: Path, config: dict[str, Any]) -> dict[str, Any] | None:
         workdir.mkdir(parents=True, exist_ok=True)
         if run_file.exists():
             lines = differences(identity(json.loads(run_file.read_text())), identity(config))
-            if lines:
+            # A run that failed before it saved anything does not keep its folder.
+            if lines and any((workdir / checkpoint.FOLDER).glob("*")):
                 raise CheckpointError(
                     f"{workdir} holds the run of another config; name another --workdir. "
                     "Its values and yours:\n  " + "\n  ".join(lines[:20])

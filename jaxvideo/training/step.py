@@ -77,7 +77,7 @@ def make_train_step(
         metrics = {
             "loss": loss,
             "top1": weighted_mean(hits, batch["weight"]),
-            "grad_norm": optax.global_norm(grads),
+            "grad_norm": optax.tree.norm(grads),
         }
         new = state.replace(
             step=state.step + 1,

@@ -79,7 +79,7 @@ def test_patterns():
 def test_clipping():
     params = steps(Optim(lr=1.0, schedule="constant", momentum=0.0, clip_norm=0.1))
     moved = jax.tree.map(lambda a, b: a - b, params, PARAMS)
-    np.testing.assert_allclose(optax.global_norm(moved), 0.1, rtol=1e-5)
+    np.testing.assert_allclose(optax.tree.norm(moved), 0.1, rtol=1e-5)
 
 
 def test_plateau_scales_after_patience():

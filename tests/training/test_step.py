@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from jaxvideo import create_model
+from jaxvideo.models.resnet3d import KINDS, ResNet3D
 from jaxvideo.training.optim import Optim, make_optimizer, make_schedule
 from jaxvideo.training.preprocess import normalise, random_flip, sample_keys
 from jaxvideo.training.step import (
@@ -21,8 +21,9 @@ from jaxvideo.types import Lowering, Preprocessing
 PRE = Preprocessing(frames=4, size=16, crop=16, mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3))
 
 
-def setup(name="r2plus1d_18", **arguments):
-    model = create_model(name, num_classes=5, width=4, **arguments)
+def setup(kind="r2plus1d", **arguments):
+    """Two stages of one block: all ingredients, and compiled in seconds."""
+    model = ResNet3D(KINDS[kind][:3], blocks=(1, 1), num_classes=5, width=8, **arguments)
     light = model.clone(lowering=Lowering.DIRECT)
     variables = jax.jit(lambda: init_variables(light, PRE, 0))()
     optim = Optim(lr=0.1, schedule="constant", weight_decay=1e-3)
@@ -69,23 +70,24 @@ def test_eight_devices_equal_one(groups):
         )
         results.append((metrics, moved, new.batch_stats))
     for one, eight in zip(*map(jax.tree.leaves, results), strict=True):
-        np.testing.assert_allclose(np.asarray(eight), np.asarray(one), rtol=1e-5, atol=1e-5)
+        scale = max(1.0, np.abs(one).max())
+        np.testing.assert_allclose(np.asarray(eight), np.asarray(one), rtol=0, atol=1e-5 * scale)
 
 
 def test_a_step_learns_and_moves_statistics():
     model, optimizer, state = setup()
     step = jax.jit(make_train_step(model, optimizer, PRE, flip=False, label_smoothing=0.1))
     data, losses = batch(), []
-    for _ in range(8):
+    for _ in range(40):
         state, metrics = step(state, data, jax.random.key(0))
         losses.append(float(metrics["loss"]))
-    assert losses[-1] < 0.7 * losses[0]
-    assert int(state.step) == 8
+    assert losses[-1] < 0.5 * losses[0]
+    assert int(state.step) == 40
     assert all(float(np.abs(m).max()) > 0 for m in jax.tree.leaves(state.batch_stats))
 
 
 def test_samples_without_weight_do_not_count():
-    model, optimizer, state = setup("f_r2d_18")
+    model, optimizer, state = setup("f_r2d")
     step = jax.jit(make_train_step(model, optimizer, PRE, flip=False))
     data = batch()
     data["weight"][8:] = 0
@@ -96,7 +98,7 @@ def test_samples_without_weight_do_not_count():
 
 
 def test_prediction_is_a_distribution():
-    model, _, state = setup("f_r2d_18")
+    model, _, state = setup("f_r2d")
     variables = {"params": state.params, "batch_stats": state.batch_stats}
     video = batch(4)["video"]
     scores = make_predict_step(model, PRE, "softmax")(variables, video)
