@@ -25,13 +25,17 @@ FOLDER = "checkpoints"
 
 
 @contextlib.contextmanager
-def open_checkpoints(workdir: Path, *, keep: int) -> Iterator[Any]:
-    """The checkpoints of a run, for saving; keeps the latest `keep`."""
+def open_checkpoints(workdir: Path, *, keep: int | None) -> Iterator[Any]:
+    """The checkpoints of a run: for saving, then the latest `keep` are kept; None only reads.
+
+    Opening for saving also removes what a killed run left half-written; reading must not, for
+    the run may be alive.
+    """
     # Any: Orbax's own annotations do not admit its own classes here.
-    policy: Any = ocp.training.preservation_policies.LatestN(keep)
+    policy: Any = None if keep is None else ocp.training.preservation_policies.LatestN(keep)
     folder: Any = Path(workdir).absolute() / FOLDER
     checkpointer = ocp.training.Checkpointer(
-        folder, preservation_policy=policy, cleanup_tmp_directories=True
+        folder, preservation_policy=policy, cleanup_tmp_directories=keep is not None
     )
     with contextlib.closing(checkpointer):
         yield checkpointer
@@ -94,7 +98,7 @@ def load_variables(run: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
             f"{run} holds no checkpoints (a run's folder, as train.py prints it, has a folder "
             f"{FOLDER!r} in it)"
         )
-    with open_checkpoints(folder, keep=10**6) as checkpointer:
+    with open_checkpoints(folder, keep=None) as checkpointer:
         step = latest_step(checkpointer)
         if step is None:
             raise CheckpointError(f"{run}: no checkpoint has been completed in it yet")
@@ -108,8 +112,9 @@ def load_variables(run: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
                 )
                 for key in ("params", "batch_stats")
             }
-            loading = ocp.options.PyTreeOptions.Loading(partial_load=True)
-            with ocp.Context(pytree_options=ocp.options.PyTreeOptions(loading=loading)):
+            context = ocp.Context()
+            context.pytree_options.loading.partial_load = True
+            with context:
                 return checkpointer.load(step, wanted), metadata.custom_metadata
         except Exception as error:
             raise CheckpointError(

@@ -126,6 +126,9 @@ def read_config(config: Mapping[str, Any]) -> Run:
         values[name] = section(**given)
     _check_keys(values, Run, "config")
     run = Run(**values)
+    for name in ("batch_size", "eval_batch_size"):
+        if getattr(run, name) < 1:
+            raise ConfigError(f"config.{name}={getattr(run, name)}: must be at least 1")
     if run.epochs <= 0:
         raise ConfigError(f"config.epochs={run.epochs}: must be positive")
     if not 0 <= run.label_smoothing < 1:
