@@ -5,12 +5,13 @@ different speeds. `conv3d` is the one function; `Lowering` names the ways; `reso
 one from the platform and the shape, and from nothing else. All lowerings have one signature,
 `(x, w, strides, padding, groups) -> y`, with explicit padding.
 
-Measured on 2 CPU cores, batch 32, 8x28x28 (milliseconds, forward / input gradient / weight
-gradient; `benchmarks/conv.py` prints the table for any machine):
+Measured on 2 CPU cores, batch 8, 8x28x28 (milliseconds, forward / input gradient / weight
+gradient); `python benchmarks/conv.py --batch 8` prints the table for any machine:
 
-    1x3x3  8->18   DIRECT 156/130/163   FOLD_TIME 9/18/11 (82 with XLA's own weight gradient)
-    3x1x1 18->8    DIRECT  54/11/43     FOLD_SPACE 8/5/10
-    3x3x3  8->8    DIRECT 131/117/140   TIME_TO_CHANNELS 14/11/24
+    1x3x3  8->18            DIRECT  6.6 / 22 / 10     FOLD_TIME         1.9 / 4.3 / 2.4
+    3x1x1 18->8             DIRECT   14 / 3.0 / 10    FOLD_SPACE        1.8 / 0.9 / 2.2
+    3x3x3  8->8             DIRECT   17 / 17 / 21     TIME_TO_CHANNELS  2.5 / 2.4 / 5.9
+    3x3x3  8->16, stride 2  DIRECT  2.2 / 151 / 14    TIME_TO_CHANNELS  0.8 / 1.1 / 1.1
 """
 
 from __future__ import annotations

@@ -288,11 +288,14 @@ def _predictor(run: Run, model, protocol: Protocol, sharding: NamedSharding):
 
 def _progress(run: Run, first: int, total: int):
     """Gives `tell(step, values, waited)`, which prints a line every `log_seconds`."""
-    rates = meter(total, first)
-    told, told_step, waiting = time.perf_counter(), first, 0.0
+    rates, told, told_step, waiting = None, 0.0, first, 0.0
 
     def tell(step: int, values: dict[str, float], waited: float) -> None:
-        nonlocal told, told_step, waiting
+        nonlocal rates, told, told_step, waiting
+        if rates is None:  # the first step is mostly compiling: there is no rate to tell yet
+            say(f"  step {step}/{total}  loss {values['loss']:.3f}  compiled")
+            rates, told, told_step = meter(total, step), time.perf_counter(), step
+            return
         waiting += waited
         if time.perf_counter() - told < run.log_seconds:
             return
