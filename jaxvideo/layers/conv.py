@@ -322,7 +322,8 @@ def _blocked_weight_gradient(x, g, w_shape, strides, pads):
     """dL/dw of a 2-D convolution: unfold a few images, contract, accumulate.
 
     XLA's CPU backend turns the weight gradient into a convolution with an image-sized kernel,
-    at 6 to 15 GFLOP/s for few channels; this one runs at 45 to 90 on the same 2 cores.
+    at 8, 17 and 60 GFLOP/s for 8, 16 and 32 channels (1x3x3 of a (2+1)D block, batch 32, 2 cores);
+    this one runs at 47, 68 and 89 there.
     """
     kh, kw, c, d = w_shape
     _, height, width, _ = g.shape

@@ -199,7 +199,7 @@ class ResNet3D(nn.Module):
         x = x.astype(jnp.float32).mean((1, 2, 3))
         endpoints["pool"] = x
         x = nn.Dropout(self.dropout_rate, deterministic=not train, name="dropout")(x)
-        # As torchvision's; for small nets it also halves the time until learning starts.
+        # As torchvision's; VMZ's own filler is not known.
         init = nn.initializers.normal(0.01)
         logits = nn.Dense(self.num_classes, kernel_init=init, name="fc")(x)
         endpoints["fc"] = logits
