@@ -65,7 +65,7 @@ SPLITS: tuple[str, ...] = ("train", "val")
 
 # Part of the default folder's name and of motion.json: raise it whenever a rendered pixel or an
 # encoder setting changes, so that nobody trains on yesterday's files under today's name.
-VERSION = 1
+VERSION = 2
 
 FRAMES = 24
 FPS = 25
@@ -97,11 +97,12 @@ TRAIN_FACES = range(75)
 VAL_FACES = range(75, 100)
 
 # Speed per frame along (x, y, rotation, zoom): px, px, rad, log of the scale.
-_SLOWEST = np.array([1.05, 0.84, np.deg2rad(5.0), 0.026])
-_FASTEST = np.array([2.25, 1.70, np.deg2rad(10.0), 0.042])
+_SLOWEST = np.array([1.5, 1.2, np.deg2rad(7.0), 0.036])
+_FASTEST = np.array([3.1, 2.4, np.deg2rad(14.0), 0.058])
 # What moves along the axes that are not labelled; an eighth of the slowest labelled speed keeps
 # "anything moves there at all" from being a label.
 _DRIFT = _SLOWEST / 8
+_REST = 0.5
 # Centre of the object, half range around the middle of the frame. The angle is anything.
 _CENTRE = np.array([7.0, 5.0, np.pi, 0.0])
 # First class of each pair: left, up, clockwise on the screen (y points down), zoom_in.
@@ -237,13 +238,13 @@ def _render_forwards(rng: np.random.Generator, split: str, axis: int) -> np.ndar
     """One clip of the first class of pair `axis`: uint8 RGB `[24, 84, 112, 3]`."""
     times = np.arange(FRAMES)[:, None] - (FRAMES - 1) / 2
     speed = rng.uniform(_SLOWEST, _FASTEST)
-    rest = rng.uniform(_SLOWEST, _FASTEST) * rng.uniform(-FRAMES / 2, FRAMES / 2, 4)
+    rest = _REST * rng.uniform(_SLOWEST, _FASTEST) * rng.uniform(-FRAMES / 2, FRAMES / 2, 4)
     path = rest + rng.uniform(-_DRIFT, _DRIFT) * times
     path[:, axis] = _DIRECTION[axis] * speed[axis] * times[:, 0]
     path += rng.uniform(-_CENTRE, _CENTRE)
     x, y, angle, log_scale = path.T
-    # An object's mean radius is 0.36 of its texture's side; 14 to 18 px in the middle of a zoom.
-    scale = rng.uniform(14, 18) / (0.36 * _TEXTURE) * np.exp(log_scale)
+    # An object's mean radius is 0.36 of its texture's side; 20 to 26 px in the middle of a zoom.
+    scale = rng.uniform(20, 26) / (0.36 * _TEXTURE) * np.exp(log_scale)
 
     background, colour, keep = _draw_layers(rng, split)
     height, width = background.shape[:2]
@@ -268,7 +269,7 @@ def _render_forwards(rng: np.random.Generator, split: str, axis: int) -> np.ndar
 
     gain = rng.uniform(0.75, 1.15) * rng.normal(1.0, 0.02, FRAMES)
     noise = _noise()
-    noise_gain = rng.uniform(2, 7) / _NOISE_STD
+    noise_gain = rng.uniform(1, 3.5) / _NOISE_STD
     noise_top = rng.integers(0, noise.shape[0] - HEIGHT, FRAMES)
     noise_left = rng.integers(0, noise.shape[1] - WIDTH, FRAMES)
 
