@@ -1,76 +1,162 @@
-"""Every lowering of the convolutions that a small (2+1)D, 3-D and I3D network are made of.
+"""Every distinct convolution of the model zoo, by every lowering that can compute it.
 
-    python benchmarks/conv.py [--batch 32]
+    python benchmarks/conv.py                                   # all models, on this machine
+    python benchmarks/conv.py --models r3d_18,r2plus1d_18 --dtype bfloat16
+    python benchmarks/conv.py --platform tpu --topology v5e:2x2  # no TPU needed: extra [tpu]
 
-Prints milliseconds (best of five) and GFLOP/s of the forward pass, the input gradient and the
-weight gradient, each alone, on the default device. AUTO is what the library chooses.
+The shapes are found by tracing the models. Per pass (forward, dx, dw) and lowering: median
+milliseconds, GFLOP/s (of the plain sum, so Winograd may pass 100 %) and the share of this
+machine's own matrix-product peak; for a TPU the compiler's estimate of millions of cycles.
+`*` is what AUTO takes, `<` where that is over 10 % slower than the best; these are listed
+again at the end. `c` is the time to compile, in seconds.
 """
 
 import argparse
+import collections
+import os
+import re
 import time
+
+import numpy as np
+
+
+def parse():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--models", help="comma-separated; default: all")
+    parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
+    parser.add_argument("--passes", default="forward,dx,dw")
+    parser.add_argument("--platform", choices=["tpu"], help="default: the device at hand")
+    parser.add_argument("--topology", default="v5e:2x2")
+    parser.add_argument("--direct", action="store_true", help="also DIRECT where AUTO never is")
+    return parser.parse_args()
+
+
+options = parse()
+if options.platform == "tpu":  # before JAX starts
+    os.environ |= {"TPU_SKIP_MDS_QUERY": "1", "JAX_PLATFORMS": "cpu"}
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from jaxvideo.layers.conv import conv3d, multiply_adds
-from jaxvideo.types import ConfigError, Lowering
-
-# Name, input (T, H, W, C), kernel, features, strides.
-SHAPES = [
-    ("stem 1x7x7", (8, 56, 56, 3), (1, 7, 7), 5, (1, 2, 2)),
-    ("stem 3x7x7", (8, 56, 56, 3), (3, 7, 7), 8, (1, 2, 2)),
-    ("1x3x3", (8, 28, 28, 8), (1, 3, 3), 18, (1, 1, 1)),
-    ("3x1x1", (8, 28, 28, 18), (3, 1, 1), 8, (1, 1, 1)),
-    ("3x3x3", (8, 28, 28, 8), (3, 3, 3), 8, (1, 1, 1)),
-    ("1x3x3, stride 2", (8, 28, 28, 8), (1, 3, 3), 28, (1, 2, 2)),
-    ("3x3x3, stride 2", (8, 28, 28, 8), (3, 3, 3), 16, (2, 2, 2)),
-    ("1x1x1, stride 2", (8, 28, 28, 8), (1, 1, 1), 16, (2, 2, 2)),
-    ("3x3x3, deep", (2, 7, 7, 64), (3, 3, 3), 64, (1, 1, 1)),
-]
+from jaxvideo.layers.conv import multiply_adds
+from jaxvideo.layers.lowerings import Pass, compute, fits, resolve
+from jaxvideo.models import create_model, list_models, model_entry
+from jaxvideo.models.summary import convolutions
+from jaxvideo.types import Lowering
 
 
-def milliseconds(function, *operands) -> float:
-    jax.block_until_ready(function(*operands))
-    best = float("inf")
-    for _ in range(5):
+class Device:
+    """Times on the default device."""
+
+    unit = "ms"
+
+    def __init__(self):
+        device = jax.devices()[0]
+        self.platform = device.platform
+        a = jnp.ones((2048, 2048), options.dtype)
+        ms, _ = self.cost(lambda a, b: a @ b, a, a)
+        self.peak = 2 * 2048**3 / ms / 1e6
+        print(f"{device.device_kind}, peak of a matrix product {self.peak:.0f} GFLOP/s")
+
+    def operand(self, shape):
+        values = np.random.default_rng(0).standard_normal(shape, np.float32)
+        return jnp.asarray(values, options.dtype)
+
+    def cost(self, function, *operands):
         started = time.perf_counter()
-        jax.block_until_ready(function(*operands))
-        best = min(best, time.perf_counter() - started)
-    return 1e3 * best
+        compiled = jax.jit(function).lower(*operands).compile()
+        compile_s = time.perf_counter() - started
+        times = []
+        for _ in range(7):
+            started = time.perf_counter()
+            jax.block_until_ready(compiled(*operands))
+            times.append(time.perf_counter() - started)
+            if sum(times) > 2:
+                break
+        return 1e3 * float(np.median(times[1:] or times)), compile_s
+
+
+class TpuCompiler:
+    """Estimated cycles of the TPU compiler, for one chip of a topology."""
+
+    unit, platform, peak = "Mcycles", "tpu", None
+
+    def __init__(self):
+        from jax.experimental import topologies
+
+        topology = topologies.get_topology_desc(platform="tpu", topology_name=options.topology)
+        mesh = jax.sharding.Mesh(np.array(topology.devices[:1]), "x")
+        self.sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+        print(f"{topology.devices[0].device_kind}, the compiler's estimates")
+
+    def operand(self, shape):
+        return jax.ShapeDtypeStruct(shape, options.dtype, sharding=self.sharding)
+
+    def cost(self, function, *operands):
+        started = time.perf_counter()
+        lowered = jax.jit(function).trace(*operands).lower(lowering_platforms=("tpu",))
+        text = lowered.compile().as_text()
+        cycles = sum(map(int, re.findall(r'"estimated_cycles":"(\d+)"', text)))
+        return cycles / 1e6, time.perf_counter() - started
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--batch", type=int, default=32)
-    batch = parser.parse_args().batch
-    rng = np.random.default_rng(0)
-    print(f"{jax.devices()[0].device_kind}, batch {batch}; ms (GFLOP/s)")
-    print(f"{'':34}{'forward':>18}{'input gradient':>18}{'weight gradient':>18}")
-    for name, size, kernel, features, strides in SHAPES:
-        x = jnp.asarray(rng.normal(size=(batch, *size)), jnp.float32)
-        w = jnp.asarray(rng.normal(size=(*kernel, size[-1], features)), jnp.float32)
-        padding = tuple(k // 2 for k in kernel)
-        for lowering in Lowering:
+    machine = TpuCompiler() if options.platform == "tpu" else Device()
+    names = options.models.split(",") if options.models else list_models()
+    users = collections.defaultdict(list)
+    for name in names:
+        shape = (options.batch, *model_entry(name).preprocessing.shape)
+        for convolution in convolutions(create_model(name), shape):
+            users[convolution].append(name)
+    print(f"{len(users)} distinct convolutions, batch {options.batch}, {options.dtype}\n")
+    misses = []
+    for (x, w, geometry), models in users.items():
+        y = (x[0], *geometry.out_size, w[-1])
+        flops = 2 * multiply_adds(y, w)
+        depthwise = geometry.groups == x[-1] == w[-1]
+        title = (
+            f"{'x'.join(map(str, x))}  kernel {'x'.join(map(str, w))}  strides {geometry.strides}"
+            f"  groups {geometry.groups}  ({len(models)} x in {', '.join(sorted(set(models)))})"
+        )
+        print(title)
+        for what in map(Pass, options.passes.split(",")):
+            operands = {
+                Pass.FORWARD: (x, w),
+                Pass.INPUT_GRADIENT: (y, w),
+                Pass.WEIGHT_GRADIENT: (x, y),
+            }[what]
+            if what is Pass.INPUT_GRADIENT and x[-1] <= 3:
+                continue  # nobody asks a stem for it
+            operands = [machine.operand(shape) for shape in operands]
+            auto = resolve(machine.platform, what, geometry, x[-1], w[-1])
+            costs, cells = {}, []
+            for lowering in Lowering:
+                if lowering is Lowering.AUTO or not fits(lowering, geometry, depthwise):
+                    continue
+                if lowering is Lowering.DIRECT and not (options.direct or auto is lowering):
+                    continue
 
-            def forward(x, w, how=lowering, strides=strides, padding=padding):
-                return conv3d(x, w, strides, padding, lowering=how)
+                def run(a, b, lowering=lowering, what=what, geometry=geometry):
+                    return compute(what, lowering, a, b, geometry)
 
-            try:
-                y = forward(x, w)
-            except ConfigError:
-                continue  # this lowering is not for this kernel
-            passes = (
-                (jax.jit(forward), x, w),
-                (jax.jit(lambda x, w, g, f=forward: jax.vjp(lambda x: f(x, w), x)[1](g)), x, w, y),
-                (jax.jit(lambda x, w, g, f=forward: jax.vjp(lambda w: f(x, w), w)[1](g)), x, w, y),
-            )
-            flops = 2 * multiply_adds(y.shape, w.shape)
-            cells = []
-            for function, *operands in passes:
-                ms = milliseconds(function, *operands)
-                cells.append(f"{f'{ms:.1f} ({flops / ms / 1e6:.0f})':>18}")
-            print(f"{name:<16}{lowering.name:<18}{''.join(cells)}", flush=True)
+                costs[lowering], compile_s = machine.cost(run, *operands)
+                cell = f"{lowering.name} {costs[lowering]:.2f}"
+                if machine.peak:
+                    rate = flops / costs[lowering] / 1e6
+                    cell += f" ({rate:.0f}, {100 * rate / machine.peak:.0f} %, c {compile_s:.1f})"
+                cells.append(("*" if lowering is auto else "") + cell)
+            best = min(costs, key=costs.__getitem__)
+            slow = costs[auto] > 1.1 * costs[best]
+            if slow:
+                misses.append((costs[auto] - costs[best], title, what, auto, best, costs))
+            print(f"    {what.value:8}{'  '.join(cells)}{'  <' if slow else ''}", flush=True)
+    print(f"\nAUTO is more than 10 % slower than the best in {len(misses)} passes")
+    for lost, title, what, auto, best, costs in sorted(misses, key=lambda miss: -miss[0]):
+        print(
+            f"  {lost:.2f} {machine.unit} lost: {what.value} of {title}: "
+            f"{auto.name} {costs[auto]:.2f}, {best.name} {costs[best]:.2f}"
+        )
 
 
 if __name__ == "__main__":

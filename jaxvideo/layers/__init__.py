@@ -1,6 +1,6 @@
 """Arrays in, arrays out: convolution with its lowerings, normalisation, pooling."""
 
-from jaxvideo.layers.conv import Conv3D, conv3d, explicit_padding, resolve
+from jaxvideo.layers.conv import Conv3D, conv3d, explicit_padding
 from jaxvideo.layers.norm import BatchNorm
 from jaxvideo.layers.pool import avg_pool, max_pool
 
@@ -11,5 +11,4 @@ __all__ = [
     "conv3d",
     "explicit_padding",
     "max_pool",
-    "resolve",
 ]

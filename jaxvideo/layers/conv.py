@@ -1,17 +1,13 @@
 """3-D convolution and its lowerings: the heart of the library.
 
 A 3-D convolution can be computed in several ways that give the same numbers at very
-different speeds. `conv3d` is the one function; `Lowering` names the ways; `resolve` chooses
-one from the platform and the shape, and from nothing else. All lowerings have one signature,
-`(x, w, strides, padding, groups) -> y`, with explicit padding.
+different speeds. `conv3d` is the one function; `Lowering` names the ways; `layers.lowerings`
+holds them and chooses one for each platform, pass and shape, and from nothing else.
 
-Measured on 2 CPU cores, batch 8, 8x28x28 (milliseconds, forward / input gradient / weight
-gradient); `python benchmarks/conv.py --batch 8` prints the table for any machine:
-
-    1x3x3  8->18            DIRECT  6.6 / 22 / 10     FOLD_TIME         1.9 / 4.3 / 2.4
-    3x1x1 18->8             DIRECT   14 / 3.0 / 10    FOLD_SPACE        1.8 / 0.9 / 2.2
-    3x3x3  8->8             DIRECT   17 / 17 / 21     TIME_TO_CHANNELS  2.5 / 2.4 / 5.9
-    3x3x3  8->16, stride 2  DIRECT  2.2 / 151 / 14    TIME_TO_CHANNELS  0.8 / 1.1 / 1.1
+The convolution is a JAX primitive of its own, so that the choice is made when a program is
+lowered for a platform (one traced or exported program serves all), separately for the value
+and for each gradient, and so that `jvp`, `grad` and `vmap` work as with JAX's own: the map is
+bilinear, and the transposes of its three passes are the other two.
 """
 
 from __future__ import annotations
@@ -24,20 +20,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
+from jax.extend import core
+from jax.interpreters import ad, batching, mlir
 
+from jaxvideo.layers.lowerings import Geometry, Pads, Pass, Triple, compute, fits, resolve
 from jaxvideo.types import ConfigError, Lowering
 
-Triple = tuple[int, int, int]
-Pads = tuple[tuple[int, int], ...]
 Padding = str | int | Sequence[int] | Sequence[tuple[int, int]]
-
-# The platforms `resolve` tells apart; any other is treated like the GPU.
-_PLATFORMS = ("cpu", "tpu")
-
-# Blocks of the CPU's weight gradient are unfolded into about this many bytes, so that a
-# block stays in the second-level cache between being written and being contracted.
-_BLOCK_BYTES = 2 << 20
 
 
 def explicit_padding(
@@ -73,27 +62,6 @@ def explicit_padding(
     return tuple((p, p) if isinstance(p, int) else (int(p[0]), int(p[1])) for p in padding)
 
 
-def resolve(
-    platform: str, kernel: Sequence[int], strides: Sequence[int], groups: int, in_channels: int
-) -> Lowering:
-    """The lowering that AUTO stands for: a pure function of platform and shape."""
-    del strides  # every lowering below handles them; the choice has not depended on them yet
-    kt, kh, kw = kernel
-    if groups != 1:
-        return Lowering.DIRECT
-    if kt == kh == kw == 1:
-        return Lowering.MATMUL if platform == "cpu" else Lowering.DIRECT
-    if platform == "cpu":
-        if kt == 1:
-            return Lowering.FOLD_TIME
-        return Lowering.FOLD_SPACE if kh == kw == 1 else Lowering.TIME_TO_CHANNELS
-    # The matrix unit is idle on a stem's 2 or 3 channels: 24.4 Mcycles against 2.3 (v5e
-    # compiler's estimate). Wider layers lose by the rewriting, there and on GPUs.
-    if platform == "tpu" and in_channels <= 4 and kt > 1:
-        return Lowering.TIME_TO_CHANNELS
-    return Lowering.DIRECT
-
-
 def conv3d(
     x: jax.Array,
     w: jax.Array,
@@ -111,9 +79,8 @@ def conv3d(
       padding: see `explicit_padding`.
       groups: feature groups; C for a depthwise convolution.
       lowering: how to compute it; the result does not depend on it beyond rounding. AUTO
-        chooses per platform when the program is lowered, so that one traced program serves
-        all. AUTO, FOLD_* and TIME_TO_CHANNELS have their own reverse-mode gradient; for
-        forward mode (`jax.jvp`) use DIRECT or MATMUL.
+        chooses per platform and pass when the program is lowered, so that one traced program
+        serves all; any other is used for the value and for both gradients.
 
     Returns:
       `[N, T', H', W', D]` in x's dtype, accumulated in f32 where the platform does.
@@ -136,225 +103,101 @@ def conv3d(
             raise ConfigError(
                 f"conv3d: {axis}={size} with padding {pad} is smaller than the kernel's {k} taps"
             )
+    geometry = Geometry(kernel, x.shape[1:4], strides, pads, groups)
     if lowering is not Lowering.AUTO:
-        _check(lowering, kernel, groups)
-        return _LOWERINGS[lowering](x, w, strides, pads, groups)
-    return _auto(x, w, strides, pads, groups)
+        _check(lowering, geometry, depthwise=groups == x.shape[-1] == w.shape[-1])
+    return _bind(Pass.FORWARD, x, w, geometry=geometry, lowering=lowering)
 
 
-def _check(lowering: Lowering, kernel: Sequence[int], groups: int) -> None:
-    kt, kh, kw = kernel
-    fits = {
-        Lowering.DIRECT: True,
-        Lowering.FOLD_TIME: kt == 1 and groups == 1,
-        Lowering.FOLD_SPACE: kh == kw == 1 and groups == 1,
-        Lowering.TIME_TO_CHANNELS: groups == 1,
-        Lowering.MATMUL: kt == kh == kw == 1 and groups == 1,
-    }
-    if not fits[lowering]:
+def _check(lowering: Lowering, geometry: Geometry, depthwise: bool) -> None:
+    if not fits(lowering, geometry, depthwise):
+        kt, kh, kw = geometry.kernel
+        allowed = [one.name for one in Lowering if one is not Lowering.AUTO]
+        allowed = [name for name in allowed if fits(Lowering[name], geometry, depthwise)]
         raise ConfigError(
-            f"lowering={lowering} cannot compute a {kt}x{kh}x{kw} kernel with groups={groups}; "
-            f"allowed here: {[one.name for one, ok in fits.items() if ok]}"
+            f"lowering={lowering} cannot compute a {kt}x{kh}x{kw} kernel with strides "
+            f"{geometry.strides} and groups={geometry.groups}; allowed here: {allowed}"
         )
 
 
-# --- AUTO: one choice per platform, made when the program is lowered ---------------------
+# --- The primitive: one of the three passes, (a, b) as in `lowerings.Pass` -----------------
+
+_conv3d_p = core.Primitive("conv3d")
 
 
-def _per_platform(function: Callable[..., Any], w: jax.Array, strides, groups: int, *operands):
-    """`function(lowering, *operands)` with each platform's own lowering."""
-    shape = (w.shape[:3], strides, groups, w.shape[3] * groups)
-    choice = {platform: resolve(platform, *shape) for platform in (*_PLATFORMS, "default")}
-    if len(set(choice.values())) == 1:
-        return function(choice["default"], *operands)
-    # Platforms that choose what everybody else chooses need no branch of their own.
-    own = {p: c for p, c in choice.items() if p == "default" or c != choice["default"]}
-    branches = {p: functools.partial(function, c) for p, c in own.items()}
-    return lax.platform_dependent(*operands, **branches)
+def _bind(what: Pass, a, b, *, geometry: Geometry, lowering: Lowering):
+    return _conv3d_p.bind(a, b, what=what, geometry=geometry, lowering=lowering)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
-def _auto(x, w, strides, pads, groups):
-    def forward(lowering, x, w):
-        return _LOWERINGS[lowering](x, w, strides, pads, groups)
-
-    return _per_platform(forward, w, strides, groups, x, w)
-
-
-def _auto_fwd(x, w, strides, pads, groups):
-    # x and w only: what a lowering unfolds (three times the activations for
-    # TIME_TO_CHANNELS) is made again in the backward pass, which is cheaper than keeping it.
-    return _auto(x, w, strides, pads, groups), (x, w)
+def _abstract(a, b, *, what, geometry, lowering):
+    del lowering
+    if what is Pass.FORWARD:
+        shape = (a.shape[0], *geometry.out_size, b.shape[4])
+    elif what is Pass.INPUT_GRADIENT:
+        shape = (a.shape[0], *geometry.in_size, b.shape[3] * geometry.groups)
+    else:
+        shape = (*geometry.kernel, a.shape[-1] // geometry.groups, b.shape[-1])
+    return jax.core.ShapedArray(shape, a.dtype)
 
 
-def _auto_bwd(strides, pads, groups, saved, g):
-    x, w = saved
+def _compute_on(platform: str, a, b, *, what, geometry, lowering):
+    if lowering is Lowering.AUTO:
+        if what is Pass.FORWARD:
+            channels = a.shape[-1], b.shape[-1]
+        elif what is Pass.INPUT_GRADIENT:
+            channels = b.shape[3] * geometry.groups, a.shape[-1]
+        else:
+            channels = a.shape[-1], b.shape[-1]
+        lowering = resolve(platform, what, geometry, *channels)
+    return compute(what, lowering, a, b, geometry)
 
-    def gradient(wrt, lowering, x, w, g):
-        def of(operand):
-            operands = (operand, w) if wrt == 0 else (x, operand)
-            return _LOWERINGS[lowering](*operands, strides, pads, groups)
 
-        return jax.vjp(of, (x, w)[wrt])[1](g)[0]
+def _transpose_first(cotangent, a, b, *, what, **rest):
+    if what is Pass.FORWARD:
+        return _bind(Pass.INPUT_GRADIENT, cotangent, b, **rest)
+    if what is Pass.INPUT_GRADIENT:
+        return _bind(Pass.FORWARD, cotangent, b, **rest)
+    return _bind(Pass.INPUT_GRADIENT, b, cotangent, **rest)
 
-    # Two programs, not one, so that the unused gradient of a stem's input is never computed.
-    return tuple(
-        _per_platform(functools.partial(gradient, wrt), w, strides, groups, x, w, g)
-        for wrt in (0, 1)
+
+def _transpose_second(cotangent, a, b, *, what, **rest):
+    if what is Pass.FORWARD:
+        return _bind(Pass.WEIGHT_GRADIENT, a, cotangent, **rest)
+    if what is Pass.INPUT_GRADIENT:
+        return _bind(Pass.WEIGHT_GRADIENT, cotangent, a, **rest)
+    return _bind(Pass.FORWARD, a, cotangent, **rest)
+
+
+def _batched(operands, axes, *, what, geometry, lowering):
+    (a, b), (a_axis, b_axis) = operands, axes
+    if b_axis is None and what is not Pass.WEIGHT_GRADIENT:  # more clips, the same kernel
+        a = jnp.moveaxis(a, a_axis, 0)
+        flat = a.reshape(-1, *a.shape[2:])
+        y = _bind(what, flat, b, geometry=geometry, lowering=lowering)
+        return y.reshape(*a.shape[:2], *y.shape[1:]), 0
+    # A kernel per member, or a gradient per member: XLA's convolution knows how.
+
+    def direct(a, b):
+        return compute(what, Lowering.DIRECT, a, b, geometry)
+
+    return jax.vmap(direct, in_axes=(a_axis, b_axis))(a, b), 0
+
+
+@functools.partial(jax.jit, static_argnames=("what", "geometry", "lowering"))
+def _run(a, b, **static):
+    return _conv3d_p.bind(a, b, **static)
+
+
+_conv3d_p.def_impl(_run)
+_conv3d_p.def_abstract_eval(_abstract)
+ad.defbilinear(_conv3d_p, _transpose_first, _transpose_second)
+batching.primitive_batchers[_conv3d_p] = _batched
+for _platform in ("cpu", "tpu", None):  # any other is treated like the GPU
+    mlir.register_lowering(
+        _conv3d_p,
+        mlir.lower_fun(functools.partial(_compute_on, _platform or "gpu"), multiple_results=False),
+        platform=_platform,
     )
-
-
-_auto.defvjp(_auto_fwd, _auto_bwd)
-
-
-# --- The lowerings ------------------------------------------------------------------------
-
-
-def _direct(x, w, strides, pads, groups):
-    return lax.conv_general_dilated(
-        x,
-        w,
-        strides,
-        pads,
-        dimension_numbers=("NDHWC", "DHWIO", "NDHWC"),
-        feature_group_count=groups,
-    )
-
-
-def _fold_time(x, w, strides, pads, groups):
-    del groups
-    x = _pad_time(x, pads[0])[:, :: strides[0]]
-    n, t = x.shape[:2]
-    y = _conv2d(x.reshape(n * t, *x.shape[2:]), w[0], strides[1:], pads[1:])
-    return y.reshape(n, t, *y.shape[1:])
-
-
-def _fold_space(x, w, strides, pads, groups):
-    del groups
-    x = jnp.pad(x, ((0, 0), (0, 0), pads[1], pads[2], (0, 0)))
-    x = x[:, :, :: strides[1], :: strides[2]]
-    n, t, height, width, c = x.shape
-    y = _conv2d(x.reshape(n, t, height * width, c), w[:, :, 0], (strides[0], 1), (pads[0], (0, 0)))
-    return y.reshape(n, -1, height, width, w.shape[-1])
-
-
-def _time_to_channels(x, w, strides, pads, groups):
-    del groups
-    kt, kh, kw, c, d = w.shape
-    x = _pad_time(x, pads[0])
-    frames = (x.shape[1] - kt) // strides[0] + 1
-    taps = [
-        lax.slice_in_dim(x, k, k + (frames - 1) * strides[0] + 1, strides[0], axis=1)
-        for k in range(kt)
-    ]
-    x = jnp.concatenate(taps, axis=-1)
-    y = _conv2d(
-        x.reshape(-1, *x.shape[2:]),
-        w.transpose(1, 2, 0, 3, 4).reshape(kh, kw, kt * c, d),
-        strides[1:],
-        pads[1:],
-    )
-    return y.reshape(-1, frames, *y.shape[1:])
-
-
-def _matmul(x, w, strides, pads, groups):
-    del groups
-    x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
-    return x[:, :: strides[0], :: strides[1], :: strides[2]] @ w[0, 0, 0]
-
-
-def _pad_time(x, pad):
-    return jnp.pad(x, ((0, 0), pad, (0, 0), (0, 0), (0, 0))) if any(pad) else x
-
-
-_LOWERINGS: dict[Lowering, Callable[..., jax.Array]] = {
-    Lowering.DIRECT: _direct,
-    Lowering.FOLD_TIME: _fold_time,
-    Lowering.FOLD_SPACE: _fold_space,
-    Lowering.TIME_TO_CHANNELS: _time_to_channels,
-    Lowering.MATMUL: _matmul,
-}
-
-
-# --- 2-D convolution, with a weight gradient that a CPU computes in its caches -----------
-
-
-def _plain_conv2d(x, w, strides, pads):
-    return lax.conv_general_dilated(x, w, strides, pads, dimension_numbers=("NHWC", "HWIO", "NHWC"))
-
-
-_conv2d = jax.custom_vjp(_plain_conv2d, nondiff_argnums=(2, 3))
-
-
-def _conv2d_fwd(x, w, strides, pads):
-    return _conv2d(x, w, strides, pads), (x, w)
-
-
-def _conv2d_bwd(strides, pads, saved, g):
-    x, w = saved
-
-    def plain_dw(x, g):
-        return jax.vjp(lambda w: _plain_conv2d(x, w, strides, pads), w)[1](g)[0]
-
-    def blocked_dw(x, g):
-        return _blocked_weight_gradient(x, g, w.shape, strides, pads).astype(w.dtype)
-
-    dx = jax.vjp(lambda x: _plain_conv2d(x, w, strides, pads), x)[1](g)[0]
-    block = _frames_per_block(x, w, g)
-    dw = lax.platform_dependent(x, g, cpu=blocked_dw, default=plain_dw) if block else plain_dw(x, g)
-    return dx, dw
-
-
-_conv2d.defvjp(_conv2d_fwd, _conv2d_bwd)
-
-
-def _frames_per_block(x, w, g) -> int:
-    """How many images are unfolded at a time; 0 where one alone would overflow the caches."""
-    kh, kw, c, _ = w.shape
-    one = g.shape[1] * g.shape[2] * kh * kw * c * x.dtype.itemsize
-    if one > 2 * _BLOCK_BYTES:
-        return 0
-    most = max(_BLOCK_BYTES // one, 1)
-    return max(d for d in range(1, x.shape[0] + 1) if x.shape[0] % d == 0 and d <= most)
-
-
-def _blocked_weight_gradient(x, g, w_shape, strides, pads):
-    """dL/dw of a 2-D convolution: unfold a few images, contract, accumulate.
-
-    XLA's CPU backend turns the weight gradient into a convolution with an image-sized kernel,
-    at 8, 17 and 60 GFLOP/s for 8, 16 and 32 channels (1x3x3 of a (2+1)D block, batch 32, 2 cores);
-    this one runs at 47, 68 and 89 there.
-    """
-    kh, kw, c, d = w_shape
-    _, height, width, _ = g.shape
-    block = _frames_per_block(x, jax.ShapeDtypeStruct(w_shape, x.dtype), g)
-    x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
-    sh, sw = strides
-
-    def accumulate(total, operands):
-        images, gradient = operands
-        taps = [
-            lax.slice(
-                images,
-                (0, i, j, 0),
-                (block, i + (height - 1) * sh + 1, j + (width - 1) * sw + 1, c),
-                (1, sh, sw, 1),
-            )
-            for i in range(kh)
-            for j in range(kw)
-        ]
-        unfolded = jnp.concatenate(taps, axis=-1).reshape(-1, kh * kw * c)
-        product = lax.dot_general(
-            unfolded,
-            gradient.reshape(-1, d),
-            (((0,), (0,)), ((), ())),
-            preferred_element_type=jnp.float32,
-        )
-        return total + product, None
-
-    blocks = (x.reshape(-1, block, *x.shape[1:]), g.reshape(-1, block, height, width, d))
-    total, _ = lax.scan(accumulate, jnp.zeros((kh * kw * c, d), jnp.float32), blocks)
-    return total.reshape(w_shape)
 
 
 # --- The module ---------------------------------------------------------------------------

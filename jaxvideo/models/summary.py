@@ -11,8 +11,8 @@ import numpy as np
 from jax.extend import core as jex_core
 
 from jaxvideo.layers.conv import multiply_adds
+from jaxvideo.layers.lowerings import Geometry
 from jaxvideo.models import create_model, model_entry
-from jaxvideo.types import Lowering
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,8 +35,7 @@ def summarise(name: str, *, frames: int = 0, crop: int = 0, **arguments: Any) ->
     """Counts of a registry model; `frames` and `crop` replace its own input size."""
     t, h, w, c = model_entry(name).preprocessing.shape
     shape = (frames or t, crop or h, crop or w, c)
-    # DIRECT, because the other lowerings multiply by zeros and change what is counted.
-    model = create_model(name, lowering=Lowering.DIRECT, **arguments)
+    model = create_model(name, **arguments)
     clip = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
     key = jax.eval_shape(lambda: jax.random.key(0))
     variables = jax.eval_shape(lambda k, x: model.init(k, x, train=False), key, clip)
@@ -63,22 +62,38 @@ def _size(tree) -> int:
     return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(tree))
 
 
+def convolutions(model: Any, clip_shape: tuple[int, ...]) -> list[tuple[Any, Any, Geometry]]:
+    """(x's shape, kernel's shape, geometry) of every convolution of a model, in order."""
+    clip = jax.ShapeDtypeStruct(clip_shape, jnp.float32)
+    variables = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), clip)
+    program = jax.make_jaxpr(lambda v, x: model.apply(v, x, train=False)[0])(variables, clip)
+    return [
+        (*(v.aval.shape for v in equation.invars), equation.params["geometry"])
+        for equation in _equations(program.jaxpr)
+        if equation.primitive.name == "conv3d"
+    ]
+
+
+def _equations(jaxpr):
+    """Every equation, also of the programs inside."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for value in equation.params.values():
+            if isinstance(value, jex_core.ClosedJaxpr):
+                yield from _equations(value.jaxpr)
+            elif isinstance(value, jex_core.Jaxpr):
+                yield from _equations(value)
+
+
 def _count(jaxpr) -> int:
     total = 0
-    for equation in jaxpr.eqns:
+    for equation in _equations(jaxpr):
         operands = (*equation.invars, *equation.outvars)
         shapes: list[tuple[int, ...]] = [getattr(v.aval, "shape", ()) for v in operands]
-        if equation.primitive.name == "conv_general_dilated":
-            spec = equation.params["dimension_numbers"].rhs_spec
-            kernel = tuple(shapes[1][axis] for axis in (*spec[2:], spec[1], spec[0]))
-            total += multiply_adds(shapes[-1], kernel)
+        if equation.primitive.name == "conv3d":
+            total += multiply_adds(shapes[-1], shapes[1])
         elif equation.primitive.name == "dot_general":
             (contracting, _), _ = equation.params["dimension_numbers"]
             depth = np.prod([shapes[0][axis] for axis in contracting], dtype=np.int64)
             total += int(np.prod(shapes[-1], dtype=np.int64) * depth)
-        for value in equation.params.values():
-            if isinstance(value, jex_core.ClosedJaxpr):
-                total += _count(value.jaxpr)
-            elif isinstance(value, jex_core.Jaxpr):
-                total += _count(value)
     return total

@@ -1,49 +1,12 @@
-"""Every lowering equals DIRECT: value, input gradient, weight gradient."""
-
-import itertools
+"""The convolution as users call it: transformations, padding, platforms, errors."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxvideo.layers import Conv3D, conv3d, explicit_padding, resolve
-from jaxvideo.layers.conv import _blocked_weight_gradient, _plain_conv2d
+from jaxvideo.layers import Conv3D, conv3d, explicit_padding
 from jaxvideo.types import ConfigError, Lowering
-
-# Kernel, strides, padding, input size: odd and even sizes, asymmetric pads, short clips.
-CASES = [
-    ((1, 3, 3), (1, 1, 1), (0, 1, 1), (3, 6, 5)),
-    ((1, 3, 3), (1, 2, 2), (0, 1, 1), (2, 7, 8)),
-    ((1, 3, 3), (2, 2, 1), ((1, 0), (0, 2), (2, 1)), (5, 6, 7)),
-    ((1, 7, 7), (1, 2, 2), (0, 3, 3), (2, 8, 9)),
-    ((3, 1, 1), (1, 1, 1), (1, 0, 0), (4, 3, 5)),
-    ((3, 1, 1), (2, 1, 1), (1, 0, 0), (5, 4, 3)),
-    ((3, 1, 1), (2, 2, 2), ((0, 1), (0, 0), (1, 0)), (6, 5, 4)),
-    ((3, 1, 1), (1, 1, 1), (1, 0, 0), (1, 3, 3)),  # T shorter than the kernel
-    ((3, 3, 3), (1, 1, 1), (1, 1, 1), (4, 5, 6)),
-    ((3, 3, 3), (2, 2, 2), "SAME", (5, 6, 7)),
-    ((3, 7, 7), (1, 2, 2), (1, 3, 3), (3, 10, 9)),
-    ((2, 3, 2), (1, 1, 2), ((1, 0), (1, 1), (0, 1)), (4, 5, 6)),
-    ((1, 1, 1), (1, 1, 1), 0, (3, 4, 5)),
-    ((1, 1, 1), (2, 2, 2), 0, (4, 5, 6)),
-    ((1, 1, 1), (1, 2, 1), ((1, 1), (0, 1), (0, 0)), (2, 4, 3)),
-]
-
-
-def fits(lowering: Lowering, kernel) -> bool:
-    t, h, w = kernel
-    return {
-        Lowering.FOLD_TIME: t == 1,
-        Lowering.FOLD_SPACE: h == w == 1,
-        Lowering.MATMUL: t == h == w == 1,
-    }.get(lowering, True)
-
-
-def pairs():
-    for case, lowering in itertools.product(CASES, Lowering):
-        if lowering is not Lowering.DIRECT and fits(lowering, case[0]):
-            yield pytest.param(*case, lowering, id=f"{case[0]}-{case[1]}-{lowering.name}")
 
 
 def operands(kernel, size, channels=4, features=6, dtype=jnp.float32):
@@ -53,33 +16,7 @@ def operands(kernel, size, channels=4, features=6, dtype=jnp.float32):
     return x, w
 
 
-def value_and_gradients(x, w, strides, padding, lowering, groups=1):
-    y, pull = jax.vjp(lambda x, w: conv3d(x, w, strides, padding, groups, lowering), x, w)
-    seed = jnp.asarray(np.random.default_rng(1).normal(size=y.shape), y.dtype)
-    return (y, *pull(seed))
-
-
-@pytest.mark.parametrize(("kernel", "strides", "padding", "size", "lowering"), list(pairs()))
-def test_lowering_equals_direct(kernel, strides, padding, size, lowering):
-    x, w = operands(kernel, size)
-    direct = value_and_gradients(x, w, strides, padding, Lowering.DIRECT)
-    other = value_and_gradients(x, w, strides, padding, lowering)
-    for name, a, b in zip(("value", "dx", "dw"), direct, other, strict=True):
-        np.testing.assert_allclose(b, a, rtol=1e-4, atol=1e-4, err_msg=name)
-
-
-@pytest.mark.parametrize("lowering", [Lowering.AUTO, Lowering.TIME_TO_CHANNELS])
-def test_bfloat16(lowering):
-    x, w = operands((3, 3, 3), (4, 6, 6), dtype=jnp.bfloat16)
-    exact = value_and_gradients(*operands((3, 3, 3), (4, 6, 6)), (1, 1, 1), 1, Lowering.DIRECT)
-    for a, b in zip(exact, value_and_gradients(x, w, (1, 1, 1), 1, lowering), strict=True):
-        assert b.dtype == jnp.bfloat16
-        # Inputs, products and results are rounded to 8 bits: 2^-8 of the largest value.
-        error = np.abs(np.asarray(b, np.float32) - np.asarray(a)).max()
-        assert error < 2**-6 * np.abs(a).max()
-
-
-def test_groups_use_direct_and_match_a_loop():
+def test_groups_match_a_loop():
     x, _ = operands((3, 3, 3), (3, 4, 4))
     w = jnp.asarray(np.random.default_rng(2).normal(size=(3, 3, 3, 2, 6)), jnp.float32)
     y = conv3d(x, w, padding=1, groups=2)
@@ -89,18 +26,61 @@ def test_groups_use_direct_and_match_a_loop():
     np.testing.assert_allclose(y, jnp.concatenate(halves, -1), rtol=1e-4, atol=1e-4)
 
 
-def test_vmap_of_gradient():
+def direct(x, w, groups=1):
+    return conv3d(x, w, padding=1, groups=groups, lowering=Lowering.DIRECT)
+
+
+def auto(x, w, groups=1):
+    return conv3d(x, w, padding=1, groups=groups)
+
+
+def close(a, b):
+    for left, right in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_allclose(left, right, rtol=1e-4, atol=1e-5 * np.abs(right).max())
+
+
+@pytest.mark.parametrize("groups", [1, 4])
+def test_transformations_equal_those_of_direct(groups):
+    x, w = operands((3, 3, 3), (3, 4, 4), features=8)
+    w = w[:, :, :, : 4 // groups]
+
+    def loss(conv):
+        return lambda x, w: jnp.sin(conv(x, w, groups)).sum()
+
+    def all_of(conv):
+        tangents = jnp.cos(x), jnp.cos(w)
+        gradient = jax.grad(loss(conv), argnums=(0, 1))
+        return {
+            "value": conv(x, w, groups),
+            "jvp": jax.jvp(lambda x, w: conv(x, w, groups), (x, w), tangents),
+            "grad": gradient(x, w),
+            "hessian-vector product": jax.jvp(gradient, (x, w), tangents),
+            "gradient of a gradient": jax.grad(
+                lambda x, w: sum(jnp.sin(g).sum() for g in gradient(x, w)), argnums=(0, 1)
+            )(x, w),
+            "remat": jax.grad(jax.checkpoint(loss(conv)))(x, w),
+        }
+
+    results, expected = all_of(auto), all_of(direct)
+    for name in expected:
+        close(results[name], expected[name])
+
+
+@pytest.mark.parametrize("axes", [(0, None), (None, 0), (0, 0), (2, None), (4, 1)])
+def test_vmap_of_value_and_gradients(axes):
     x, w = operands((3, 3, 3), (3, 4, 4))
-    xs = jnp.stack([x, 2 * x])
+    xs = x if axes[0] is None else jnp.stack([x, 2 * x], axes[0])
+    ws = w if axes[1] is None else jnp.stack([w, jnp.cos(w)], axes[1])
 
-    def loss(x, w):
-        return (conv3d(x, w, padding=1) ** 2).sum()
+    def value_and_gradients(x, w):
+        y = auto(x, w)
+        return y, jax.grad(lambda x, w: jnp.sin(auto(x, w)).sum(), argnums=(0, 1))(x, w)
 
-    mapped = jax.vmap(jax.grad(loss, argnums=(0, 1)), in_axes=(0, None))(xs, w)
+    mapped = jax.vmap(value_and_gradients, axes)(xs, ws)
     for k in range(2):
-        single = jax.grad(loss, argnums=(0, 1))(xs[k], w)
-        for a, b in zip(single, mapped, strict=True):
-            np.testing.assert_allclose(b[k], a, rtol=1e-3, atol=1e-2)
+        one = x if axes[0] is None else jnp.take(xs, k, axes[0])
+        other = w if axes[1] is None else jnp.take(ws, k, axes[1])
+        close(jax.tree.map(lambda leaf, k=k: leaf[k], mapped), value_and_gradients(one, other))
 
 
 def test_one_program_serves_every_platform():
@@ -109,28 +89,6 @@ def test_one_program_serves_every_platform():
     exported = jax.export.export(gradient, platforms=("cpu", "cuda", "tpu"))(w)
     assert exported.platforms == ("cpu", "cuda", "tpu")
     np.testing.assert_allclose(exported.call(w), gradient(w), rtol=1e-5)
-
-
-def test_blocked_weight_gradient_of_several_blocks():
-    """Big enough for more than one block of images, which the small cases above are not."""
-    rng = np.random.default_rng(3)
-    x = jnp.asarray(rng.normal(size=(24, 40, 40, 8)), jnp.float32)
-    g = jnp.asarray(rng.normal(size=(24, 20, 20, 12)), jnp.float32)
-    shape, strides, pads = (3, 3, 8, 12), (2, 2), ((1, 1), (1, 1))
-    blocked = _blocked_weight_gradient(x, g, shape, strides, pads)
-    plain = jax.vjp(lambda w: _plain_conv2d(x, w, strides, pads), jnp.zeros(shape))[1](g)[0]
-    np.testing.assert_allclose(blocked, plain, rtol=1e-3, atol=2e-2)
-
-
-@pytest.mark.fast
-def test_resolve_is_a_table():
-    assert resolve("cpu", (1, 3, 3), (1, 1, 1), 1, 64) is Lowering.FOLD_TIME
-    assert resolve("cpu", (3, 1, 1), (1, 1, 1), 1, 64) is Lowering.FOLD_SPACE
-    assert resolve("cpu", (3, 3, 3), (1, 1, 1), 1, 64) is Lowering.TIME_TO_CHANNELS
-    assert resolve("tpu", (3, 7, 7), (1, 2, 2), 1, 3) is Lowering.TIME_TO_CHANNELS
-    assert resolve("tpu", (3, 3, 3), (1, 1, 1), 1, 64) is Lowering.DIRECT
-    assert resolve("cuda", (3, 3, 3), (1, 1, 1), 1, 64) is Lowering.DIRECT
-    assert resolve("cpu", (3, 3, 3), (1, 1, 1), 64, 64) is Lowering.DIRECT
 
 
 @pytest.mark.fast

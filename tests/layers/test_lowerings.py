@@ -1,0 +1,166 @@
+"""Every lowering equals DIRECT: value, input gradient, weight gradient."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxvideo.layers import lowerings
+from jaxvideo.layers.lowerings import Geometry, Pass, compute, fits, resolve
+from jaxvideo.models import create_model, list_models, model_entry
+from jaxvideo.models.summary import convolutions
+from jaxvideo.types import Lowering
+
+CHANNELS, FEATURES = 4, 6
+
+
+def grid():
+    """Odd and even sizes, no, symmetric and lopsided padding, clips shorter than the kernel."""
+    kernels = [(1, 1, 1), (1, 3, 3), (3, 1, 1), (3, 3, 3), (3, 7, 7), (2, 3, 2), (5, 1, 1)]
+    strides = [(1, 1, 1), (1, 2, 2), (2, 1, 1), (2, 2, 2)]
+    sizes = [(4, 8, 7), (5, 7, 8)]
+    for kernel, stride, size in itertools.product(kernels, strides, sizes):
+        same = tuple((k // 2, k // 2) for k in kernel)
+        yield Geometry(kernel, size, stride, same)
+        lopsided = tuple((max(k - 2, 0), k // 2 + 1) for k in kernel)
+        yield Geometry(kernel, size, stride, lopsided)
+    for kernel in [(3, 1, 1), (3, 3, 3), (5, 1, 1)]:
+        pads = ((kernel[0] // 2,) * 2, (0, 0), (0, 0))
+        yield Geometry(kernel, (1, 5, 6), (1, 1, 1), pads)
+    # Winograd's tiles: results of one row or column, and padding wider than the kernel.
+    for size, pads in [((3, 3), (0, 0)), ((4, 5), (0, 0)), ((5, 4), (3, 4)), ((1, 2), (1, 1))]:
+        yield Geometry((3, 3, 3), (3, *size), (1, 1, 1), ((1, 1), pads, pads))
+
+
+def zoo():
+    """Every distinct convolution of the registry's models, on maps and channels made small."""
+    seen = set()
+    for name in list_models():
+        shape = (1, *model_entry(name).preprocessing.shape)
+        for x, w, geometry in convolutions(create_model(name), shape):
+            size = tuple(
+                n if n < 9 else max(8 + n % 2, k)
+                for n, k in zip(geometry.in_size, geometry.kernel, strict=True)
+            )
+            small = Geometry(geometry.kernel, size, geometry.strides, geometry.pads)
+            channels, features = min(x[-1], 16), min(w[-1], 16)
+            seen.add((small, channels, features))
+    return sorted(seen, key=repr)
+
+
+def possible(geometry, depthwise=False):
+    return [
+        lowering
+        for lowering in Lowering
+        if lowering is not Lowering.AUTO and fits(lowering, geometry, depthwise)
+    ]
+
+
+def operands(geometry, channels=CHANNELS, features=FEATURES, dtype=jnp.float32):
+    rng = np.random.default_rng(0)
+    shapes = (
+        (2, *geometry.in_size, channels),
+        (*geometry.kernel, channels // geometry.groups, features),
+        (2, *geometry.out_size, features),
+    )
+    return [jnp.asarray(rng.standard_normal(shape), dtype) for shape in shapes]
+
+
+def passes(lowering, geometry, x, w, g):
+    return {
+        "value": compute(Pass.FORWARD, lowering, x, w, geometry),
+        "dx": compute(Pass.INPUT_GRADIENT, lowering, g, w, geometry),
+        "dw": compute(Pass.WEIGHT_GRADIENT, lowering, x, g, geometry),
+    }
+
+
+def check(geometry, arrays, limit, depthwise=False):
+    """All lowerings in one program, so that a geometry costs one compilation."""
+    ways = possible(geometry, depthwise)
+
+    @jax.jit
+    def run(x, w, g):
+        return {way.name: passes(way, geometry, x, w, g) for way in ways}
+
+    results = run(*arrays)
+    expected = results.pop("DIRECT")
+    for way, result in results.items():
+        for name, value in result.items():
+            error = np.abs(np.float32(value) - np.float32(expected[name])).max()
+            scale = np.abs(np.float32(expected[name])).max()
+            assert value.dtype == arrays[0].dtype, (way, name)
+            assert error <= limit * scale, f"{way} {name}: {error / scale:.1e}"
+    return len(results)
+
+
+CASES = [(g, CHANNELS, FEATURES) for g in grid()] + zoo()
+
+
+@pytest.mark.parametrize(("geometry", "channels", "features"), CASES, ids=str)
+def test_lowerings_equal_direct(geometry, channels, features):
+    check(geometry, operands(geometry, channels, features), 1e-5)
+
+
+def test_the_grid_is_large():
+    assert sum(len(possible(geometry)) - 1 for geometry, _, _ in CASES) >= 300
+
+
+@pytest.mark.parametrize("geometry", list(grid())[::9], ids=str)
+def test_bfloat16(geometry):
+    # DIRECT's own result is rounded to 8 bits.
+    check(geometry, operands(geometry, dtype=jnp.bfloat16), 1e-2)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("kernel", [(3, 3, 3), (1, 3, 3), (3, 1, 1), (5, 1, 1), (2, 3, 4)])
+def test_depthwise(kernel, stride):
+    pads = tuple((k // 2, (k - 1) // 2) for k in kernel)
+    geometry = Geometry(kernel, (4, 7, 6), (1, stride, stride), pads, groups=5)
+    assert check(geometry, operands(geometry, 5, 5), 1e-5, depthwise=True) == 1
+
+
+def test_many_blocks(monkeypatch):
+    """The small cases above are one block; here a block is a row, then an image."""
+    geometry = Geometry((3, 3, 3), (4, 8, 6), (1, 1, 1), ((1, 1),) * 3)
+    arrays = operands(geometry)
+    for size in (1, 2000, 20000):
+        monkeypatch.setattr(lowerings, "_UNFOLDED_BYTES", size)
+        monkeypatch.setattr(lowerings, "_TRANSFORMED_BYTES", size)
+        check(geometry, arrays, 1e-5)
+    strided = Geometry((1, 3, 3), (6, 9, 8), (1, 2, 2), ((0, 0), (1, 1), (0, 1)))
+    for size in (1, 2000):
+        monkeypatch.setattr(lowerings, "_UNFOLDED_BYTES", size)
+        check(strided, operands(strided), 1e-5)
+        check(strided, operands(strided, channels=40), 1e-5)
+
+
+@pytest.mark.fast
+def test_resolve_is_a_table():
+    def choice(platform, kernel, what=Pass.FORWARD, size=28, channels=64, stride=1, groups=1):
+        pads = tuple((k // 2, k // 2) for k in kernel)
+        geometry = Geometry(kernel, (8, size, size), (1, stride, stride), pads, groups)
+        return resolve(platform, what, geometry, channels, channels)
+
+    assert choice("cpu", (1, 3, 3)) is Lowering.WINOGRAD
+    assert choice("cpu", (1, 3, 3), channels=16) is Lowering.FOLD_TIME
+    assert choice("cpu", (1, 3, 3), stride=2) is Lowering.FOLD_TIME
+    assert choice("cpu", (3, 1, 1)) is Lowering.FOLD_SPACE
+    assert choice("cpu", (3, 3, 3), size=14) is Lowering.TIME_TO_CHANNELS
+    assert choice("cpu", (3, 3, 3), Pass.WEIGHT_GRADIENT, size=14) is Lowering.WINOGRAD
+    assert choice("cpu", (3, 3, 3), groups=64) is Lowering.SHIFT
+    assert choice("cpu", (3, 3, 3), groups=32) is Lowering.DIRECT
+    assert choice("cpu", (1, 1, 1)) is Lowering.MATMUL
+    assert choice("tpu", (3, 7, 7), channels=3) is Lowering.TIME_TO_CHANNELS
+    assert choice("tpu", (3, 3, 3)) is Lowering.DIRECT
+    assert choice("gpu", (3, 3, 3)) is Lowering.DIRECT
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("platform", ["cpu", "tpu", "gpu"])
+def test_what_resolve_takes_can_be_computed(platform):
+    for geometry, what in itertools.product(grid(), Pass):
+        for channels in (3, 64):
+            lowering = resolve(platform, what, geometry, channels, channels)
+            assert fits(lowering, geometry, False), (geometry, what)
