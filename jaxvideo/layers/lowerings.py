@@ -23,15 +23,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxvideo.layers import conv2d
+from jaxvideo.layers.conv2d import padded
 from jaxvideo.types import Lowering
 
 Triple = tuple[int, int, int]
 Pads = tuple[tuple[int, int], ...]
-
-# The CPU's blocked loops unfold or transform about this many bytes at a time, so that a block
-# is still in the caches when it is multiplied. Twice and half of them are a tenth slower.
-_UNFOLDED_BYTES = 2 << 20
-_TRANSFORMED_BYTES = 13 << 20
 
 
 class Pass(enum.Enum):
@@ -140,13 +137,7 @@ def _transposed_dw(forward):
 
 def _matmul(x, w, geometry):
     st, sh, sw = geometry.strides
-    return _padded(x, geometry.pads)[:, ::st, ::sh, ::sw] @ w[0, 0, 0]
-
-
-def _padded(x, pads):
-    """`x` with its axes from the second on padded; a view of x where nothing is added."""
-    widths = ((0, 0), *pads, *(((0, 0),) * (x.ndim - 1 - len(pads))))
-    return jnp.pad(x, widths) if any(map(any, widths)) else x
+    return padded(x, geometry.pads)[:, ::st, ::sh, ::sw] @ w[0, 0, 0]
 
 
 # --- SHIFT: a depthwise kernel is a sum of shifted, scaled copies -------------------------
@@ -154,7 +145,7 @@ def _padded(x, pads):
 
 def _taps(x, geometry):
     """The input's strided slices under each tap of the kernel, row-major."""
-    x = _padded(x, geometry.pads)
+    x = padded(x, geometry.pads)
     for offset in np.ndindex(*geometry.kernel):
         ends = [
             o + (out - 1) * stride + 1
@@ -208,7 +199,7 @@ def _fold_time(geometry: Geometry) -> Fold:
     """(1, k, k): frames are images."""
     frames = geometry.out_size[0]
     return Fold(
-        x=lambda x: _merge_time(_padded(x, geometry.pads[:1])[:, :: geometry.strides[0]]),
+        x=lambda x: _merge_time(padded(x, geometry.pads[:1])[:, :: geometry.strides[0]]),
         w=lambda w: w[0],
         y=lambda y: y.reshape(-1, frames, *y.shape[1:]),
         strides=geometry.strides[1:],
@@ -222,7 +213,7 @@ def _fold_space(geometry: Geometry) -> Fold:
     _, sh, sw = geometry.strides
 
     def x(x):
-        x = _padded(x, ((0, 0), *geometry.pads[1:]))[:, :, ::sh, ::sw]
+        x = padded(x, ((0, 0), *geometry.pads[1:]))[:, :, ::sh, ::sw]
         return x.reshape(*x.shape[:2], -1, x.shape[-1])
 
     return Fold(
@@ -239,7 +230,7 @@ def _time_to_channels(geometry: Geometry) -> Fold:
     kt, stride, frames = geometry.kernel[0], geometry.strides[0], geometry.out_size[0]
 
     def x(x):
-        x = _padded(x, geometry.pads[:1])
+        x = padded(x, geometry.pads[:1])
         taps = [
             lax.slice_in_dim(x, k, k + (frames - 1) * stride + 1, stride, axis=1) for k in range(kt)
         ]
@@ -270,7 +261,7 @@ def _time_from_channels(geometry: Geometry) -> Fold:
         return w.transpose(1, 2, 3, 0, 4).reshape(*w.shape[1:4], -1)
 
     def y(y):
-        y = _padded(y.reshape(-1, frames, *y.shape[1:]), ((before, after),))
+        y = padded(y.reshape(-1, frames, *y.shape[1:]), ((before, after),))
         d = y.shape[-1] // kt
         return sum(y[:, k : k + out, ..., k * d : (k + 1) * d] for k in range(kt))
 
@@ -291,12 +282,12 @@ def _time_from_channels(geometry: Geometry) -> Fold:
     )
 
 
-def _folded(fold_of: Callable[[Geometry], Fold], conv2d, conv2d_dx, conv2d_dw):
+def _folded(fold_of: Callable[[Geometry], Fold], forward_2d, dx_2d, dw_2d):
     """The three passes of a fold, given the three of a 2-D convolution."""
 
     def shapes(fold, x, w):
         x2, w2 = jax.eval_shape(fold.x, x), jax.eval_shape(fold.w, w)
-        y2 = jax.eval_shape(lambda x, w: conv2d(x, w, fold.strides, fold.pads), x2, w2)
+        y2 = jax.eval_shape(lambda x, w: forward_2d(x, w, fold.strides, fold.pads), x2, w2)
         return x2, w2, y2
 
     def unfold_g(fold, y2, g):
@@ -304,215 +295,29 @@ def _folded(fold_of: Callable[[Geometry], Fold], conv2d, conv2d_dx, conv2d_dw):
 
     def forward(x, w, geometry):
         fold = fold_of(geometry)
-        return fold.y(conv2d(fold.x(x), fold.w(w), fold.strides, fold.pads))
+        return fold.y(forward_2d(fold.x(x), fold.w(w), fold.strides, fold.pads))
 
     def input_gradient(g, w, geometry):
         fold, x = fold_of(geometry), _x_like(g, w, geometry)
         x2, _, y2 = shapes(fold, x, w)
         g2 = unfold_g(fold, y2, g)
-        dx2 = conv2d_dx(g2, fold.w(w), x2, fold.strides, fold.pads)
+        dx2 = dx_2d(g2, fold.w(w), x2, fold.strides, fold.pads)
         return jax.linear_transpose(fold.x, x)(dx2)[0]
 
     def weight_gradient(x, g, geometry):
         fold, w = fold_of(geometry), _w_like(x, g, geometry)
         _, w2, y2 = shapes(fold, x, w)
         g2 = unfold_g(fold, y2, g)
-        dw2 = conv2d_dw(fold.x(x), g2, w2, fold.strides, fold.pads)
+        dw2 = dw_2d(fold.x(x), g2, w2, fold.strides, fold.pads)
         return jax.linear_transpose(fold.w, w)(dw2)[0]
 
     return forward, input_gradient, weight_gradient
 
 
-# --- 2-D convolution by XLA, its weight gradient by blocks on a CPU -----------------------
-
-
-def _conv2d(x, w, strides, pads):
-    return lax.conv_general_dilated(x, w, strides, pads, dimension_numbers=("NHWC", "HWIO", "NHWC"))
-
-
-def _conv2d_dx(g, w, x, strides, pads):
-    return jax.linear_transpose(lambda x: _conv2d(x, w, strides, pads), x)(g)[0]
-
-
-def _conv2d_dw(x, g, w, strides, pads):
-    def plain(x, g):
-        return jax.linear_transpose(lambda w: _conv2d(x, w, strides, pads), w)(g)[0]
-
-    def blocked(x, g):
-        return _blocked_weight_gradient(x, g, w.shape[:2], strides, pads)
-
-    return lax.platform_dependent(x, g, cpu=blocked, default=plain)
-
-
-def _blocked_weight_gradient(x, g, kernel, strides, pads):
-    """dL/dw of a 2-D convolution: a few images at a time, a matrix product per tap.
-
-    XLA's CPU backend makes the weight gradient a convolution with an image-sized kernel: at
-    30 to 60 GFLOP/s for 64 channels on 56 x 56, where this has 75 to 125 (2 cores, 200 peak).
-    """
-    (kh, kw), (sh, sw) = kernel, strides
-    height, width, d = g.shape[1:]
-    c = x.shape[-1]
-    x = _padded(x, pads)
-    # One product for all taps where a tap has too few channels to fill the registers.
-    together = c < 32 or height * width < 128
-    rows, block = _blocks(g, kh * kw * c if together else c)
-
-    def taps(images):
-        for i in range(kh):
-            for j in range(kw):
-                ends = (i + (rows - 1) * sh + 1, j + (width - 1) * sw + 1)
-                yield lax.slice(images, (0, i, j, 0), (block, *ends, c), (1, sh, sw, 1))
-
-    def product(unfolded, gradient):
-        return lax.dot_general(
-            unfolded.reshape(-1, unfolded.shape[-1]),
-            gradient.reshape(-1, d),
-            (((0,), (0,)), ((), ())),
-            preferred_element_type=jnp.float32,
-        )
-
-    def accumulate(index, total):
-        image, row = index // (height // rows) * block, index % (height // rows) * rows
-        images = lax.dynamic_slice(
-            x, (image, row * sh, 0, 0), (block, (rows - 1) * sh + kh, *x.shape[2:])
-        )
-        gradient = lax.dynamic_slice(g, (image, row, 0, 0), (block, rows, width, d))
-        if together:
-            return total + product(jnp.concatenate(list(taps(images)), axis=-1), gradient)
-        products = [product(tap, gradient) for tap in taps(images)]
-        return total + jnp.concatenate(products)
-
-    steps = x.shape[0] // block * (height // rows)
-    total = lax.fori_loop(0, steps, accumulate, jnp.zeros((kh * kw * c, d), jnp.float32))
-    return total.reshape(kh, kw, c, d).astype(x.dtype)
-
-
-def _blocks(g, columns) -> tuple[int, int]:
-    """Rows of an image and images in a block: divisors, so that blocks are equal."""
-    batch, height, width, _ = g.shape
-    row = width * columns * 4
-    rows = _divisor(height, _UNFOLDED_BYTES // row)
-    return rows, (_divisor(batch, _UNFOLDED_BYTES // (rows * row)) if rows == height else 1)
-
-
-def _divisor(number: int, most: int) -> int:
-    """The largest divisor of `number` that is at most `most`, but at least 1."""
-    return max(d for d in range(1, number + 1) if number % d == 0 and (d <= most or d == 1))
-
-
-# --- 2-D convolution by Winograd's minimal filtering --------------------------------------
-#
-# F(2 x 2, 3 x 3) of Lavin and Gray, "Fast algorithms for convolutional neural networks"
-# (arXiv 1509.09308): a tile of 2 x 2 results from 4 x 4 inputs with 16 multiplications
-# instead of 36, as 16 matrix products over all tiles. Its rounding error is about twice that
-# of the plain sum; the larger tiles of the paper lose digits and are not used.
-
-_G = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]], np.float32)
-
-
-def _winograd_tiles(x, rows, columns):
-    """B' d B of every 4 x 4 tile, step 2: 16 arrays `[B * rows * columns, C]`."""
-
-    def along(x, axis, tiles):
-        a, b, c, d = (lax.slice_in_dim(x, i, i + 2 * tiles - 1, 2, axis) for i in range(4))
-        return a - c, b + c, c - b, b - d
-
-    return [
-        tile.reshape(-1, x.shape[-1])
-        for part in along(x, 1, rows)
-        for tile in along(part, 2, columns)
-    ]
-
-
-def _winograd_results(products, shape):
-    """A' m A of 16 products, as images `[B, 2 rows, 2 columns, D]`; shape = [B, rows, columns]."""
-    m = [product.reshape(*shape, -1) for product in products]
-    quads = [m[4 * i : 4 * i + 4] for i in range(4)]
-    upper = [a + b + c for a, b, c, _ in zip(*quads, strict=True)]
-    lower = [b - c - d for _, b, c, d in zip(*quads, strict=True)]
-    lines = [jnp.stack([a + b + c, b - c - d], axis=3) for a, b, c, d in (upper, lower)]
-    y = jnp.stack(lines, axis=2)
-    return y.reshape(shape[0], 2 * shape[1], 2 * shape[2], -1)
-
-
-def _winograd_gradients(g):
-    """A g A' of every 2 x 2 tile: 16 arrays `[B * rows * columns, D]`."""
-
-    def along(g, axis):
-        a, b = (lax.slice_in_dim(g, i, None, 2, axis) for i in (0, 1))
-        return a, a + b, a - b, -b
-
-    return [tile.reshape(-1, g.shape[-1]) for part in along(g, 1) for tile in along(part, 2)]
-
-
-def _winograd_block(batch: int, rows: int, columns: int, channels: int) -> int:
-    return _divisor(batch, _TRANSFORMED_BYTES // (16 * rows * columns * channels * 4))
-
-
-def _winograd(x, w, strides, pads):
-    del strides  # 1
-    (top, bottom), (left, right) = pads
-    batch, height, width, c = x.shape
-    out = height + top + bottom - 2, width + left + right - 2
-    rows, columns = -(-out[0] // 2), -(-out[1] // 2)
-    x = _padded(x, ((top, bottom + 2 * rows - out[0]), (left, right + 2 * columns - out[1])))
-    block = _winograd_block(batch, rows, columns, c + w.shape[-1])
-    kernels = jnp.einsum("ai,bj,ijcd->abcd", _G, _G, w.astype(jnp.float32))
-    kernels = list(kernels.astype(x.dtype).reshape(16, c, -1))
-
-    def some(images):
-        tiles = _winograd_tiles(images, rows, columns)
-        products = [tile @ kernel for tile, kernel in zip(tiles, kernels, strict=True)]
-        return _winograd_results(products, (block, rows, columns))
-
-    y = lax.map(some, x.reshape(-1, block, *x.shape[1:]))
-    return _merge_time(y)[:, : out[0], : out[1]]
-
-
-def _winograd_dx(g, w, x, strides, pads):
-    """The same convolution of the gradient, with the kernel turned by half a circle."""
-    pads = tuple((2 - before, 2 - after) for before, after in pads)
-    crops = tuple((min(a, 0), min(b, 0)) for a, b in pads)
-    if any(map(any, crops)):  # padded by more than the kernel's reach: those results are unused
-        g = lax.pad(g, jnp.zeros((), g.dtype), [(0, 0, 0), *[(*c, 0) for c in crops], (0, 0, 0)])
-    pads = tuple((max(a, 0), max(b, 0)) for a, b in pads)
-    return _winograd(g, w[::-1, ::-1].swapaxes(2, 3), strides, pads).astype(x.dtype)
-
-
-def _winograd_dw(x, g, w, strides, pads):
-    del strides
-    batch, height, width, d = g.shape
-    c = x.shape[-1]
-    rows, columns = -(-height // 2), -(-width // 2)
-    odd = (2 * rows - height, 2 * columns - width)
-    (top, bottom), (left, right) = pads
-    x = _padded(x, ((top, bottom + odd[0]), (left, right + odd[1])))
-    g = _padded(g, ((0, odd[0]), (0, odd[1])))
-    block = _winograd_block(batch, rows, columns, c + d)
-
-    def accumulate(totals, operands):
-        images, gradients = operands
-        tiles = _winograd_tiles(images, rows, columns)
-        products = [
-            lax.dot_general(
-                tile, gradient, (((0,), (0,)), ((), ())), preferred_element_type=jnp.float32
-            )
-            for tile, gradient in zip(tiles, _winograd_gradients(gradients), strict=True)
-        ]
-        return [total + product for total, product in zip(totals, products, strict=True)], None
-
-    blocks = (x.reshape(-1, block, *x.shape[1:]), g.reshape(-1, block, *g.shape[1:]))
-    zeros = [jnp.zeros((c, d), jnp.float32)] * 16
-    totals, _ = lax.scan(accumulate, zeros, blocks)
-    dw = jnp.einsum("ai,bj,abcd->ijcd", _G, _G, jnp.stack(totals).reshape(4, 4, c, d))
-    return dw.astype(w.dtype)
-
-
 # --- The table ----------------------------------------------------------------------------
 
-_XLA_2D = (_conv2d, _conv2d_dx, _conv2d_dw)
-_WINOGRAD_2D = (_winograd, _winograd_dx, _winograd_dw)
+_XLA_2D = (conv2d.xla_forward, conv2d.xla_dx, conv2d.xla_dw)
+_WINOGRAD_2D = (conv2d.winograd_forward, conv2d.winograd_dx, conv2d.winograd_dw)
 
 
 def _winograd_fold(geometry: Geometry) -> Fold:
@@ -536,7 +341,6 @@ def resolve(
     platform: str, what: Pass, geometry: Geometry, in_channels: int, features: int
 ) -> Lowering:
     """The lowering that AUTO stands for: a pure function of platform, pass and shapes."""
-    kt, kh, kw = geometry.kernel
     if geometry.groups != 1:
         depthwise = geometry.groups == in_channels == features
         return Lowering.SHIFT if depthwise else Lowering.DIRECT
@@ -544,7 +348,7 @@ def resolve(
         return _resolve_cpu(what, geometry, min(in_channels, features))
     # The matrix unit is idle on a stem's 2 or 3 channels: 24.4 Mcycles against 2.3 (v5e
     # compiler's estimate). Wider layers lose by the rewriting, there and on GPUs.
-    if platform == "tpu" and in_channels <= 4 and kt > 1:
+    if platform == "tpu" and in_channels <= 4 and geometry.kernel[0] > 1:
         return Lowering.TIME_TO_CHANNELS
     return Lowering.DIRECT
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxvideo.layers import lowerings
+from jaxvideo.layers import conv2d
 from jaxvideo.layers.lowerings import Geometry, Pass, compute, fits, resolve
 from jaxvideo.models import create_model, list_models, model_entry
 from jaxvideo.models.summary import convolutions
@@ -126,12 +126,12 @@ def test_many_blocks(monkeypatch):
     geometry = Geometry((3, 3, 3), (4, 8, 6), (1, 1, 1), ((1, 1),) * 3)
     arrays = operands(geometry)
     for size in (1, 2000, 20000):
-        monkeypatch.setattr(lowerings, "_UNFOLDED_BYTES", size)
-        monkeypatch.setattr(lowerings, "_TRANSFORMED_BYTES", size)
+        monkeypatch.setattr(conv2d, "_UNFOLDED_BYTES", size)
+        monkeypatch.setattr(conv2d, "_TRANSFORMED_BYTES", size)
         check(geometry, arrays, 1e-5)
     strided = Geometry((1, 3, 3), (6, 9, 8), (1, 2, 2), ((0, 0), (1, 1), (0, 1)))
     for size in (1, 2000):
-        monkeypatch.setattr(lowerings, "_UNFOLDED_BYTES", size)
+        monkeypatch.setattr(conv2d, "_UNFOLDED_BYTES", size)
         check(strided, operands(strided), 1e-5)
         check(strided, operands(strided, channels=40), 1e-5)
 
