@@ -24,6 +24,7 @@ def parse():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", help="comma-separated; default: all")
     parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("--frames", type=int, help="default: each model's own")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--passes", default="forward,dx,dw")
     parser.add_argument("--platform", choices=["tpu"], help="default: the device at hand")
@@ -106,7 +107,8 @@ def main() -> None:
     names = options.models.split(",") if options.models else list_models()
     users = collections.defaultdict(list)
     for name in names:
-        shape = (options.batch, *model_entry(name).preprocessing.shape)
+        frames, *size = model_entry(name).preprocessing.shape
+        shape = (options.batch, options.frames or frames, *size)
         for convolution in convolutions(create_model(name), shape):
             users[convolution].append(name)
     print(f"{len(users)} distinct convolutions, batch {options.batch}, {options.dtype}\n")

@@ -13,6 +13,7 @@ def default_config() -> ml_collections.ConfigDict:
     config.eval_batch_size = 32
     config.label_smoothing = 0.0
     config.log_seconds = 5.0
+    config.compilation_cache = "default"
     config.model = ml_collections.ConfigDict({"name": "", "dtype": "float32"})
     config.preprocessing = ml_collections.ConfigDict(
         {

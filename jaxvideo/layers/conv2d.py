@@ -40,7 +40,29 @@ def xla_forward(x, w, strides, pads):
 
 
 def xla_dx(g, w, x, strides, pads):
-    return jax.linear_transpose(lambda x: xla_forward(x, w, strides, pads), x)(g)[0]
+    """No dilated convolution: input rows and columns of one phase of the stride meet only
+    the kernel's taps of that phase, so each phase is a small convolution of its own.
+    """
+    (sh, sw), (height, width) = strides, x.shape[1:3]
+    if strides == (1, 1):
+        return jax.linear_transpose(lambda x: xla_forward(x, w, strides, pads), x)(g)[0]
+    sizes = [
+        -(-(size + sum(pad)) // stride)
+        for size, pad, stride in zip((height, width), pads, strides, strict=True)
+    ]
+    after = [size - out for size, out in zip(sizes, g.shape[1:3], strict=True)]
+
+    def phase(row, column):
+        taps = w[row::sh, column::sw]
+        if 0 in taps.shape[:2]:
+            return jnp.zeros((g.shape[0], *sizes, w.shape[2]), g.dtype)
+        padding = ((taps.shape[0] - 1, after[0]), (taps.shape[1] - 1, after[1]))
+        return xla_forward(g, taps[::-1, ::-1].swapaxes(2, 3), (1, 1), padding)
+
+    rows = [jnp.stack([phase(i, j) for j in range(sw)], axis=3) for i in range(sh)]
+    dx = jnp.stack(rows, axis=2).reshape(g.shape[0], sizes[0] * sh, sizes[1] * sw, -1)
+    (top, _), (left, _) = pads
+    return dx[:, top : top + height, left : left + width]
 
 
 def xla_dw(x, g, w, strides, pads):
@@ -65,12 +87,12 @@ def _blocked_weight_gradient(x, g, kernel, strides, pads):
     x = padded(x, pads)
     # One product for all taps where a tap has too few channels to fill the registers.
     together = c < 32 or height * width < 128
-    rows, block = _blocks(g, kh * kw * c if together else c)
+    rows, columns, block = _blocks(g, kh * kw * c if together else c, whole_columns=kw > 1)
 
     def taps(images):
         for i in range(kh):
             for j in range(kw):
-                ends = (i + (rows - 1) * sh + 1, j + (width - 1) * sw + 1)
+                ends = (i + (rows - 1) * sh + 1, j + (columns - 1) * sw + 1)
                 yield lax.slice(images, (0, i, j, 0), (block, *ends, c), (1, sh, sw, 1))
 
     def product(unfolded, gradient):
@@ -82,27 +104,33 @@ def _blocked_weight_gradient(x, g, kernel, strides, pads):
         )
 
     def accumulate(index, total):
-        image, row = index // (height // rows) * block, index % (height // rows) * rows
-        images = lax.dynamic_slice(
-            x, (image, row * sh, 0, 0), (block, (rows - 1) * sh + kh, *x.shape[2:])
-        )
-        gradient = lax.dynamic_slice(g, (image, row, 0, 0), (block, rows, width, d))
+        # One of the two is 1: blocks are rows of an image, or columns, or whole images.
+        per_image = (height // rows) * (width // columns)
+        image, part = index // per_image * block, index % per_image
+        row, column = (part * rows, 0) if columns == width else (0, part * columns)
+        rows_in, columns_in = (rows - 1) * sh + kh, (columns - 1) * sw + kw
+        start = (image, row * sh, column * sw, 0)
+        images = lax.dynamic_slice(x, start, (block, rows_in, columns_in, c))
+        gradient = lax.dynamic_slice(g, (image, row, column, 0), (block, rows, columns, d))
         if together:
             return total + product(jnp.concatenate(list(taps(images)), axis=-1), gradient)
         products = [product(tap, gradient) for tap in taps(images)]
         return total + jnp.concatenate(products)
 
-    steps = x.shape[0] // block * (height // rows)
+    steps = x.shape[0] // block * (height // rows) * (width // columns)
     total = lax.fori_loop(0, steps, accumulate, jnp.zeros((kh * kw * c, d), jnp.float32))
     return total.reshape(kh, kw, c, d).astype(x.dtype)
 
 
-def _blocks(g, columns) -> tuple[int, int]:
-    """Rows of an image and images in a block: divisors, so that blocks are equal."""
+def _blocks(g, channels: int, whole_columns: bool) -> tuple[int, int, int]:
+    """Rows and columns of an image, and images, in a block: divisors, so blocks are equal."""
     batch, height, width, _ = g.shape
-    row = width * columns * 4
+    if not whole_columns:  # (k, 1): rows overlap, columns do not
+        columns = divisor(width, _UNFOLDED_BYTES // (height * channels * 4))
+        return height, columns, 1
+    row = width * channels * 4
     rows = divisor(height, _UNFOLDED_BYTES // row)
-    return rows, (divisor(batch, _UNFOLDED_BYTES // (rows * row)) if rows == height else 1)
+    return rows, width, divisor(batch, _UNFOLDED_BYTES // (rows * row)) if rows == height else 1
 
 
 # --- By Winograd's minimal filtering: 3 x 3 kernels, stride 1 ------------------------------

@@ -359,7 +359,9 @@ def _resolve_cpu(what: Pass, geometry: Geometry, channels: int) -> Lowering:
     area = geometry.out_size[1] * geometry.out_size[2]
     if kt == kh == kw == 1:
         strided = geometry.strides != (1, 1, 1)
-        return Lowering.FOLD_SPACE if strided and what is not Pass.FORWARD else Lowering.MATMUL
+        if what is Pass.WEIGHT_GRADIENT or (strided and what is Pass.INPUT_GRADIENT):
+            return Lowering.FOLD_SPACE
+        return Lowering.MATMUL
     if kh == kw == 1:
         return Lowering.FOLD_SPACE
     # On small maps the transformed kernels outweigh the tiles, with few channels the

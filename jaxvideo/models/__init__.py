@@ -8,7 +8,7 @@ from typing import Any
 
 import flax.linen as nn
 
-from jaxvideo.models.inception import I3D
+from jaxvideo.models.inception import I3D, S3D
 from jaxvideo.models.resnet3d import BLOCKS, KINDS, ResNet3D
 from jaxvideo.types import ConfigError, Preprocessing
 
@@ -23,6 +23,8 @@ _RESNET = Preprocessing(
 )
 _I3D = Preprocessing(frames=64, fps=25.0, size=256, crop=224, range=(-1.0, 1.0))
 _I3D_FLOW = dataclasses.replace(_I3D, mean=(0.0, 0.0), std=(1.0, 1.0))
+# As torchvision's weights were tested: one clip of 128 frames at 15 fps.
+_S3D = dataclasses.replace(_RESNET, frames=128, fps=15.0, size=256, width=256, crop=224)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +45,7 @@ def _resnet(kind: str, depth: int) -> Entry:
 MODELS: dict[str, Entry] = {
     "i3d_rgb": Entry(I3D, {}, _I3D, "arXiv 1705.07750"),
     "i3d_flow": Entry(I3D, {}, _I3D_FLOW, "arXiv 1705.07750"),
+    "s3d": Entry(S3D, {}, _S3D, "arXiv 1712.04851"),
     "r2d_18": _resnet("r2d", 18),
     "f_r2d_18": _resnet("f_r2d", 18),
     "mc2_18": _resnet("mc2", 18),

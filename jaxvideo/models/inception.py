@@ -1,4 +1,4 @@
-"""I3D: "Quo Vadis, Action Recognition? A New Model and the Kinetics Dataset".
+"""I3D: "Quo Vadis, Action Recognition? A New Model and the Kinetics Dataset", and S3D.
 
 Carreira and Zisserman, CVPR 2017 (arXiv 1705.07750): Inception-v1 with batch normalisation,
 every k x k filter inflated to k x k x k. As released (kinetics-i3d): TF's SAME padding
@@ -10,10 +10,14 @@ and the logits, and the logits averaged over time. A layer's name here and there
     pool_2a ... pool_5a  MaxPool3d_2a_3x3 ... MaxPool3d_5a_2x2
     mixed_4b/branch_1/{conv_a,conv_b}  Mixed_4b/Branch_1/{Conv3d_0a_1x1,Conv3d_0b_3x3}
     logits               Logits/Conv3d_0c_1x1
+
+S3D: "Rethinking Spatiotemporal Feature Learning", Xie, Sun, Huang, Tu, Murphy, ECCV 2018 (arXiv
+1712.04851): the same trunk with separable convolutions, `conv_2c/{spatial,temporal}`.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -26,18 +30,53 @@ from jaxvideo.layers import BatchNorm, Conv3D, avg_pool, max_pool
 from jaxvideo.types import Lowering
 
 
-class Branch(nn.Module):
-    """Convolutions `(suffix, features, kernel size)` in a row, each with BN and ReLU."""
+class Separable(nn.Module):
+    """1 x k x k, BN, ReLU, then k_t x 1 x 1, BN, ReLU (S3D paper, section 4.2)."""
 
-    convolutions: Sequence[tuple[str, int, int]]
+    features: int
+    kernel: tuple[int, int, int]
+    strides: tuple[int, int, int]
     conv: Callable[..., Any]
     norm: Callable[..., Any]
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        (kt, *k), (st, *s) = self.kernel, self.strides
+        x = self.conv(self.features, (1, *k), (1, *s), name="spatial")(x)
+        x = nn.relu(self.norm(name="bn_spatial")(x, train=train))
+        x = self.conv(self.features, (kt, 1, 1), (st, 1, 1), name="temporal")(x)
+        return nn.relu(self.norm(name="bn_temporal")(x, train=train))
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """How a network of this file convolves, normalises and pools."""
+
+    conv: Callable[..., Any]
+    norm: Callable[..., Any]
+    pool: Callable[..., jax.Array]
+    separable: bool
+
+    def unit(self, x, suffix, features, kernel, strides=(1, 1, 1), *, train):
+        """Convolution, BN, ReLU; called inside a compact module, whose scopes it fills."""
+        if self.separable and max(kernel) > 1:
+            name = f"conv_{suffix}"
+            separable = Separable(features, kernel, strides, self.conv, self.norm, name=name)
+            return separable(x, train=train)
+        x = self.conv(features, kernel, strides, name=f"conv_{suffix}")(x)
+        return nn.relu(self.norm(name=f"bn_{suffix}")(x, train=train))
+
+
+class Branch(nn.Module):
+    """Convolutions `(suffix, features, kernel size)` in a row, each with BN and ReLU."""
+
+    convolutions: Sequence[tuple[str, int, int]]
+    parts: Parts
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         for suffix, features, k in self.convolutions:
-            x = self.conv(features, (k, k, k), name=f"conv_{suffix}")(x)
-            x = nn.relu(self.norm(name=f"bn_{suffix}")(x, train=train))
+            x = self.parts.unit(x, suffix, features, (k, k, k), train=train)
         return x
 
 
@@ -45,21 +84,19 @@ class Mixed(nn.Module):
     """The Inception block: four branches, concatenated on channels in their order."""
 
     features: Sequence[int]  # b0, b1 reduce, b1, b2 reduce, b2, b3
-    conv: Callable[..., Any]
-    norm: Callable[..., Any]
+    parts: Parts
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         b0, b1r, b1, b2r, b2, b3 = self.features
-        pooled = max_pool(x, (3, 3, 3), (1, 1, 1), "SAME")
         branches = (
             (x, [("a", b0, 1)]),
             (x, [("a", b1r, 1), ("b", b1, 3)]),
             (x, [("a", b2r, 1), ("b", b2, 3)]),
-            (pooled, [("b", b3, 1)]),
+            (self.parts.pool(x, (3, 3, 3), (1, 1, 1)), [("b", b3, 1)]),
         )
         outputs = [
-            Branch(layers, self.conv, self.norm, name=f"branch_{index}")(source, train=train)
+            Branch(layers, self.parts, name=f"branch_{index}")(source, train=train)
             for index, (source, layers) in enumerate(branches)
         ]
         return jnp.concatenate(outputs, axis=-1)
@@ -108,6 +145,8 @@ class I3D(nn.Module):
 
     Attributes:
       width: multiplies every channel count; 1 is the paper's.
+      separable: see `Separable`.
+      symmetric: padding (k - 1) / 2 on both sides, as torch ports have it, not TF's SAME.
       bn_scale: False as released by its authors, True for the PyTorch ports' weights.
       dropout_rate: 0.5 in the paper's training.
       bn_groups, bn_momentum, bn_epsilon: see `layers.norm`.
@@ -117,7 +156,10 @@ class I3D(nn.Module):
     num_classes: int = 400
     width: float = 1.0
     dropout_rate: float = 0.5
+    separable: bool = False
+    symmetric: bool = False
     bn_scale: bool = False
+    bn_unbiased: bool = False
     bn_groups: int = 1
     bn_momentum: float = 0.999
     bn_epsilon: float = 1e-3
@@ -126,22 +168,34 @@ class I3D(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> tuple[jax.Array, dict[str, jax.Array]]:
-        conv = functools.partial(
-            Conv3D,
-            padding="SAME",
-            dtype=self.dtype,
-            lowering=self.lowering,
-            kernel_init=nn.initializers.lecun_normal(),
-        )
+        def padding(kernel):
+            return tuple((k - 1) // 2 for k in kernel) if self.symmetric else "SAME"
+
+        def conv(features, kernel, strides=(1, 1, 1), *, name):
+            return Conv3D(
+                features,
+                kernel,
+                strides,
+                padding(kernel),
+                dtype=self.dtype,
+                lowering=self.lowering,
+                kernel_init=nn.initializers.lecun_normal(),
+                name=name,
+            )
+
+        def pool(x, kernel, strides):
+            return max_pool(x, kernel, strides, padding(kernel))
+
         norm = functools.partial(
             BatchNorm,
             momentum=self.bn_momentum,
             epsilon=self.bn_epsilon,
             use_scale=self.bn_scale,
             groups=self.bn_groups,
-            unbiased=False,
+            unbiased=self.bn_unbiased,
             dtype=self.dtype,
         )
+        parts = Parts(conv, norm, pool, self.separable)
 
         def wide(features):
             return max(round(features * self.width), 1)
@@ -150,16 +204,15 @@ class I3D(nn.Module):
         for row in TRUNK:
             if isinstance(row, str):
                 features = tuple(wide(f) for f in MIXED[row])
-                x = Mixed(features, conv, norm, name=row)(x, train=train)
+                x = Mixed(features, parts, name=row)(x, train=train)
                 endpoints[row] = x
                 continue
             name, features, kernel, strides = row
             if features is None:
-                x = max_pool(x, kernel, strides, "SAME")
+                x = pool(x, kernel, strides)
                 endpoints[name] = x
             else:
-                x = conv(wide(features), kernel, strides, name=f"conv_{name}")(x)
-                x = nn.relu(norm(name=f"bn_{name}")(x, train=train))
+                x = parts.unit(x, name, wide(features), kernel, strides, train=train)
                 endpoints[f"conv_{name}"] = x
         x = avg_pool(x, (min(2, x.shape[1]), *x.shape[2:4]), (1, 1, 1))
         endpoints["avg_pool"] = x
@@ -175,3 +228,17 @@ class I3D(nn.Module):
         logits = x.mean((1, 2, 3))
         endpoints["logits"] = logits
         return logits, endpoints
+
+
+class S3D(I3D):
+    """S3D as torchvision and kylemin/S3D build it, whose weights exist.
+
+    Every k x k x k convolution is separable, the first one too, with BN after the temporal
+    half; symmetric padding; BN with scale.
+    """
+
+    dropout_rate: float = 0.2
+    separable: bool = True
+    symmetric: bool = True
+    bn_scale: bool = True
+    bn_unbiased: bool = True

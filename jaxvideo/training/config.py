@@ -15,7 +15,7 @@ from jaxvideo.training.optim import Optim
 from jaxvideo.types import ConfigError, Preprocessing, Protocol
 
 # Parts of a config that cannot change a run's numbers: a resumed run may differ in them.
-HARMLESS = ("loading", "log_seconds", "checkpoint")
+HARMLESS = ("loading", "log_seconds", "checkpoint", "compilation_cache")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,6 +87,9 @@ class Run:
       batch_size, eval_batch_size: clips per step over all devices.
       log_seconds: time between two lines of progress.
       model: `name` and arguments of `create_model`.
+      compilation_cache: folder where compiled programs are kept, so that a second start need
+        not compile; "" is none, "default" the variable JAX_COMPILATION_CACHE_DIR or else
+        `xla` under `$JAXVIDEO_CACHE` or `~/.cache/jaxvideo`.
     """
 
     seed: int
@@ -104,6 +107,7 @@ class Run:
     protocol: Protocol
     loading: Loading
     checkpoint: Checkpointing
+    compilation_cache: str = "default"
 
 
 _SECTIONS = {

@@ -73,12 +73,31 @@ def train(config: Mapping[str, Any], workdir: str | os.PathLike[str]) -> dict[st
         say("  to train again, name another --workdir or remove this one")
         return finished
     say(f"run folder: {workdir}")
+    _use_compilation_cache(run.compilation_cache)
     train_set, val_set = load_data(run.data)
     say(
         f"data: {len(train_set)} training and {len(val_set)} validation videos, "
         f"{len(train_set.classes)} classes"
     )
     return _train(run, values, workdir, train_set, val_set)
+
+
+def _use_compilation_cache(folder: str) -> None:
+    if not folder:
+        return
+    if folder == "default":
+        cache = os.environ.get("JAXVIDEO_CACHE") or "~/.cache/jaxvideo"
+        folder = os.environ.get("JAX_COMPILATION_CACHE_DIR") or f"{cache}/xla"
+    path = Path(folder).expanduser()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"config.compilation_cache={folder!r} cannot be written: {error.strerror}; "
+            "another folder, or '' for none"
+        ) from error
+    jax.config.update("jax_compilation_cache_dir", str(path))
+    say(f"compiled programs are kept in {path}")
 
 
 def load_data(data: Data) -> tuple[VideoDataset, VideoDataset]:

@@ -1,0 +1,223 @@
+"""Whole networks against torchvision's on the same CPU, in one run, in turn.
+
+    python benchmarks/models.py [--models r3d_18,s3d] [--rounds 5] [--no-plain]
+
+Needs torch and torchvision (extra [torch]; torchvision with `--no-deps` does). Times inference
+and a full training step (forward, backward, SGD with momentum, BN statistics) of batch 2, f32,
+medians over rounds in which every contender has one turn:
+
+    torch   in the better of its two memory formats, as many threads as JAX
+    ours    every convolution AUTO
+    plain   every convolution DIRECT: `lax.conv_general_dilated`, a plain port
+
+Ratios above 1: ours is faster. Memory is the growth of the process's peak over one training
+step, each contender alone in a fresh process; compile is ours, of the training step.
+"""
+
+import argparse
+import contextlib
+import functools
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+# Torch's threads would otherwise spin on the cores for a while after each call.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+import numpy as np
+
+# Clip (T, size) and arguments that make ours the reference's network.
+MODELS = {
+    "r3d_18": ((16, 112), {}),
+    "mc3_18": ((16, 112), {}),
+    "r2plus1d_18": ((16, 112), {"mid_channels": "per_block"}),
+    "s3d": ((16, 224), {}),
+}
+BATCH, CLASSES = 2, 400
+
+
+def clip_of(name: str) -> np.ndarray:
+    t, size = MODELS[name][0]
+    return np.random.default_rng(0).standard_normal((BATCH, t, size, size, 3), np.float32)
+
+
+def torch_contender(name: str, channels_last: bool):
+    """(inference, training step) of torchvision's network: functions without arguments."""
+    import torch
+
+    # The wheel wants operators of a compiled library that a CPU torch lacks; never called here.
+    library = torch.library.Library("torchvision", "FRAGMENT")
+    for operator in ("nms", "qnms"):
+        with contextlib.suppress(RuntimeError):  # defined by an earlier call
+            library.define(f"{operator}(Tensor dets, Tensor scores, float threshold) -> Tensor")
+    torch_contender.library = library  # it must outlive the import
+    import torchvision
+
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    layout = torch.channels_last_3d if channels_last else torch.contiguous_format
+    network = getattr(torchvision.models.video, name)(num_classes=CLASSES)
+    network = network.to(memory_format=layout)
+    clip = torch.from_numpy(clip_of(name)).permute(0, 4, 1, 2, 3).contiguous()
+    clip = clip.to(memory_format=layout)
+    labels = torch.arange(BATCH)
+    optimizer = torch.optim.SGD(network.parameters(), 0.01, momentum=0.9)
+
+    def infer():
+        network.eval()
+        with torch.inference_mode():
+            network(clip)
+
+    def step():
+        network.train()
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(network(clip), labels).backward()
+        optimizer.step()
+
+    return infer, step
+
+
+def jax_contender(name: str, plain: bool):
+    """(inference, training step, seconds to compile the step)."""
+    import jax
+    import jax.numpy as jnp
+    import optax
+
+    from jaxvideo import create_model
+    from jaxvideo.types import Lowering
+
+    lowering = Lowering.DIRECT if plain else Lowering.AUTO
+    model = create_model(name, num_classes=CLASSES, lowering=lowering, **MODELS[name][1])
+    clip, labels = jnp.asarray(clip_of(name)), jnp.arange(BATCH)
+    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), clip, train=False))
+    rng = np.random.default_rng(0)
+
+    def fill(path, leaf):
+        fresh = np.ones if path[-1].key in ("scale", "var") else np.zeros
+        value = fresh(leaf.shape) if leaf.ndim < 2 else 0.03 * rng.standard_normal(leaf.shape)
+        return jnp.asarray(value, leaf.dtype)
+
+    variables = jax.tree_util.tree_map_with_path(fill, shapes)
+    optimizer = optax.sgd(0.01, momentum=0.9)
+
+    def loss(params, stats, clip, key):
+        variables = {"params": params, "batch_stats": stats}
+        (logits, _), updated = model.apply(
+            variables, clip, train=True, mutable=["batch_stats"], rngs={"dropout": key}
+        )
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+        return losses.mean(), updated["batch_stats"]
+
+    def train_step(params, stats, moments, clip, key):
+        gradient, stats = jax.grad(loss, has_aux=True)(params, stats, clip, key)
+        updates, moments = optimizer.update(gradient, moments, params)
+        return optax.apply_updates(params, updates), stats, moments
+
+    state = [variables["params"], variables["batch_stats"], optimizer.init(variables["params"])]
+    key = jax.random.key(0)
+    started = time.perf_counter()
+    compiled = jax.jit(train_step, donate_argnums=(0, 1, 2)).lower(*state, clip, key).compile()
+    compile_s = time.perf_counter() - started
+    inference = jax.jit(lambda variables, clip: model.apply(variables, clip, train=False)[0])
+    # The step gives its state away, so inference keeps a copy.
+    fixed = jax.tree.map(jnp.copy, variables)
+
+    def infer():
+        jax.block_until_ready(inference(fixed, clip))
+
+    def step():
+        state[:] = compiled(*state, clip, key)
+        jax.block_until_ready(state)
+
+    return infer, step, compile_s
+
+
+CONTENDERS = {
+    "torch": functools.partial(torch_contender, channels_last=False),
+    "torch, channels last": functools.partial(torch_contender, channels_last=True),
+    "ours": functools.partial(jax_contender, plain=False),
+    "plain": functools.partial(jax_contender, plain=True),
+}
+
+
+def seconds(function) -> float:
+    started = time.perf_counter()
+    function()
+    return time.perf_counter() - started
+
+
+def _peak_mib() -> int:
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) // 1024
+
+
+def peak_memory(name: str, contender: str) -> int:
+    """MiB that one training step adds to a fresh process's peak."""
+    command = [sys.executable, __file__, "--models", name, "--measure-memory", contender]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return int(done.stdout.splitlines()[-1])
+
+
+def compare(name: str, rounds: int, plain: bool) -> dict[str, float]:
+    """Prints a network's row; returns ours against torch: inference and training ratio."""
+    names = [c for c in CONTENDERS if plain or c != "plain"]
+    built = {c: CONTENDERS[c](name) for c in names}
+    medians = {}
+    for index in (0, 1):
+        times = {c: [] for c in names}
+        for turn in range(rounds + 1):  # the first warms up
+            for c in names:
+                # A plain port takes a minute or so for a step: one turn after warming up.
+                if c != "plain" or turn < 2:
+                    times[c].append(1e3 * seconds(built[c][index]))
+        for c in names:
+            medians[c, index] = float(np.median(times[c][1:]))
+    best = {i: min(medians["torch", i], medians["torch, channels last", i]) for i in (0, 1)}
+    ratios = {"inference": best[0] / medians["ours", 0], "training": best[1] / medians["ours", 1]}
+    memory = {c: peak_memory(name, c) for c in names}
+    cells = [
+        name,
+        f"{best[0]:.0f} / {best[1]:.0f}",
+        f"{medians['ours', 0]:.0f} / {medians['ours', 1]:.0f}",
+        f"{ratios['inference']:.2f} / {ratios['training']:.2f}",
+    ]
+    if plain:
+        ratios["plain"] = medians["plain", 1] / medians["ours", 1]
+        cells.append(f"{medians['plain', 0]:.0f} / {medians['plain', 1]:.0f}")
+        cells.append(f"{ratios['plain']:.1f}")
+    cells.append(" / ".join(str(memory[c]) for c in names if c != "torch"))
+    cells.append(f"{built['ours'][2]:.0f}")
+    print(f"| {' | '.join(cells)} |", flush=True)
+    return ratios
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--models", default=",".join(MODELS))
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--no-plain", action="store_true")
+    parser.add_argument("--measure-memory", choices=CONTENDERS, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.measure_memory:
+        _, step, *_ = CONTENDERS[options.measure_memory](options.models)
+        # Writing 5 there resets the peak to what is held now (Linux, man 5 proc).
+        Path("/proc/self/clear_refs").write_text("5")
+        before = _peak_mib()
+        step()
+        print(_peak_mib() - before)
+        return
+    plain = not options.no_plain
+    heads = ["network", "torch", "ours", "torch / ours"]
+    heads += ["plain", "plain / ours (training)"] * plain
+    heads += ["MiB: torch / ours" + " / plain" * plain, "compile s"]
+    print(f"ms, inference / training step, batch {BATCH}, f32\n")
+    print(f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}", flush=True)
+    rows = [compare(name, options.rounds, plain) for name in options.models.split(",")]
+    for what in rows[0]:
+        mean = np.exp(np.mean([np.log(row[what]) for row in rows]))
+        print(f"geometric mean, {what}: {mean:.2f}")
+
+
+if __name__ == "__main__":
+    main()
