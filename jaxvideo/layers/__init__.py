@@ -2,11 +2,12 @@
 
 from jaxvideo.layers.conv import Conv3D, conv3d, explicit_padding
 from jaxvideo.layers.norm import BatchNorm
-from jaxvideo.layers.pool import avg_pool, max_pool
+from jaxvideo.layers.pool import adaptive_avg_pool, avg_pool, max_pool
 
 __all__ = [
     "BatchNorm",
     "Conv3D",
+    "adaptive_avg_pool",
     "avg_pool",
     "conv3d",
     "explicit_padding",

@@ -29,6 +29,9 @@ class BatchNorm(nn.Module):
     the global batch instead, so a result depends on the config, never on the number of
     devices. The running statistics then average over the groups.
 
+    `frozen`: normalise by the running statistics in training too and leave them alone, as
+    fine-tuning recipes do (TSN's partial BN); `optim.frozen` freezes scale and bias.
+
     Parameters `scale`, `bias` (if used), statistics `mean`, `var`, each `[C]`.
     """
 
@@ -38,6 +41,7 @@ class BatchNorm(nn.Module):
     use_bias: bool = True
     groups: int = 1
     unbiased: bool = True
+    frozen: bool = False
     dtype: Any = jnp.float32
     scale_init: Any = nn.initializers.ones
 
@@ -49,7 +53,7 @@ class BatchNorm(nn.Module):
         scale = self.param("scale", self.scale_init, (channels,)) if self.use_scale else 1.0
         bias = self.param("bias", nn.initializers.zeros, (channels,)) if self.use_bias else 0.0
 
-        if not train:
+        if not train or self.frozen:
             factor = scale * lax.rsqrt(running_var.value + self.epsilon)
             shift = bias - running_mean.value * factor
             return (x.astype(jnp.float32) * factor + shift).astype(self.dtype)

@@ -57,3 +57,19 @@ def avg_pool(
         x, zero, lax.add, (1, *kernel, 1), (1, *strides, 1), ((0, 0), *pads, (0, 0))
     )
     return total / np.prod(kernel).astype(x.dtype)
+
+
+def adaptive_avg_pool(x: jax.Array, out: Sequence[int]) -> jax.Array:
+    """Average pooling to a fixed (T, H, W), as torch defines it; (1, 1, 1) is global pooling.
+
+    Window i of n covers the inputs floor(i size / n) to ceil((i + 1) size / n), so windows
+    overlap where sizes do not divide.
+    """
+    for axis, n in zip((1, 2, 3), out, strict=True):
+        size = x.shape[axis]
+        weights = np.zeros((n, size), np.float32)
+        for i in range(n):
+            window = slice(i * size // n, -(-(i + 1) * size // n))
+            weights[i, window] = 1 / (window.stop - window.start)
+        x = jnp.moveaxis(jnp.tensordot(x, weights.astype(x.dtype), (axis, 1), "highest"), -1, axis)
+    return x

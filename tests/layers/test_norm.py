@@ -92,3 +92,13 @@ def test_without_scale_and_in_bfloat16():
 def test_groups_must_divide_the_batch():
     with pytest.raises(ConfigError, match="groups=3"):
         run(BatchNorm(groups=3), data(n=8))
+
+
+def test_frozen_uses_and_keeps_the_running_statistics():
+    x = jnp.asarray(np.random.default_rng(0).normal(3, 2, size=(4, 2, 3, 3, 5)), jnp.float32)
+    variables = BatchNorm().init(jax.random.key(0), x, train=True)
+    stats = {"mean": jnp.full(5, 0.5), "var": jnp.full(5, 4.0)}
+    variables = {**variables, "batch_stats": stats}
+    y, updated = BatchNorm(frozen=True).apply(variables, x, train=True, mutable=["batch_stats"])
+    np.testing.assert_array_equal(y, BatchNorm().apply(variables, x, train=False))
+    jax.tree.map(np.testing.assert_array_equal, updated["batch_stats"], stats)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from jaxvideo.layers import avg_pool, explicit_padding, max_pool
+from jaxvideo.layers import adaptive_avg_pool, avg_pool, explicit_padding, max_pool
 
 CASES = [
     ((1, 3, 3), (1, 2, 2), "SAME"),
@@ -59,3 +59,18 @@ def test_avg_pool():
     y = avg_pool(x, (2, 4, 4), (1, 1, 1))
     assert y.shape == (2, 2, 1, 1, 1)
     np.testing.assert_allclose(y[0, 1, 0, 0, 0], x[0, 1:3].mean(), rtol=1e-6)
+
+
+@pytest.mark.parametrize("out", [(1, 1, 1), (2, 3, 7), (5, 4, 2)])
+def test_adaptive_average(out):
+    """Each window of torch's definition, averaged one by one."""
+    x = np.random.default_rng(0).standard_normal((2, 5, 6, 7, 3)).astype(np.float32)
+    y = adaptive_avg_pool(jnp.asarray(x), out)
+    assert y.shape == (2, *out, 3)
+    for place in np.ndindex(*out):
+        window = tuple(
+            slice(int(np.floor(i * size / n)), int(np.ceil((i + 1) * size / n)))
+            for i, size, n in zip(place, x.shape[1:4], out, strict=True)
+        )
+        mean = x[:, window[0], window[1], window[2]].mean((1, 2, 3))
+        np.testing.assert_allclose(y[:, place[0], place[1], place[2]], mean, rtol=1e-4, atol=1e-5)
