@@ -23,7 +23,7 @@ class VideoError(DataError):
     """One video cannot be read; the message names the file and the reason."""
 
 
-class ConfigError(JaxvideoError):
+class ConfigError(JaxvideoError, ValueError):
     """A name or a value in a config or a call is not allowed."""
 
 

@@ -95,18 +95,25 @@ def conv3d(
             f"conv3d: {x.shape[-1]} channels, kernel {w.shape}, groups={groups} do not fit: the "
             "kernel's 4th axis must be channels / groups and its 5th a multiple of groups"
         )
-    kernel = w.shape[:3]
-    strides = tuple(int(s) for s in strides)
+    if x.dtype != w.dtype:
+        raise ConfigError(f"conv3d: x is {x.dtype} and w {w.dtype}; cast one of them")
+    kernel, size = _triple(w.shape[:3]), _triple(x.shape[1:4])
+    strides = _triple(strides)
     pads = explicit_padding(padding, x.shape[1:4], kernel, strides)
-    for axis, size, k, pad in zip("THW", x.shape[1:4], kernel, pads, strict=True):
-        if size + sum(pad) < k:
+    for axis, length, k, pad in zip("THW", size, kernel, pads, strict=True):
+        if length + sum(pad) < k:
             raise ConfigError(
-                f"conv3d: {axis}={size} with padding {pad} is smaller than the kernel's {k} taps"
+                f"conv3d: {axis}={length} with padding {pad} is smaller than the kernel's {k} taps"
             )
-    geometry = Geometry(kernel, x.shape[1:4], strides, pads, groups)
+    geometry = Geometry(kernel, size, strides, pads, groups)
     if lowering is not Lowering.AUTO:
         _check(lowering, geometry, depthwise=groups == x.shape[-1] == w.shape[-1])
     return _bind(Pass.FORWARD, x, w, geometry=geometry, lowering=lowering)
+
+
+def _triple(values: Sequence[int]) -> Triple:
+    t, h, w = (int(value) for value in values)
+    return t, h, w
 
 
 def _check(lowering: Lowering, geometry: Geometry, depthwise: bool) -> None:

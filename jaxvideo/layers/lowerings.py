@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import functools
 from collections.abc import Callable
 
 import jax
@@ -263,7 +264,8 @@ def _time_from_channels(geometry: Geometry) -> Fold:
     def y(y):
         y = padded(y.reshape(-1, frames, *y.shape[1:]), ((before, after),))
         d = y.shape[-1] // kt
-        return sum(y[:, k : k + out, ..., k * d : (k + 1) * d] for k in range(kt))
+        taps = [y[:, k : k + out, ..., k * d : (k + 1) * d] for k in range(kt)]
+        return functools.reduce(jnp.add, taps)
 
     def g(g):
         # Tap k of frame t went into the result's frame t + before - k.

@@ -130,6 +130,13 @@ def test_bad_arguments(change, text):
 
 
 @pytest.mark.fast
+def test_mixed_dtypes_are_an_error():
+    x, w = operands((3, 3, 3), (3, 4, 4))
+    with pytest.raises(ConfigError, match=r"float32 and w bfloat16"):
+        conv3d(x, w.astype(jnp.bfloat16))
+
+
+@pytest.mark.fast
 def test_module_parameters():
     module = Conv3D(6, (3, 1, 1), padding=(1, 0, 0), groups=2, use_bias=True, dtype=jnp.bfloat16)
     x = jnp.ones((1, 3, 2, 2, 4))
