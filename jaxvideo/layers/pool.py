@@ -71,5 +71,6 @@ def adaptive_avg_pool(x: jax.Array, out: Sequence[int]) -> jax.Array:
         for i in range(n):
             window = slice(i * size // n, -(-(i + 1) * size // n))
             weights[i, window] = 1 / (window.stop - window.start)
-        x = jnp.moveaxis(jnp.tensordot(x, weights.astype(x.dtype), (axis, 1), "highest"), -1, axis)
+        pooled = jnp.tensordot(x, weights.astype(x.dtype), (axis, 1), precision="highest")
+        x = jnp.moveaxis(pooled, -1, axis)
     return x
