@@ -41,7 +41,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxvideo.layers.conv import multiply_adds
-from jaxvideo.layers.lowerings import Pass, compute, fits, resolve
+from jaxvideo.layers.geometry import Pass
+from jaxvideo.layers.lowerings import compute, fits, resolve
 from jaxvideo.models import create_model, list_models, model_entry
 from jaxvideo.models.summary import convolutions
 from jaxvideo.types import Lowering

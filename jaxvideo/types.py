@@ -51,6 +51,7 @@ class Lowering(enum.Enum):
     FOLD_SPACE = "fold_space"  #: kernel (k,1,1): 2-D convolution over (T, H*W)
     TIME_TO_CHANNELS = "time_to_channels"  #: time taps concatenated into channels, then 2-D
     TIME_FROM_CHANNELS = "time_from_channels"  #: all time taps as 2-D features, then summed
+    SPACE_TO_DEPTH = "space_to_depth"  #: neighbouring columns side by side in the channels
     WINOGRAD = "winograd"  #: kernel (k,3,3), stride 1: 16 multiplications for 36
     MATMUL = "matmul"  #: kernel (1,1,1): strided slice, then one matrix product
     SHIFT = "shift"  #: depthwise: a sum of shifted, scaled copies

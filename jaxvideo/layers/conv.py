@@ -23,7 +23,8 @@ import numpy as np
 from jax.extend import core
 from jax.interpreters import ad, batching, mlir
 
-from jaxvideo.layers.lowerings import Geometry, Pads, Pass, Triple, compute, fits, resolve
+from jaxvideo.layers.geometry import Geometry, Pads, Pass, Triple
+from jaxvideo.layers.lowerings import compute, fits, resolve
 from jaxvideo.types import ConfigError, Lowering
 
 Padding = str | int | Sequence[int] | Sequence[tuple[int, int]]
@@ -149,12 +150,9 @@ def _abstract(a, b, *, what, geometry, lowering):
 
 def _compute_on(platform: str, a, b, *, what, geometry, lowering):
     if lowering is Lowering.AUTO:
-        if what is Pass.FORWARD:
-            channels = a.shape[-1], b.shape[-1]
-        elif what is Pass.INPUT_GRADIENT:
+        channels = a.shape[-1], b.shape[-1]
+        if what is Pass.INPUT_GRADIENT:
             channels = b.shape[3] * geometry.groups, a.shape[-1]
-        else:
-            channels = a.shape[-1], b.shape[-1]
         lowering = resolve(platform, what, geometry, *channels)
     return compute(what, lowering, a, b, geometry)
 

@@ -15,16 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxvideo.layers.geometry import padded
+
 # A CPU's loops unfold, or transform with their results, about this many bytes at a time, so
 # that a block is still in the caches when it is multiplied. Half or twice is 10 % slower.
 _UNFOLDED_BYTES = 2 << 20
 _TRANSFORMED_BYTES = 13 << 20
-
-
-def padded(x, pads):
-    """`x` with its axes from the second on padded; a view of x where nothing is added."""
-    widths = ((0, 0), *pads, *(((0, 0),) * (x.ndim - 1 - len(pads))))
-    return jnp.pad(x, widths) if any(map(any, widths)) else x
 
 
 def divisor(number: int, most: int) -> int:

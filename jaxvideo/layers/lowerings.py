@@ -15,7 +15,6 @@ Winograd's minimal filtering.
 from __future__ import annotations
 
 import dataclasses
-import enum
 import functools
 from collections.abc import Callable
 
@@ -24,41 +23,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxvideo.layers import conv2d
-from jaxvideo.layers.conv2d import padded
+from jaxvideo.layers import conv2d, space_to_depth
+from jaxvideo.layers.geometry import Geometry, Pads, Pass, padded
 from jaxvideo.types import Lowering
-
-Triple = tuple[int, int, int]
-Pads = tuple[tuple[int, int], ...]
-
-
-class Pass(enum.Enum):
-    """One of the three bilinear maps of a convolution."""
-
-    FORWARD = "forward"
-    INPUT_GRADIENT = "dx"
-    WEIGHT_GRADIENT = "dw"
-
-
-@dataclasses.dataclass(frozen=True)
-class Geometry:
-    """What fixes a convolution besides batch and channels: axes are (T, H, W)."""
-
-    kernel: Triple
-    in_size: Triple
-    strides: Triple
-    pads: Pads
-    groups: int = 1
-
-    @property
-    def out_size(self) -> Triple:
-        t, h, w = (
-            (size + sum(pad) - k) // stride + 1
-            for size, pad, k, stride in zip(
-                self.in_size, self.pads, self.kernel, self.strides, strict=True
-            )
-        )
-        return t, h, w
 
 
 def compute(
@@ -89,6 +56,7 @@ def fits(lowering: Lowering, geometry: Geometry, depthwise: bool) -> bool:
         Lowering.TIME_FROM_CHANNELS: st == 1,
         Lowering.WINOGRAD: kh == kw == 3 and sh == sw == 1 and (st == 1 or kt == 1),
         Lowering.MATMUL: kt == kh == kw == 1,
+        Lowering.SPACE_TO_DEPTH: True,
     }[lowering]
 
 
@@ -131,6 +99,10 @@ def _transposed_dw(forward):
         return linear(g)[0]
 
     return weight_gradient
+
+
+def _with_transposes(forward):
+    return forward, _transposed_dx(forward), _transposed_dw(forward)
 
 
 # --- MATMUL: a 1x1x1 kernel is a matrix ---------------------------------------------------
@@ -328,8 +300,9 @@ def _winograd_fold(geometry: Geometry) -> Fold:
 
 #: (forward, input gradient, weight gradient), each `(a, b, geometry) -> array`.
 _LOWERINGS: dict[Lowering, tuple[Callable, Callable, Callable]] = {
-    Lowering.DIRECT: (_direct, _transposed_dx(_direct), _transposed_dw(_direct)),
-    Lowering.MATMUL: (_matmul, _transposed_dx(_matmul), _transposed_dw(_matmul)),
+    Lowering.DIRECT: _with_transposes(_direct),
+    Lowering.SPACE_TO_DEPTH: _with_transposes(space_to_depth.forward),
+    Lowering.MATMUL: _with_transposes(_matmul),
     Lowering.SHIFT: (_shift, _transposed_dx(_shift), _shift_dw),
     Lowering.FOLD_TIME: _folded(_fold_time, *_XLA_2D),
     Lowering.FOLD_SPACE: _folded(_fold_space, *_XLA_2D),
@@ -348,10 +321,8 @@ def resolve(
         return Lowering.SHIFT if depthwise else Lowering.DIRECT
     if platform == "cpu":
         return _resolve_cpu(what, geometry, min(in_channels, features))
-    # The matrix unit is idle on a stem's 2 or 3 channels: 24.4 Mcycles against 2.3 (v5e
-    # compiler's estimate). Wider layers lose by the rewriting, there and on GPUs.
-    if platform == "tpu" and in_channels <= 4 and geometry.kernel[0] > 1:
-        return Lowering.TIME_TO_CHANNELS
+    if platform == "tpu" and space_to_depth.pays(geometry, in_channels, features):
+        return Lowering.SPACE_TO_DEPTH
     return Lowering.DIRECT
 
 

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxvideo.layers.space_to_depth import columns_together
 from jaxvideo.types import ConfigError
 
 
@@ -51,33 +52,48 @@ class BatchNorm(nn.Module):
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, channels, jnp.float32)
         running_var = self.variable("batch_stats", "var", jnp.ones, channels, jnp.float32)
         scale = self.param("scale", self.scale_init, (channels,)) if self.use_scale else 1.0
-        bias = self.param("bias", nn.initializers.zeros, (channels,)) if self.use_bias else 0.0
+        bias = jnp.zeros(channels)
+        if self.use_bias:
+            bias = self.param("bias", nn.initializers.zeros, (channels,))
+
+        # As the convolutions around hold it (`layers.space_to_depth`): a view, nothing moves.
+        shape = x.shape
+        columns = columns_together(shape[-2], channels) if x.ndim > 3 else 1
+        x = x.reshape(*shape[:-2], shape[-2] // columns, columns * channels).astype(jnp.float32)
+
+        def tiled(per_channel):
+            return jnp.tile(per_channel, columns)
 
         if not train or self.frozen:
             factor = scale * lax.rsqrt(running_var.value + self.epsilon)
             shift = bias - running_mean.value * factor
-            return (x.astype(jnp.float32) * factor + shift).astype(self.dtype)
+            return (x * tiled(factor) + tiled(shift)).reshape(shape).astype(self.dtype)
 
-        if x.shape[0] % self.groups:
-            raise ConfigError(
-                f"BatchNorm groups={self.groups} must divide the batch of {x.shape[0]}"
-            )
-        grouped = x.astype(jnp.float32).reshape(self.groups, -1, *x.shape[1:])
-        axes = tuple(range(1, grouped.ndim - 1))
+        if shape[0] % self.groups:
+            raise ConfigError(f"BatchNorm groups={self.groups} must divide the batch of {shape[0]}")
+        grouped = x.reshape(self.groups, -1, *x.shape[1:])
+
+        def mean(values):
+            """Over a group: `[groups, C]`."""
+            per_lane = values.mean(tuple(range(1, values.ndim - 1)))
+            return per_lane.reshape(self.groups, columns, channels).mean(1)
+
+        def spread(per_group):
+            return tiled(per_group).reshape(self.groups, *[1] * (x.ndim - 1), -1)
+
         # One pass over the data, E[d^2] - E[d]^2, loses digits when the mean is far from
         # zero; taken about the running mean, d is centred as soon as training has begun.
         centre = lax.stop_gradient(running_mean.value)
-        deviation = grouped - centre
-        offset = deviation.mean(axes, keepdims=True)
-        var = jnp.maximum(jnp.square(deviation).mean(axes, keepdims=True) - jnp.square(offset), 0.0)
+        deviation = grouped - tiled(centre)
+        offset = mean(deviation)
+        var = jnp.maximum(mean(jnp.square(deviation)) - jnp.square(offset), 0.0)
         if not self.is_initializing():
-            count = grouped.size // (self.groups * channels)
+            count = x.size // (self.groups * channels)
             correction = count / max(count - 1, 1) if self.unbiased else 1.0
             keep = self.momentum
-            batch_mean = offset.reshape(self.groups, channels).mean(0) + centre
-            batch_var = var.reshape(self.groups, channels).mean(0) * correction
+            batch_mean, batch_var = offset.mean(0) + centre, var.mean(0) * correction
             running_mean.value = keep * running_mean.value + (1 - keep) * batch_mean
             running_var.value = keep * running_var.value + (1 - keep) * batch_var
         factor = scale * lax.rsqrt(var + self.epsilon)
-        y = (deviation - offset) * factor + bias
-        return y.reshape(x.shape).astype(self.dtype)
+        y = (deviation - spread(offset)) * spread(factor) + tiled(bias)
+        return y.reshape(shape).astype(self.dtype)

@@ -11,7 +11,7 @@ import numpy as np
 from jax.extend import core as jex_core
 
 from jaxvideo.layers.conv import multiply_adds
-from jaxvideo.layers.lowerings import Geometry
+from jaxvideo.layers.geometry import Geometry
 from jaxvideo.models import create_model, model_entry
 
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from jaxvideo.layers import conv2d
-from jaxvideo.layers.lowerings import Geometry, Pass, compute, fits, resolve
+from jaxvideo.layers.geometry import Geometry, Pass
+from jaxvideo.layers.lowerings import compute, fits, resolve
 from jaxvideo.models import create_model, list_models, model_entry
 from jaxvideo.models.summary import convolutions
 from jaxvideo.types import Lowering
@@ -152,8 +153,9 @@ def test_resolve_is_a_table():
     assert choice("cpu", (3, 3, 3), groups=64) is Lowering.SHIFT
     assert choice("cpu", (3, 3, 3), groups=32) is Lowering.DIRECT
     assert choice("cpu", (1, 1, 1)) is Lowering.MATMUL
-    assert choice("tpu", (3, 7, 7), channels=3) is Lowering.TIME_TO_CHANNELS
-    assert choice("tpu", (3, 3, 3)) is Lowering.DIRECT
+    assert choice("tpu", (3, 7, 7), channels=3) is Lowering.SPACE_TO_DEPTH
+    assert choice("tpu", (3, 3, 3)) is Lowering.SPACE_TO_DEPTH
+    assert choice("tpu", (3, 3, 3), channels=128) is Lowering.DIRECT
     assert choice("gpu", (3, 3, 3)) is Lowering.DIRECT
 
 

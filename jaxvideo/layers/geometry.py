@@ -1,0 +1,46 @@
+"""What fixes a convolution, and the names of its three passes."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+
+import jax.numpy as jnp
+
+Triple = tuple[int, int, int]
+Pads = tuple[tuple[int, int], ...]
+
+
+class Pass(enum.Enum):
+    """One of the three bilinear maps of a convolution."""
+
+    FORWARD = "forward"
+    INPUT_GRADIENT = "dx"
+    WEIGHT_GRADIENT = "dw"
+
+
+@dataclasses.dataclass(frozen=True)
+class Geometry:
+    """What fixes a convolution besides batch and channels: axes are (T, H, W)."""
+
+    kernel: Triple
+    in_size: Triple
+    strides: Triple
+    pads: Pads
+    groups: int = 1
+
+    @property
+    def out_size(self) -> Triple:
+        t, h, w = (
+            (size + sum(pad) - k) // stride + 1
+            for size, pad, k, stride in zip(
+                self.in_size, self.pads, self.kernel, self.strides, strict=True
+            )
+        )
+        return t, h, w
+
+
+def padded(x, pads):
+    """`x` with its axes from the second on padded; a view of x where nothing is added."""
+    widths = ((0, 0), *pads, *(((0, 0),) * (x.ndim - 1 - len(pads))))
+    return jnp.pad(x, widths) if any(map(any, widths)) else x
