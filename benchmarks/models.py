@@ -1,6 +1,7 @@
-"""Whole networks against torchvision's on the same CPU, in one run, in turn.
+"""Whole networks against torchvision's on the same CPU, in turn; or on a TPU's compiler.
 
     python benchmarks/models.py [--models r3d_18,s3d] [--rounds 5] [--no-plain]
+    python benchmarks/models.py --platform tpu --topology v5e:2x2  # no TPU needed: extra [tpu]
 
 Needs torch and torchvision (extra [torch]; torchvision with `--no-deps` does). Times inference
 and a full training step (forward, backward, SGD with momentum, BN statistics) of batch 2, f32,
@@ -12,17 +13,23 @@ medians over rounds in which every contender has one turn:
 
 Ratios above 1: ours is faster. Memory is the growth of the process's peak over one training
 step, each contender alone in a fresh process; compile is ours, of the training step.
+
+For a TPU: millions of cycles that its compiler estimates for a bf16 training step on one chip,
+a plain port against ours, and the cycles in which the matrix units could do the multiplications.
 """
 
 import argparse
 import contextlib
 import functools
 import os
+import re
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+if "tpu" in sys.argv:  # before JAX starts
+    os.environ |= {"TPU_SKIP_MDS_QUERY": "1", "JAX_PLATFORMS": "cpu"}
 # Torch's threads would otherwise spin on the cores for a while after each call.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
@@ -36,6 +43,7 @@ MODELS = {
     "s3d": ((16, 224), {}),
 }
 BATCH, CLASSES = 2, 400
+TPU_MACS_PER_CYCLE = 4 * 128 * 128  # v5e: four matrix units
 
 
 def clip_of(name: str) -> np.ndarray:
@@ -78,17 +86,41 @@ def torch_contender(name: str, channels_last: bool):
     return infer, step
 
 
-def jax_contender(name: str, plain: bool):
-    """(inference, training step, seconds to compile the step)."""
+def jax_network(name: str, plain: bool, dtype: str = "float32"):
+    """(model, optimizer, training step): step(params, stats, moments, clip, labels, key)."""
     import jax
-    import jax.numpy as jnp
     import optax
 
     from jaxvideo import create_model
     from jaxvideo.types import Lowering
 
     lowering = Lowering.DIRECT if plain else Lowering.AUTO
-    model = create_model(name, num_classes=CLASSES, lowering=lowering, **MODELS[name][1])
+    arguments = MODELS[name][1]
+    model = create_model(name, num_classes=CLASSES, lowering=lowering, dtype=dtype, **arguments)
+    optimizer = optax.sgd(0.01, momentum=0.9)
+
+    def loss(params, stats, clip, labels, key):
+        variables = {"params": params, "batch_stats": stats}
+        (logits, _), updated = model.apply(
+            variables, clip, train=True, mutable=["batch_stats"], rngs={"dropout": key}
+        )
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+        return losses.mean(), updated["batch_stats"]
+
+    def train_step(params, stats, moments, clip, labels, key):
+        gradient, stats = jax.grad(loss, has_aux=True)(params, stats, clip, labels, key)
+        updates, moments = optimizer.update(gradient, moments, params)
+        return optax.apply_updates(params, updates), stats, moments
+
+    return model, optimizer, train_step
+
+
+def jax_contender(name: str, plain: bool):
+    """(inference, training step, seconds to compile the step)."""
+    import jax
+    import jax.numpy as jnp
+
+    model, optimizer, train_step = jax_network(name, plain)
     clip, labels = jnp.asarray(clip_of(name)), jnp.arange(BATCH)
     shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), clip, train=False))
     rng = np.random.default_rng(0)
@@ -99,25 +131,10 @@ def jax_contender(name: str, plain: bool):
         return jnp.asarray(value, leaf.dtype)
 
     variables = jax.tree_util.tree_map_with_path(fill, shapes)
-    optimizer = optax.sgd(0.01, momentum=0.9)
-
-    def loss(params, stats, clip, key):
-        variables = {"params": params, "batch_stats": stats}
-        (logits, _), updated = model.apply(
-            variables, clip, train=True, mutable=["batch_stats"], rngs={"dropout": key}
-        )
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-        return losses.mean(), updated["batch_stats"]
-
-    def train_step(params, stats, moments, clip, key):
-        gradient, stats = jax.grad(loss, has_aux=True)(params, stats, clip, key)
-        updates, moments = optimizer.update(gradient, moments, params)
-        return optax.apply_updates(params, updates), stats, moments
-
     state = [variables["params"], variables["batch_stats"], optimizer.init(variables["params"])]
-    key = jax.random.key(0)
+    rest = clip, labels, jax.random.key(0)
     started = time.perf_counter()
-    compiled = jax.jit(train_step, donate_argnums=(0, 1, 2)).lower(*state, clip, key).compile()
+    compiled = jax.jit(train_step, donate_argnums=(0, 1, 2)).lower(*state, *rest).compile()
     compile_s = time.perf_counter() - started
     inference = jax.jit(lambda variables, clip: model.apply(variables, clip, train=False)[0])
     # The step gives its state away, so inference keeps a copy.
@@ -127,7 +144,7 @@ def jax_contender(name: str, plain: bool):
         jax.block_until_ready(inference(fixed, clip))
 
     def step():
-        state[:] = compiled(*state, clip, key)
+        state[:] = compiled(*state, *rest)
         jax.block_until_ready(state)
 
     return infer, step, compile_s
@@ -192,13 +209,69 @@ def compare(name: str, rounds: int, plain: bool) -> dict[str, float]:
     return ratios
 
 
+def compile_for_tpu(name: str, plain: bool, topology_name: str, batch: int):
+    """(estimated Mcycles of a bf16 training step on one chip, MiB it needs, compile s)."""
+    import jax
+    import jax.numpy as jnp
+    from jax.experimental import topologies
+
+    topology = topologies.get_topology_desc(platform="tpu", topology_name=topology_name)
+    mesh = jax.sharding.Mesh(np.array(topology.devices[:1]), "x")
+    here = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    model, optimizer, train_step = jax_network(name, plain, "bfloat16")
+    t, size = MODELS[name][0]
+    clip = jax.ShapeDtypeStruct((batch, t, size, size, 3), jnp.bfloat16)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    variables = jax.eval_shape(lambda k, x: model.init(k, x, train=False), key, clip)
+    moments = jax.eval_shape(optimizer.init, variables["params"])
+    operands = (variables["params"], variables["batch_stats"], moments, clip)
+    operands += (jax.ShapeDtypeStruct((batch,), jnp.int32), key)
+    operands = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), operands
+    )
+    started = time.perf_counter()
+    traced = jax.jit(train_step, donate_argnums=(0, 1, 2)).trace(*operands)
+    compiled = traced.lower(lowering_platforms=("tpu",)).compile()
+    cycles = sum(map(int, re.findall(r'"estimated_cycles":"(\d+)"', compiled.as_text())))
+    memory = compiled.memory_analysis()
+    held = memory.temp_size_in_bytes + memory.argument_size_in_bytes
+    return cycles / 1e6, held >> 20, time.perf_counter() - started
+
+
+def compare_on_tpu(names: list[str], topology: str, batch: int) -> None:
+    from jaxvideo.models.summary import summarise
+
+    print(f"{topology}, batch {batch}, bf16: the compiler's estimates for a training step\n")
+    print(
+        "| network | plain, Mcycles | ours | ours / plain | full matrix units | MiB | compile s |"
+    )
+    print(f"|{'---|' * 7}", flush=True)
+    for name in names:
+        t, size = MODELS[name][0]
+        arguments = MODELS[name][1]
+        macs = summarise(name, frames=t, crop=size, num_classes=CLASSES, **arguments).macs
+        floor = 3 * batch * macs / TPU_MACS_PER_CYCLE / 1e6
+        plain, ours = (compile_for_tpu(name, p, topology, batch) for p in (True, False))
+        print(
+            f"| {name} | {plain[0]:.1f} | {ours[0]:.1f} | {ours[0] / plain[0]:.2f} | {floor:.1f} "
+            f"| {plain[1]} / {ours[1]} | {plain[2]:.0f} / {ours[2]:.0f} |",
+            flush=True,
+        )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", default=",".join(MODELS))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--no-plain", action="store_true")
+    parser.add_argument("--platform", choices=["tpu"], help="default: this CPU")
+    parser.add_argument("--topology", default="v5e:2x2")
+    parser.add_argument("--tpu-batch", type=int, default=8, help="clips per chip")
     parser.add_argument("--measure-memory", choices=CONTENDERS, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.platform == "tpu":
+        compare_on_tpu(options.models.split(","), options.topology, options.tpu_batch)
+        return
     if options.measure_memory:
         _, step, *_ = CONTENDERS[options.measure_memory](options.models)
         # Writing 5 there resets the peak to what is held now (Linux, man 5 proc).

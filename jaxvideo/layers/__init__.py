@@ -1,11 +1,13 @@
 """Arrays in, arrays out: convolution with its lowerings, normalisation, pooling."""
 
+from jaxvideo.layers.blocks import Conv2Plus1D
 from jaxvideo.layers.conv import Conv3D, conv3d, explicit_padding
 from jaxvideo.layers.norm import BatchNorm
 from jaxvideo.layers.pool import adaptive_avg_pool, avg_pool, max_pool
 
 __all__ = [
     "BatchNorm",
+    "Conv2Plus1D",
     "Conv3D",
     "adaptive_avg_pool",
     "avg_pool",

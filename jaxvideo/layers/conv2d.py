@@ -100,7 +100,7 @@ def _blocked_weight_gradient(x, g, kernel, strides, pads):
         )
 
     def accumulate(index, total):
-        # One of the two is 1: blocks are rows of an image, or columns, or whole images.
+        # A block is some rows of one image, or some of its columns, or several whole images.
         per_image = (height // rows) * (width // columns)
         image, part = index // per_image * block, index % per_image
         row, column = (part * rows, 0) if columns == width else (0, part * columns)

@@ -26,26 +26,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxvideo.layers import BatchNorm, Conv3D, avg_pool, max_pool
+from jaxvideo.layers import BatchNorm, Conv2Plus1D, Conv3D, avg_pool, max_pool
 from jaxvideo.types import Lowering
-
-
-class Separable(nn.Module):
-    """1 x k x k, BN, ReLU, then k_t x 1 x 1, BN, ReLU (S3D paper, section 4.2)."""
-
-    features: int
-    kernel: tuple[int, int, int]
-    strides: tuple[int, int, int]
-    conv: Callable[..., Any]
-    norm: Callable[..., Any]
-
-    @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        (kt, *k), (st, *s) = self.kernel, self.strides
-        x = self.conv(self.features, (1, *k), (1, *s), name="spatial")(x)
-        x = nn.relu(self.norm(name="bn_spatial")(x, train=train))
-        x = self.conv(self.features, (kt, 1, 1), (st, 1, 1), name="temporal")(x)
-        return nn.relu(self.norm(name="bn_temporal")(x, train=train))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,11 +41,14 @@ class Parts:
 
     def unit(self, x, suffix, features, kernel, strides=(1, 1, 1), *, train):
         """Convolution, BN, ReLU; called inside a compact module, whose scopes it fills."""
+        name = f"conv_{suffix}"
         if self.separable and max(kernel) > 1:
-            name = f"conv_{suffix}"
-            separable = Separable(features, kernel, strides, self.conv, self.norm, name=name)
-            return separable(x, train=train)
-        x = self.conv(features, kernel, strides, name=f"conv_{suffix}")(x)
+            conv, norm = self.conv, self.norm
+            x = Conv2Plus1D(features, features, kernel, strides, conv, norm, name=name)(
+                x, train=train
+            )
+        else:
+            x = self.conv(features, kernel, strides, name=name)(x)
         return nn.relu(self.norm(name=f"bn_{suffix}")(x, train=train))
 
 
@@ -145,7 +130,7 @@ class I3D(nn.Module):
 
     Attributes:
       width: multiplies every channel count; 1 is the paper's.
-      separable: see `Separable`.
+      separable: k x k x k as 1 x k x k and k x 1 x 1, see `layers.Conv2Plus1D`.
       symmetric: padding (k - 1) / 2 on both sides, as torch ports have it, not TF's SAME.
       bn_scale: False as released by its authors, True for the PyTorch ports' weights.
       dropout_rate: 0.5 in the paper's training.

@@ -29,7 +29,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxvideo.layers import BatchNorm, Conv3D
+from jaxvideo.layers import BatchNorm, Conv2Plus1D, Conv3D
 from jaxvideo.types import ConfigError, Lowering
 
 #: How the convolutions of a stage see time.
@@ -43,36 +43,6 @@ def mid_width(in_channels: int, out_channels: int, t: int = 3, d: int = 3) -> in
     """M of the (2+1)D factorisation: as many weights as the t x d x d kernel (section 3.5)."""
     weights = t * d * d * in_channels * out_channels
     return weights // (d * d * in_channels + t * out_channels)
-
-
-class Conv2Plus1D(nn.Module):
-    """t x k x k as 1 x k x k to `mid` channels, BN, ReLU, t x 1 x 1 (paper, section 3.5)."""
-
-    features: int
-    mid: int
-    kernel: tuple[int, int, int]
-    strides: tuple[int, int, int]
-    conv: Callable[..., Any]
-    norm: Callable[..., Any]
-
-    @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        t, h, w = self.kernel
-        x = self.conv(
-            self.mid,
-            (1, h, w),
-            (1, *self.strides[1:]),
-            (0, h // 2, w // 2),
-            name="spatial",
-        )(x)
-        x = nn.relu(self.norm(name="bn")(x, train=train))
-        return self.conv(
-            self.features,
-            (t, 1, 1),
-            (self.strides[0], 1, 1),
-            (t // 2, 0, 0),
-            name="temporal",
-        )(x)
 
 
 class BasicBlock(nn.Module):
@@ -90,7 +60,7 @@ class BasicBlock(nn.Module):
         def convolve(x, strides, block_input, name):
             if self.kind != FACTORISED:
                 t = 3 if self.kind == FULL else 1
-                return self.conv(self.features, (t, 3, 3), strides, (t // 2, 1, 1), name=name)(x)
+                return self.conv(self.features, (t, 3, 3), strides, name=name)(x)
             in_channels = x.shape[-1] if self.mid_channels == "per_conv" else block_input
             mid = mid_width(in_channels, self.features)
             return Conv2Plus1D(
@@ -167,7 +137,12 @@ class ResNet3D(nn.Module):
             raise ConfigError(
                 f"mid_channels={self.mid_channels!r}: allowed are 'per_conv' and 'per_block'"
             )
-        conv = functools.partial(Conv3D, dtype=self.dtype, lowering=self.lowering)
+
+        def conv(features, kernel, strides=(1, 1, 1), padding=None, *, name):
+            padding = tuple(k // 2 for k in kernel) if padding is None else padding
+            how = {"dtype": self.dtype, "lowering": self.lowering}
+            return Conv3D(features, kernel, strides, padding, **how, name=name)
+
         norm = functools.partial(
             BatchNorm,
             momentum=self.bn_momentum,
@@ -215,8 +190,8 @@ class ResNet3D(nn.Module):
             )
         else:
             t = {SPATIAL: 1, FULL: 3, ALL_FRAMES: x.shape[1]}[kind]
-            pad = 0 if kind == ALL_FRAMES else t // 2
-            x = conv(self.width, (t, 7, 7), (1, 2, 2), (pad, 3, 3), name="conv1")(x)
+            padding = (0 if kind == ALL_FRAMES else t // 2, 3, 3)
+            x = conv(self.width, (t, 7, 7), (1, 2, 2), padding, name="conv1")(x)
         return nn.relu(norm(name="bn1")(x, train=train))
 
 
