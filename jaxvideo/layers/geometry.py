@@ -44,3 +44,8 @@ def padded(x, pads):
     """`x` with its axes from the second on padded; a view of x where nothing is added."""
     widths = ((0, 0), *pads, *(((0, 0),) * (x.ndim - 1 - len(pads))))
     return jnp.pad(x, widths) if any(map(any, widths)) else x
+
+
+def divisor(number: int, most: int) -> int:
+    """The largest divisor of `number` that is at most `most`, but at least 1."""
+    return max(d for d in range(1, number + 1) if number % d == 0 and (d <= most or d == 1))

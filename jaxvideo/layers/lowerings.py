@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxvideo.layers import conv2d, space_to_depth
+from jaxvideo.layers import conv2d, space_to_depth, winograd
 from jaxvideo.layers.geometry import Geometry, Pads, Pass, padded
 from jaxvideo.types import Lowering
 
@@ -256,12 +256,12 @@ def _time_from_channels(geometry: Geometry) -> Fold:
     )
 
 
-def _folded(fold_of: Callable[[Geometry], Fold], forward_2d, dx_2d, dw_2d):
-    """The three passes of a fold, given the three of a 2-D convolution."""
+def _folded(fold_of: Callable[[Geometry], Fold], dw_2d=conv2d.dw):
+    """The three passes of a fold, by the three of a 2-D convolution."""
 
     def shapes(fold, x, w):
         x2, w2 = jax.eval_shape(fold.x, x), jax.eval_shape(fold.w, w)
-        y2 = jax.eval_shape(lambda x, w: forward_2d(x, w, fold.strides, fold.pads), x2, w2)
+        y2 = jax.eval_shape(lambda x, w: conv2d.forward(x, w, fold.strides, fold.pads), x2, w2)
         return x2, w2, y2
 
     def unfold_g(fold, y2, g):
@@ -269,13 +269,13 @@ def _folded(fold_of: Callable[[Geometry], Fold], forward_2d, dx_2d, dw_2d):
 
     def forward(x, w, geometry):
         fold = fold_of(geometry)
-        return fold.y(forward_2d(fold.x(x), fold.w(w), fold.strides, fold.pads))
+        return fold.y(conv2d.forward(fold.x(x), fold.w(w), fold.strides, fold.pads))
 
     def input_gradient(g, w, geometry):
         fold, x = fold_of(geometry), _x_like(g, w, geometry)
         x2, _, y2 = shapes(fold, x, w)
         g2 = unfold_g(fold, y2, g)
-        dx2 = dx_2d(g2, fold.w(w), x2, fold.strides, fold.pads)
+        dx2 = conv2d.dx(g2, fold.w(w), x2, fold.strides, fold.pads)
         return jax.linear_transpose(fold.x, x)(dx2)[0]
 
     def weight_gradient(x, g, geometry):
@@ -288,15 +288,15 @@ def _folded(fold_of: Callable[[Geometry], Fold], forward_2d, dx_2d, dw_2d):
     return forward, input_gradient, weight_gradient
 
 
+# --- WINOGRAD -----------------------------------------------------------------------------
+
+
+def _winograd_dw(x, g, geometry):
+    fold = _fold_time if geometry.kernel[0] == 1 else _time_from_channels
+    return _folded(fold, winograd.dw_2d)[2](x, g, geometry)
+
+
 # --- The table ----------------------------------------------------------------------------
-
-_XLA_2D = (conv2d.xla_forward, conv2d.xla_dx, conv2d.xla_dw)
-_WINOGRAD_2D = (conv2d.winograd_forward, conv2d.winograd_dx, conv2d.winograd_dw)
-
-
-def _winograd_fold(geometry: Geometry) -> Fold:
-    return _fold_time(geometry) if geometry.kernel[0] == 1 else _time_from_channels(geometry)
-
 
 #: (forward, input gradient, weight gradient), each `(a, b, geometry) -> array`.
 _LOWERINGS: dict[Lowering, tuple[Callable, Callable, Callable]] = {
@@ -304,11 +304,11 @@ _LOWERINGS: dict[Lowering, tuple[Callable, Callable, Callable]] = {
     Lowering.SPACE_TO_DEPTH: _with_transposes(space_to_depth.forward),
     Lowering.MATMUL: _with_transposes(_matmul),
     Lowering.SHIFT: (_shift, _transposed_dx(_shift), _shift_dw),
-    Lowering.FOLD_TIME: _folded(_fold_time, *_XLA_2D),
-    Lowering.FOLD_SPACE: _folded(_fold_space, *_XLA_2D),
-    Lowering.TIME_TO_CHANNELS: _folded(_time_to_channels, *_XLA_2D),
-    Lowering.TIME_FROM_CHANNELS: _folded(_time_from_channels, *_XLA_2D),
-    Lowering.WINOGRAD: _folded(_winograd_fold, *_WINOGRAD_2D),
+    Lowering.FOLD_TIME: _folded(_fold_time),
+    Lowering.FOLD_SPACE: _folded(_fold_space),
+    Lowering.TIME_TO_CHANNELS: _folded(_time_to_channels),
+    Lowering.TIME_FROM_CHANNELS: _folded(_time_from_channels),
+    Lowering.WINOGRAD: (winograd.forward, winograd.input_gradient, _winograd_dw),
 }
 
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxvideo.layers import conv2d
+from jaxvideo.layers import conv2d, winograd
 from jaxvideo.layers.geometry import Geometry, Pass
 from jaxvideo.layers.lowerings import compute, fits, resolve
 from jaxvideo.models import create_model, list_models, model_entry
@@ -128,7 +128,7 @@ def test_many_blocks(monkeypatch):
     arrays = operands(geometry)
     for size in (1, 2000, 20000):
         monkeypatch.setattr(conv2d, "_UNFOLDED_BYTES", size)
-        monkeypatch.setattr(conv2d, "_TRANSFORMED_BYTES", size)
+        monkeypatch.setattr(winograd, "_TRANSFORMED_BYTES", size)
         check(geometry, arrays, 1e-5)
     strided = Geometry((1, 3, 3), (6, 9, 8), (1, 2, 2), ((0, 0), (1, 1), (0, 1)))
     for size in (1, 2000):
