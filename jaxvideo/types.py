@@ -54,6 +54,7 @@ class Lowering(enum.Enum):
     SPACE_TO_DEPTH = "space_to_depth"  #: neighbouring columns side by side in the channels
     WINOGRAD = "winograd"  #: kernel (k,3,3), stride 1: 16 multiplications for 36
     MATMUL = "matmul"  #: kernel (1,1,1): strided slice, then one matrix product
+    UNFOLD = "unfold"  #: im2col: a matrix product per block of unfolded input
     SHIFT = "shift"  #: depthwise: a sum of shifted, scaled copies
 
 

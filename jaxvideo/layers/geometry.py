@@ -6,6 +6,7 @@ import dataclasses
 import enum
 
 import jax.numpy as jnp
+from jax import lax
 
 Triple = tuple[int, int, int]
 Pads = tuple[tuple[int, int], ...]
@@ -49,3 +50,19 @@ def padded(x, pads):
 def divisor(number: int, most: int) -> int:
     """The largest divisor of `number` that is at most `most`, but at least 1."""
     return max(d for d in range(1, number + 1) if number % d == 0 and (d <= most or d == 1))
+
+
+def turned(g, w, geometry: Geometry):
+    """(x, kernel, geometry) of the convolution that is the input gradient; strides are 1."""
+    pads = [
+        (k - 1 - before, k - 1 - after)
+        for k, (before, after) in zip(geometry.kernel, geometry.pads, strict=True)
+    ]
+    crops = [(min(before, 0), min(after, 0)) for before, after in pads]
+    if any(map(any, crops)):  # padded by more than the kernel's reach: those results are unused
+        widths = [(0, 0, 0), *[(*crop, 0) for crop in crops], (0, 0, 0)]
+        g = lax.pad(g, jnp.zeros((), g.dtype), widths)
+    t, height, width = g.shape[1:4]
+    kept = tuple((max(before, 0), max(after, 0)) for before, after in pads)
+    back = Geometry(geometry.kernel, (t, height, width), (1, 1, 1), kept)
+    return g, w[::-1, ::-1, ::-1].swapaxes(3, 4), back

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxvideo.layers import conv2d, space_to_depth, winograd
+from jaxvideo.layers import conv2d, space_to_depth, unfold, winograd
 from jaxvideo.layers.geometry import Geometry, Pads, Pass, padded
 from jaxvideo.types import Lowering
 
@@ -57,6 +57,7 @@ def fits(lowering: Lowering, geometry: Geometry, depthwise: bool) -> bool:
         Lowering.WINOGRAD: kh == kw == 3 and sh == sw == 1 and (st == 1 or kt == 1),
         Lowering.MATMUL: kt == kh == kw == 1,
         Lowering.SPACE_TO_DEPTH: True,
+        Lowering.UNFOLD: True,
     }[lowering]
 
 
@@ -296,6 +297,15 @@ def _winograd_dw(x, g, geometry):
     return _folded(fold, winograd.dw_2d)[2](x, g, geometry)
 
 
+# --- UNFOLD -------------------------------------------------------------------------------
+
+
+def _unfold_dx(g, w, geometry):
+    if geometry.strides == (1, 1, 1):
+        return unfold.input_gradient(g, w, geometry)
+    return _folded(_time_to_channels)[1](g, w, geometry)  # its phases have no strides
+
+
 # --- The table ----------------------------------------------------------------------------
 
 #: (forward, input gradient, weight gradient), each `(a, b, geometry) -> array`.
@@ -308,6 +318,7 @@ _LOWERINGS: dict[Lowering, tuple[Callable, Callable, Callable]] = {
     Lowering.FOLD_SPACE: _folded(_fold_space),
     Lowering.TIME_TO_CHANNELS: _folded(_time_to_channels),
     Lowering.TIME_FROM_CHANNELS: _folded(_time_from_channels),
+    Lowering.UNFOLD: (unfold.forward, _unfold_dx, _folded(_time_to_channels)[2]),
     Lowering.WINOGRAD: (winograd.forward, winograd.input_gradient, _winograd_dw),
 }
 
@@ -339,11 +350,17 @@ def _resolve_cpu(what: Pass, geometry: Geometry, channels: int) -> Lowering:
         return Lowering.FOLD_SPACE
     # On small maps the transformed kernels outweigh the tiles, with few channels the
     # transforms outweigh the products.
-    least = 14 * 14 if what is Pass.WEIGHT_GRADIENT else 20 * 20
+    least = 20 * 20 if kt > 1 and what is not Pass.WEIGHT_GRADIENT else 14 * 14
     if fits(Lowering.WINOGRAD, geometry, False) and area >= least and channels >= 32:
         return Lowering.WINOGRAD
     if kt == 1:
         return Lowering.FOLD_TIME
-    if fits(Lowering.TIME_FROM_CHANNELS, geometry, False) and area < 100:
+    small, strided = area < 100, geometry.strides != (1, 1, 1)
+    if channels >= 32 and (
+        (what is Pass.FORWARD and (small or strided))
+        or (what is Pass.INPUT_GRADIENT and small and not strided)
+    ):
+        return Lowering.UNFOLD
+    if small and fits(Lowering.TIME_FROM_CHANNELS, geometry, False):
         return Lowering.TIME_FROM_CHANNELS
     return Lowering.TIME_TO_CHANNELS

@@ -10,12 +10,14 @@ sums of bf16 numbers would lose two more bits before they are multiplied.
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxvideo.layers.geometry import Geometry, divisor, padded
+from jaxvideo.layers.geometry import Geometry, divisor, padded, turned
 
 # A loop transforms about this many bytes of frames, with their results, at a time, so that
 # they are still in the caches when they are multiplied. Half or twice is 10 % slower.
@@ -100,27 +102,15 @@ def forward(x, w, geometry: Geometry):
 
 def input_gradient(g, w, geometry: Geometry):
     """The same convolution of the gradient, with the kernel turned around."""
-    kt = geometry.kernel[0]
-    pads = [
-        (k - 1 - before, k - 1 - after)
-        for k, (before, after) in zip(geometry.kernel, geometry.pads, strict=True)
-    ]
-    crops = [(min(before, 0), min(after, 0)) for before, after in pads[1:]]
-    if any(map(any, crops)):  # padded by more than the kernel's reach: those results are unused
-        widths = [(0, 0, 0), (0, 0, 0), *[(*crop, 0) for crop in crops], (0, 0, 0)]
-        g = lax.pad(g, jnp.zeros((), g.dtype), widths)
-    time = pads[0] if kt > 1 else (0, 0)
-    pads = (time, *[(max(before, 0), max(after, 0)) for before, after in pads[1:]])
-    t, height, width = g.shape[1:4]
-    back = Geometry(geometry.kernel, (t, height, width), (1, 1, 1), pads)
-    dx = forward(g, w[::-1, ::-1, ::-1].swapaxes(3, 4), back)
-    if kt > 1:
-        return dx
+    if geometry.kernel[0] > 1:
+        return forward(*turned(g, w, geometry))
 
     def frames(x):
         return padded(x, geometry.pads[:1])[:, :: geometry.strides[0]]
 
     clip = jax.ShapeDtypeStruct((g.shape[0], *geometry.in_size, w.shape[3]), g.dtype)
+    in_space = dataclasses.replace(geometry, strides=(1, 1, 1), pads=((0, 0), *geometry.pads[1:]))
+    dx = forward(*turned(g, w, in_space))
     return jax.linear_transpose(frames, clip)(dx)[0]
 
 
