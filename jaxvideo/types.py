@@ -55,6 +55,7 @@ class Lowering(enum.Enum):
     WINOGRAD = "winograd"  #: kernel (k,3,3), stride 1: 16 multiplications for 36
     MATMUL = "matmul"  #: kernel (1,1,1): strided slice, then one matrix product
     UNFOLD = "unfold"  #: im2col: a matrix product per block of unfolded input
+    GROUP_BY_GROUP = "group_by_group"  #: grouped: a loop over plain convolutions
     SHIFT = "shift"  #: depthwise: a sum of shifted, scaled copies
 
 

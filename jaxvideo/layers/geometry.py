@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 
@@ -39,6 +40,18 @@ class Geometry:
             )
         )
         return t, h, w
+
+
+def x_like(g, w, geometry: Geometry) -> jax.ShapeDtypeStruct:
+    """Shape of the input of which `g` is the result's gradient and `w` the kernel."""
+    channels = w.shape[3] * geometry.groups
+    return jax.ShapeDtypeStruct((g.shape[0], *geometry.in_size, channels), g.dtype)
+
+
+def w_like(x, g, geometry: Geometry) -> jax.ShapeDtypeStruct:
+    """Shape of the kernel between the input `x` and the result's gradient `g`."""
+    channels = x.shape[-1] // geometry.groups
+    return jax.ShapeDtypeStruct((*geometry.kernel, channels, g.shape[-1]), x.dtype)
 
 
 def padded(x, pads):

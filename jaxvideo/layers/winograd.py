@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxvideo.layers.geometry import Geometry, divisor, padded, turned
+from jaxvideo.layers.geometry import Geometry, divisor, padded, turned, x_like
 
 # A loop transforms about this many bytes of frames, with their results, at a time, so that
 # they are still in the caches when they are multiplied. Half or twice is 10 % slower.
@@ -108,10 +108,9 @@ def input_gradient(g, w, geometry: Geometry):
     def frames(x):
         return padded(x, geometry.pads[:1])[:, :: geometry.strides[0]]
 
-    clip = jax.ShapeDtypeStruct((g.shape[0], *geometry.in_size, w.shape[3]), g.dtype)
     in_space = dataclasses.replace(geometry, strides=(1, 1, 1), pads=((0, 0), *geometry.pads[1:]))
     dx = forward(*turned(g, w, in_space))
-    return jax.linear_transpose(frames, clip)(dx)[0]
+    return jax.linear_transpose(frames, x_like(g, w, geometry))(dx)[0]
 
 
 def dw_2d(x, g, w, strides, pads):

@@ -119,7 +119,16 @@ def test_bfloat16(geometry):
 def test_depthwise(kernel, stride):
     pads = tuple((k // 2, (k - 1) // 2) for k in kernel)
     geometry = Geometry(kernel, (4, 7, 6), (1, stride, stride), pads, groups=5)
-    assert check(geometry, operands(geometry, 5, 5), 1e-5, depthwise=True) == 1
+    assert check(geometry, operands(geometry, 5, 5), 1e-5, depthwise=True) == 2
+
+
+@pytest.mark.parametrize(("groups", "channels", "features"), [(3, 6, 9), (4, 64, 32), (6, 6, 12)])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("kernel", [(3, 3, 3), (1, 3, 3), (1, 1, 1)])
+def test_grouped(kernel, stride, groups, channels, features):
+    pads = tuple((k // 2, (k - 1) // 2) for k in kernel)
+    geometry = Geometry(kernel, (4, 7, 6), (1, stride, stride), pads, groups)
+    assert check(geometry, operands(geometry, channels, features), 1e-5) == 1
 
 
 def test_many_blocks(monkeypatch):
@@ -149,9 +158,12 @@ def test_resolve_is_a_table():
     assert choice("cpu", (1, 3, 3), stride=2) is Lowering.FOLD_TIME
     assert choice("cpu", (3, 1, 1)) is Lowering.FOLD_SPACE
     assert choice("cpu", (3, 3, 3), size=14) is Lowering.TIME_TO_CHANNELS
+    assert choice("cpu", (3, 3, 3), size=7) is Lowering.UNFOLD
+    assert choice("cpu", (3, 3, 3), stride=2) is Lowering.UNFOLD
     assert choice("cpu", (3, 3, 3), Pass.WEIGHT_GRADIENT, size=14) is Lowering.WINOGRAD
     assert choice("cpu", (3, 3, 3), groups=64) is Lowering.SHIFT
-    assert choice("cpu", (3, 3, 3), groups=32) is Lowering.DIRECT
+    assert choice("cpu", (3, 3, 3), groups=32) is Lowering.GROUP_BY_GROUP
+    assert choice("tpu", (3, 3, 3), groups=32) is Lowering.DIRECT
     assert choice("cpu", (1, 1, 1)) is Lowering.MATMUL
     assert choice("tpu", (3, 7, 7), channels=3) is Lowering.SPACE_TO_DEPTH
     assert choice("tpu", (3, 3, 3)) is Lowering.SPACE_TO_DEPTH

@@ -1,0 +1,71 @@
+"""Depthwise 3-D convolution as a sum of shifted, scaled copies: no matrix unit is of use to it."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jaxvideo.layers.geometry import Geometry, padded, turned, x_like
+
+
+def _taps(x, kernel, strides, out_size):
+    """The strided slices of `[N, T, H, W, C]` under each tap of the kernel, row-major."""
+    for offset in np.ndindex(*kernel):
+        ends = [
+            o + (out - 1) * stride + 1
+            for o, out, stride in zip(offset, out_size, strides, strict=True)
+        ]
+        yield (
+            offset,
+            lax.slice(x, (0, *offset, 0), (x.shape[0], *ends, x.shape[-1]), (1, *strides, 1)),
+        )
+
+
+def forward(x, w, geometry: Geometry):
+    """The convolution; `[N, T, H, W, C]` by `[kt, kh, kw, 1, C]`."""
+    y = 0.0
+    taps = _taps(padded(x, geometry.pads), geometry.kernel, geometry.strides, geometry.out_size)
+    for offset, tap in taps:
+        y = y + tap.astype(jnp.float32) * w[offset][0].astype(jnp.float32)
+    return y.astype(x.dtype)
+
+
+def input_gradient(g, w, geometry: Geometry):
+    """The same sum with the kernel turned around; with strides, JAX's transpose of it."""
+    if geometry.strides == (1, 1, 1):
+        return forward(*turned(g, w.swapaxes(3, 4), geometry))
+    transpose = jax.linear_transpose(lambda x: forward(x, w, geometry), x_like(g, w, geometry))
+    return transpose(g)[0]
+
+
+def weight_gradient(x, g, geometry: Geometry):
+    """A sum over all positions per tap; on a CPU a frame at a time, 4 to 6 times as fast:
+    the frames under the kernel are in the caches for all taps after the first.
+    """
+    x = padded(x, geometry.pads)
+    kt, kh, kw = geometry.kernel
+    frames, *in_space = geometry.out_size
+    st = geometry.strides[0]
+
+    def sums(x, g, out_size):
+        g = g.astype(jnp.float32)
+        taps = _taps(x, geometry.kernel, geometry.strides, out_size)
+        return jnp.stack([(tap * g).sum((0, 1, 2, 3)) for _, tap in taps])
+
+    def at_once(x, g):
+        return sums(x, g, geometry.out_size)
+
+    def by_frame(x, g):
+        def add(index, total):
+            clip, frame = index // frames, index % frames
+            under = lax.dynamic_slice(x, (clip, frame * st, 0, 0, 0), (1, kt, *x.shape[2:]))
+            here = lax.dynamic_slice(g, (clip, frame, 0, 0, 0), (1, 1, *g.shape[2:]))
+            return total + sums(under, here, (1, *in_space))
+
+        zeros = jnp.zeros((kt * kh * kw, g.shape[-1]), jnp.float32)
+        return lax.fori_loop(0, x.shape[0] * frames, add, zeros)
+
+    dw = lax.platform_dependent(x, g, cpu=by_frame, default=at_once)
+    return dw.reshape(*geometry.kernel, 1, g.shape[-1]).astype(x.dtype)
