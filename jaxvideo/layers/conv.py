@@ -69,7 +69,7 @@ def conv3d(
     strides: Sequence[int] = (1, 1, 1),
     padding: Padding = 0,
     groups: int = 1,
-    lowering: Lowering = Lowering.AUTO,
+    lowering: Lowering | str = Lowering.AUTO,
 ) -> jax.Array:
     """3-D cross-correlation, NTHWC.
 
@@ -81,7 +81,7 @@ def conv3d(
       groups: feature groups; C for a depthwise convolution.
       lowering: how to compute it; the result does not depend on it beyond rounding. AUTO
         chooses per platform and pass when the program is lowered, so that one traced program
-        serves all; any other is used for the value and for both gradients.
+        serves all; any other, or its name ("direct"), is used for the value and both gradients.
 
     Returns:
       `[N, T', H', W', D]` in x's dtype, accumulated in f32 where the platform does.
@@ -89,6 +89,11 @@ def conv3d(
     Raises:
       ConfigError: shapes that do not fit each other, or a lowering that cannot compute them.
     """
+    try:
+        lowering = Lowering(lowering)
+    except ValueError:
+        allowed = [one.value for one in Lowering]
+        raise ConfigError(f"lowering={lowering!r}: allowed are {allowed}") from None
     if x.ndim != 5 or w.ndim != 5:
         raise ConfigError(f"conv3d wants x [N,T,H,W,C] and w [kt,kh,kw,C,D]: {x.shape}, {w.shape}")
     if x.shape[-1] != w.shape[3] * groups or w.shape[4] % groups:
@@ -120,10 +125,10 @@ def _triple(values: Sequence[int]) -> Triple:
 def _check(lowering: Lowering, geometry: Geometry, depthwise: bool) -> None:
     if not fits(lowering, geometry, depthwise):
         kt, kh, kw = geometry.kernel
-        allowed = [one.name for one in Lowering if one is not Lowering.AUTO]
-        allowed = [name for name in allowed if fits(Lowering[name], geometry, depthwise)]
+        others = [one for one in Lowering if one is not Lowering.AUTO]
+        allowed = [one.value for one in others if fits(one, geometry, depthwise)]
         raise ConfigError(
-            f"lowering={lowering} cannot compute a {kt}x{kh}x{kw} kernel with strides "
+            f"lowering={lowering.value!r} cannot compute a {kt}x{kh}x{kw} kernel with strides "
             f"{geometry.strides} and groups={geometry.groups}; allowed here: {allowed}"
         )
 

@@ -11,6 +11,7 @@ So torch's 0.1 is 0.9 here. All of them normalise with the biased variance.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -56,44 +57,70 @@ class BatchNorm(nn.Module):
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros, (channels,))
 
-        # As the convolutions around hold it (`layers.space_to_depth`): a view, nothing moves.
-        shape = x.shape
-        columns = columns_together(shape[-2], channels) if x.ndim > 3 else 1
-        x = x.reshape(*shape[:-2], shape[-2] // columns, columns * channels).astype(jnp.float32)
-
-        def tiled(per_channel):
-            return jnp.tile(per_channel, columns)
-
+        columns = columns_together(x.shape[-2], channels) if x.ndim > 3 else 1
         if not train or self.frozen:
             factor = scale * lax.rsqrt(running_var.value + self.epsilon)
             shift = bias - running_mean.value * factor
-            return (x * tiled(factor) + tiled(shift)).reshape(shape).astype(self.dtype)
+            return _scaled(x, factor, shift, columns, self.dtype)
 
-        if shape[0] % self.groups:
-            raise ConfigError(f"BatchNorm groups={self.groups} must divide the batch of {shape[0]}")
-        grouped = x.reshape(self.groups, -1, *x.shape[1:])
-
-        def mean(values):
-            """Over a group: `[groups, C]`."""
-            per_lane = values.mean(tuple(range(1, values.ndim - 1)))
-            return per_lane.reshape(self.groups, columns, channels).mean(1)
-
-        def spread(per_group):
-            return tiled(per_group).reshape(self.groups, *[1] * (x.ndim - 1), -1)
-
-        # One pass over the data, E[d^2] - E[d]^2, loses digits when the mean is far from
-        # zero; taken about the running mean, d is centred as soon as training has begun.
+        if x.shape[0] % self.groups:
+            raise ConfigError(
+                f"BatchNorm groups={self.groups} must divide the batch of {x.shape[0]}"
+            )
         centre = lax.stop_gradient(running_mean.value)
-        deviation = grouped - tiled(centre)
-        offset = mean(deviation)
-        var = jnp.maximum(mean(jnp.square(deviation)) - jnp.square(offset), 0.0)
+        y, offset, var = _normalised(
+            x, centre, scale, bias, self.groups, columns, self.epsilon, self.dtype
+        )
         if not self.is_initializing():
             count = x.size // (self.groups * channels)
             correction = count / max(count - 1, 1) if self.unbiased else 1.0
             keep = self.momentum
-            batch_mean, batch_var = offset.mean(0) + centre, var.mean(0) * correction
-            running_mean.value = keep * running_mean.value + (1 - keep) * batch_mean
-            running_var.value = keep * running_var.value + (1 - keep) * batch_var
-        factor = scale * lax.rsqrt(var + self.epsilon)
-        y = (deviation - spread(offset)) * spread(factor) + tiled(bias)
-        return y.reshape(shape).astype(self.dtype)
+            running_mean.value = keep * running_mean.value + (1 - keep) * (offset + centre)
+            running_var.value = keep * running_var.value + (1 - keep) * (var * correction)
+        return y
+
+
+# Both are jitted, so that layers of the same shape are traced once, and both look at x as the
+# convolutions around hold it (`layers.space_to_depth`): a view, nothing moves.
+
+
+def _side_by_side(x, columns):
+    shape = (*x.shape[:-2], x.shape[-2] // columns, columns * x.shape[-1])
+    return x.reshape(shape).astype(jnp.float32)
+
+
+def _tiled(per_channel, columns):
+    """`[..., C]` repeated `columns` times."""
+    *rest, channels = per_channel.shape
+    repeated = jnp.broadcast_to(per_channel[..., None, :], (*rest, columns, channels))
+    return repeated.reshape(*rest, columns * channels)
+
+
+@functools.partial(jax.jit, static_argnums=(3, 4))
+def _scaled(x, factor, shift, columns, dtype):
+    y = _side_by_side(x, columns) * _tiled(factor, columns) + _tiled(shift, columns)
+    return y.reshape(x.shape).astype(dtype)
+
+
+@functools.partial(jax.jit, static_argnums=(4, 5, 6, 7))
+def _normalised(x, centre, scale, bias, groups, columns, epsilon, dtype):
+    """y, and over the groups the mean offset from `centre` and the mean variance, `[C]`."""
+    view = _side_by_side(x, columns)
+    view = view.reshape(groups, -1, *view.shape[1:])
+    middle = [1] * (view.ndim - 2)
+
+    def mean(values):
+        per_lane = values.mean(tuple(range(1, values.ndim - 1)))
+        return per_lane.reshape(groups, columns, -1).mean(1)
+
+    def spread(per_group):
+        return _tiled(per_group, columns).reshape(groups, *middle, -1)
+
+    # One pass over the data, E[d^2] - E[d]^2, loses digits when the mean is far from zero;
+    # taken about the running mean, d is centred as soon as training has begun.
+    deviation = view - _tiled(centre, columns)
+    offset = mean(deviation)
+    var = jnp.maximum(mean(jnp.square(deviation)) - jnp.square(offset), 0.0)
+    factor = scale * lax.rsqrt(var + epsilon)
+    y = (deviation - spread(offset)) * spread(factor) + _tiled(bias, columns)
+    return y.reshape(x.shape).astype(dtype), offset.mean(0), var.mean(0)

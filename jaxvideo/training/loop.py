@@ -276,6 +276,7 @@ def _initial_state(run: Run, model, schedule, plateau, sharding):
     # A lowering only chooses how to compute, and fresh parameters need the simplest.
     simple = model.clone(lowering=Lowering.DIRECT)
 
+    @jax.jit  # its trace is kept for the second use
     def variables():
         return init_variables(simple, run.preprocessing, run.seed)
 

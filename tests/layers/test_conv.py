@@ -118,7 +118,8 @@ def test_padding_conventions(padding, size, k, stride, expected):
         ({"groups": 3}, "groups=3"),
         ({"padding": "same"}, "'SAME'"),
         ({"padding": 0, "kernel": (5, 3, 3)}, "smaller than the kernel"),
-        ({"lowering": Lowering.FOLD_TIME}, "TIME_TO_CHANNELS"),
+        ({"lowering": Lowering.FOLD_TIME}, "time_to_channels"),
+        ({"lowering": "fast"}, "allowed are .*'direct'"),
     ],
 )
 def test_bad_arguments(change, text):
