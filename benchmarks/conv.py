@@ -30,6 +30,7 @@ def parse():
     parser.add_argument("--platform", choices=["tpu"], help="default: the device at hand")
     parser.add_argument("--topology", default="v5e:2x2")
     parser.add_argument("--direct", action="store_true", help="also DIRECT where AUTO never is")
+    parser.add_argument("--lowerings", help="comma-separated, e.g. direct,unfold; default: all")
     return parser.parse_args()
 
 
@@ -137,6 +138,9 @@ def shapes_of(what, x, y, w):
 def main() -> None:
     machine = TpuCompiler() if options.platform == "tpu" else Device()
     names = options.models.split(",") if options.models else list_models()
+    chosen = {one for one in Lowering if one is not Lowering.DIRECT or options.direct}
+    if options.lowerings:
+        chosen = set(map(Lowering, options.lowerings.split(",")))
     users = collections.defaultdict(list)
     for name in names:
         frames, *size = model_entry(name).preprocessing.shape
@@ -162,7 +166,7 @@ def main() -> None:
             for lowering in Lowering:
                 if lowering is Lowering.AUTO or not fits(lowering, geometry, depthwise):
                     continue
-                if lowering is Lowering.DIRECT and not (options.direct or auto is lowering):
+                if lowering not in chosen and lowering is not auto:
                     continue
 
                 def run(a, b, lowering=lowering, what=what, geometry=geometry):
