@@ -74,3 +74,22 @@ def test_adaptive_average(out):
         )
         mean = x[:, window[0], window[1], window[2]].mean((1, 2, 3))
         np.testing.assert_allclose(y[:, place[0], place[1], place[2]], mean, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "strides", "padding"),
+    [((1, 3, 3), (1, 2, 2), 1), ((3, 3, 3), (1, 1, 1), 1), ((2, 2, 2), (2, 2, 2), 0)],
+)
+def test_max_pool_equals_torch(kernel, strides, padding):
+    torch = pytest.importorskip("torch")
+    padding = tuple(padding if k > 1 else 0 for k in kernel)
+    rng = np.random.default_rng(0)
+    x = np.maximum(np.round(rng.normal(size=(2, 5, 6, 7, 3))), 0).astype(np.float32)  # ties
+    theirs = torch.tensor(x.transpose(0, 4, 1, 2, 3), requires_grad=True)
+    result = torch.nn.functional.max_pool3d(theirs, kernel, strides, padding)
+    seed = rng.normal(size=result.shape).astype(np.float32)
+    result.backward(torch.tensor(seed))
+    y, pull = jax.vjp(lambda x: max_pool(x, kernel, strides, padding), jnp.asarray(x))
+    np.testing.assert_array_equal(y, result.detach().numpy().transpose(0, 2, 3, 4, 1))
+    dx = pull(jnp.asarray(seed.transpose(0, 2, 3, 4, 1)))[0]
+    np.testing.assert_allclose(dx, theirs.grad.numpy().transpose(0, 2, 3, 4, 1), atol=1e-6)
