@@ -220,19 +220,23 @@ def _resolve_cpu(what: Pass, geometry: Geometry, channels: int) -> Lowering:
         return Lowering.MATMUL
     if kh == kw == 1:
         return Lowering.FOLD_SPACE
+    forward, dx = what is Pass.FORWARD, what is Pass.INPUT_GRADIENT
+    small, strided = area < 100, geometry.strides != (1, 1, 1)
     # On small maps the transformed kernels outweigh the tiles, with few channels the
     # transforms outweigh the products.
-    least = 20 * 20 if kt > 1 and what is not Pass.WEIGHT_GRADIENT else 14 * 14
-    if fits(Lowering.WINOGRAD, geometry, False) and area >= least and channels >= 32:
+    if forward or dx:
+        large = area >= 14 * 14 and area * geometry.out_size[0] >= 2000 and channels >= 32
+    else:
+        large = area >= 14 * 14 and channels >= (128 if kt == 1 else 32)
+    if large and fits(Lowering.WINOGRAD, geometry, False):
         return Lowering.WINOGRAD
-    if kt == 1:
-        return Lowering.FOLD_TIME
-    small, strided = area < 100, geometry.strides != (1, 1, 1)
     if channels >= 32 and (
-        (what is Pass.FORWARD and (small or strided))
-        or (what is Pass.INPUT_GRADIENT and small and not strided)
+        (forward and (small or (strided and kt > 1 and area >= 20 * 20)))
+        or (dx and small and not strided)
     ):
         return Lowering.UNFOLD
+    if kt == 1:
+        return Lowering.FOLD_TIME
     if small and fits(Lowering.TIME_FROM_CHANNELS, geometry, False):
         return Lowering.TIME_FROM_CHANNELS
     return Lowering.TIME_TO_CHANNELS

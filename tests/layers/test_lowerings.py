@@ -159,7 +159,8 @@ def test_resolve_is_a_table():
     assert choice("cpu", (3, 1, 1)) is Lowering.FOLD_SPACE
     assert choice("cpu", (3, 3, 3), size=14) is Lowering.TIME_TO_CHANNELS
     assert choice("cpu", (3, 3, 3), size=7) is Lowering.UNFOLD
-    assert choice("cpu", (3, 3, 3), stride=2) is Lowering.UNFOLD
+    assert choice("cpu", (3, 3, 3), stride=2, size=56) is Lowering.UNFOLD
+    assert choice("cpu", (1, 3, 3), Pass.WEIGHT_GRADIENT) is Lowering.FOLD_TIME
     assert choice("cpu", (3, 3, 3), Pass.WEIGHT_GRADIENT, size=14) is Lowering.WINOGRAD
     assert choice("cpu", (3, 3, 3), groups=64) is Lowering.SHIFT
     assert choice("cpu", (3, 3, 3), groups=32) is Lowering.GROUP_BY_GROUP
