@@ -232,6 +232,7 @@ class Conv3D(nn.Module):
     dtype: Any = jnp.float32
     lowering: Lowering = Lowering.AUTO
     kernel_init: Callable[..., Any] = kaiming_fan_out
+    bias_init: Callable[..., Any] = nn.initializers.zeros
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -246,7 +247,7 @@ class Conv3D(nn.Module):
             self.lowering,
         )
         if self.use_bias:
-            bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+            bias = self.param("bias", self.bias_init, (self.features,), jnp.float32)
             y = y + bias.astype(self.dtype)
         return y
 

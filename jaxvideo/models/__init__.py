@@ -8,6 +8,7 @@ from typing import Any
 
 import flax.linen as nn
 
+from jaxvideo.models import c3d
 from jaxvideo.models.inception import I3D, S3D
 from jaxvideo.models.resnet3d import BLOCKS, KINDS, ResNet3D
 from jaxvideo.types import ConfigError, Preprocessing
@@ -20,6 +21,10 @@ _RESNET = Preprocessing(
     crop=112,
     mean=(0.43216, 0.394666, 0.37645),
     std=(0.22803, 0.22145, 0.216989),
+)
+# The authors subtract a mean volume; its average per channel serves as well (mmaction2).
+_C3D = Preprocessing(
+    frames=16, size=128, width=171, crop=112, range=(0.0, 255.0), mean=(128.0, 117.0, 104.0)
 )
 _I3D = Preprocessing(frames=64, fps=25.0, size=256, crop=224, range=(-1.0, 1.0))
 _I3D_FLOW = dataclasses.replace(_I3D, mean=(0.0, 0.0), std=(1.0, 1.0))
@@ -42,7 +47,26 @@ def _resnet(kind: str, depth: int) -> Entry:
     return Entry(ResNet3D, arguments, _RESNET, "arXiv 1711.11248")
 
 
+def _c3d(name: str, crop: int = 112, source: str = "arXiv 1412.0767") -> Entry:
+    # The resolution study keeps the ratio of the frame to the crop.
+    size, width = 128 * crop // 112, 171 * crop // 112
+    preprocessing = dataclasses.replace(_C3D, size=size, width=width, crop=crop)
+    return Entry(c3d.C3D, c3d.VARIANTS[name], preprocessing, source)
+
+
 MODELS: dict[str, Entry] = {
+    "c3d": _c3d("c3d"),
+    "c3d_bn": _c3d("c3d_bn", source="arXiv 1708.07632"),
+    "c3d_bn_vmz": _c3d("c3d_bn_vmz", source="arXiv 1711.11248"),
+    "c3d_bn_i3d": _c3d("c3d_bn_i3d", source="arXiv 1705.07750"),
+    "c3d_depth1": _c3d("c3d_depth1"),
+    "c3d_depth3": _c3d("c3d_depth3"),
+    "c3d_depth5": _c3d("c3d_depth5"),
+    "c3d_depth7": _c3d("c3d_depth7"),
+    "c3d_increasing": _c3d("c3d_increasing"),
+    "c3d_decreasing": _c3d("c3d_decreasing"),
+    "c3d_net64": _c3d("c3d_depth3", crop=56),
+    "c3d_net256": _c3d("c3d_depth3", crop=224),
     "i3d_rgb": Entry(I3D, {}, _I3D, "arXiv 1705.07750"),
     "i3d_flow": Entry(I3D, {}, _I3D_FLOW, "arXiv 1705.07750"),
     "s3d": Entry(S3D, {}, _S3D, "arXiv 1712.04851"),
@@ -58,6 +82,18 @@ MODELS: dict[str, Entry] = {
     "rmc4_18": _resnet("rmc4", 18),
     "rmc5_18": _resnet("rmc5", 18),
     "r2plus1d_18": _resnet("r2plus1d", 18),
+    "r2d_34": _resnet("r2d", 34),
+    "f_r2d_34": _resnet("f_r2d", 34),
+    "mc2_34": _resnet("mc2", 34),
+    "mc3_34": _resnet("mc3", 34),
+    "mc4_34": _resnet("mc4", 34),
+    "mc5_34": _resnet("mc5", 34),
+    "r3d_34": _resnet("r3d", 34),
+    "rmc2_34": _resnet("rmc2", 34),
+    "rmc3_34": _resnet("rmc3", 34),
+    "rmc4_34": _resnet("rmc4", 34),
+    "rmc5_34": _resnet("rmc5", 34),
+    "r2plus1d_34": _resnet("r2plus1d", 34),
 }
 
 

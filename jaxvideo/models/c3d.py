@@ -1,0 +1,158 @@
+"""C3D: "Learning Spatiotemporal Features with 3D Convolutional Networks", and its variants.
+
+Tran, Bourdev, Fergus, Torresani, Paluri, ICCV 2015 (arXiv 1412.0767): 3 x 3 x 3 convolutions
+with bias and ReLU, max pools, two hidden layers with dropout. For 16 x 112 x 112:
+
+    conv1a  64    16 x 112 x 112    pool1 (1,2,2)
+    conv2a 128    16 x 56 x 56      pool2 to pool5 (2,2,2)
+    conv3a, conv3b 256     8 x 28 x 28
+    conv4a, conv4b 512     4 x 14 x 14
+    conv5a, conv5b 512     2 x 7 x 7, pool5 1 x 4 x 4
+    fc6 4096, fc7 4096, fc8 classes
+
+Pools are Caffe's, which round up: pool5's last window holds one row. Torch and Keras ports pad
+that pool by one on both sides instead (`pools="symmetric"`): the same shape, other values, so
+it goes with the weights. fc6 sees its input in the order (T, H, W, C), Caffe and torch in
+(C, T, H, W); an import of weights reorders its kernel.
+
+Section 3 of the paper compares temporal depths in a smaller net of five convolutions; the
+appendix feeds that one 56 and 224 pixels. Three authors added batch normalisation, in three
+ways: VMZ after the convolutions, with pool5 rounded down; Hara after fc6 and fc7 too;
+Carreira and Zisserman (arXiv 1705.07750) like Hara, with pool1 of stride 2 in time.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxvideo.layers import BatchNorm, Conv3D, max_pool
+from jaxvideo.types import ConfigError, Lowering
+
+# Padding of pool1 to pool4, and of pool5.
+_POOLS = {"ceil": ("CEIL", "CEIL"), "symmetric": (0, (0, 1, 1)), "floor": (0, 0)}
+_NORM = ("none", "conv", "all")
+
+
+class C3D(nn.Module):
+    """`(logits [N, classes], endpoints)` of a clip `[N, T, H, W, C]`.
+
+    T and size fix fc6: weights of one clip shape do not fit another.
+
+    Attributes:
+      stages: channels of the convolutions of each stage.
+      depths: temporal size of the kernels of each stage.
+      hidden: width of fc6 and fc7.
+      norm: BN after nothing ("none"), the convolutions ("conv"), fc6 and fc7 too ("all").
+      pool1_stride: in time.
+      pools: "ceil" (Caffe), "floor" (VMZ), or "symmetric" (ports: floor, but pool5 padded).
+      width: multiplies every channel count; 1 is the paper's.
+      bn_groups, bn_momentum, bn_epsilon: see `layers.norm`.
+      dtype: compute dtype; parameters and statistics are f32.
+    """
+
+    stages: Sequence[Sequence[int]] = ((64,), (128,), (256, 256), (512, 512), (512, 512))
+    depths: Sequence[int] = (3, 3, 3, 3, 3)
+    hidden: int = 4096
+    num_classes: int = 400
+    norm: str = "none"
+    pool1_stride: int = 1
+    pools: str = "ceil"
+    width: float = 1.0
+    dropout_rate: float = 0.5
+    bn_groups: int = 1
+    bn_momentum: float = 0.9
+    bn_epsilon: float = 1e-3
+    dtype: Any = jnp.float32
+    lowering: Lowering = Lowering.AUTO
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> tuple[jax.Array, dict[str, jax.Array]]:
+        for field, value, allowed in (("pools", self.pools, _POOLS), ("norm", self.norm, _NORM)):
+            if value not in allowed:
+                raise ConfigError(f"{field}={value!r}: allowed are {list(allowed)}")
+        norm = functools.partial(
+            BatchNorm,
+            momentum=self.bn_momentum,
+            epsilon=self.bn_epsilon,
+            groups=self.bn_groups,
+            dtype=self.dtype,
+        )
+        endpoints = {}
+
+        def wide(features):
+            return max(round(features * self.width), 1)
+
+        for stage, (depth, widths) in enumerate(zip(self.depths, self.stages, strict=True), 1):
+            for letter, features in zip("ab", widths, strict=False):
+                name = f"{stage}{letter}"
+                x = Conv3D(
+                    wide(features),
+                    (depth, 3, 3),
+                    padding=(depth // 2, 1, 1),
+                    use_bias=True,
+                    dtype=self.dtype,
+                    lowering=self.lowering,
+                    kernel_init=nn.initializers.normal(0.01),
+                    bias_init=_bias(0 if name == "1a" else 1),
+                    name=f"conv{name}",
+                )(x)
+                if self.norm != "none":
+                    x = norm(name=f"bn{name}")(x, train=train)
+                x = nn.relu(x)
+                endpoints[f"conv{name}"] = x
+            stride = self.pool1_stride if stage == 1 else 2
+            # A clip that has become one frame stays one.
+            window = (min(stride, x.shape[1]), 2, 2)
+            x = max_pool(x, window, window, _POOLS[self.pools][stage == 5])
+            endpoints[f"pool{stage}"] = x
+
+        x = x.reshape(x.shape[0], -1)
+        for name in ("6", "7"):
+            x = nn.Dense(
+                wide(self.hidden),
+                dtype=self.dtype,
+                kernel_init=nn.initializers.normal(0.005),
+                bias_init=_bias(1),
+                name=f"fc{name}",
+            )(x)
+            if self.norm == "all":
+                x = norm(name=f"bn{name}")(x, train=train)
+            x = nn.relu(x)
+            endpoints[f"fc{name}"] = x
+            x = nn.Dropout(self.dropout_rate, deterministic=not train, name=f"dropout{name}")(x)
+        init = nn.initializers.normal(0.01)
+        logits = nn.Dense(self.num_classes, kernel_init=init, name="fc8")(x)
+        endpoints["fc8"] = logits
+        return logits, endpoints
+
+
+def _bias(value: int):
+    return nn.initializers.constant(value)
+
+
+_STUDY = ((64,), (128,), (256,), (256,), (256,))
+
+
+def _study(*depths: int) -> dict[str, Any]:
+    return {"stages": _STUDY, "depths": depths, "hidden": 2048}
+
+
+#: The networks of the paper's section 3 and appendix, and the three with BN.
+VARIANTS: dict[str, dict[str, Any]] = {
+    "c3d": {},
+    "c3d_bn": {"norm": "all"},
+    "c3d_bn_vmz": {"norm": "conv", "pools": "floor"},
+    "c3d_bn_i3d": {"norm": "all", "pool1_stride": 2},
+    "c3d_depth1": _study(1, 1, 1, 1, 1),
+    "c3d_depth3": _study(3, 3, 3, 3, 3),
+    "c3d_depth5": _study(5, 5, 5, 5, 5),
+    "c3d_depth7": _study(7, 7, 7, 7, 7),
+    "c3d_increasing": _study(3, 3, 5, 5, 7),
+    "c3d_decreasing": _study(7, 5, 5, 3, 3),
+}
