@@ -20,7 +20,7 @@ GOLDEN = Path(__file__).parent / "golden"
 def c3d_macs(depths, layers, flat, hidden, classes, crop=112):
     """From the paper's table: `layers` are (stage, frames, shrinkage, channels in and out)."""
     convolutions = sum(
-        frames * (crop // shrink) ** 2 * 9 * depths[stage - 1] * c * d
+        frames * (-(-crop // shrink)) ** 2 * 9 * depths[stage - 1] * c * d
         for stage, frames, shrink, c, d in layers
     )
     return convolutions + flat * hidden + hidden * hidden + hidden * classes
