@@ -42,10 +42,10 @@ class Interrupted(JaxvideoError):
 class Lowering(enum.Enum):
     """HOW a 3-D convolution is computed, never WHAT: same parameters, same result.
 
-    Which one wins depends on platform and shape; `layers.conv.resolve` knows.
+    Which one wins depends on platform and shape; `layers.lowerings.resolve` knows.
     """
 
-    AUTO = "auto"  #: chosen by `layers.conv.resolve`, per platform
+    AUTO = "auto"  #: chosen by `layers.lowerings.resolve`, per platform
     DIRECT = "direct"  #: `lax.conv_general_dilated` in NDHWC
     FOLD_TIME = "fold_time"  #: kernel (1,k,k): time folded into the batch, then 2-D
     FOLD_SPACE = "fold_space"  #: kernel (k,1,1): 2-D convolution over (T, H*W)

@@ -7,9 +7,8 @@ maps, and the three are each other's transposes:
     INPUT_GRADIENT   (g, w) -> dx
     WEIGHT_GRADIENT  (x, g) -> dw
 
-They differ so much in speed that each has its own choice (`resolve`). Most ways fold the
-convolution into a 2-D one (`Fold`: three rearrangements) and compute that plainly or by
-Winograd's minimal filtering.
+They differ so much in speed that each has its own choice (`resolve`). The ways that take more
+than a few lines have a file each: `folds`, `winograd`, `unfold`, `space_to_depth`, `depthwise`.
 """
 
 from __future__ import annotations
@@ -129,7 +128,7 @@ def _by_group(what: Pass):
     def run(a, b, geometry):
         groups = geometry.groups
         alone = dataclasses.replace(geometry, groups=1)
-        width = min(a.shape[-1], b.shape[-1]) // groups  # a kernel's last axis is never fewer
+        width = min(a.shape[-1], b.shape[-1]) // groups
         together = next(
             d
             for d in range(1, groups + 1)

@@ -9,7 +9,7 @@ too, as in the well-known treatment of an image network's stem.
 `[T, H, W, C]` and `[T, H, W / p, p C]` are the same numbers in the same order. XLA moves such a
 reshape through everything that is element by element, so in a stage whose convolutions and
 `BatchNorm` agree on p (`columns_together`) nothing is ever rearranged: the compiler's estimate
-for the training step of R(2+1)D-18 on a v5e falls from 67 to 47 Mcycles, R3D-18's from 44 to 31.
+for R(2+1)D-18's training step on a v5e falls from 70 to 49 Mcycles, R3D-18's from 44 to 29.
 One unpacked layer in between would cost more than the rest gains.
 """
 
