@@ -26,6 +26,7 @@ def default_config() -> ml_collections.ConfigDict:
             "range": (0.0, 1.0),
             "mean": (0.0, 0.0, 0.0),
             "std": (1.0, 1.0, 1.0),
+            "order": "RGB",
         }
     )
     config.data = ml_collections.ConfigDict(

@@ -17,6 +17,7 @@ def get_config() -> ml_collections.ConfigDict:
     common.use_motion(config, train_videos=1200, val_videos=320)
     config.model.name = "r2plus1d_18"
     config.model.width = 8
+    config.model.bn_epsilon = 1e-3
     config.epochs = 9.0
     config.batch_size = 32
     config.preprocessing.frames = 8

@@ -26,6 +26,7 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
     config.model.width = 64
     config.model.bn_groups = 64
     config.model.bn_momentum = 0.9
+    config.model.bn_epsilon = 1e-3
     config.epochs = 45.0
     config.epoch_steps = 488  # 1M clips
     config.batch_size = 2048

@@ -94,7 +94,8 @@ class Preprocessing:
         R(2+1)D: 128 x 171).
       crop: side in pixels of the square the network sees.
       range: the values that uint8 0 and 255 are mapped to before mean and std.
-      mean, std: per channel, in units of `range`.
+      mean, std: per channel, in units of `range` and in the order of `order`.
+      order: "RGB", or "BGR" for networks born in Caffe; videos are RGB until `normalise`.
     """
 
     frames: int
@@ -106,6 +107,7 @@ class Preprocessing:
     range: tuple[float, float] = (0.0, 1.0)
     mean: tuple[float, ...] = (0.0, 0.0, 0.0)
     std: tuple[float, ...] = (1.0, 1.0, 1.0)
+    order: str = "RGB"
 
     def __post_init__(self):
         # JSON and config files know lists only; hashing and comparing need tuples.
@@ -127,6 +129,8 @@ class Preprocessing:
             raise ConfigError(
                 f"preprocessing.mean={self.mean}, std={self.std}: one positive std per mean"
             )
+        if self.order not in ("RGB", "BGR"):
+            raise ConfigError(f"preprocessing.order={self.order!r}: allowed are 'RGB' and 'BGR'")
 
     @property
     def shape(self) -> tuple[int, int, int, int]:

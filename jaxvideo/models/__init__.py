@@ -8,9 +8,9 @@ from typing import Any
 
 import flax.linen as nn
 
-from jaxvideo.models import c3d
+from jaxvideo.models import c3d, p3d
 from jaxvideo.models.inception import I3D, S3D
-from jaxvideo.models.resnet3d import BLOCKS, KINDS, ResNet3D
+from jaxvideo.models.resnet3d import RESNEXT, WIDE, ResNet3D, hara, tran
 from jaxvideo.types import ConfigError, Preprocessing
 
 # Kinetics statistics of VMZ and torchvision, pixels in [0, 1].
@@ -24,7 +24,31 @@ _RESNET = Preprocessing(
 )
 # The authors subtract a mean volume; its average per channel serves as well (mmaction2).
 _C3D = Preprocessing(
-    frames=16, size=128, width=171, crop=112, range=(0.0, 255.0), mean=(128.0, 117.0, 104.0)
+    frames=16,
+    size=128,
+    width=171,
+    crop=112,
+    range=(0.0, 255.0),
+    mean=(104.0, 117.0, 128.0),
+    order="BGR",
+)
+# Trained on bytes less ActivityNet's mean, the short side scaled to the crop (branch CVPR2018).
+_HARA = Preprocessing(
+    frames=16,
+    size=112,
+    crop=112,
+    range=(0.0, 255.0),
+    mean=(114.7748, 107.7354, 99.4750),
+)
+# The authors subtract ImageNet's mean of the blue, green and red bytes.
+_P3D = Preprocessing(
+    frames=16,
+    size=182,
+    width=242,
+    crop=160,
+    range=(0.0, 255.0),
+    mean=(104.0, 117.0, 123.0),
+    order="BGR",
 )
 _I3D = Preprocessing(frames=64, fps=25.0, size=256, crop=224, range=(-1.0, 1.0))
 _I3D_FLOW = dataclasses.replace(_I3D, mean=(0.0, 0.0), std=(1.0, 1.0))
@@ -34,28 +58,40 @@ _S3D = dataclasses.replace(_RESNET, frames=128, fps=15.0, size=256, width=256, c
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """A row of the registry: what builds the network, what it eats, where it comes from."""
+    """A row of the registry: what builds the network, what it eats, where it comes from.
+
+    `arguments` make it this network and no other; `defaults` a caller may change.
+    """
 
     build: type[nn.Module]
     arguments: dict[str, Any]
     preprocessing: Preprocessing
     source: str
+    defaults: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
-def _resnet(kind: str, depth: int) -> Entry:
-    arguments = {"kinds": KINDS[kind], "blocks": BLOCKS[depth]}
-    return Entry(ResNet3D, arguments, _RESNET, "arXiv 1711.11248")
+def _tran(kind: str, depth: int) -> Entry:
+    return Entry(ResNet3D, tran(kind, depth), _RESNET, "arXiv 1711.11248")
 
 
-def _c3d(name: str, crop: int = 112, source: str = "arXiv 1412.0767") -> Entry:
+def _hara(depth: int, shortcut: str = "B", source: str = "arXiv 1711.09577", **form: Any) -> Entry:
+    return Entry(ResNet3D, hara(depth, shortcut=shortcut, **form), _HARA, source)
+
+
+def _p3d(depth: int) -> Entry:
+    return Entry(p3d.P3D, {"blocks": p3d.BLOCKS[depth]}, _P3D, "arXiv 1711.10305")
+
+
+def _c3d(name: str, crop: int = 112, source: str = "arXiv 1412.0767", classes: int = 400) -> Entry:
     # The resolution study keeps the ratio of the frame to the crop.
     size, width = 128 * crop // 112, 171 * crop // 112
     preprocessing = dataclasses.replace(_C3D, size=size, width=width, crop=crop)
-    return Entry(c3d.C3D, c3d.VARIANTS[name], preprocessing, source)
+    return Entry(c3d.C3D, c3d.VARIANTS[name], preprocessing, source, {"num_classes": classes})
 
 
 MODELS: dict[str, Entry] = {
     "c3d": _c3d("c3d"),
+    "c3d_sports1m": _c3d("c3d", classes=487),
     "c3d_bn": _c3d("c3d_bn", source="arXiv 1708.07632"),
     "c3d_bn_vmz": _c3d("c3d_bn_vmz", source="arXiv 1711.11248"),
     "c3d_bn_i3d": _c3d("c3d_bn_i3d", source="arXiv 1705.07750"),
@@ -70,30 +106,72 @@ MODELS: dict[str, Entry] = {
     "i3d_rgb": Entry(I3D, {}, _I3D, "arXiv 1705.07750"),
     "i3d_flow": Entry(I3D, {}, _I3D_FLOW, "arXiv 1705.07750"),
     "s3d": Entry(S3D, {}, _S3D, "arXiv 1712.04851"),
-    "r2d_18": _resnet("r2d", 18),
-    "f_r2d_18": _resnet("f_r2d", 18),
-    "mc2_18": _resnet("mc2", 18),
-    "mc3_18": _resnet("mc3", 18),
-    "mc4_18": _resnet("mc4", 18),
-    "mc5_18": _resnet("mc5", 18),
-    "r3d_18": _resnet("r3d", 18),
-    "rmc2_18": _resnet("rmc2", 18),
-    "rmc3_18": _resnet("rmc3", 18),
-    "rmc4_18": _resnet("rmc4", 18),
-    "rmc5_18": _resnet("rmc5", 18),
-    "r2plus1d_18": _resnet("r2plus1d", 18),
-    "r2d_34": _resnet("r2d", 34),
-    "f_r2d_34": _resnet("f_r2d", 34),
-    "mc2_34": _resnet("mc2", 34),
-    "mc3_34": _resnet("mc3", 34),
-    "mc4_34": _resnet("mc4", 34),
-    "mc5_34": _resnet("mc5", 34),
-    "r3d_34": _resnet("r3d", 34),
-    "rmc2_34": _resnet("rmc2", 34),
-    "rmc3_34": _resnet("rmc3", 34),
-    "rmc4_34": _resnet("rmc4", 34),
-    "rmc5_34": _resnet("rmc5", 34),
-    "r2plus1d_34": _resnet("r2plus1d", 34),
+    "r2d_10": _tran("r2d", 10),
+    "f_r2d_10": _tran("f_r2d", 10),
+    "mc2_10": _tran("mc2", 10),
+    "mc3_10": _tran("mc3", 10),
+    "mc4_10": _tran("mc4", 10),
+    "mc5_10": _tran("mc5", 10),
+    "r3d_10": _tran("r3d", 10),
+    "rmc2_10": _tran("rmc2", 10),
+    "rmc3_10": _tran("rmc3", 10),
+    "rmc4_10": _tran("rmc4", 10),
+    "rmc5_10": _tran("rmc5", 10),
+    "r2plus1d_10": _tran("r2plus1d", 10),
+    "r2d_18": _tran("r2d", 18),
+    "f_r2d_18": _tran("f_r2d", 18),
+    "mc2_18": _tran("mc2", 18),
+    "mc3_18": _tran("mc3", 18),
+    "mc4_18": _tran("mc4", 18),
+    "mc5_18": _tran("mc5", 18),
+    "r3d_18": _tran("r3d", 18),
+    "rmc2_18": _tran("rmc2", 18),
+    "rmc3_18": _tran("rmc3", 18),
+    "rmc4_18": _tran("rmc4", 18),
+    "rmc5_18": _tran("rmc5", 18),
+    "r2plus1d_18": _tran("r2plus1d", 18),
+    "r2d_34": _tran("r2d", 34),
+    "f_r2d_34": _tran("f_r2d", 34),
+    "mc2_34": _tran("mc2", 34),
+    "mc3_34": _tran("mc3", 34),
+    "mc4_34": _tran("mc4", 34),
+    "mc5_34": _tran("mc5", 34),
+    "r3d_34": _tran("r3d", 34),
+    "rmc2_34": _tran("rmc2", 34),
+    "rmc3_34": _tran("rmc3", 34),
+    "rmc4_34": _tran("rmc4", 34),
+    "rmc5_34": _tran("rmc5", 34),
+    "r2plus1d_34": _tran("r2plus1d", 34),
+    "resnet10_3d_a": _hara(10, "A"),
+    "resnet10_3d_b": _hara(10, "B"),
+    "resnet18_3d_a": _hara(18, "A", "arXiv 1708.07632"),
+    "resnet18_3d_b": _hara(18, "B", "arXiv 1708.07632"),
+    "resnet34_3d_a": _hara(34, "A", "arXiv 1708.07632"),
+    "resnet34_3d_b": _hara(34, "B", "arXiv 1708.07632"),
+    "resnet50_3d_a": _hara(50, "A"),
+    "resnet50_3d_b": _hara(50, "B"),
+    "resnet101_3d_a": _hara(101, "A"),
+    "resnet101_3d_b": _hara(101, "B"),
+    "resnet152_3d_a": _hara(152, "A"),
+    "resnet152_3d_b": _hara(152, "B"),
+    "resnet200_3d_a": _hara(200, "A"),
+    "resnet200_3d_b": _hara(200, "B"),
+    "preact_resnet18_3d": _hara(18, preactivation=True),
+    "preact_resnet34_3d": _hara(34, preactivation=True),
+    "preact_resnet50_3d": _hara(50, preactivation=True),
+    "preact_resnet101_3d": _hara(101, preactivation=True),
+    "preact_resnet152_3d": _hara(152, preactivation=True),
+    "preact_resnet200_3d": _hara(200, preactivation=True),
+    "wide_resnet50_3d": _hara(50, **WIDE),
+    "resnext50_3d": _hara(50, **RESNEXT),
+    "resnext101_3d": _hara(101, **RESNEXT),
+    "resnext152_3d": _hara(152, **RESNEXT),
+    "r2plus1d_18_hara": _hara(18, kind="r2plus1d"),
+    "r2plus1d_34_hara": _hara(34, kind="r2plus1d"),
+    "r2plus1d_50_hara": _hara(50, kind="r2plus1d"),
+    "p3d_63": _p3d(63),
+    "p3d_131": _p3d(131),
+    "p3d_199": _p3d(199),
 }
 
 
@@ -136,4 +214,4 @@ def create_model(name: str, **arguments: Any) -> nn.Module:
             raise ConfigError(
                 f"model {name!r} has no argument {argument!r}. {hint}All: {sorted(allowed)}"
             )
-    return entry.build(**entry.arguments, **arguments)
+    return entry.build(**entry.arguments, **{**entry.defaults, **arguments})

@@ -1,9 +1,9 @@
-"""The networks of "A Closer Look at Spatiotemporal Convolutions for Action Recognition".
+"""3D ResNets: of "A Closer Look at Spatiotemporal Convolutions", and of Hara et al.
+
+One table (the end of this file) tells them all apart.
 
 Tran, Wang, Torresani, Ray, LeCun, Paluri, CVPR 2018 (arXiv 1711.11248): R2D, f-R2D, MCx,
-rMCx, R3D and R(2+1)D, all from the one table at the end of this file.
-
-Layout (paper, Table 1), for a clip of L frames of 112 x 112; basic blocks, no max pool:
+rMCx, R3D and R(2+1)D. For a clip of L frames of 112 x 112; basic blocks, no max pool:
 
     conv1    7x7, 64, stride (1,2,2)                       L   x 56 x 56
     conv2_x  [3x3, 64;  3x3, 64]  x 2                      L   x 56 x 56
@@ -13,10 +13,17 @@ Layout (paper, Table 1), for a clip of L frames of 112 x 112; basic blocks, no m
     pool, fc global average over space and time
 
 Time is strided at the first block of a stage only if that stage's convolutions have a
-temporal extent; the projection shortcut follows. BN has the first-party (VMZ, Caffe2)
-epsilon, 1e-3. Where paper and code differ from torchvision's nets of the same names:
-torchvision uses epsilon 1e-5, and computes R(2+1)D's mid width once per block
-(`mid_channels="per_block"`), which makes another network (31.5M against 33.4M parameters).
+temporal extent; the projection shortcut follows. First-party code (VMZ, Caffe2) has a BN
+epsilon of 1e-3, torchvision's nets of the same names 1e-5. torchvision also computes
+R(2+1)D's mid width once per block, which makes another network (31.5M against 33.4M
+parameters): see `mid_channels`.
+
+Hara, Kataoka, Satoh, ICCVW 2017 and CVPR 2018 (arXiv 1708.07632, 1711.09577): ResNet-10 to
+-200 with a 7x7x7 stem and a 3x3x3 max pool of stride 2, so that conv2_x sees L/2 x 28 x 28;
+shortcut A (a strided slice, zeros for the new channels) or B (projection); and its
+pre-activation, wide (k = 2) and ResNeXt forms. The authors' code detaches shortcut A from
+the gradient; here the gradient flows, as in the paper that shortcut A is from. Their (2+1)D
+form is of the same layout, its stem's mid width by the formula (110).
 """
 
 from __future__ import annotations
@@ -29,7 +36,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxvideo.layers import BatchNorm, Conv2Plus1D, Conv3D
+from jaxvideo.layers import BatchNorm, Conv2Plus1D, Conv3D, max_pool
 from jaxvideo.types import ConfigError, Lowering
 
 #: How the convolutions of a stage see time.
@@ -45,64 +52,88 @@ def mid_width(in_channels: int, out_channels: int, t: int = 3, d: int = 3) -> in
     return weights // (d * d * in_channels + t * out_channels)
 
 
-class BasicBlock(nn.Module):
-    """conv, BN, ReLU, conv, BN, add the shortcut, ReLU; the stride is on the first conv."""
+class ResidualBlock(nn.Module):
+    """Convolutions with BN and ReLU, added to a shortcut.
 
-    features: int
+    `convs` are (features, taps) of each; the stride is on the first one with more than one
+    tap. With `preactivation` BN and ReLU stand before the convolutions, and nothing follows
+    the sum.
+    """
+
+    convs: Sequence[tuple[int, int]]
     kind: str
     strides: tuple[int, int, int]
     mid_channels: str
+    shortcut: str
+    preactivation: bool
+    groups: int
     conv: Callable[..., Any]
     norm: Callable[..., Any]
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        def convolve(x, strides, block_input, name):
-            if self.kind != FACTORISED:
-                t = 3 if self.kind == FULL else 1
-                return self.conv(self.features, (t, 3, 3), strides, name=name)(x)
-            in_channels = x.shape[-1] if self.mid_channels == "per_conv" else block_input
-            mid = mid_width(in_channels, self.features)
-            return Conv2Plus1D(
-                self.features, mid, (3, 3, 3), strides, self.conv, self.norm, name=name
-            )(x, train=train)
+        shortcut, width = self._shortcut(x, train), x.shape[-1]
+        strided = next(i for i, (_, taps) in enumerate(self.convs) if taps > 1)
+        for index, (features, taps) in enumerate(self.convs):
+            number = index + 1
+            strides = self.strides if index == strided else (1, 1, 1)
+            norm = self.norm(name=f"bn_{number}")
+            if self.preactivation:
+                x = nn.relu(norm(x, train=train))
+            x = self._convolve(x, features, taps, strides, width, f"conv_{number}", train)
+            if not self.preactivation:
+                x = norm(x, train=train)
+                x = nn.relu(x) if number < len(self.convs) else x
+        x = x + shortcut
+        return x if self.preactivation else nn.relu(x)
 
-        shortcut, width = x, x.shape[-1]
-        x = convolve(x, self.strides, width, "conv_1")
-        x = nn.relu(self.norm(name="bn_1")(x, train=train))
-        x = convolve(x, (1, 1, 1), width, "conv_2")
-        x = self.norm(name="bn_2")(x, train=train)
-        if self.strides != (1, 1, 1) or width != self.features:
-            shortcut = self.conv(self.features, (1, 1, 1), self.strides, name="projection")(
-                shortcut
+    def _convolve(self, x, features, taps, strides, block_input, name, train):
+        if taps == 1:
+            return self.conv(features, (1, 1, 1), strides, name=name)(x)
+        if self.kind != FACTORISED:
+            t = taps if self.kind == FULL else 1
+            kernel = (t, taps, taps)
+            return self.conv(features, kernel, strides, groups=self.groups, name=name)(x)
+        mid = self._given_mid(name)
+        if not mid:
+            mid = mid_width(
+                block_input if self.mid_channels == "per_block" else x.shape[-1], features
             )
-            shortcut = self.norm(name="bn_projection")(shortcut, train=train)
-        return nn.relu(x + shortcut)
+        return Conv2Plus1D(
+            features, mid, (taps, taps, taps), strides, self.conv, self.norm, name=name
+        )(x, train=train)
+
+    def _given_mid(self, name) -> int:
+        """The mid width of the parameters that "auto" is applied with; 0 while there are none."""
+        if self.mid_channels != "auto":
+            return 0
+        given = self.variables.get("params", {}).get(name, {})
+        return given["spatial"]["kernel"].shape[-1] if given else 0
+
+    def _shortcut(self, x, train):
+        features = self.convs[-1][0]
+        if self.strides == (1, 1, 1) and x.shape[-1] == features:
+            return x
+        if self.shortcut == "A":
+            t, h, w = self.strides
+            x = x[:, ::t, ::h, ::w]
+            return jnp.pad(x, [(0, 0)] * 4 + [(0, features - x.shape[-1])])
+        x = self.conv(features, (1, 1, 1), self.strides, name="projection")(x)
+        return self.norm(name="bn_projection")(x, train=train)
 
 
 class Stage(nn.Module):
-    """`blocks` basic blocks; the first one carries the stride."""
+    """`blocks` residual blocks; the first one carries the stride."""
 
     blocks: int
-    features: int
-    kind: str
     strides: tuple[int, int, int]
-    mid_channels: str
-    conv: Callable[..., Any]
-    norm: Callable[..., Any]
+    block: Callable[..., Any]
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         for index in range(self.blocks):
-            x = BasicBlock(
-                self.features,
-                self.kind,
-                self.strides if index == 0 else (1, 1, 1),
-                self.mid_channels,
-                self.conv,
-                self.norm,
-                name=f"block_{index + 1}",
-            )(x, train=train)
+            strides = self.strides if index == 0 else (1, 1, 1)
+            x = self.block(strides=strides, name=f"block_{index + 1}")(x, train=train)
         return x
 
 
@@ -112,36 +143,49 @@ class ResNet3D(nn.Module):
     Attributes:
       kinds: how stem, conv2_x, ..., conv5_x see time.
       blocks: blocks per stage.
-      width: channels of conv2_x; 64 in the paper, the other stages follow.
-      mid_channels: "per_conv" (paper, VMZ) or "per_block" (torchvision).
-      dropout_rate: before fc; the paper uses none.
+      expansion: 0 for basic blocks; for bottlenecks, output channels over inner ones.
+      width: channels of the stem; 64 in the papers, all others follow.
+      widen: inner channels of conv2_x over `width` (Hara's k).
+      groups: of the bottlenecks' 3x3x3 convolutions (ResNeXt's cardinality).
+      shortcut: "A" (zeros, no parameters) or "B" (projection) where shapes change.
+      preactivation: BN and ReLU before the convolutions; none follows the last block.
+      hara: his stem, with temporal extent 7 and a max pool; else Tran's, 3 and none.
+      mid_channels: of R(2+1)D, "per_conv" (paper, VMZ) or "per_block" (torchvision). "auto"
+        is the first for fresh parameters, and whatever given ones have.
+      dropout_rate: before fc; the papers use none.
       bn_groups, bn_momentum, bn_epsilon: see `layers.norm`.
       dtype: compute dtype; parameters and statistics are f32.
     """
 
     kinds: Sequence[str]
     blocks: Sequence[int]
+    expansion: int = 0
     num_classes: int = 400
     width: int = 64
-    mid_channels: str = "per_conv"
+    widen: int = 1
+    groups: int = 1
+    shortcut: str = "B"
+    preactivation: bool = False
+    hara: bool = False
+    mid_channels: str = "auto"
     dropout_rate: float = 0.0
     bn_groups: int = 1
     bn_momentum: float = 0.9
-    bn_epsilon: float = 1e-3
+    bn_epsilon: float = 1e-5
     dtype: Any = jnp.float32
     lowering: Lowering = Lowering.AUTO
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> tuple[jax.Array, dict[str, jax.Array]]:
-        if self.mid_channels not in ("per_conv", "per_block"):
-            raise ConfigError(
-                f"mid_channels={self.mid_channels!r}: allowed are 'per_conv' and 'per_block'"
-            )
+        rules = ("auto", "per_conv", "per_block")
+        for field, allowed in (("mid_channels", rules), ("shortcut", ("A", "B"))):
+            if getattr(self, field) not in allowed:
+                raise ConfigError(f"{field}={getattr(self, field)!r}: allowed are {allowed}")
 
-        def conv(features, kernel, strides=(1, 1, 1), padding=None, *, name):
+        def conv(features, kernel, strides=(1, 1, 1), padding=None, groups=1, *, name):
             padding = tuple(k // 2 for k in kernel) if padding is None else padding
             how = {"dtype": self.dtype, "lowering": self.lowering}
-            return Conv3D(features, kernel, strides, padding, **how, name=name)
+            return Conv3D(features, kernel, strides, padding, groups, **how, name=name)
 
         norm = functools.partial(
             BatchNorm,
@@ -154,22 +198,31 @@ class ResNet3D(nn.Module):
         endpoints = {}
         x = self._stem(x, conv, norm, train)
         endpoints["conv1"] = x
+        if self.hara:
+            x = max_pool(x, (3, 3, 3), (2, 2, 2), 1)
+            endpoints["pool1"] = x
         for index, (kind, blocks) in enumerate(zip(self.kinds[1:], self.blocks, strict=True)):
             name = f"conv{index + 2}_x"
+            features = self.width * self.widen * 2**index
+            convs = ((features, 3), (features, 3))
+            if self.expansion:
+                convs = ((features, 1), (features, 3), (features * self.expansion, 1))
             # Very short clips are not strided to nothing (VMZ, video_model.py).
             too_short = (frames < 8 and index == 3) or (frames < 4 and index == 2)
-            temporal = 1 if kind == SPATIAL or too_short else 2
+            temporal = 1 if kind == SPATIAL or (too_short and not self.hara) else 2
+            block = functools.partial(
+                ResidualBlock,
+                convs=convs,
+                kind=kind,
+                mid_channels=self.mid_channels,
+                shortcut=self.shortcut,
+                preactivation=self.preactivation,
+                groups=self.groups,
+                conv=conv,
+                norm=norm,
+            )
             strides = (1, 1, 1) if index == 0 else (temporal, 2, 2)
-            x = Stage(
-                blocks,
-                self.width * 2**index,
-                kind,
-                strides,
-                self.mid_channels,
-                conv,
-                norm,
-                name=name,
-            )(x, train=train)
+            x = Stage(blocks, strides, block, name=name)(x, train=train)
             endpoints[name] = x
         x = x.astype(jnp.float32).mean((1, 2, 3))
         endpoints["pool"] = x
@@ -181,22 +234,23 @@ class ResNet3D(nn.Module):
         return logits, endpoints
 
     def _stem(self, x, conv, norm, train):
-        kind = self.kinds[0]
+        kind, t = self.kinds[0], 7 if self.hara else 3
         if kind == FACTORISED:
-            # 45 at width 64: paper, appendix; the formula would give 83.
-            mid = max(45 * self.width // 64, 1)
-            x = Conv2Plus1D(self.width, mid, (3, 7, 7), (1, 2, 2), conv, norm, name="conv1")(
+            # Tran: 45 at width 64 (appendix), where the formula would give 83.
+            tran = max(45 * self.width // 64, 1)
+            mid = mid_width(x.shape[-1], self.width, t, 7) if self.hara else tran
+            x = Conv2Plus1D(self.width, mid, (t, 7, 7), (1, 2, 2), conv, norm, name="conv1")(
                 x, train=train
             )
         else:
-            t = {SPATIAL: 1, FULL: 3, ALL_FRAMES: x.shape[1]}[kind]
+            t = {SPATIAL: 1, FULL: t, ALL_FRAMES: x.shape[1]}[kind]
             padding = (0 if kind == ALL_FRAMES else t // 2, 3, 3)
             x = conv(self.width, (t, 7, 7), (1, 2, 2), padding, name="conv1")(x)
         return nn.relu(norm(name="bn1")(x, train=train))
 
 
-# The paper's table, one row per network: how conv1, conv2_x, ..., conv5_x see time.
-# MCx is 3-D below stage x and 2-D from x on; rMCx the reverse (conv1 is stage 1).
+# How conv1, conv2_x, ..., conv5_x see time, one row per network. MCx is 3-D below stage x
+# and 2-D from x on; rMCx the reverse (conv1 is stage 1).
 KINDS = {
     "r2d": (ALL_FRAMES, SPATIAL, SPATIAL, SPATIAL, SPATIAL),
     "f_r2d": (SPATIAL, SPATIAL, SPATIAL, SPATIAL, SPATIAL),
@@ -212,4 +266,29 @@ KINDS = {
     "r2plus1d": (FACTORISED, FACTORISED, FACTORISED, FACTORISED, FACTORISED),
 }
 
-BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
+# Blocks per stage, by the number of layers; Hara's have bottlenecks from 50 on.
+BLOCKS = {
+    10: (1, 1, 1, 1),
+    18: (2, 2, 2, 2),
+    34: (3, 4, 6, 3),
+    50: (3, 4, 6, 3),
+    101: (3, 4, 23, 3),
+    152: (3, 8, 36, 3),
+    200: (3, 24, 36, 3),
+}
+
+
+def tran(kind: str, depth: int) -> dict[str, Any]:
+    """Arguments of a net of arXiv 1711.11248."""
+    return {"kinds": KINDS[kind], "blocks": BLOCKS[depth]}
+
+
+def hara(depth: int, kind: str = "r3d", **form: Any) -> dict[str, Any]:
+    """Arguments of a net of arXiv 1711.09577; `form` is what differs from the plain one."""
+    expansion = 4 if depth >= 50 else 0
+    return {**tran(kind, depth), "hara": True, "expansion": expansion, **form}
+
+
+#: Forms of `hara`: bottlenecks twice as wide inside with the same output, and those in groups.
+WIDE = {"widen": 2, "expansion": 2}
+RESNEXT = {**WIDE, "groups": 32}

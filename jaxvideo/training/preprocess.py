@@ -16,6 +16,8 @@ from jaxvideo.types import Preprocessing
 
 def normalise(video: jax.Array, preprocessing: Preprocessing, dtype: Any) -> jax.Array:
     """uint8 `[N, T, H, W, C]` to a clip in `dtype`: ((v / 255) scaled to range - mean) / std."""
+    if preprocessing.order == "BGR":
+        video = video[..., ::-1]
     low, high = preprocessing.range
     std = np.asarray(preprocessing.std, np.float32)
     factor = (high - low) / (255.0 * std)
