@@ -7,10 +7,11 @@ loader workers, which must start fast and never touch an accelerator.
 from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "create_model", "list_models"]
+__all__ = ["__version__", "create_model", "list_models", "load_weights"]
 
 if TYPE_CHECKING:
     from jaxvideo.models import create_model, list_models
+    from jaxvideo.pretrained import load_weights
 
 
 def __getattr__(name: str):
@@ -18,4 +19,8 @@ def __getattr__(name: str):
         from jaxvideo import models
 
         return getattr(models, name)
+    if name == "load_weights":
+        from jaxvideo import pretrained
+
+        return pretrained.load_weights
     raise AttributeError(f"module 'jaxvideo' has no attribute {name!r}")

@@ -1,8 +1,9 @@
-"""The command line: `python -m jaxvideo {models, predict}`. Thin: flags in, lines out."""
+"""The command line: `python -m jaxvideo {models, predict, convert}`. Thin: flags in, lines out."""
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 from collections.abc import Sequence
 
@@ -23,11 +24,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     predict = commands.add_parser("predict", help="class probabilities of video files")
     predict.add_argument("files", nargs="+", metavar="FILE", help="a video file")
-    predict.add_argument("--checkpoint", required=True, metavar="RUN", help="a run's folder")
+    predict.add_argument(
+        "--checkpoint", required=True, metavar="RUN", help="a run's folder, or converted weights"
+    )
     predict.add_argument("--clips", type=int, help="clips per video (default: the run's protocol)")
     predict.add_argument("--crops", type=int, help="crops per clip, 1 or 3")
     predict.add_argument("--top", type=int, default=5, help="classes to print (default: 5)")
     predict.set_defaults(run=_predict)
+
+    convert = commands.add_parser("convert", help="another library's weights to ours")
+    convert.add_argument("file", metavar="IN", help="safetensors, torch's, npz, pickle of arrays")
+    convert.add_argument("--from", dest="source", required=True, help="the library, e.g. hara")
+    convert.add_argument("--model", required=True, help="a name that `models` prints")
+    convert.add_argument("--out", required=True, metavar="W.safetensors")
+    convert.add_argument(
+        "--leave-out", action="append", default=[], metavar="PATTERN", help="e.g. 'fc/*'"
+    )
+    convert.set_defaults(run=_convert)
 
     options = parser.parse_args(arguments)
     try:
@@ -43,16 +56,38 @@ def _models(options: argparse.Namespace) -> int:
     del options
     from jaxvideo.models import MODELS
     from jaxvideo.models.summary import summarise
+    from jaxvideo.pretrained import sources_of
 
-    print(f"{'name':<14}{'parameters':>12}{'GMACs':>9}  {'input':<16}{'endpoints':<28}source")
+    print(
+        f"{'name':<20}{'parameters':>12}{'GMACs':>9}  {'input':<16}{'endpoints':<28}"
+        f"{'source':<18}weights from"
+    )
     for name, entry in MODELS.items():
         s = summarise(name)
         ends = list(s.endpoints)
         print(
-            f"{name:<14}{s.parameters:>12,}{s.macs / 1e9:>9.3f}  "
+            f"{name:<20}{s.parameters:>12,}{s.macs / 1e9:>9.3f}  "
             f"{'x'.join(map(str, s.input_shape)):<16}"
-            f"{f'{ends[0]} ... {ends[-2]} ({len(ends)})':<28}{entry.source}"
+            f"{f'{ends[0]} ... {ends[-2]} ({len(ends)})':<28}"
+            f"{entry.source:<18}{', '.join(sources_of(name)) or '-'}",
+            flush=True,
         )
+    return 0
+
+
+def _convert(options: argparse.Namespace) -> int:
+    from jaxvideo.pretrained import compare_with_reference, read_weights, save_weights
+
+    weights = read_weights(
+        options.model, options.file, options.source, leave_out=options.leave_out
+    )
+    reference = compare_with_reference(weights, options.file)
+    manifest = save_weights(options.out, weights, reference=reference)
+    print(f"{options.out}: {manifest['model']}, {len(weights.classes)} classes")
+    for stage, difference in reference.get("stages", {}).items():
+        print(f"  {stage:<10} {difference:.1e} from {reference['package']}")
+    if "stages" not in reference:
+        print(f"  not compared: {reference['why']}")
     return 0
 
 
@@ -62,12 +97,11 @@ def _predict(options: argparse.Namespace) -> int:
     from jaxvideo.data.decode import open_video, read_clip
     from jaxvideo.data.views import protocol_views
     from jaxvideo.models import create_model
-    from jaxvideo.training.checkpoint import load_variables
     from jaxvideo.training.step import make_predict_step
 
     if options.top < 1:
         raise ConfigError(f"--top={options.top}: must be at least 1")
-    variables, described = load_variables(options.checkpoint)
+    variables, described = _open(options.checkpoint)
     preprocessing = Preprocessing(**described["preprocessing"])
     asked = {"clips": options.clips, "crops": options.crops}
     given = {key: value for key, value in asked.items() if value is not None}
@@ -98,6 +132,24 @@ def _predict(options: argparse.Namespace) -> int:
         for index in np.argsort(-mean)[: options.top]:
             print(f"  {100 * mean[index]:5.1f} %  {classes[index]}")
     return 1 if failed else 0
+
+
+def _open(path: str):
+    """(variables, description) of a run's folder or of a file of weights."""
+    from pathlib import Path
+
+    from jaxvideo.pretrained import open_weights
+    from jaxvideo.training.checkpoint import load_variables
+
+    if not Path(path).is_file():
+        return load_variables(path)
+    weights = open_weights(path)
+    return weights.variables, {
+        "model": weights.model,
+        "preprocessing": dataclasses.asdict(weights.preprocessing),
+        "protocol": dataclasses.asdict(Protocol()),
+        "classes": weights.classes,
+    }
 
 
 def _jitted(function):

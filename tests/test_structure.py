@@ -26,11 +26,12 @@ ALLOWED = {
     "weights": {"types"},
     "data": {"types"},
     "evaluation": {"types", "data"},
-    "training": {"types", "layers", "models", "weights", "data", "evaluation"},
+    "pretrained": {"types", "models", "weights", "__init__"},
+    "training": {"types", "layers", "models", "weights", "data", "evaluation", "pretrained"},
     "visualize": None,  # anything
     "cli": None,
     "__main__": None,
-    "__init__": {"models"},  # inside functions, for the public names
+    "__init__": {"models", "pretrained"},  # inside functions, for the public names
 }
 FORBIDDEN = {"data": {"jax", "flax", "optax"}, "evaluation": {"jax", "flax", "optax"}}
 

@@ -1,6 +1,7 @@
 """Every entry of the registry: counts of the reference sheet, shapes, names. Nothing is run."""
 
 import dataclasses
+import re
 from pathlib import Path
 
 import jax
@@ -52,8 +53,9 @@ def study(name, depths, parameters, crop=112, flat=4096):
     yield (f"c3d_{name}", {"num_classes": 101}, 16, parameters, parameters, macs)
 
 
-# name, arguments, frames -> parameters, with BN statistics, multiply-adds.
-# Counted in PyTorch on VMZ's, torchvision's and kinetics-i3d's nets, 400 classes.
+# name, arguments, frames -> parameters, with BN statistics, multiply-adds (None: not counted).
+# Counted in PyTorch on VMZ's, torchvision's, Hara's and kinetics-i3d's nets and P3D's port, 400
+# classes; multiply-adds that end in 000,000 are rounded there.
 COUNTS = [
     ("r2d_18", {}, 8, 11_447_568, 11_457_168, 1_931_780_096),
     ("r2d_18", {}, 16, 11_522_832, 11_532_432, 2_167_808_000),
@@ -87,6 +89,49 @@ COUNTS = [
     ("rmc5_34", {}, 16, 47_442_128, 47_459_152, 62_231_289_856),
     ("r2plus1d_34", {}, 8, 63_697_175, 63_747_463, 38_089_082_368),
     ("r2plus1d_34", {}, 32, 63_697_175, 63_747_463, 152_355_715_072),
+    ("r2d_10", {}, 8, 5_176_848, 5_182_608, None),
+    ("r3d_10", {}, 16, 14_566_992, 14_572_752, None),
+    ("mc3_10", {}, 16, 5_277_264, 5_283_024, None),
+    ("rmc3_10", {}, 16, 14_400_720, 14_406_480, None),
+    ("r2plus1d_10", {}, 16, 14_557_719, 14_571_399, None),
+    ("r2plus1d_34", {"mid_channels": "per_block"}, 16, 61_831_661, None, 75_201_000_000),
+    ("resnet10_3d_a", {}, 16, 14_430_800, 14_434_768, 5_642_067_968),
+    ("resnet18_3d_a", {}, 16, 33_235_280, 33_243_088, 8_296_275_968),
+    ("resnet34_3d_a", {}, 16, 63_544_912, 63_560_144, 12_684_566_528),
+    ("resnet50_3d_a", {}, 16, 44_242_000, None, 9_778_855_936),
+    ("resnet101_3d_a", {}, 16, 83_288_144, None, 13_600_260_096),
+    ("resnet152_3d_a", {}, 16, 115_446_864, None, 18_320_818_176),
+    ("resnet200_3d_a", {}, 16, 124_646_480, None, 25_514_049_536),
+    ("resnet10_3d_b", {}, 16, 14_604_624, 14_610_384, 5_653_798_912),
+    ("resnet18_3d_b", {}, 16, 33_409_104, 33_418_704, 8_308_006_912),
+    ("resnet34_3d_b", {}, 16, 63_718_736, 63_735_760, 12_696_297_472),
+    ("resnet50_3d_b", {}, 16, 47_018_576, 47_071_696, 10_069_311_488),
+    ("resnet101_3d_b", {}, 16, 86_064_720, 86_170_064, 13_890_715_648),
+    ("resnet152_3d_b", {}, 16, 118_223_440, 118_374_864, 18_611_273_728),
+    ("resnet200_3d_b", {}, 16, 127_423_056, 127_599_056, 25_804_505_088),
+    ("resnet10_3d_b", {"num_classes": 700}, 16, 14_758_524, None, None),
+    ("resnet50_3d_b", {"num_classes": 700}, 16, 47_633_276, None, None),
+    ("resnet200_3d_b", {"num_classes": 700}, 16, 128_037_756, None, None),
+    ("preact_resnet18_3d", {}, 16, 33_408_208, None, None),
+    ("preact_resnet34_3d", {}, 16, 63_717_840, None, None),
+    ("preact_resnet50_3d", {}, 16, 47_014_608, None, None),
+    ("preact_resnet101_3d", {}, 16, 86_060_752, None, None),
+    ("preact_resnet152_3d", {}, 16, 118_219_472, None, None),
+    ("preact_resnet200_3d", {}, 16, 127_419_088, None, 25_805_000_000),
+    ("wide_resnet50_3d", {}, 16, 158_248_272, 158_316_496, 26_240_000_000),
+    ("resnext50_3d", {}, 16, 26_685_264, None, 7_452_000_000),
+    ("resnext101_3d", {}, 16, 48_340_816, None, 9_568_000_000),
+    ("resnext101_3d", {}, 64, 48_340_816, None, 38_268_000_000),
+    ("resnext152_3d", {}, 16, 66_178_896, None, 12_181_000_000),
+    ("r2plus1d_18_hara", {}, 16, 33_421_164, None, 8_477_000_000),
+    ("r2plus1d_34_hara", {}, 16, 63_747_500, None, 12_865_000_000),
+    ("r2plus1d_50_hara", {}, 16, 47_035_382, None, 10_524_000_000),
+    ("p3d_63", {}, 16, 25_745_232, None, 8_442_000_000),
+    ("p3d_63", {"num_classes": 487}, 16, 25_923_495, None, None),
+    ("p3d_131", {}, 16, 48_088_400, None, 12_898_000_000),
+    ("p3d_199", {}, 16, 66_492_240, None, 18_404_000_000),
+    ("p3d_199", {"num_classes": 487}, 16, 66_670_503, None, None),
+    ("c3d_sports1m", {}, 16, 79_991_015, 79_991_015, 38_548_959_232),
     ("c3d", {}, 16, 79_634_576, 79_634_576, 38_548_602_880),
     ("c3d", {"num_classes": 487}, 16, 79_991_015, 79_991_015, 38_548_959_232),
     ("c3d", {"num_classes": 101}, 16, 78_409_573, 78_409_573, 38_547_378_176),
@@ -112,37 +157,63 @@ COUNTS = [
 def test_counts(name, arguments, frames, parameters, stored, macs):
     summary = summarise(name, frames=frames, **arguments)
     assert summary.parameters == parameters
-    assert summary.parameters + summary.statistics == stored
-    assert summary.macs == macs
+    assert stored is None or summary.parameters + summary.statistics == stored
+    if macs is not None and macs % 1_000_000 == 0:
+        assert round(summary.macs, -6) == macs
+    else:
+        assert macs is None or summary.macs == macs
+
+
+# Ten layers of the other seven kinds: no source has them, their table row is that of 18.
+_UNCOUNTED = {f"{kind}_10" for kind in ("f_r2d", "mc2", "mc4", "mc5", "rmc2", "rmc4", "rmc5")}
 
 
 @pytest.mark.fast
 def test_every_model_is_counted():
-    assert {row[0] for row in COUNTS} == set(list_models())
+    assert {row[0] for row in COUNTS} | _UNCOUNTED == set(list_models())
+
+
+# Frames after conv1, conv2_x, ..., conv5_x as shares of the clip's length L; R2D has one frame.
+TEMPORAL = {
+    "r2d": None,
+    "f_r2d": (1, 1, 1, 1, 1),
+    "mc2": (1, 1, 1, 1, 1),
+    "mc3": (1, 1, 1, 1, 1),
+    "mc4": (1, 1, 2, 2, 2),
+    "mc5": (1, 1, 2, 4, 4),
+    "r3d": (1, 1, 2, 4, 8),
+    "rmc2": (1, 1, 2, 4, 8),
+    "rmc3": (1, 1, 2, 4, 8),
+    "rmc4": (1, 1, 1, 2, 4),
+    "rmc5": (1, 1, 1, 1, 2),
+    "r2plus1d": (1, 1, 2, 4, 8),
+}
 
 
 @pytest.mark.fast
-@pytest.mark.parametrize(
-    ("name", "frames", "temporal"),
-    [
-        ("r2plus1d_18", 16, [16, 16, 8, 4, 2]),
-        ("r2plus1d_18", 8, [8, 8, 4, 2, 1]),
-        ("r3d_18", 4, [4, 4, 2, 1, 1]),  # too short: conv5_x keeps its frames
-        ("r3d_18", 2, [2, 2, 1, 1, 1]),
-        ("r2d_18", 8, [1, 1, 1, 1, 1]),
-        ("f_r2d_18", 8, [8, 8, 8, 8, 8]),
-        ("mc3_18", 8, [8, 8, 8, 8, 8]),
-        ("mc4_18", 8, [8, 8, 4, 4, 4]),
-        ("rmc4_18", 8, [8, 8, 8, 4, 2]),
-        ("rmc5_18", 8, [8, 8, 8, 8, 4]),
-    ],
-)
-def test_resnet_stages(name, frames, temporal):
-    ends = summarise(name, frames=frames).endpoints
+@pytest.mark.parametrize("depth", [18, 34])
+@pytest.mark.parametrize("frames", [8, 16, 32])
+@pytest.mark.parametrize("kind", TEMPORAL)
+def test_temporal_sizes(kind, frames, depth):
+    shares = TEMPORAL[kind]
+    expected = [frames // share for share in shares] if shares else [1] * 5
+    ends = summarise(f"{kind}_{depth}", frames=frames, crop=32).endpoints
+    assert [ends[stage][0] for stage in list(ends)[:5]] == expected
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(("frames", "temporal"), [(4, [4, 4, 2, 1, 1]), (2, [2, 2, 1, 1, 1])])
+def test_very_short_clips_are_not_strided_to_nothing(frames, temporal):
+    ends = summarise("r3d_18", frames=frames, crop=32).endpoints
+    assert [ends[stage][0] for stage in list(ends)[:5]] == temporal
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("name", ["r2plus1d_18", "r3d_34", "mc3_10"])
+def test_resnet_stages(name):
+    ends = summarise(name).endpoints
     assert list(ends) == ["conv1", *(f"conv{i}_x" for i in range(2, 6)), "pool", "fc"]
-    stages = list(ends.values())[:5]
-    assert [s[0] for s in stages] == temporal
-    assert [s[1:] for s in stages] == [
+    assert [s[1:] for s in list(ends.values())[:5]] == [
         (56, 56, 64),
         (56, 56, 64),
         (28, 28, 128),
@@ -151,6 +222,39 @@ def test_resnet_stages(name, frames, temporal):
     ]
     assert ends["pool"] == (512,)
     assert ends["fc"] == (400,)
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(
+    ("name", "expansion"),
+    [("resnet18_3d_a", 1), ("resnet50_3d_b", 4), ("preact_resnet18_3d", 1), ("resnext50_3d", 4)],
+)
+def test_hara_stages(name, expansion):
+    assert summarise(name).endpoints == {
+        "conv1": (16, 56, 56, 64),
+        "pool1": (8, 28, 28, 64),
+        "conv2_x": (8, 28, 28, 64 * expansion),
+        "conv3_x": (4, 14, 14, 128 * expansion),
+        "conv4_x": (2, 7, 7, 256 * expansion),
+        "conv5_x": (1, 4, 4, 512 * expansion),
+        "pool": (512 * expansion,),
+        "fc": (400,),
+    }
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("form", ["official", "port"])
+def test_p3d_stages(form):
+    assert summarise("p3d_63", form=form).endpoints == {
+        "conv1": (16, 80, 80, 64),
+        "pool1": (8, 40, 40, 64),
+        "conv2_x": (8, 40, 40, 256),
+        "conv3_x": (4, 20, 20, 512),
+        "conv4_x": (2, 10, 10, 1024),
+        "conv5_x": (1, 5, 5, 2048),
+        "pool": (2048,),
+        "fc": (400,),
+    }
 
 
 @pytest.mark.fast
@@ -235,8 +339,12 @@ def names_of(name: str) -> str:
     )
 
 
+# Deeper nets repeat the names of the shallower ones.
+SHALLOW = [n for n in list_models() if not re.search("101|131|152|199|200", n)]
+
+
 @pytest.mark.fast
-@pytest.mark.parametrize("name", list_models())
+@pytest.mark.parametrize("name", SHALLOW)
 def test_names_are_kept(name):
     """To regenerate after a wanted change: python -m tests.models.test_zoo"""
     golden = (GOLDEN / f"{name}.txt").read_text()
@@ -247,7 +355,7 @@ def test_names_are_kept(name):
     )
 
 
-@pytest.mark.parametrize("name", list_models())
+@pytest.mark.parametrize("name", SHALLOW)
 def test_runs_small_and_in_bfloat16(name):
     """Shapes and types of a forward and a training pass, at a small size."""
     model = create_model(name, num_classes=7, dtype=jnp.bfloat16)
@@ -277,6 +385,10 @@ def test_runs_small_and_in_bfloat16(name):
         (lambda: create_model("r2plus1d18"), "Did you mean 'r2plus1d_18'"),
         (lambda: create_model("i3d_rgb", widht=2), "Did you mean 'width'"),
         (lambda: create_model("r3d_18", kinds=()), "no argument 'kinds'"),
+        (lambda: create_model("resnet18_3d_a", shortcut="B"), "no argument 'shortcut'"),
+        (lambda: summarise("p3d_63", form="caffe"), "form='caffe': allowed are"),
+        (lambda: summarise("p3d_63", wirings="ABD"), "wirings='ABD'"),
+        (lambda: summarise("r2plus1d_18", mid_channels="x"), "mid_channels='x': allowed are"),
     ],
 )
 def test_wrong_names(call, text):
@@ -292,5 +404,5 @@ def test_entries_are_frozen():
 
 if __name__ == "__main__":
     GOLDEN.mkdir(exist_ok=True)
-    for model_name in list_models():
+    for model_name in SHALLOW:
         (GOLDEN / f"{model_name}.txt").write_text(names_of(model_name))

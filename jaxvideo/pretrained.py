@@ -1,0 +1,450 @@
+"""Weights from where people have them: `load_weights`, and the table of sources.
+
+Weights come with what they need to be used: the arguments of the network they fit, their
+preprocessing, and the names of their classes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import fnmatch
+import json
+import re
+from collections.abc import Mapping, Sequence
+from functools import partial
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxvideo import __version__
+from jaxvideo.models import MODELS, create_model, model_entry
+from jaxvideo.types import CheckpointError, ConfigError, Lowering, Preprocessing
+from jaxvideo.weights import files, from_torch, tree
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A library whose weights can be imported.
+
+    Attributes:
+      models: patterns of our models that it has weights for.
+      naming: its names, see `weights.from_torch`.
+      leaves: its names of kernel, bias, scale and running statistics.
+      epsilon: of its BN.
+      arguments: of `create_model`, that make ours its network.
+      preprocessing: what it differs in from the model's own.
+      classes: the list in `weights/classes` that a head of as many classes has.
+    """
+
+    models: tuple[str, ...]
+    naming: from_torch.Naming
+    leaves: Mapping[str, str] = dataclasses.field(default_factory=lambda: from_torch.TORCH_LEAVES)
+    epsilon: float = 1e-5
+    arguments: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    preprocessing: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    classes: str = ""
+
+
+_HARA = (
+    "resnet*_3d_*",
+    "preact_resnet*_3d",
+    "wide_resnet50_3d",
+    "resnext*_3d",
+    "r2plus1d_*_hara",
+)
+_IMAGENET = {
+    "range": (0.0, 1.0),
+    "mean": (0.485, 0.456, 0.406),
+    "std": (0.229, 0.224, 0.225),
+    "order": "RGB",
+}
+
+SOURCES: dict[str, Source] = {
+    # 16 frames at 15 fps (the weights' own metadata).
+    "torchvision": Source(
+        ("r3d_18", "mc3_18", "r2plus1d_18"),
+        from_torch.torchvision,
+        arguments={"mid_channels": "per_block"},
+        preprocessing={"fps": 15.0},
+        classes="kinetics400",
+    ),
+    # VMZ's and moabitcoin/ig65m-pytorch's nets in torch.
+    "vmz": Source(
+        ("r2plus1d_34", "r2plus1d_18", "r3d_34", "mc*_18", "rmc*_18", "r3d_18"),
+        from_torch.torchvision,
+        epsilon=1e-3,
+        arguments={"mid_channels": "per_conv"},
+        classes="kinetics400",
+    ),
+    "vmz-caffe2": Source(
+        ("*r2d_??", "mc?_??", "rmc?_??", "r3d_??", "r2plus1d_??"),
+        from_torch.vmz_caffe2,
+        from_torch.CAFFE2_LEAVES,
+        epsilon=1e-3,
+        arguments={"mid_channels": "per_conv"},
+        classes="kinetics400",
+    ),
+    # Branch CVPR2018: bytes less ActivityNet's mean. The later branch: mean and std.
+    "hara": Source(_HARA, from_torch.hara, classes="kinetics400"),
+    "hara-master": Source(
+        _HARA,
+        from_torch.hara,
+        preprocessing={
+            "range": (0.0, 1.0),
+            "mean": (0.4345, 0.4051, 0.3775),
+            "std": (0.2768, 0.2713, 0.2737),
+        },
+    ),
+    "c3d-caffe": Source(("c3d", "c3d_sports1m"), from_torch.c3d_caffe),
+    "c3d-pytorch": Source(
+        ("c3d", "c3d_sports1m"), from_torch.c3d_pytorch, arguments={"pools": "symmetric"}
+    ),
+    "mmaction2": Source(
+        ("c3d", "c3d_sports1m"),
+        from_torch.c3d_mmaction2,
+        arguments={"pools": "symmetric"},
+        preprocessing={"order": "RGB"},
+    ),
+    "p3d-pytorch": Source(
+        ("p3d_*",),
+        from_torch.p3d,
+        arguments={"form": "port"},
+        preprocessing={**_IMAGENET, "size": 256, "width": 340},
+        classes="kinetics400",
+    ),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Weights:
+    """Weights, and what they need to be used.
+
+    Attributes:
+      variables: `{'params', 'batch_stats'}`, f32.
+      model: `name` and arguments of `create_model`.
+      preprocessing: of the clips they were trained on.
+      classes: names in the order of the logits; `class 0`, ... where nobody knows them.
+      origin: file, its sha256, source.
+    """
+
+    variables: dict[str, Any]
+    model: dict[str, Any]
+    preprocessing: Preprocessing
+    classes: tuple[str, ...]
+    origin: dict[str, Any]
+
+
+def load_weights(
+    name: str, path: str | Path, source: str | None = None, **arguments: Any
+) -> dict[str, Any]:
+    """Variables of a registry model from a file; for `create_model(name, ...).apply`.
+
+    `read_weights` explains the arguments, and also gives preprocessing and class names.
+    """
+    return read_weights(name, path, source, **arguments).variables
+
+
+def read_weights(
+    name: str,
+    path: str | Path,
+    source: str | None = None,
+    *,
+    num_classes: int | None = None,
+    leave_out: Sequence[str] = (),
+    seed: int = 0,
+    frames: int = 0,
+    crop: int = 0,
+    **arguments: Any,
+) -> Weights:
+    """Weights from another library's file, or from one that `save_weights` wrote.
+
+    Args:
+      name: a name of `list_models()`.
+      path: safetensors, torch's, npz, or a pickle of arrays; nothing in it is executed.
+      source: a key of `SOURCES`; None for a file of ours.
+      num_classes: of the network; None is as many as the file has.
+      leave_out: patterns, as in `weights.tree.matching`, of our parameters that keep fresh
+        values, `("fc/*",)` for another number of classes; or of the file's names to ignore.
+      seed: of the fresh values.
+      frames, crop: of the clip, where parameters depend on it (R2D's stem, C3D's fc6).
+      **arguments: of `create_model`. Those that the source's networks need are set already.
+        Where the network's `bn_epsilon` is not the source's, the running variances are
+        shifted by the difference, which gives the same numbers.
+
+    Raises:
+      ConfigError: an unknown name or source, or a source that has no weights for the model.
+      CheckpointError: a file that cannot be read, or does not fit: the difference is listed.
+    """
+    entry = model_entry(name)
+    arrays = files.read_arrays(path)
+    described = files.read_description(path) if source is None else None
+    if source is not None:
+        found = _source(source, name)
+    elif described is None:
+        raise ConfigError(
+            f"{path} was not written by jaxvideo: say where it comes from, source="
+            f"{' or '.join(map(repr, sources_of(name))) or 'none is known for ' + name}"
+        )
+    else:
+        if described["model"]["name"] != name:
+            raise CheckpointError(
+                f"{path} holds weights of {described['model']['name']!r}, not of {name!r}"
+            )
+        found = _described_source(described)
+    arguments = {**found.arguments, **arguments}
+    t, h, w, c = entry.preprocessing.shape
+    clip = jax.ShapeDtypeStruct((1, frames or t, crop or h, crop or w, c), jnp.float32)
+    head = _head(name, clip, arguments)
+    model = create_model(name, **arguments, num_classes=num_classes or 1)
+    names = _names_of(_shapes(model, clip), found, arrays)
+    rows = _rows(names, arrays, head)
+    model = model.clone(num_classes=num_classes or rows or entry.defaults.get("num_classes", 400))
+    expected = _shapes(model, clip)
+
+    left_out = _left_out(leave_out, list(expected), list(arrays))
+    epsilon_shift = found.epsilon - getattr(model, "bn_epsilon", found.epsilon)
+    flattened = _flattened(expected)
+    loaded, used = {}, {names[ours] for ours in left_out & set(expected)}
+    for ours, leaf in expected.items():
+        theirs = names[ours]
+        if ours in left_out or theirs not in arrays:
+            continue
+        used.add(theirs)
+        array = arrays[theirs]
+        if described is None:
+            array = from_torch.to_ours(array, leaf.shape, flattened.get(ours, 0))
+        if ours.endswith("/var"):
+            array = array + np.float32(epsilon_shift)
+        loaded[ours] = array
+    unread = {
+        theirs: array
+        for theirs, array in arrays.items()
+        if theirs not in used | left_out and not from_torch.IGNORED.search(theirs)
+    }
+    wanted = {ours: leaf for ours, leaf in expected.items() if ours not in left_out}
+    _check_fit(path, source, wanted, loaded, unread, names, head)
+
+    fresh = _fresh(model, clip, seed, left_out & set(expected))
+    flat = {ours: jnp.asarray({**loaded, **fresh}[ours], leaf.dtype) for ours, leaf in expected.items()}
+    preprocessing = dataclasses.replace(entry.preprocessing, **found.preprocessing)
+    if frames or crop:
+        preprocessing = dataclasses.replace(
+            preprocessing, frames=frames or t, crop=crop or preprocessing.crop
+        )
+    classes = _classes(found, described, model.num_classes, bool(fresh))
+    return Weights(
+        variables=tree.unflatten(flat),
+        model={"name": name, **arguments, "num_classes": model.num_classes},
+        preprocessing=preprocessing,
+        classes=classes,
+        origin=described["origin"]
+        if described
+        else {"file": Path(path).name, "sha256": files.sha256(path), "source": source},
+    )
+
+
+def save_weights(path: str | Path, weights: Weights, **more: Any) -> dict[str, Any]:
+    """Writes a safetensors file that `load_weights` reads back, and `<path>.json`, its header
+    as readable text. `more` is added to the header, which is returned.
+
+    Raises:
+      ConfigError: the name does not end in `.safetensors`.
+      CheckpointError: the file cannot be written.
+    """
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise ConfigError(f"{path}: weights are written as NAME.safetensors")
+    manifest = {
+        "model": weights.model,
+        "bn_epsilon": getattr(create_model(**weights.model), "bn_epsilon", None),
+        "preprocessing": dataclasses.asdict(weights.preprocessing),
+        "classes": list(weights.classes),
+        "origin": weights.origin,
+        "jaxvideo": __version__,
+        **more,
+    }
+    arrays = {name: np.asarray(leaf) for name, leaf in tree.flatten(weights.variables).items()}
+    files.write(path, arrays, manifest)
+    path.with_suffix(".json").write_text(json.dumps(manifest, indent=2) + "\n")
+    return manifest
+
+
+def open_weights(path: str | Path) -> Weights:
+    """A file that `save_weights` wrote, with the model it says."""
+    described = files.read_description(path)
+    if described is None:
+        raise CheckpointError(f"{path} was not written by jaxvideo: `python -m jaxvideo convert`")
+    model = dict(described["model"])
+    return read_weights(model.pop("name"), path, None, **model)
+
+
+def compare_with_reference(weights: Weights, path: str | Path) -> dict[str, Any]:
+    """Ours against the library the file is from, on one random clip, where it is installed.
+
+    Returns:
+      `package`, and `stages`: per endpoint and for the logits the largest difference over the
+      largest value. Without a comparison: `why`.
+    """
+    if weights.origin["source"] != "torchvision":
+        return {"why": f"{weights.origin['source']} is no package that can be installed"}
+    try:
+        from jaxvideo.weights import reference
+
+        clip = _random_clip(weights)
+        stages, package = reference.torchvision_stages(
+            weights.model["name"], path, weights.model["num_classes"], clip
+        )
+    except ImportError as error:
+        return {"why": f"{error.name or 'torchvision'} is not installed (extra [torch])"}
+    model = create_model(**weights.model)
+    logits, endpoints = jax.jit(partial(model.apply, train=False))(weights.variables, clip)
+    ours = {**endpoints, "logits": logits}
+    differences = {
+        stage: float(np.abs(theirs - ours[stage]).max() / np.abs(theirs).max())
+        for stage, theirs in stages.items()
+    }
+    return {"package": package, "clip": list(clip.shape), "stages": differences}
+
+
+def _random_clip(weights: Weights) -> np.ndarray:
+    shape = (1, *weights.preprocessing.shape)
+    return np.random.default_rng(0).standard_normal(shape, np.float32)
+
+
+def sources_of(name: str) -> list[str]:
+    """The sources that have weights for a model."""
+    return [
+        source
+        for source, entry in SOURCES.items()
+        if any(fnmatch.fnmatchcase(name, pattern) for pattern in entry.models)
+    ]
+
+
+def _source(source: str, name: str) -> Source:
+    if source not in SOURCES:
+        near = difflib.get_close_matches(source, SOURCES, n=1)
+        hint = f"Did you mean {near[0]!r}? " if near else ""
+        raise ConfigError(f"no source {source!r} of weights. {hint}All: {', '.join(SOURCES)}")
+    if source not in sources_of(name):
+        theirs = [n for n in MODELS if source in sources_of(n)]
+        raise ConfigError(
+            f"{source} has no weights for {name!r}; it has them for {', '.join(theirs)}. "
+            f"Sources for {name!r}: {', '.join(sources_of(name)) or 'none'}"
+        )
+    return SOURCES[source]
+
+
+def _described_source(described: Mapping[str, Any]) -> Source:
+    """Our own names, and what the file says of itself."""
+    own = {k: v for k, v in described["model"].items() if k not in ("name", "num_classes")}
+    return Source(
+        models=(),
+        naming=lambda scope, names: scope,
+        leaves={},
+        epsilon=described["bn_epsilon"],
+        arguments=own,
+        preprocessing=described["preprocessing"],
+    )
+
+
+def _shapes(model, clip) -> dict[str, jax.ShapeDtypeStruct]:
+    """Flat names, with their collection, to shapes."""
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    return tree.flatten(jax.eval_shape(partial(model.init, train=False), key, clip))
+
+
+def _names_of(expected, source: Source, arrays) -> dict[str, str]:
+    """Our names to the file's."""
+    if not source.leaves:
+        return {ours: ours for ours in expected}
+    split = {ours: ours.split("/", 1)[1].rsplit("/", 1) for ours in expected}
+    scopes = {scope for scope, _ in split.values()}
+    names = {}
+    for ours, (scope, leaf) in split.items():
+        theirs = source.naming(scope, scopes) + source.leaves[leaf]
+        # A name may hold the number of classes.
+        names[ours] = next(iter(fnmatch.filter(arrays, theirs)), theirs) if "*" in theirs else theirs
+    return names
+
+
+def _head(name: str, clip, arguments) -> str:
+    """The scope of the layer that gives the logits: the last endpoint's, by convention."""
+    last = []
+
+    def forward(key, clip):
+        model = create_model(name, **arguments, num_classes=1)
+        _, endpoints = model.init_with_output(key, clip, train=False)[0]
+        last.append(list(endpoints)[-1])
+
+    jax.eval_shape(forward, jax.eval_shape(lambda: jax.random.key(0)), clip)
+    return last[0]
+
+
+def _rows(names, arrays, head: str) -> int:
+    """Classes of the file's head, 0 if it has none."""
+    for ours, theirs in names.items():
+        if re.match(rf"params/{head}(/.*)?/bias$", ours) and theirs in arrays:
+            return int(arrays[theirs].shape[-1])
+    return 0
+
+
+def _left_out(patterns: Sequence[str], ours: list[str], theirs: list[str]) -> set[str]:
+    bare = {name.split("/", 1)[1]: name for name in ours}
+    # A statistic and a parameter never share a bare name: their leaves differ.
+    hits = tree.matching([*bare, *theirs], patterns, "leave_out")
+    return {bare.get(hit, hit) for hit in hits}
+
+
+def _flattened(expected) -> dict[str, int]:
+    """C of the map that a dense layer sees flattened, for the layers that do (C3D's fc6)."""
+    kernels = [n for n in expected if n.endswith("/kernel")]
+    if "params/fc6/kernel" not in kernels:
+        return {}
+    last = max(n for n in kernels if n.startswith("params/conv"))
+    return {"params/fc6/kernel": expected[last].shape[-1]}
+
+
+def _check_fit(path, source, wanted, loaded, unread, names, head) -> None:
+    """Both sides have the same names and shapes, or the error prints the difference."""
+    try:
+        tree.check_same(wanted, {**loaded, **unread}, str(path))
+    except CheckpointError as error:
+        text = str(error)
+        for ours in wanted:  # the file's name beside ours
+            if source is not None:
+                text = text.replace(f"missing   {ours} ", f"missing   {ours} [{names[ours]}] ")
+        wrong = {n for n in wanted if n not in loaded or loaded[n].shape != wanted[n].shape}
+        if wrong and all(n.startswith(f"params/{head}/") for n in wrong) and not unread:
+            text += f'\nThe head has another number of classes: leave_out=("{head}/*",) starts anew'
+        raise CheckpointError(text) from None
+
+
+def _fresh(model, clip, seed: int, names: set[str]) -> dict[str, jax.Array]:
+    """Fresh values of some leaves; under `jit`, so that nothing else is computed."""
+    if not names:
+        return {}
+    simple = model.clone(lowering=Lowering.DIRECT)
+
+    @jax.jit
+    def some(key):
+        flat = tree.flatten(simple.init(key, jnp.zeros(clip.shape, clip.dtype), train=False))
+        return {name: flat[name] for name in names}
+
+    return some(jax.random.key(seed))
+
+
+def _classes(source: Source, described, count: int, fresh: bool) -> tuple[str, ...]:
+    known: list[str] = []
+    if described:
+        known = described["classes"]
+    elif source.classes:
+        text = resources.files("jaxvideo.weights").joinpath(f"classes/{source.classes}.txt")
+        known = text.read_text(encoding="utf-8").splitlines()
+    if fresh or len(known) != count:
+        return tuple(f"class {i}" for i in range(count))
+    return tuple(known)

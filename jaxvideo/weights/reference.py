@@ -1,0 +1,55 @@
+"""The networks that weights come from, run as they are; needs torch and torchvision."""
+
+from __future__ import annotations
+
+import contextlib
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+@cache
+def torchvision() -> Any:
+    """The package; its wheel wants operators that a CPU torch lacks and that nobody calls."""
+    import torch
+
+    library = torch.library.Library("torchvision", "FRAGMENT")
+    for operator in ("nms", "qnms"):
+        with contextlib.suppress(RuntimeError):  # a torchvision that fits its torch has them
+            library.define(f"{operator}(Tensor dets, Tensor scores, float threshold) -> Tensor")
+    import torchvision
+
+    torchvision.jaxvideo_keeps = library  # its operators vanish with it
+    return torchvision
+
+
+def torchvision_stages(
+    name: str, path: str | Path, num_classes: int, clip: np.ndarray
+) -> tuple[dict[str, np.ndarray], str]:
+    """Outputs of stem, stages and head for a clip `[N, T, H, W, C]`, by our endpoints' names and
+    in our layout; and the package's name with its version."""
+    package = torchvision()
+    import torch
+
+    network = getattr(package.models.video, name)(num_classes=num_classes).eval()
+    network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    parts = {"conv1": network.stem, "logits": network.fc}
+    parts |= {f"conv{i + 1}_x": getattr(network, f"layer{i}") for i in range(1, 5)}
+    stages = {}
+
+    def keep(stage):
+        def hook(module, inputs, output):
+            del module, inputs
+            array = output.numpy()
+            stages[stage] = array.transpose(0, 2, 3, 4, 1) if array.ndim == 5 else array
+
+        return hook
+
+    for stage, part in parts.items():
+        part.register_forward_hook(keep(stage))
+    with torch.inference_mode():
+        network(torch.from_numpy(clip.transpose(0, 4, 1, 2, 3).copy()))
+    order = ["conv1", *(f"conv{i}_x" for i in range(2, 6)), "logits"]
+    return {stage: stages[stage] for stage in order}, f"torchvision {package.__version__}"
