@@ -1,0 +1,244 @@
+"""The networks of other libraries in torch, as small as their weights' names and rules allow.
+
+Written from the published descriptions, with the names that their weight files have; the
+widths are arguments, so that a test takes seconds.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+def randomise(network, seed=0):
+    """Weights and running statistics that nothing can be mistaken for; returns it in eval mode."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def uniform(tensor, low, high):
+        tensor.data.uniform_(low, high, generator=generator)
+
+    for module in network.modules():
+        if isinstance(module, nn.Conv3d | nn.Conv2d | nn.Linear):
+            fan = module.weight[0].numel()
+            module.weight.data.normal_(0, (2 / fan) ** 0.5, generator=generator)
+            if module.bias is not None:
+                uniform(module.bias, -0.5, 0.5)
+        elif isinstance(module, nn.BatchNorm3d | nn.BatchNorm2d):
+            uniform(module.weight, 0.5, 1.5)
+            uniform(module.bias, -0.3, 0.3)
+            uniform(module.running_mean, -0.3, 0.3)
+            uniform(module.running_var, 0.5, 2.0)
+    return network.eval()
+
+
+def conv(i, o, kernel, stride=1, groups=1):
+    padding = tuple(k // 2 for k in kernel)
+    return nn.Conv3d(i, o, kernel, stride, padding, groups=groups, bias=False)
+
+
+class HaraBlock(nn.Module):
+    """Basic (expansion 0) or bottleneck; shortcut A or B; with or without pre-activation."""
+
+    def __init__(self, i, planes, stride, expansion, shortcut, preactivation, groups, factorised):
+        super().__init__()
+        out = planes * (expansion or 1)
+        kernels = [(i, planes, 3, stride), (planes, planes, 3, 1)]
+        if expansion:
+            kernels = [(i, planes, 1, 1), (planes, planes, 3, stride), (planes, out, 1, 1)]
+        self.units, self.preactivation = [], preactivation
+        for n, (a, b, k, s) in enumerate(kernels, start=1):
+            if factorised and k == 3:
+                mid = a * b * 27 // (a * 9 + 3 * b)
+                setattr(self, f"conv{n}_s", conv(a, mid, (1, 3, 3), (1, s, s)))
+                setattr(self, f"bn{n}_s", nn.BatchNorm3d(mid))
+                setattr(self, f"conv{n}_t", conv(mid, b, (3, 1, 1), (s, 1, 1)))
+                setattr(self, f"bn{n}_t", nn.BatchNorm3d(b))
+                self.units.append((n, "st"))
+            else:
+                setattr(self, f"conv{n}", conv(a, b, (k,) * 3, s, groups if k == 3 else 1))
+                setattr(self, f"bn{n}", nn.BatchNorm3d(a if preactivation else b))
+                self.units.append((n, ""))
+        self.out, self.stride, self.changes = out, stride, stride != 1 or i != out
+        self.downsample = None
+        if self.changes and shortcut == "B":
+            self.downsample = nn.Sequential(conv(i, out, (1, 1, 1), stride), nn.BatchNorm3d(out))
+
+    def short(self, x):
+        if not self.changes:
+            return x
+        if self.downsample is not None:
+            return self.downsample(x)
+        x = F.avg_pool3d(x, 1, self.stride)
+        return torch.cat([x, x.new_zeros(x.shape[0], self.out - x.shape[1], *x.shape[2:])], 1)
+
+    def forward(self, x):
+        y = x
+        for n, kind in self.units:
+            if kind == "st":
+                y = getattr(self, f"bn{n}_s")(getattr(self, f"conv{n}_s")(y)).relu()
+                y = getattr(self, f"bn{n}_t")(getattr(self, f"conv{n}_t")(y))
+            elif self.preactivation:
+                y = getattr(self, f"conv{n}")(getattr(self, f"bn{n}")(y).relu())
+            else:
+                y = getattr(self, f"bn{n}")(getattr(self, f"conv{n}")(y))
+            if not self.preactivation and n < len(self.units):
+                y = y.relu()
+        y = y + self.short(x)
+        return y if self.preactivation else y.relu()
+
+
+class HaraNet(nn.Module):
+    def __init__(
+        self,
+        blocks,
+        width=8,
+        widen=1,
+        expansion=0,
+        shortcut="B",
+        preactivation=False,
+        groups=1,
+        factorised=False,
+        classes=5,
+    ):
+        super().__init__()
+        self.factorised = factorised
+        if factorised:
+            mid = 3 * width * 343 // (3 * 49 + 7 * width)
+            self.conv1_s = conv(3, mid, (1, 7, 7), (1, 2, 2))
+            self.bn1_s = nn.BatchNorm3d(mid)
+            self.conv1_t = conv(mid, width, (7, 1, 1))
+            self.bn1_t = nn.BatchNorm3d(width)
+        else:
+            self.conv1 = conv(3, width, (7, 7, 7), (1, 2, 2))
+            self.bn1 = nn.BatchNorm3d(width)
+        i = width
+        for n, count in enumerate(blocks):
+            planes, layer = width * widen * 2**n, []
+            for b in range(count):
+                stride = 2 if n and not b else 1
+                layer.append(
+                    HaraBlock(
+                        i, planes, stride, expansion, shortcut, preactivation, groups, factorised
+                    )
+                )
+                i = planes * (expansion or 1)
+            setattr(self, f"layer{n + 1}", nn.Sequential(*layer))
+        self.fc = nn.Linear(i, classes)
+
+    def stages(self, x):
+        if self.factorised:
+            x = self.bn1_t(self.conv1_t(self.bn1_s(self.conv1_s(x)).relu())).relu()
+        else:
+            x = self.bn1(self.conv1(x)).relu()
+        yield "conv1", x
+        x = F.max_pool3d(x, 3, 2, 1)
+        yield "pool1", x
+        for n in range(1, 5):
+            x = getattr(self, f"layer{n}")(x)
+            yield f"conv{n + 1}_x", x
+        yield "fc", self.fc(x.mean((2, 3, 4)))
+
+
+class P3DBlock(nn.Module):
+    def __init__(self, i, planes, wiring, stride):
+        super().__init__()
+        self.wiring, flat = wiring, wiring == "2D"
+        layer = nn.Conv2d if flat else nn.Conv3d
+        norm = nn.BatchNorm2d if flat else nn.BatchNorm3d
+        strides = (stride if flat else (1, stride, stride),)
+        self.conv1, self.bn1 = layer(i, planes, 1, *strides, bias=False), norm(planes)
+        if flat:
+            self.conv_normal = nn.Conv2d(planes, planes, 3, padding=1, bias=False)
+            self.bn_normal = norm(planes)
+        else:
+            self.conv2, self.bn2 = conv(planes, planes, (1, 3, 3)), norm(planes)
+            self.conv3, self.bn3 = conv(planes, planes, (3, 1, 1)), norm(planes)
+        self.conv4, self.bn4 = layer(planes, 4 * planes, 1, bias=False), norm(4 * planes)
+        self.downsample = None
+        if stride != 1 or i != 4 * planes:
+            self.downsample = nn.Sequential(
+                layer(i, 4 * planes, 1, *strides, bias=False), norm(4 * planes)
+            )
+
+    def forward(self, x):
+        short = x if self.downsample is None else self.downsample(x)
+        x = self.bn1(self.conv1(x)).relu()
+        if self.wiring == "2D":
+            x = self.bn_normal(self.conv_normal(x)).relu()
+        else:
+            s = self.bn2(self.conv2(x)).relu()
+            t = self.bn3(self.conv3(x if self.wiring == "B" else s)).relu()
+            x = t if self.wiring == "A" else s + t
+        return (self.bn4(self.conv4(x)) + short).relu()
+
+
+class P3DNet(nn.Module):
+    def __init__(self, blocks, width=8, classes=5):
+        super().__init__()
+        self.conv1_custom = conv(3, width, (1, 7, 7), (1, 2, 2))
+        self.bn1 = nn.BatchNorm3d(width)
+        i, block = width, 0
+        for n, count in enumerate(blocks):
+            layer = []
+            for b in range(count):
+                wiring = "2D" if n == 3 else "ABC"[block % 3]
+                layer.append(P3DBlock(i, width * 2**n, wiring, 2 if n and not b else 1))
+                i, block = 4 * width * 2**n, block + 1
+            setattr(self, f"layer{n + 1}", nn.Sequential(*layer))
+        self.fc = nn.Linear(i, classes)
+
+    def stages(self, x):
+        x = self.bn1(self.conv1_custom(x)).relu()
+        yield "conv1", x
+        x = F.max_pool3d(x, (2, 3, 3), 2, (0, 1, 1))
+        yield "pool1", x
+        for n in range(1, 4):
+            x = getattr(self, f"layer{n}")(x)
+            yield f"conv{n + 1}_x", x
+            x = F.max_pool3d(x, (2, 1, 1))
+        x = self.layer4(x[:, :, 0])
+        yield "conv5_x", x[:, :, None]
+        yield "fc", self.fc(x.mean((2, 3)))
+
+
+class C3DNet(nn.Module):
+    """`names` are those of the eight convolutions and three dense layers."""
+
+    def __init__(self, names, widths=(8, 12, 16, 16, 24, 24, 24, 24), hidden=40, classes=5):
+        super().__init__()
+        self.names = names
+        # A module's name may hold dots only as a path.
+        self.parts = nn.ModuleDict()
+        i = 3
+        for name, o in zip(names[:8], widths, strict=True):
+            self.parts[name.replace(".", "|")] = nn.Conv3d(i, o, 3, padding=1)
+            i = o
+        for name, o in zip(names[8:], (hidden, hidden, classes), strict=True):
+            i = i * 16 if name == names[8] else i
+            self.parts[name.replace(".", "|")] = nn.Linear(i, o)
+            i = o
+
+    def named_weights(self):
+        return {
+            key.removeprefix("parts.").replace("|", "."): value
+            for key, value in self.state_dict().items()
+        }
+
+    def stages(self, x, symmetric):
+        layer = [self.parts[name.replace(".", "|")] for name in self.names]
+        ours = ["1a", "2a", "3a", "3b", "4a", "4b", "5a", "5b"]
+        for n, name in enumerate(ours):
+            x = layer[n](x).relu()
+            yield f"conv{name}", x
+            if name in ("1a", "2a", "3b", "4b"):
+                window = (1, 2, 2) if name == "1a" else 2
+                x = F.max_pool3d(x, window)
+        if symmetric:
+            x = F.max_pool3d(x, 2, 2, (0, 1, 1))
+        else:  # Caffe: windows at the end are cut, as if there were nothing behind
+            x = F.max_pool3d(F.pad(x, (0, 1, 0, 1), value=float("-inf")), 2)
+        yield "pool5", x
+        x = layer[8](x.flatten(1)).relu()
+        yield "fc6", x
+        x = layer[9](x).relu()
+        yield "fc7", x
+        yield "fc8", layer[10](x)
