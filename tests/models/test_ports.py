@@ -1,5 +1,6 @@
 """The same random weights through other libraries' networks in torch and through ours."""
 
+import json
 import pickle
 from collections import OrderedDict
 
@@ -10,6 +11,7 @@ import optax
 import pytest
 
 from jaxvideo import create_model, load_weights
+from jaxvideo.cli import main
 from jaxvideo.models import MODELS
 from jaxvideo.models.resnet3d import BLOCKS
 from jaxvideo.types import Lowering
@@ -283,6 +285,26 @@ def test_vmz(torchvision, tmp_path):
     pickled.write_bytes(pickle.dumps(caffe2_blobs(network.state_dict(), BLOCKS[34]), protocol=2))
     again = load_weights("r2plus1d_34", pickled, source="vmz-caffe2")
     jax.tree.map(np.testing.assert_array_equal, again, variables)
+
+
+def test_convert_compares_with_torchvision(torchvision, tmp_path, capsys):
+    network = ports.randomise(torchvision.models.video.mc3_18(num_classes=400))
+    path, out = tmp_path / "mc3_18.pth", tmp_path / "W.safetensors"
+    torch.save(network.state_dict(), path)
+    command = ["convert", str(path), "--from", "torchvision", "--model", "mc3_18"]
+    assert main([*command, "--out", str(out)]) == 0
+    said = capsys.readouterr().out
+    assert f"from torchvision {torchvision.__version__}" in said
+    manifest = json.loads(out.with_suffix(".json").read_text())
+    stages = manifest["reference"]["stages"]
+    assert list(stages) == ["conv1", "conv2_x", "conv3_x", "conv4_x", "conv5_x", "logits"]
+    assert max(stages.values()) < 1e-4
+    assert manifest["origin"]["source"] == "torchvision"
+    assert manifest["preprocessing"]["fps"] == 15.0
+    variables = load_weights("mc3_18", out)
+    jax.tree.map(
+        np.testing.assert_array_equal, variables, load_weights("mc3_18", path, "torchvision")
+    )
 
 
 def test_every_model_with_weights_has_a_source():

@@ -1,0 +1,168 @@
+"""`load_weights` without torch: our own files, errors, heads; and the command line."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxvideo import create_model, load_weights
+from jaxvideo.cli import main
+from jaxvideo.models import MODELS
+from jaxvideo.pretrained import SOURCES, open_weights, read_weights, save_weights, sources_of
+from jaxvideo.types import CheckpointError, ConfigError
+from jaxvideo.weights import files, from_torch, tree
+
+NAME, SMALL = "resnet10_3d_b", {"width": 4}
+
+
+def hara_file(path, classes=400, **changes):
+    """A file with Hara's names, by the import's own rules turned round."""
+    model = create_model(NAME, num_classes=classes, **SMALL)
+    clip = jnp.zeros((1, 16, 32, 32, 3))
+    shapes = tree.flatten(jax.eval_shape(lambda: model.init(jax.random.key(0), clip, train=False)))
+    rng = np.random.default_rng(0)
+    scopes = {ours.split("/", 1)[1].rsplit("/", 1)[0] for ours in shapes}
+    arrays = {}
+    for ours, leaf in shapes.items():
+        scope, kind = ours.split("/", 1)[1].rsplit("/", 1)
+        value = rng.uniform(0.5, 1.5, leaf.shape).astype(np.float32)
+        axes = {5: (4, 3, 0, 1, 2), 2: (1, 0), 1: (0,)}[value.ndim]
+        name = from_torch.hara(scope, scopes) + from_torch.TORCH_LEAVES[kind]
+        arrays[name] = value.transpose(axes)
+    arrays["bn1.num_batches_tracked"] = np.asarray(3)
+    arrays.update(changes)
+    np.savez(path, **{name: array for name, array in arrays.items() if array is not None})
+    return arrays
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "resnet.npz"
+    hara_file(path)
+    return path
+
+
+@pytest.mark.fast
+def test_import_and_our_own_file(file, tmp_path):
+    weights = read_weights(NAME, file, "hara", **SMALL)
+    assert weights.model == {"name": NAME, "width": 4, "num_classes": 400}
+    assert weights.classes[:2] == ("abseiling", "air drumming")
+    assert weights.preprocessing.mean == (114.7748, 107.7354, 99.475)
+    assert weights.origin["source"] == "hara"
+    assert weights.origin["sha256"] == files.sha256(file)
+    out = tmp_path / "w.safetensors"
+    manifest = save_weights(out, weights)
+    assert json.loads(out.with_suffix(".json").read_text()) == manifest
+    for again in (read_weights(NAME, out), open_weights(out)):
+        jax.tree.map(np.testing.assert_array_equal, again.variables, weights.variables)
+        assert dataclasses.replace(again, variables={}) == dataclasses.replace(
+            weights, variables={}
+        )
+    # Another epsilon: other variances, the same network.
+    shifted = load_weights(NAME, out, bn_epsilon=1e-3)
+    np.testing.assert_allclose(
+        shifted["batch_stats"]["bn1"]["var"] + 1e-3,
+        weights.variables["batch_stats"]["bn1"]["var"] + 1e-5,
+        rtol=1e-6,
+    )
+
+
+@pytest.mark.fast
+def test_another_number_of_classes(file):
+    with pytest.raises(CheckpointError) as caught:
+        load_weights(NAME, file, "hara", num_classes=7, **SMALL)
+    assert 'leave_out=("fc/*",) starts anew' in str(caught.value)
+    weights = read_weights(NAME, file, "hara", num_classes=7, leave_out=("fc/*",), **SMALL)
+    assert weights.variables["params"]["fc"]["kernel"].shape == (32, 7)
+    assert np.asarray(weights.variables["params"]["fc"]["kernel"]).std() > 0
+    assert weights.classes == tuple(f"class {i}" for i in range(7))
+    whole = load_weights(NAME, file, "hara", **SMALL)
+    del whole["params"]["fc"], weights.variables["params"]["fc"]
+    jax.tree.map(np.testing.assert_array_equal, weights.variables, whole)
+    other = load_weights(NAME, file, "hara", num_classes=7, leave_out=("fc/*",), seed=1, **SMALL)
+    again = load_weights(NAME, file, "hara", num_classes=7, leave_out=("fc/*",), seed=1, **SMALL)
+    jax.tree.map(np.testing.assert_array_equal, other, again)
+
+
+@pytest.mark.fast
+def test_differences_are_listed(tmp_path):
+    path = tmp_path / "resnet.npz"
+    wrong = np.zeros((5, 5), np.float32)
+    hara_file(path, **{"bn1.bias": None, "bn1.weight": wrong[0], "extra.weight": wrong})
+    with pytest.raises(CheckpointError) as caught:
+        load_weights(NAME, path, "hara", **SMALL)
+    text = str(caught.value)
+    assert "missing   params/bn1/bias [bn1.bias] (4,)" in text
+    assert "unknown   extra.weight (5, 5)" in text
+    assert "shape     params/bn1/scale (5,), the model has (4,)" in text
+    assert "leave_out" not in text
+    hara_file(path, **{"extra.weight": wrong})
+    load_weights(NAME, path, "hara", leave_out=("extra.*",), **SMALL)
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(
+    ("call", "error", "text"),
+    [
+        (lambda f: load_weights(NAME, f), ConfigError, "source='hara' or 'hara-master'"),
+        (lambda f: load_weights(NAME, f, "haar"), ConfigError, "Did you mean 'hara'"),
+        (lambda f: load_weights(NAME, f, "vmz"), ConfigError, "vmz has no weights for"),
+        (lambda f: load_weights("resnet10", f, "hara"), ConfigError, "no model 'resnet10'"),
+        (lambda f: load_weights(NAME, f, "hara", widht=4), ConfigError, "Did you mean 'width'"),
+        (lambda f: load_weights(NAME, f, "hara", leave_out=("f/*",)), ConfigError, "'f/\\*'"),
+        (lambda f: load_weights(NAME, "no.pth", "hara"), CheckpointError, "no.pth: no such file"),
+        (lambda f: load_weights(NAME, f, "hara", width=8), CheckpointError, "does not fit"),
+        (lambda f: open_weights(f), CheckpointError, "was not written by jaxvideo"),
+        (
+            lambda f: save_weights("w.pt", read_weights(NAME, f, "hara", **SMALL)),
+            ConfigError,
+            "w.pt: weights are written as NAME.safetensors",
+        ),
+    ],
+)
+def test_wrong_calls(file, call, error, text):
+    with pytest.raises(error, match=text):
+        call(file)
+
+
+@pytest.mark.fast
+def test_another_models_file(file, tmp_path):
+    out = tmp_path / "w.safetensors"
+    save_weights(out, read_weights(NAME, file, "hara", **SMALL))
+    with pytest.raises(CheckpointError, match="holds weights of 'resnet10_3d_b', not of 'r3d_18'"):
+        load_weights("r3d_18", out)
+
+
+@pytest.mark.fast
+def test_sources_fit_the_registry():
+    for name in MODELS:
+        for source in sources_of(name):
+            create_model(name, **SOURCES[source].arguments)
+            dataclasses.replace(MODELS[name].preprocessing, **SOURCES[source].preprocessing)
+
+
+def test_convert_and_predict(tmp_path, video, capsys):
+    path, out = tmp_path / "c3d.npz", tmp_path / "w.safetensors"
+    model = create_model("c3d_sports1m", num_classes=3, width=1 / 64)
+    clip = jnp.zeros((1, 16, 112, 112, 3))
+    shapes = tree.flatten(jax.eval_shape(lambda: model.init(jax.random.key(0), clip, train=False)))
+    rng = np.random.default_rng(0)
+    arrays = {}
+    for ours, leaf in shapes.items():
+        scope, kind = ours.split("/", 1)[1].rsplit("/", 1)
+        value = rng.standard_normal(leaf.shape, np.float32)
+        name = from_torch.c3d_caffe(scope, ()) + from_torch.TORCH_LEAVES[kind]
+        arrays[name] = value.transpose({5: (4, 3, 0, 1, 2), 2: (1, 0), 1: (0,)}[value.ndim])
+    np.savez(path, **arrays)
+    weights = read_weights("c3d_sports1m", path, "c3d-caffe", width=1 / 64)
+    save_weights(out, weights)
+    assert main(["predict", str(video), "--checkpoint", str(out), "--clips", "2", "--top", "2"]) == 0
+    said = capsys.readouterr().out
+    assert "2 clips x centre crop per video (16 frames, stride 1, scaled to 128 x 171" in said
+    assert said.count("% ") >= 2
+    full = ["convert", str(path), "--from", "c3d-caffe", "--model", "c3d_sports1m"]
+    assert main([*full, "--out", str(out)]) == 1
+    assert "does not fit the model" in capsys.readouterr().err

@@ -1,0 +1,92 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxvideo import create_model
+from jaxvideo.types import CheckpointError, ConfigError
+from jaxvideo.weights import tree
+from jaxvideo.weights.inflate import average_channels, inflate, inflate_kernel
+
+KERNEL = np.random.default_rng(0).standard_normal((3, 3, 4, 5), np.float32)
+
+
+@pytest.mark.fast
+def test_kernels():
+    for kernel in (KERNEL, KERNEL[None]):
+        average = inflate_kernel(kernel, 3)
+        assert average.shape == (3, 3, 3, 4, 5)
+        np.testing.assert_allclose(average.sum(0), KERNEL, rtol=1e-6)
+        np.testing.assert_array_equal(average[0], average[2])
+        centre = inflate_kernel(kernel, 3, "centre")
+        np.testing.assert_array_equal(centre[1], KERNEL)
+        assert not centre[[0, 2]].any()
+    with pytest.raises(ConfigError, match="inflation 'middle': allowed are average, centre"):
+        inflate_kernel(KERNEL, 3, "middle")
+
+
+@pytest.mark.fast
+def test_channels():
+    """Ten channels of flow that all hold the grey value answer as the grey picture does."""
+    flow = average_channels(KERNEL, 10)
+    assert flow.shape == (3, 3, 10, 5)
+    np.testing.assert_allclose(flow.sum(2), KERNEL.mean(2) * 10, rtol=1e-5)
+
+
+@pytest.mark.fast
+def test_what_does_not_fit_is_an_error():
+    with pytest.raises(CheckpointError, match=r"a: \(3, 3, 4, 5\) cannot be inflated to"):
+        inflate({"a": KERNEL}, {"a": (3, 3, 3, 6, 5)})
+
+
+def flat_and_deep(how):
+    """f-R2D with random numbers and statistics, and R3D inflated from it."""
+    clip = jnp.zeros((1, 4, 32, 32, 3))
+    models = [create_model(name, width=8, num_classes=3) for name in ("f_r2d_10", "r3d_10")]
+    flat, deep = (
+        tree.flatten(jax.eval_shape(lambda m=m: m.init(jax.random.key(0), clip, train=False)))
+        for m in models
+    )
+    rng = np.random.default_rng(0)
+
+    def value(name, leaf):
+        if len(leaf.shape) > 1:
+            return rng.standard_normal(leaf.shape, np.float32) * np.prod(leaf.shape[:-1]) ** -0.5
+        low, high = (0.5, 2.0) if name.endswith(("var", "scale")) else (-0.3, 0.3)
+        return rng.uniform(low, high, leaf.shape).astype(np.float32)
+
+    weights = {name: value(name, leaf) for name, leaf in flat.items()}
+    inflated = inflate(weights, {name: leaf.shape for name, leaf in deep.items()}, how)
+    assert inflated.keys() == deep.keys()
+
+    def run(clip):
+        return [
+            jax.jit(lambda v, x, m=m: m.apply(v, x, train=False))(tree.unflatten(w), clip)[1]
+            for m, w in zip(models, (weights, inflated), strict=True)
+        ]
+
+    return run
+
+
+def test_a_boring_video_gives_the_flat_networks_activations():
+    """The I3D paper's check, in the frames that the padding at both ends does not reach."""
+    picture = np.random.default_rng(1).standard_normal((1, 1, 32, 32, 3), np.float32)
+    flat, deep = flat_and_deep("average")(np.repeat(picture, 48, axis=1))
+    # Reach of the padding, in frames of each stage's output: one per 3-tap convolution.
+    reach = {"conv1": 1, "conv2_x": 3, "conv3_x": 3, "conv4_x": 3}
+    for stage, frames in reach.items():
+        theirs, ours = np.asarray(flat[stage]), np.asarray(deep[stage])
+        inside = ours[:, frames:-frames]
+        assert inside.shape[1] > 0
+        np.testing.assert_allclose(inside, theirs[:, : inside.shape[1]], rtol=2e-3, atol=2e-4)
+        # And it does reach the first frame, so the test can fail.
+        assert np.abs(ours[:, 0] - theirs[:, 0]).max() > 1e-2
+
+
+def test_centre_initialisation_is_the_flat_network_on_any_clip():
+    clip = np.random.default_rng(2).standard_normal((1, 16, 32, 32, 3), np.float32)
+    flat, deep = flat_and_deep("centre")(clip)
+    for stage, step in {"conv1": 1, "conv2_x": 1, "conv3_x": 2, "conv4_x": 4, "conv5_x": 8}.items():
+        np.testing.assert_allclose(
+            deep[stage], np.asarray(flat[stage])[:, ::step], rtol=2e-3, atol=2e-4
+        )
