@@ -377,7 +377,9 @@ def _names_of(expected, source: Source, arrays) -> dict[str, str]:
     for ours, (scope, leaf) in split.items():
         theirs = source.naming(scope, scopes) + source.leaves[leaf]
         # A name may hold the number of classes.
-        names[ours] = next(iter(fnmatch.filter(arrays, theirs)), theirs) if "*" in theirs else theirs
+        names[ours] = (
+            next(iter(fnmatch.filter(arrays, theirs)), theirs) if "*" in theirs else theirs
+        )
     return names
 
 

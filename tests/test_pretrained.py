@@ -159,7 +159,9 @@ def test_convert_and_predict(tmp_path, video, capsys):
     np.savez(path, **arrays)
     weights = read_weights("c3d_sports1m", path, "c3d-caffe", width=1 / 64)
     save_weights(out, weights)
-    assert main(["predict", str(video), "--checkpoint", str(out), "--clips", "2", "--top", "2"]) == 0
+    assert (
+        main(["predict", str(video), "--checkpoint", str(out), "--clips", "2", "--top", "2"]) == 0
+    )
     said = capsys.readouterr().out
     assert "2 clips x centre crop per video (16 frames, stride 1, scaled to 128 x 171" in said
     assert said.count("% ") >= 2

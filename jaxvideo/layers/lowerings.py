@@ -142,7 +142,7 @@ def _by_group(what: Pass):
         else:
             b = _block_diagonal(b, parts, together)
             channels = b.shape[-2:]
-        lowering = _resolve_cpu(what, alone, min(channels))
+        lowering = _resolve_cpu(what, alone, *channels)
 
         y = lax.map(lambda ab: compute(what, lowering, *ab, alone), (a, b))
         if what is Pass.WEIGHT_GRADIENT:
@@ -202,14 +202,15 @@ def resolve(
         # XLA's CPU backend needs up to 40 times as long for 32 groups of 4 channels.
         return Lowering.GROUP_BY_GROUP if platform == "cpu" else Lowering.DIRECT
     if platform == "cpu":
-        return _resolve_cpu(what, geometry, min(in_channels, features))
+        return _resolve_cpu(what, geometry, in_channels, features)
     if platform == "tpu" and space_to_depth.pays(geometry, in_channels, features):
         return Lowering.SPACE_TO_DEPTH
     return Lowering.DIRECT
 
 
-def _resolve_cpu(what: Pass, geometry: Geometry, channels: int) -> Lowering:
-    """By `benchmarks/conv.py` on 2 cores of an x86 with AVX-512; `channels`: the fewer."""
+def _resolve_cpu(what: Pass, geometry: Geometry, in_channels: int, features: int) -> Lowering:
+    """By `benchmarks/conv.py` on 2 cores of an x86 with AVX-512."""
+    channels, more = sorted((in_channels, features))
     kt, kh, kw = geometry.kernel
     area = geometry.out_size[1] * geometry.out_size[2]
     if kt == kh == kw == 1:
@@ -226,13 +227,16 @@ def _resolve_cpu(what: Pass, geometry: Geometry, channels: int) -> Lowering:
     if forward or dx:
         large = area >= 14 * 14 and area * geometry.out_size[0] >= 2000 and channels >= 32
     else:
-        large = area >= 14 * 14 and channels >= (128 if kt == 1 else 32)
+        enough = 32 if kt > 1 else 64 if more <= 128 else 128
+        large = area >= 14 * 14 and channels >= enough
     if large and fits(Lowering.WINOGRAD, geometry, False):
         return Lowering.WINOGRAD
     if channels >= 32 and (
         (forward and (small or (strided and kt > 1 and area >= 20 * 20)))
         or (dx and small and not strided)
     ):
+        return Lowering.UNFOLD
+    if forward and channels <= 4 and kh * kw <= 9 and not strided:  # C3D's stem
         return Lowering.UNFOLD
     if kt == 1:
         return Lowering.FOLD_TIME

@@ -74,8 +74,8 @@ def _tran(kind: str, depth: int) -> Entry:
     return Entry(ResNet3D, tran(kind, depth), _RESNET, "arXiv 1711.11248")
 
 
-def _hara(depth: int, shortcut: str = "B", source: str = "arXiv 1711.09577", **form: Any) -> Entry:
-    return Entry(ResNet3D, hara(depth, shortcut=shortcut, **form), _HARA, source)
+def _hara(depth: int, source: str = "arXiv 1711.09577", **form: Any) -> Entry:
+    return Entry(ResNet3D, hara(depth, **form), _HARA, source)
 
 
 def _p3d(depth: int) -> Entry:
@@ -142,20 +142,20 @@ MODELS: dict[str, Entry] = {
     "rmc4_34": _tran("rmc4", 34),
     "rmc5_34": _tran("rmc5", 34),
     "r2plus1d_34": _tran("r2plus1d", 34),
-    "resnet10_3d_a": _hara(10, "A"),
-    "resnet10_3d_b": _hara(10, "B"),
-    "resnet18_3d_a": _hara(18, "A", "arXiv 1708.07632"),
-    "resnet18_3d_b": _hara(18, "B", "arXiv 1708.07632"),
-    "resnet34_3d_a": _hara(34, "A", "arXiv 1708.07632"),
-    "resnet34_3d_b": _hara(34, "B", "arXiv 1708.07632"),
-    "resnet50_3d_a": _hara(50, "A"),
-    "resnet50_3d_b": _hara(50, "B"),
-    "resnet101_3d_a": _hara(101, "A"),
-    "resnet101_3d_b": _hara(101, "B"),
-    "resnet152_3d_a": _hara(152, "A"),
-    "resnet152_3d_b": _hara(152, "B"),
-    "resnet200_3d_a": _hara(200, "A"),
-    "resnet200_3d_b": _hara(200, "B"),
+    "resnet10_3d_a": _hara(10, shortcut="A"),
+    "resnet10_3d_b": _hara(10, shortcut="B"),
+    "resnet18_3d_a": _hara(18, "arXiv 1708.07632", shortcut="A"),
+    "resnet18_3d_b": _hara(18, "arXiv 1708.07632", shortcut="B"),
+    "resnet34_3d_a": _hara(34, "arXiv 1708.07632", shortcut="A"),
+    "resnet34_3d_b": _hara(34, "arXiv 1708.07632", shortcut="B"),
+    "resnet50_3d_a": _hara(50, shortcut="A"),
+    "resnet50_3d_b": _hara(50, shortcut="B"),
+    "resnet101_3d_a": _hara(101, shortcut="A"),
+    "resnet101_3d_b": _hara(101, shortcut="B"),
+    "resnet152_3d_a": _hara(152, shortcut="A"),
+    "resnet152_3d_b": _hara(152, shortcut="B"),
+    "resnet200_3d_a": _hara(200, shortcut="A"),
+    "resnet200_3d_b": _hara(200, shortcut="B"),
     "preact_resnet18_3d": _hara(18, preactivation=True),
     "preact_resnet34_3d": _hara(34, preactivation=True),
     "preact_resnet50_3d": _hara(50, preactivation=True),

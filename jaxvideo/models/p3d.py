@@ -172,9 +172,7 @@ class P3D(nn.Module):
         x = x.astype(jnp.float32).mean((1, 2, 3))
         endpoints["pool"] = x
         x = nn.Dropout(self.dropout_rate, deterministic=not train, name="dropout")(x)
-        logits = nn.Dense(
-            self.num_classes, kernel_init=nn.initializers.normal(0.01), name="fc"
-        )(x)
+        logits = nn.Dense(self.num_classes, kernel_init=nn.initializers.normal(0.01), name="fc")(x)
         endpoints["fc"] = logits
         return logits, endpoints
 

@@ -290,5 +290,5 @@ def hara(depth: int, kind: str = "r3d", **form: Any) -> dict[str, Any]:
 
 
 #: Forms of `hara`: bottlenecks twice as wide inside with the same output, and those in groups.
-WIDE = {"widen": 2, "expansion": 2}
-RESNEXT = {**WIDE, "groups": 32}
+WIDE: dict[str, Any] = {"widen": 2, "expansion": 2}
+RESNEXT: dict[str, Any] = {**WIDE, "groups": 32}

@@ -1,10 +1,10 @@
 """Files of named arrays, told apart by their content; reading one never executes code from it.
 
-    safetensors    names and arrays; ours have a description (`write` puts it there)
-    torch          `.pt`, `.pth`, `.pth.tar`, either of torch's formats; extra [torch]
-    npz            NumPy's, without pickled objects
-    pickle         dicts, lists, numbers and NumPy arrays (Caffe2's, for instance); any other
-                   class in it is an error
+safetensors    names and arrays; ours have a description (`write` puts it there)
+torch          `.pt`, `.pth`, `.pth.tar`, either of torch's formats; extra [torch]
+npz            NumPy's, without pickled objects
+pickle         dicts, lists, numbers and NumPy arrays (Caffe2's, for instance); any other
+               class in it is an error
 """
 
 from __future__ import annotations

@@ -114,8 +114,9 @@ def vmz_caffe2(scope: str, names: Collection[str]) -> str:
     if scope in stem:
         return stem[scope]
     blocks = {tuple(map(int, m)) for n in names for m in re.findall(r"^conv(\d)_x/block_(\d+)", n)}
-    stage, block, rest = re.fullmatch(r"conv(\d)_x/block_(\d+)/(.*)", scope).groups()
-    i = sorted(blocks).index((int(stage), int(block)))
+    place, rest = re.split(r"(?<=\d)/", scope, maxsplit=1)
+    stage, block = map(int, re.findall(r"\d+", place))
+    i = sorted(blocks).index((stage, block))
     return _replaced(
         rest,
         {

@@ -105,9 +105,7 @@ def test_a_training_step_of_torchvision(torchvision, tmp_path, name):
     torch.save(network.state_dict(), path)
     variables = load_weights(name, path, source="torchvision")
     model = create_model(name, num_classes=7)
-    optimizer = optax.chain(
-        optax.add_decayed_weights(decay), optax.sgd(rate, momentum=momentum)
-    )
+    optimizer = optax.chain(optax.add_decayed_weights(decay), optax.sgd(rate, momentum=momentum))
     theirs = torch.optim.SGD(network.parameters(), rate, momentum, weight_decay=decay)
 
     @jax.jit
@@ -128,9 +126,7 @@ def test_a_training_step_of_torchvision(torchvision, tmp_path, name):
     for seed in (1, 2):  # the second step has a momentum
         clip = clip_of((4, 8, 32, 32, 3), seed)
         theirs.zero_grad()
-        loss = torch.nn.functional.cross_entropy(
-            network(to_torch(clip)), torch.from_numpy(labels)
-        )
+        loss = torch.nn.functional.cross_entropy(network(to_torch(clip)), torch.from_numpy(labels))
         loss.backward()
         gradients = {k: p.grad.clone() for k, p in network.named_parameters()}
         theirs.step()
