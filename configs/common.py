@@ -15,6 +15,9 @@ def default_config() -> ml_collections.ConfigDict:
     config.log_seconds = 5.0
     config.compilation_cache = "default"
     config.model = ml_collections.ConfigDict({"name": "", "dtype": "float32"})
+    config.init = ml_collections.ConfigDict(
+        {"path": "", "source": "", "leave_out": (), "inflate": ""}
+    )
     config.preprocessing = ml_collections.ConfigDict(
         {
             "frames": 16,
@@ -43,7 +46,13 @@ def default_config() -> ml_collections.ConfigDict:
         }
     )
     config.augment = ml_collections.ConfigDict(
-        {"flip": True, "scales": (1.0, 1.0), "views_per_video": 1}
+        {
+            "flip": True,
+            "scales": (1.0, 1.0),
+            "scale_steps": 0,
+            "positions": "uniform",
+            "views_per_video": 1,
+        }
     )
     config.optim = ml_collections.ConfigDict(
         {
@@ -55,9 +64,11 @@ def default_config() -> ml_collections.ConfigDict:
             "warmup_epochs": 0.0,
             "warmup_factor": 0.01,
             "momentum": 0.9,
+            "dampening": 0.0,
             "nesterov": False,
             "weight_decay": 0.0,
             "no_decay": (),
+            "doubled": (),
             "frozen": (),
             "clip_norm": 0.0,
         }

@@ -25,6 +25,7 @@ from jaxvideo import __version__
 from jaxvideo.models import MODELS, create_model, model_entry
 from jaxvideo.types import CheckpointError, ConfigError, Lowering, Preprocessing
 from jaxvideo.weights import files, from_torch, tree
+from jaxvideo.weights.inflate import inflate
 
 
 @dataclasses.dataclass(frozen=True)
@@ -252,6 +253,44 @@ def read_weights(
             "left_out": list(leave_out),
         },
     )
+
+
+def adopt(
+    flat: Mapping[str, np.ndarray],
+    where: str,
+    name: str,
+    *,
+    num_classes: int,
+    leave_out: Sequence[str] = (),
+    inflate_how: str = "",
+    seed: int = 0,
+    frames: int = 0,
+    crop: int = 0,
+    **arguments: Any,
+) -> dict[str, Any]:
+    """Variables of a registry model from arrays under our own names, e.g. another run's.
+
+    Args:
+      flat: `params/...` and `batch_stats/...` to arrays.
+      where: what they are, for errors.
+      inflate_how: "average" or "centre" makes 3-D kernels of 2-D ones (`weights.inflate`).
+      leave_out, seed, frames, crop, **arguments: see `read_weights`.
+
+    Raises:
+      CheckpointError: they do not fit the model: the difference is listed.
+    """
+    t, h, w, c = model_entry(name).preprocessing.shape
+    clip = jax.ShapeDtypeStruct((1, frames or t, crop or h, crop or w, c), jnp.float32)
+    model = create_model(name, **arguments, num_classes=num_classes)
+    expected = _shapes(model, clip)
+    left_out = _left_out(leave_out, list(expected), [])
+    wanted = {n: leaf for n, leaf in expected.items() if n not in left_out}
+    loaded = {n: array for n, array in flat.items() if n not in left_out}
+    if inflate_how:
+        loaded = inflate(loaded, {n: leaf.shape for n, leaf in wanted.items()}, inflate_how)
+    _check_fit(where, None, wanted, loaded, {}, {}, _head(name, clip, arguments))
+    whole = {**loaded, **_fresh(model, clip, seed, left_out)}
+    return tree.unflatten({n: jnp.asarray(whole[n], expected[n].dtype) for n in expected})
 
 
 def save_weights(path: str | Path, weights: Weights, **more: Any) -> dict[str, Any]:

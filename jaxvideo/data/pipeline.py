@@ -22,7 +22,7 @@ import numpy as np
 
 from jaxvideo.data.datasets import VideoDataset
 from jaxvideo.data.decode import open_video, read_clip
-from jaxvideo.data.views import protocol_views, random_view
+from jaxvideo.data.views import RandomCrop, protocol_views, random_view
 from jaxvideo.types import ConfigError, DataError, Preprocessing, Protocol, VideoError
 
 Batch = dict[str, np.ndarray]
@@ -67,7 +67,7 @@ def train_batches(
     first_batch: int = 0,
     last_batch: int,
     views_per_video: int = 1,
-    scales: tuple[float, float] = (1.0, 1.0),
+    crop: RandomCrop = RandomCrop(),
     loading: Loading = Loading(),
     share: Share = Share(),
 ) -> Generator[Batch]:
@@ -100,7 +100,7 @@ def train_batches(
                 file.fps,
                 preprocessing,
                 rng,
-                scales=(scales[0], scales[1]),
+                crop=crop,
             )
             return [drawn]
 

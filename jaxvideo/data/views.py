@@ -8,11 +8,55 @@ at half the work.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
 
-from jaxvideo.types import Preprocessing, Protocol, View, Window
+from jaxvideo.types import ConfigError, Preprocessing, Protocol, View, Window
+
+POSITIONS = ("uniform", "five")
+
+
+@dataclasses.dataclass(frozen=True)
+class RandomCrop:
+    """What a training crop's size and place are drawn from.
+
+    Attributes:
+      scales: the crop is cut from the frame scaled to `size` times a factor of this range:
+        (1, 1.25) is 256 to 320 of a `size` of 256.
+      scale_steps: 0 draws the factor uniformly; n > 1 draws one of n in geometric
+        progression, the ends included (3D ResNet: five from 1 to 2).
+      positions: "uniform" anywhere; "five", one of the four corners and the centre.
+    """
+
+    scales: tuple[float, float] = (1.0, 1.0)
+    scale_steps: int = 0
+    positions: str = "uniform"
+
+    def __post_init__(self):
+        object.__setattr__(self, "scales", tuple(self.scales))  # JSON knows lists only
+        low, high = self.scales
+        if not 1 <= low <= high:
+            raise ConfigError(f"augment.scales={self.scales}: two factors, 1 <= low <= high")
+        if self.scale_steps < 0 or self.scale_steps == 1:
+            raise ConfigError(f"augment.scale_steps={self.scale_steps}: 0, or at least 2")
+        if self.positions not in POSITIONS:
+            raise ConfigError(f"augment.positions={self.positions!r}: allowed are {POSITIONS}")
+
+    def scale(self, rng: np.random.Generator) -> float:
+        """A factor, drawn."""
+        low, high = self.scales
+        if not self.scale_steps:
+            return rng.uniform(low, high)
+        return low * (high / low) ** (rng.integers(self.scale_steps) / (self.scale_steps - 1))
+
+    def place(self, free_h: int, free_w: int, rng: np.random.Generator) -> tuple[int, int]:
+        """(top, left), drawn; `free_h` and `free_w` pixels are left beside the crop."""
+        if self.positions == "uniform":
+            return int(rng.integers(free_h + 1)), int(rng.integers(free_w + 1))
+        places = [(y, x) for y in (0, free_h) for x in (0, free_w)]
+        return [*places, (free_h // 2, free_w // 2)][rng.integers(5)]
 
 
 def frame_step(fps: float, preprocessing: Preprocessing) -> float:
@@ -41,21 +85,14 @@ def random_view(
     preprocessing: Preprocessing,
     rng: np.random.Generator,
     *,
-    scales: tuple[float, float] = (1.0, 1.0),
+    crop: RandomCrop = RandomCrop(),
 ) -> View:
-    """A training view: frames at a uniformly drawn start, and a uniformly drawn crop.
-
-    Args:
-      scales: the crop is cut from the frame scaled to `size` times a factor drawn from this
-        range, which is the papers' scale jitter ((1, 1.25) is 256 to 320 of a `size` of 256).
-    """
+    """A training view: frames at a uniformly drawn start, and a crop."""
     p = preprocessing
     step = frame_step(fps, p)
     start = int(rng.integers(last_start(num_frames, p.frames, step) + 1))
-    scale = rng.uniform(*scales)
-    window_height, window_width = window_size(height, width, p, scale)
-    top = int(rng.integers(height - window_height + 1))
-    left = int(rng.integers(width - window_width + 1))
+    window_height, window_width = window_size(height, width, p, crop.scale(rng))
+    top, left = crop.place(height - window_height, width - window_width, rng)
     frames = clip_frames(start, p.frames, step, num_frames)
     return View(frames, Window(top, left, window_height, window_width))
 

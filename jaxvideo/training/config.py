@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from jaxvideo.data.pipeline import Loading
+from jaxvideo.data.views import RandomCrop
 from jaxvideo.training.optim import Optim
 from jaxvideo.types import ConfigError, Preprocessing, Protocol
+from jaxvideo.weights import inflate
 
 # Parts of a config that cannot change a run's numbers: a resumed run may differ in them.
 HARMLESS = ("loading", "log_seconds", "checkpoint", "compilation_cache")
@@ -49,17 +51,52 @@ class Data:
 
 @dataclasses.dataclass(frozen=True)
 class Augment:
-    """What training draws at random, besides the clip's start and its crop.
+    """What training draws at random, besides the clip's start.
 
     Attributes:
       flip: left-right, half of the clips. Off where left and right are different classes.
-      scales: see `views.random_view`.
+      scales, scale_steps, positions: see `views.RandomCrop`.
       views_per_video: views of each video in an epoch.
     """
 
     flip: bool = True
     scales: tuple[float, float] = (1.0, 1.0)
+    scale_steps: int = 0
+    positions: str = "uniform"
     views_per_video: int = 1
+
+    @property
+    def crop(self) -> RandomCrop:
+        return RandomCrop(self.scales, self.scale_steps, self.positions)
+
+    def __post_init__(self):
+        _ = self.crop  # which checks its part
+
+
+@dataclasses.dataclass(frozen=True)
+class Init:
+    """Where the first weights come from; an empty path is fresh ones.
+
+    Attributes:
+      path: a run's folder, a file that `python -m jaxvideo convert` wrote, or, with `source`,
+        another library's file.
+      source: see `python -m jaxvideo models`.
+      leave_out: patterns of parameters that start fresh; the head, for other classes.
+      inflate: "average" or "centre" makes a 3-D network's kernels of a 2-D one's.
+    """
+
+    path: str = ""
+    source: str = ""
+    leave_out: tuple[str, ...] = ()
+    inflate: str = ""
+
+    def __post_init__(self):
+        if self.inflate not in ("", *inflate.HOW):
+            raise ConfigError(
+                f"init.inflate={self.inflate!r}: allowed are '', {', '.join(inflate.HOW)}"
+            )
+        if self.inflate and self.source:
+            raise ConfigError("init.inflate works on weights of ours: convert the file first")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,6 +124,7 @@ class Run:
       batch_size, eval_batch_size: clips per step over all devices.
       log_seconds: time between two lines of progress.
       model: `name` and arguments of `create_model`.
+      init: where its first weights come from.
       compilation_cache: folder where compiled programs are kept, so that a second start need
         not compile; "" is none, "default" the variable JAX_COMPILATION_CACHE_DIR or else
         `xla` under `$JAXVIDEO_CACHE` or `~/.cache/jaxvideo`.
@@ -108,9 +146,11 @@ class Run:
     loading: Loading
     checkpoint: Checkpointing
     compilation_cache: str = "default"
+    init: Init = Init()
 
 
 _SECTIONS = {
+    "init": Init,
     "preprocessing": Preprocessing,
     "data": Data,
     "augment": Augment,

@@ -26,6 +26,7 @@ from jaxvideo.evaluation.protocol import Result, evaluate
 from jaxvideo.models import create_model
 from jaxvideo.training import checkpoint
 from jaxvideo.training.config import Data, Run, differences, identity, read_config
+from jaxvideo.training.initial import initial_weights
 from jaxvideo.training.log import duration, meter, metrics_log, say, warn
 from jaxvideo.training.optim import make_optimizer, make_plateau, make_schedule
 from jaxvideo.training.step import (
@@ -119,6 +120,7 @@ def load_data(data: Data) -> tuple[VideoDataset, VideoDataset]:
 def _train(run: Run, config, workdir: Path, train_set, val_set) -> dict[str, Any]:
     started = time.perf_counter()
     whole, shards = _shardings(run)
+    run, given = _given_weights(run, len(train_set.classes))
     model = create_model(**run.model, num_classes=len(train_set.classes))
     epoch_steps = run.epoch_steps or max(
         len(train_set) * run.augment.views_per_video // run.batch_size, 1
@@ -127,7 +129,7 @@ def _train(run: Run, config, workdir: Path, train_set, val_set) -> dict[str, Any
     schedule = make_schedule(run.optim, steps_per_epoch=epoch_steps, epochs=run.epochs)
     plateau = make_plateau(run.optim)
     say(f"model: {run.model['name']}; compiling ...")
-    optimizer, state = _initial_state(run, model, schedule, plateau, whole)
+    optimizer, state = _initial_state(run, model, schedule, plateau, whole, given)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     say(f"  {parameters:,} parameters; {total} steps of {run.batch_size} clips on {_devices()}")
     train_step = jax.jit(
@@ -167,7 +169,7 @@ def _train(run: Run, config, workdir: Path, train_set, val_set) -> dict[str, Any
             first_batch=step,
             last_batch=total,
             views_per_video=run.augment.views_per_video,
-            scales=run.augment.scales,
+            crop=run.augment.crop,
             loading=run.loading,
         )
         batches = stack.enter_context(contextlib.closing(stream))
@@ -272,7 +274,21 @@ def _shardings(run: Run) -> tuple[NamedSharding, NamedSharding]:
     return NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
 
 
-def _initial_state(run: Run, model, schedule, plateau, sharding):
+def _given_weights(run: Run, num_classes: int) -> tuple[Run, dict[str, Any] | None]:
+    """The run with what its first weights need of the model, and these; None for fresh ones."""
+    if not run.init.path:
+        return run, None
+    variables, model, notes = initial_weights(
+        run.init, run.model, num_classes, run.preprocessing, run.seed
+    )
+    say(f"first weights: {run.init.path}")
+    for note in notes:
+        warn(note)
+    model.pop("num_classes", None)
+    return dataclasses.replace(run, model=model), variables
+
+
+def _initial_state(run: Run, model, schedule, plateau, sharding, given):
     # A lowering only chooses how to compute, and fresh parameters need the simplest.
     simple = model.clone(lowering=Lowering.DIRECT)
 
@@ -280,10 +296,11 @@ def _initial_state(run: Run, model, schedule, plateau, sharding):
     def variables():
         return init_variables(simple, run.preprocessing, run.seed)
 
-    optimizer = make_optimizer(run.optim, schedule, jax.eval_shape(variables)["params"])
+    shapes = given or jax.eval_shape(variables)
+    optimizer = make_optimizer(run.optim, schedule, shapes["params"])
 
-    def init() -> TrainState:
-        fresh = variables()
+    def init(given) -> TrainState:
+        fresh = given or variables()
         return TrainState(
             step=jnp.zeros((), jnp.int32),
             params=fresh["params"],
@@ -292,7 +309,7 @@ def _initial_state(run: Run, model, schedule, plateau, sharding):
             plateau=plateau.init(fresh["params"]) if plateau else None,
         )
 
-    return optimizer, jax.jit(init, out_shardings=sharding)()
+    return optimizer, jax.jit(init, out_shardings=sharding)(given)
 
 
 def _predictor(run: Run, model, protocol: Protocol, sharding: NamedSharding):

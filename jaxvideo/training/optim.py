@@ -26,6 +26,8 @@ class Optim:
       warmup_epochs: linear from `warmup_factor * lr` to `lr`.
       weight_decay: L2, added to the gradient before momentum, as torch and Caffe do.
       no_decay: parameters without decay, e.g. `("*/bias",)`.
+      doubled: parameters with twice the rate (the biases of Caffe's networks).
+      dampening: torch's; the gradient enters the momentum times 1 - dampening.
       frozen: parameters that stay as they are.
       clip_norm: global norm that the gradient is clipped to; 0 does not clip.
     """
@@ -41,6 +43,8 @@ class Optim:
     nesterov: bool = False
     weight_decay: float = 0.0
     no_decay: tuple[str, ...] = ()
+    doubled: tuple[str, ...] = ()
+    dampening: float = 0.0
     frozen: tuple[str, ...] = ()
     clip_norm: float = 0.0
 
@@ -55,6 +59,7 @@ class Optim:
             "lr": self.lr > 0,
             "gamma": 0 < self.gamma < 1,
             "momentum": 0 <= self.momentum < 1,
+            "dampening": 0 <= self.dampening < 1,
             "weight_decay": self.weight_decay >= 0,
             "clip_norm": self.clip_norm >= 0,
             "warmup_epochs": self.warmup_epochs >= 0,
@@ -107,7 +112,13 @@ def make_optimizer(
         parts.append(optax.clip_by_global_norm(optim.clip_norm))
     if optim.weight_decay:
         parts.append(optax.add_decayed_weights(optim.weight_decay, decayed))
+    if optim.dampening:
+        parts.append(optax.scale(1 - optim.dampening))
     parts.append(optax.sgd(schedule, momentum=optim.momentum or None, nesterov=optim.nesterov))
+    if optim.doubled:
+        doubled = tree.matching(names, optim.doubled, "optim.doubled")
+        twice = tree.unflatten({name: name in doubled for name in names})
+        parts.append(optax.masked(optax.scale(2.0), twice))
     optimizer = optax.chain(*parts)
     if not frozen:
         return optimizer

@@ -54,7 +54,7 @@ def test_random_views_cover_every_place_and_stay_inside():
     rng = np.random.default_rng(0)
     starts, tops, lefts, heights = set(), set(), set(), set()
     for _ in range(600):
-        view = views.random_view(20, 64, 70, 25.0, PRE, rng, scales=(1.0, 1.25))
+        view = views.random_view(20, 64, 70, 25.0, PRE, rng, crop=views.RandomCrop((1.0, 1.25)))
         w = view.window
         assert 0 <= w.top <= 64 - w.height
         assert 0 <= w.left <= 70 - w.width
@@ -93,3 +93,31 @@ def test_bad_preprocessing(change, text):
 def test_bad_protocol(change, text):
     with pytest.raises(ConfigError, match=text):
         Protocol(**change)
+
+
+def test_five_positions_and_five_scales():
+    """3D ResNet's crops: short side times 2^(-k/4), in a corner or in the middle."""
+    pre = Preprocessing(frames=1, size=112, crop=112)
+    crop = views.RandomCrop((1.0, 2.0), scale_steps=5, positions="five")
+    rng = np.random.default_rng(0)
+    seen = {views.random_view(1, 240, 320, 25.0, pre, rng, crop=crop).window for _ in range(900)}
+    sides = [round(240 * 2 ** (-k / 4)) for k in range(5)]
+    expected = set()
+    for side in sides:
+        y, x = 240 - side, 320 - side
+        places = [(0, 0), (0, x), (y, 0), (y, x), (y // 2, x // 2)]
+        expected |= {Window(top, left, side, side) for top, left in places}
+    assert seen == expected
+
+
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        ({"scales": (0.5, 1.0)}, "augment.scales="),
+        ({"scale_steps": 1}, "augment.scale_steps=1"),
+        ({"positions": "ten"}, "augment.positions='ten'"),
+    ],
+)
+def test_wrong_crops(fields, text):
+    with pytest.raises(ConfigError, match=text):
+        views.RandomCrop(**fields)

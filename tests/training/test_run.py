@@ -120,6 +120,21 @@ def test_a_finished_run_is_not_repeated(environment, finished):
     assert (workdir / "result.json").stat().st_mtime_ns == before
 
 
+def test_a_run_starts_from_another(environment, finished, tmp_path):
+    """With next to no learning rate it ends with the other's parameters."""
+    first, _ = finished
+    done = run(
+        environment, tmp_path / "run", f"--config.init.path={first}", "--config.optim.lr=1e-12"
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"first weights: {first}" in done.stdout
+    expected, found = weights(first), weights(tmp_path / "run")
+    assert expected.keys() == found.keys()
+    for name in expected:
+        if name.startswith("params"):
+            np.testing.assert_allclose(found[name], expected[name], atol=1e-6)
+
+
 @pytest.mark.parametrize("kind", ["SIGINT", "SIGTERM", "SIGKILL"])
 def test_interrupted_and_continued_ends_with_the_same_weights(
     environment, finished, tmp_path, kind

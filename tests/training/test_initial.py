@@ -1,0 +1,99 @@
+"""First weights of a run, without running one: every way, and its errors."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxvideo import create_model
+from jaxvideo.training import checkpoint
+from jaxvideo.training.config import Init
+from jaxvideo.training.initial import initial_weights
+from jaxvideo.training.step import TrainState, init_variables
+from jaxvideo.types import CheckpointError, ConfigError, Preprocessing
+from jaxvideo.weights import tree
+
+PRE = Preprocessing(frames=4, size=24, crop=20)
+FLAT = {"name": "f_r2d_10", "width": 4}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run's folder with a checkpoint of a 2-D network."""
+    folder = tmp_path_factory.mktemp("run")
+    model = create_model(**FLAT, num_classes=3)
+    variables = jax.jit(lambda: init_variables(model, PRE, 5))()
+    state = TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=variables["params"],
+        batch_stats=variables["batch_stats"],
+        opt_state=optax.sgd(0.1).init(variables["params"]),
+        plateau=None,
+    )
+    described = {"model": {**FLAT, "num_classes": 3}, "preprocessing": dataclasses.asdict(PRE)}
+    with checkpoint.open_checkpoints(folder, keep=1) as checkpoints:
+        checkpoint.save(checkpoints, state, 1, described)
+    return folder, variables
+
+
+def test_from_a_run(run):
+    folder, expected = run
+    variables, model, notes = initial_weights(Init(str(folder)), FLAT, 3, PRE, 0)
+    jax.tree.map(np.testing.assert_array_equal, variables, expected)
+    assert model == FLAT
+    assert notes == []
+
+
+def test_another_head_and_other_pixels(run):
+    folder, expected = run
+    init = Init(str(folder), leave_out=("fc/*",))
+    other = dataclasses.replace(PRE, mean=(0.5, 0.5, 0.5), frames=8)
+    variables, _, notes = initial_weights(init, FLAT, 9, other, 0)
+    assert variables["params"].pop("fc")["kernel"].shape == (32, 9)
+    params = {name: leaf for name, leaf in expected["params"].items() if name != "fc"}
+    jax.tree.map(np.testing.assert_array_equal, variables["params"], params)
+    assert len(notes) == 1
+    assert "mean=(0.0, 0.0, 0.0), this run has (0.5, 0.5, 0.5)" in notes[0]
+
+
+def test_inflated(run):
+    folder, expected = run
+    deep = {"name": "r3d_10", "width": 4}
+    init = Init(str(folder), inflate="centre")
+    variables, _, _ = initial_weights(init, deep, 3, PRE, 0)
+    kernel = variables["params"]["conv1"]["kernel"]
+    assert kernel.shape == (3, 7, 7, 3, 4)
+    np.testing.assert_array_equal(kernel[1:2], expected["params"]["conv1"]["kernel"])
+    assert tree.flatten(variables).keys() == tree.flatten(expected).keys()
+
+
+@pytest.mark.parametrize(
+    ("fields", "model", "classes", "error", "text"),
+    [
+        ({}, FLAT, 9, CheckpointError, 'leave_out=\\("fc/\\*",\\) starts anew'),
+        (
+            {},
+            {"name": "r3d_10", "width": 4},
+            3,
+            CheckpointError,
+            "the model has \\(3, 7, 7, 3, 4\\)",
+        ),
+        ({"leave_out": ("head/*",)}, FLAT, 3, ConfigError, "'head/\\*' matches no parameter"),
+    ],
+)
+def test_what_does_not_fit(run, fields, model, classes, error, text):
+    with pytest.raises(error, match=text):
+        initial_weights(Init(str(run[0]), **fields), model, classes, PRE, 0)
+
+
+@pytest.mark.fast
+def test_wrong_init():
+    with pytest.raises(ConfigError, match="init.inflate='mean': allowed are '', average, centre"):
+        Init("x", inflate="mean")
+    with pytest.raises(ConfigError, match="convert the file first"):
+        Init("x", source="hara", inflate="centre")
+    with pytest.raises(CheckpointError, match=r"no\.pt: no such file"):
+        initial_weights(Init("no.pt", source="hara"), {"name": "resnet18_3d_a"}, 3, PRE, 0)
