@@ -90,6 +90,9 @@ def use_motion(config: ml_collections.ConfigDict, train_videos: int, val_videos:
     # Left and right are different classes there.
     config.augment.flip = False
     config.augment.scales = (1.0, 1.0)
+    config.augment.scale_steps = 0
+    config.augment.positions = "uniform"
+    config.augment.views_per_video = 1
 
 
 def is_smoke(argument: str | None) -> bool:
@@ -99,9 +102,28 @@ def is_smoke(argument: str | None) -> bool:
     return argument == "smoke"
 
 
+def read_split(argument: str | None) -> tuple[int, bool]:
+    """The split of `configs/x.py:2` (1 if none is named), and whether it was `:smoke`."""
+    if argument in ("1", "2", "3"):
+        return int(argument), False
+    if argument not in (None, "", "smoke"):
+        raise ValueError(f"{argument!r} after the config's colon: a split, 1 to 3, or 'smoke'")
+    return 1, argument == "smoke"
+
+
+def use_split(config: ml_collections.ConfigDict, root: str, split: int) -> None:
+    """One of the three splits of UCF101 or HMDB51."""
+    config.data.root = root
+    config.data.train = f"train{split}.csv"
+    config.data.val = f"test{split}.csv"
+
+
 def use_smoke(config: ml_collections.ConfigDict) -> None:
     """A recipe's whole path in a minute or two: few, small, short motion clips, two epochs."""
     use_motion(config, train_videos=160, val_videos=40)
+    config.data.train = "train.csv"
+    config.data.val = "val.csv"
+    config.init.path = ""
     config.epochs = 2.0
     config.epoch_steps = 0
     config.batch_size = 16

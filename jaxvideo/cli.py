@@ -1,4 +1,4 @@
-"""The command line: `python -m jaxvideo {models, predict, convert}`. Thin: flags in, lines out."""
+"""The command line: `python -m jaxvideo {models, predict, convert, average}`. Thin."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from jaxvideo import __version__
-from jaxvideo.types import ConfigError, JaxvideoError, Preprocessing, Protocol
+from jaxvideo.types import CheckpointError, ConfigError, JaxvideoError, Preprocessing, Protocol
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -41,6 +41,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--leave-out", action="append", default=[], metavar="PATTERN", help="e.g. 'fc/*'"
     )
     convert.set_defaults(run=_convert)
+
+    average = commands.add_parser("average", help="mean result of several runs, e.g. splits")
+    average.add_argument("runs", nargs="+", metavar="RUN", help="the folder of a finished run")
+    average.set_defaults(run=_average)
 
     options = parser.parse_args(arguments)
     try:
@@ -86,6 +90,28 @@ def _convert(options: argparse.Namespace) -> int:
         print(f"  {stage:<10} {difference:.1e} from {reference['package']}")
     if "stages" not in reference:
         print(f"  not compared: {reference['why']}")
+    return 0
+
+
+def _average(options: argparse.Namespace) -> int:
+    import json
+    from pathlib import Path
+
+    results = []
+    for run in options.runs:
+        path = Path(run) / "result.json"
+        try:
+            results.append(json.loads(path.read_text()))
+        except (OSError, json.JSONDecodeError) as error:
+            raise CheckpointError(f"{run} is not the folder of a finished run ({error})") from error
+    protocols = {result["protocol"] for result in results}
+    if len(protocols) > 1:
+        raise ConfigError("the runs have different protocols:\n  " + "\n  ".join(sorted(protocols)))
+    for run, result in zip(options.runs, results, strict=True):
+        print(f"{100 * result['top1']:6.2f} %  {100 * result['top5']:6.2f} %  {run}")
+    top1, top5 = (sum(r[k] for r in results) / len(results) for k in ("top1", "top5"))
+    print(f"{100 * top1:6.2f} %  {100 * top5:6.2f} %  mean top-1 and top-5 of {len(results)} runs")
+    print(protocols.pop())
     return 0
 
 

@@ -146,7 +146,7 @@ def test_sources_fit_the_registry():
 
 def test_convert_and_predict(tmp_path, video, capsys):
     path, out = tmp_path / "c3d.npz", tmp_path / "w.safetensors"
-    model = create_model("c3d_sports1m", num_classes=3, width=1 / 64)
+    model = create_model("c3d_sports1m", num_classes=3, width=1)
     clip = jnp.zeros((1, 16, 112, 112, 3))
     shapes = tree.flatten(jax.eval_shape(lambda: model.init(jax.random.key(0), clip, train=False)))
     rng = np.random.default_rng(0)
@@ -157,7 +157,7 @@ def test_convert_and_predict(tmp_path, video, capsys):
         name = from_torch.c3d_caffe(scope, ()) + from_torch.TORCH_LEAVES[kind]
         arrays[name] = value.transpose({5: (4, 3, 0, 1, 2), 2: (1, 0), 1: (0,)}[value.ndim])
     np.savez(path, **arrays)
-    weights = read_weights("c3d_sports1m", path, "c3d-caffe", width=1 / 64)
+    weights = read_weights("c3d_sports1m", path, "c3d-caffe", width=1)
     save_weights(out, weights)
     assert (
         main(["predict", str(video), "--checkpoint", str(out), "--clips", "2", "--top", "2"]) == 0
@@ -168,3 +168,20 @@ def test_convert_and_predict(tmp_path, video, capsys):
     full = ["convert", str(path), "--from", "c3d-caffe", "--model", "c3d_sports1m"]
     assert main([*full, "--out", str(out)]) == 1
     assert "does not fit the model" in capsys.readouterr().err
+
+
+@pytest.mark.fast
+def test_average_of_splits(tmp_path, capsys):
+    runs = []
+    for split, (top1, protocol) in enumerate([(0.9, "x"), (0.8, "x"), (0.7, "y")]):
+        run = tmp_path / f"split{split}"
+        run.mkdir()
+        result = {"top1": top1, "top5": 1.0, "protocol": protocol}
+        (run / "result.json").write_text(json.dumps(result))
+        runs.append(str(run))
+    assert main(["average", *runs[:2]]) == 0
+    assert " 85.00 %  100.00 %  mean top-1 and top-5 of 2 runs" in capsys.readouterr().out
+    assert main(["average", *runs]) == 1
+    assert "different protocols" in capsys.readouterr().err
+    assert main(["average", str(tmp_path)]) == 1
+    assert "is not the folder of a finished run" in capsys.readouterr().err

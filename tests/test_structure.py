@@ -113,7 +113,7 @@ def test_every_config_builds_its_train_step(path, argument):
     state = TrainState(
         step=jax.ShapeDtypeStruct((), jnp.int32),
         params=variables["params"],
-        batch_stats=variables["batch_stats"],
+        batch_stats=variables.get("batch_stats", {}),
         opt_state=jax.eval_shape(optimizer.init, variables["params"]),
         plateau=None,
     )

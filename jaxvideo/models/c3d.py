@@ -51,7 +51,7 @@ class C3D(nn.Module):
       norm: BN after nothing ("none"), the convolutions ("conv"), fc6 and fc7 too ("all").
       pool1_stride: in time.
       pools: "ceil" (Caffe), "floor" (VMZ), or "symmetric" (ports: floor, but pool5 padded).
-      width: multiplies every channel count; 1 is the paper's.
+      width: channels of conv1a; 64 in the paper, `stages` and `hidden` follow.
       bn_groups, bn_momentum, bn_epsilon: see `layers.norm`.
       dtype: compute dtype; parameters and statistics are f32.
     """
@@ -63,7 +63,7 @@ class C3D(nn.Module):
     norm: str = "none"
     pool1_stride: int = 1
     pools: str = "ceil"
-    width: float = 1.0
+    width: int = 64
     dropout_rate: float = 0.5
     bn_groups: int = 1
     bn_momentum: float = 0.9
@@ -84,9 +84,11 @@ class C3D(nn.Module):
             dtype=self.dtype,
         )
         endpoints = {}
+        # The authors' 0.01 and 0.005 fit their widths; sums over fewer channels need more.
+        spread = (64 / self.width) ** 0.5
 
         def wide(features):
-            return max(round(features * self.width), 1)
+            return max(round(features * self.width / 64), 1)
 
         for stage, (depth, widths) in enumerate(zip(self.depths, self.stages, strict=True), 1):
             for letter, features in zip("ab", widths, strict=False):
@@ -98,7 +100,7 @@ class C3D(nn.Module):
                     use_bias=True,
                     dtype=self.dtype,
                     lowering=self.lowering,
-                    kernel_init=nn.initializers.normal(0.01),
+                    kernel_init=nn.initializers.normal(0.01 * (1 if stage == 1 else spread)),
                     bias_init=_bias(0 if name == "1a" else 1),
                     name=f"conv{name}",
                 )(x)
@@ -117,7 +119,7 @@ class C3D(nn.Module):
             x = nn.Dense(
                 wide(self.hidden),
                 dtype=self.dtype,
-                kernel_init=nn.initializers.normal(0.005),
+                kernel_init=nn.initializers.normal(0.005 * spread),
                 bias_init=_bias(1),
                 name=f"fc{name}",
             )(x)
@@ -126,7 +128,7 @@ class C3D(nn.Module):
             x = nn.relu(x)
             endpoints[f"fc{name}"] = x
             x = nn.Dropout(self.dropout_rate, deterministic=not train, name=f"dropout{name}")(x)
-        init = nn.initializers.normal(0.01)
+        init = nn.initializers.normal(0.01 * spread)
         logits = nn.Dense(self.num_classes, kernel_init=init, name="fc8")(x)
         endpoints["fc8"] = logits
         return logits, endpoints

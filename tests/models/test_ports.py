@@ -200,10 +200,10 @@ def test_c3d(tmp_path, source):
     network = ports.randomise(ports.C3DNet(C3D_NAMES[source], widths, hidden=512))
     path, clip = tmp_path / "c3d.pickle", clip_of((2, 16, 112, 112, 3))
     torch.save(network.named_weights(), path)
-    variables = load_weights("c3d_sports1m", path, source=source, width=1 / 8)
+    variables = load_weights("c3d_sports1m", path, source=source, width=8)
     pools = "ceil" if source == "c3d-caffe" else "symmetric"
     stages = network.stages(to_torch(clip), symmetric=pools == "symmetric")
-    arguments = {"width": 1 / 8, "num_classes": 5, "pools": pools}
+    arguments = {"width": 8, "num_classes": 5, "pools": pools}
     same_stages("c3d_sports1m", variables, clip, stages, **arguments)
 
 

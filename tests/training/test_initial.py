@@ -91,7 +91,7 @@ def test_what_does_not_fit(run, fields, model, classes, error, text):
 
 @pytest.mark.fast
 def test_wrong_init():
-    with pytest.raises(ConfigError, match="init.inflate='mean': allowed are '', average, centre"):
+    with pytest.raises(ConfigError, match=r"init\.inflate='mean': allowed are '', average, centre"):
         Init("x", inflate="mean")
     with pytest.raises(ConfigError, match="convert the file first"):
         Init("x", source="hara", inflate="centre")

@@ -1,0 +1,56 @@
+"""R(2+1)D-34 on 32 frames, fine-tuned on UCF101 (Tran et al., arXiv 1711.11248).
+
+    python train.py --config configs/r2plus1d_34_ucf101.py:1 --config.init.path=R34.pkl  (:2, :3)
+    python -m jaxvideo average runs/r2plus1d_34_ucf101-*                (the mean over the splits)
+    python train.py --config configs/r2plus1d_34_ucf101.py:smoke        (runs now, from scratch)
+
+Source: VMZ's script: 8 GPUs with 4 clips each at 0.0001 per GPU, divided by 10 every 2 of 8
+epochs of 100,000 clips, decay 0.005. `init.source` says whose file it is: "vmz-caffe2" for VMZ's
+pickles, "vmz" for torch files, "" for a run's folder or converted weights.
+
+Number to reach: 96.8 % (paper, Table 6: RGB, Kinetics weights, mean of three splits).
+"""
+
+import ml_collections
+
+from configs import common
+
+
+def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
+    split, smoke = common.read_split(argument)
+    config = common.default_config()
+    config.model.name = "r2plus1d_34"
+    config.model.dtype = "bfloat16"
+    config.model.width = 64
+    config.model.bn_groups = 8
+    config.model.bn_momentum = 0.9
+    config.model.bn_epsilon = 1e-3
+    config.init.path = "weights/r2plus1d_34_kinetics.pkl"
+    config.init.source = "vmz-caffe2"
+    config.init.leave_out = ("fc/*",)
+    config.epochs = 8.0
+    config.epoch_steps = 3125  # 100,000 clips
+    config.batch_size = 32
+    config.eval_batch_size = 32
+    config.preprocessing.frames = 32
+    config.preprocessing.size = 128
+    config.preprocessing.width = 171
+    config.preprocessing.crop = 112
+    config.preprocessing.mean = (0.43216, 0.394666, 0.37645)
+    config.preprocessing.std = (0.22803, 0.22145, 0.216989)
+    common.use_split(config, "data/ucf101", split)
+    config.data.hint = (
+        "Without data: python train.py --config configs/r2plus1d_34_ucf101.py:smoke runs now"
+    )
+    config.optim.lr = 0.0008
+    config.optim.schedule = "step"
+    config.optim.milestones = (2.0, 4.0, 6.0)
+    config.optim.weight_decay = 5e-3
+    config.optim.nesterov = True
+    config.optim.no_decay = ("*/bias",)
+    config.protocol.clips = 10
+    if smoke:
+        common.use_smoke(config)
+        config.model.dtype = "float32"
+        config.model.width = 8
+    return config
