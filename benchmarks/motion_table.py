@@ -3,8 +3,8 @@
     python benchmarks/motion_table.py [--runs runs/motion_table] [MODEL ...]
 
 Runs `configs/motion.py` once per model, with the same width, data, steps and schedule, and
-prints a table in Markdown. Finished runs are not repeated. About three minutes per model on
-two cores.
+prints a table in Markdown; C3D and its study with BN, `configs/motion.py:c3d`. Finished runs are
+not repeated. About three minutes per model on two cores.
 """
 
 import argparse
@@ -14,7 +14,16 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-MODELS = ("r2plus1d_18", "r3d_18", "mc3_18", "rmc3_18", "r2d_18", "f_r2d_18")
+KINDS = ("r2d", "f_r2d", "mc2", "mc3", "mc4", "mc5", "r3d", "rmc2", "rmc3", "rmc4", "rmc5")
+MODELS = (
+    "r2plus1d_18",
+    *(f"{kind}_18" for kind in KINDS),
+    "c3d",
+    "c3d_depth1",
+    "c3d_depth3",
+    "resnet18_3d_a",
+    "p3d_63",
+)
 
 
 def main() -> None:
@@ -28,7 +37,7 @@ def main() -> None:
         command = [
             sys.executable,
             "train.py",
-            "--config=configs/motion.py",
+            f"--config=configs/motion.py{':c3d' if model.startswith('c3d') else ''}",
             f"--config.model.name={model}",
             f"--workdir={workdir}",
         ]
@@ -40,7 +49,7 @@ def main() -> None:
     print("|---|---:|---:|---:|")
     for model, result, last in sorted(rows, key=lambda row: -row[1]["top1"]):
         print(
-            f"| `{model}` | {100 * result['top1']:.1f} % | {100 * last['val_top1']:.1f} % "
+            f"| `{model}`{' with BN' if model.startswith('c3d') else ''} | {100 * result['top1']:.1f} % | {100 * last['val_top1']:.1f} % "
             f"| {100 * last['top1']:.1f} % |"
         )
     print(f"\n{rows[0][1]['videos']} validation videos; {rows[0][1]['protocol']}.")
