@@ -37,15 +37,21 @@ def grid():
 
 def zoo():
     """Every distinct convolution of the registry's models, on maps and channels made small."""
-    seen = set()
+    seen, kinds = set(), {}
     for name in list_models():
+        entry = model_entry(name)
+        # Networks that differ in depth only have the same convolutions.
+        form = {key: value for key, value in entry.arguments.items() if key != "blocks"}
+        kinds.setdefault((entry.build, entry.preprocessing, repr(form)), name)
+    for name in kinds.values():
         shape = (1, *model_entry(name).preprocessing.shape)
         for x, w, geometry in convolutions(create_model(name), shape):
             size = tuple(
                 n if n < 9 else max(8 + n % 2, k)
                 for n, k in zip(geometry.in_size, geometry.kernel, strict=True)
             )
-            small = Geometry(geometry.kernel, size, geometry.strides, geometry.pads)
+            groups = min(geometry.groups, 4)
+            small = Geometry(geometry.kernel, size, geometry.strides, geometry.pads, groups)
             channels, features = min(x[-1], 16), min(w[-1], 16)
             seen.add((small, channels, features))
     return sorted(seen, key=repr)
@@ -160,7 +166,9 @@ def test_resolve_is_a_table():
     assert choice("cpu", (3, 3, 3), size=14) is Lowering.TIME_TO_CHANNELS
     assert choice("cpu", (3, 3, 3), size=7) is Lowering.UNFOLD
     assert choice("cpu", (3, 3, 3), stride=2, size=56) is Lowering.UNFOLD
-    assert choice("cpu", (1, 3, 3), Pass.WEIGHT_GRADIENT) is Lowering.FOLD_TIME
+    assert choice("cpu", (1, 3, 3), Pass.WEIGHT_GRADIENT) is Lowering.WINOGRAD
+    assert choice("cpu", (1, 3, 3), Pass.WEIGHT_GRADIENT, channels=32) is Lowering.FOLD_TIME
+    assert choice("cpu", (3, 3, 3), channels=3) is Lowering.UNFOLD
     assert choice("cpu", (3, 3, 3), Pass.WEIGHT_GRADIENT, size=14) is Lowering.WINOGRAD
     assert choice("cpu", (3, 3, 3), groups=64) is Lowering.SHIFT
     assert choice("cpu", (3, 3, 3), groups=32) is Lowering.GROUP_BY_GROUP
