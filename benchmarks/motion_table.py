@@ -48,10 +48,9 @@ def main() -> None:
     print("\n| model | video top-1 | one-clip validation | training clips |")
     print("|---|---:|---:|---:|")
     for model, result, last in sorted(rows, key=lambda row: -row[1]["top1"]):
-        print(
-            f"| `{model}`{' with BN' if model.startswith('c3d') else ''} | {100 * result['top1']:.1f} % | {100 * last['val_top1']:.1f} % "
-            f"| {100 * last['top1']:.1f} % |"
-        )
+        name = f"`{model}` with BN" if model.startswith("c3d") else f"`{model}`"
+        shares = [result["top1"], last["val_top1"], last["top1"]]
+        print(f"| {name} | {' | '.join(f'{100 * share:.1f} %' for share in shares)} |")
     print(f"\n{rows[0][1]['videos']} validation videos; {rows[0][1]['protocol']}.")
 
 
