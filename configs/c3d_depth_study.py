@@ -5,7 +5,9 @@
 
 Source: arXiv 1412.0767, section 3.1: 128 x 171, random 112 crop, 16 frames, batches of 30, SGD
 at 0.003 divided by 10 every 4 of 16 epochs. The authors' solver has another schedule (divided
-by 10 every 20,000 of 60,000 steps), and the momentum and the decay of 0.005 used here. Names:
+by 10 every 20,000 of 60,000 steps), and the momentum and the decay of 0.005 used here. The paper
+splits the videos into all their non-overlapping clips; an epoch here draws 11 of each, which is
+about as many. Names:
 c3d_depth1, 3, 5, 7, c3d_increasing, c3d_decreasing; c3d_net64 and c3d_net256 take
 --config.preprocessing.size=64 .width=85 .crop=56, and 256, 342, 224.
 
@@ -33,6 +35,7 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
     config.preprocessing.range = (0.0, 255.0)
     config.preprocessing.mean = (104.0, 117.0, 128.0)
     config.preprocessing.order = "BGR"
+    config.augment.views_per_video = 11
     common.use_split(config, "data/ucf101", 1)
     config.data.hint = (
         "Without data: python train.py --config configs/c3d_depth_study.py:smoke runs now"

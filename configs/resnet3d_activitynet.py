@@ -37,7 +37,7 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
     )
     config.optim.lr = 0.1
     config.optim.schedule = "plateau"
-    config.optim.patience = 10
+    config.optim.patience = 11  # torch's 10
     config.optim.weight_decay = 1e-3
     config.optim.dampening = 0.9
     config.protocol.clips = 10

@@ -40,6 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     convert.add_argument(
         "--leave-out", action="append", default=[], metavar="PATTERN", help="e.g. 'fc/*'"
     )
+    convert.add_argument("--frames", type=int, default=0, help="of a clip (R2D's stem has them)")
+    convert.add_argument("--crop", type=int, default=0, help="of a clip (C3D's fc6 depends on it)")
     convert.set_defaults(run=_convert)
 
     average = commands.add_parser("average", help="mean result of several runs, e.g. splits")
@@ -101,12 +103,17 @@ def _average(options: argparse.Namespace) -> int:
     for run in options.runs:
         path = Path(run) / "result.json"
         try:
-            results.append(json.loads(path.read_text()))
-        except (OSError, json.JSONDecodeError) as error:
+            result = json.loads(path.read_text(encoding="utf-8"))
+            results.append({key: result[key] for key in ("top1", "top5", "protocol", "model")})
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise CheckpointError(f"{run} is not the folder of a finished run ({error})") from error
     protocols = {result["protocol"] for result in results}
-    if len(protocols) > 1:
-        raise ConfigError("the runs have different protocols:\n  " + "\n  ".join(sorted(protocols)))
+    for what, values in (
+        ("protocols", protocols),
+        ("models", {json.dumps(result["model"], sort_keys=True) for result in results}),
+    ):
+        if len(values) > 1:
+            raise ConfigError(f"the runs have different {what}:\n  " + "\n  ".join(sorted(values)))
     for run, result in zip(options.runs, results, strict=True):
         print(f"{100 * result['top1']:6.2f} %  {100 * result['top5']:6.2f} %  {run}")
     top1, top5 = (sum(r[k] for r in results) / len(results) for k in ("top1", "top5"))

@@ -192,14 +192,12 @@ def read_weights(
             f"{' or '.join(map(repr, sources_of(name))) or 'none is known for ' + name}"
         )
     else:
-        if described["model"]["name"] != name:
-            raise CheckpointError(
-                f"{path} holds weights of {described['model']['name']!r}, not of {name!r}"
-            )
-        found = _described_source(described)
+        found = _described_source(described, path, name)
     arguments = {**found.arguments, **arguments}
-    t, h, w, c = entry.preprocessing.shape
-    clip = jax.ShapeDtypeStruct((1, frames or t, crop or h, crop or w, c), jnp.float32)
+    expects = _for_clip(
+        dataclasses.replace(entry.preprocessing, **found.preprocessing), frames, crop
+    )
+    clip = jax.ShapeDtypeStruct((1, *expects.shape), jnp.float32)
     head = _head(name, clip, arguments)
     model = create_model(name, **arguments, num_classes=num_classes or 1)
     names = _names_of(_shapes(model, clip), found, arrays)
@@ -208,6 +206,7 @@ def read_weights(
     expected = _shapes(model, clip)
 
     left_out = _left_out(leave_out, list(expected), list(arrays))
+    left_out |= {ours for ours in expected if names[ours] in left_out}
     epsilon_shift = found.epsilon - getattr(model, "bn_epsilon", found.epsilon)
     flattened = _flattened(expected)
     loaded, used = {}, {names[ours] for ours in left_out & set(expected)}
@@ -233,16 +232,14 @@ def read_weights(
     fresh = _fresh(model, clip, seed, left_out & set(expected))
     flat = {**loaded, **fresh}
     flat = {ours: jnp.asarray(flat[ours], leaf.dtype) for ours, leaf in expected.items()}
-    preprocessing = dataclasses.replace(entry.preprocessing, **found.preprocessing)
-    if frames or crop:
-        preprocessing = dataclasses.replace(
-            preprocessing, frames=frames or t, crop=crop or preprocessing.crop
-        )
-    classes = _classes(found, described, model.num_classes, bool(fresh))
+    new_head = any(n.startswith(f"params/{head}/") for n in fresh)
+    classes = _classes(found, described, model.num_classes, new_head)
+    # How it is computed is the caller's own affair.
+    arguments = {k: v for k, v in arguments.items() if k not in ("dtype", "lowering")}
     return Weights(
         variables=tree.unflatten(flat),
         model={"name": name, **arguments, "num_classes": model.num_classes},
-        preprocessing=preprocessing,
+        preprocessing=expects,
         classes=classes,
         origin=described["origin"]
         if described
@@ -279,31 +276,30 @@ def adopt(
     Raises:
       CheckpointError: they do not fit the model: the difference is listed.
     """
-    t, h, w, c = model_entry(name).preprocessing.shape
-    clip = jax.ShapeDtypeStruct((1, frames or t, crop or h, crop or w, c), jnp.float32)
+    expects = _for_clip(model_entry(name).preprocessing, frames, crop)
+    clip = jax.ShapeDtypeStruct((1, *expects.shape), jnp.float32)
     model = create_model(name, **arguments, num_classes=num_classes)
     expected = _shapes(model, clip)
     left_out = _left_out(leave_out, list(expected), [])
     wanted = {n: leaf for n, leaf in expected.items() if n not in left_out}
-    loaded = {n: array for n, array in flat.items() if n not in left_out}
+    loaded = {n: array for n, array in flat.items() if n in wanted}
+    unread = {n: array for n, array in flat.items() if n not in wanted and n not in left_out}
     if inflate_how:
         loaded = inflate(loaded, {n: leaf.shape for n, leaf in wanted.items()}, inflate_how)
-    _check_fit(where, None, wanted, loaded, {}, {}, _head(name, clip, arguments))
+    _check_fit(where, None, wanted, loaded, unread, {}, _head(name, clip, arguments))
     whole = {**loaded, **_fresh(model, clip, seed, left_out)}
     return tree.unflatten({n: jnp.asarray(whole[n], expected[n].dtype) for n in expected})
 
 
 def save_weights(path: str | Path, weights: Weights, **more: Any) -> dict[str, Any]:
-    """Writes a safetensors file that `load_weights` reads back, and `<path>.json`, its header
-    as readable text. `more` is added to the header, which is returned.
+    """Writes NAME.safetensors, which `load_weights` reads back, and NAME.json, its header as
+    readable text. `more` is added to the header, which is returned.
 
     Raises:
       ConfigError: the name does not end in `.safetensors`.
       CheckpointError: the file cannot be written.
     """
-    path = Path(path)
-    if path.suffix != ".safetensors":
-        raise ConfigError(f"{path}: weights are written as NAME.safetensors")
+    path = weights_path(path)
     manifest = {
         "model": weights.model,
         "bn_epsilon": getattr(create_model(**weights.model), "bn_epsilon", None),
@@ -316,8 +312,19 @@ def save_weights(path: str | Path, weights: Weights, **more: Any) -> dict[str, A
     arrays = {name: np.asarray(leaf) for name, leaf in tree.flatten(weights.variables).items()}
     files.write(path, arrays, manifest)
     text = json.dumps(manifest, indent=2)
-    path.with_suffix(".json").write_text(text + "\n")
+    try:
+        path.with_suffix(".json").write_text(text + "\n")
+    except OSError as error:
+        raise CheckpointError(f"{path.with_suffix('.json')} cannot be written ({error})") from error
     return json.loads(text)
+
+
+def weights_path(path: str | Path) -> Path:
+    """The path of a file of weights to be written; ConfigError for another kind of name."""
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise ConfigError(f"{path}: weights are written as NAME.safetensors")
+    return path
 
 
 def open_weights(path: str | Path) -> Weights:
@@ -325,8 +332,11 @@ def open_weights(path: str | Path) -> Weights:
     described = files.read_description(path)
     if described is None:
         raise CheckpointError(f"{path} was not written by jaxvideo: `python -m jaxvideo convert`")
-    model = dict(described["model"])
-    return read_weights(model.pop("name"), path, None, **model)
+    try:
+        name, classes = described["model"]["name"], int(described["model"]["num_classes"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path}: its description is damaged ({error})") from error
+    return read_weights(name, path, num_classes=classes)
 
 
 def compare_with_reference(weights: Weights, path: str | Path) -> dict[str, Any]:
@@ -337,7 +347,7 @@ def compare_with_reference(weights: Weights, path: str | Path) -> dict[str, Any]
       largest value. Without a comparison: `why`.
     """
     if weights.origin["source"] != "torchvision":
-        return {"why": f"{weights.origin['source']} is no package that can be installed"}
+        return {"why": f"only torchvision's networks are, this is {weights.origin['source']}'s"}
     if weights.origin["left_out"]:
         return {"why": "parts of the file were left out"}
     try:
@@ -345,7 +355,7 @@ def compare_with_reference(weights: Weights, path: str | Path) -> dict[str, Any]
 
         clip = _random_clip(weights)
         stages, package = reference.torchvision_stages(
-            weights.model["name"], path, weights.model["num_classes"], clip
+            weights.model["name"], files.read_arrays(path), weights.model["num_classes"], clip
         )
     except ImportError as error:
         return {"why": f"{error.name or 'torchvision'} is not installed (extra [torch])"}
@@ -387,17 +397,33 @@ def _source(source: str, name: str) -> Source:
     return SOURCES[source]
 
 
-def _described_source(described: Mapping[str, Any]) -> Source:
+def _described_source(described: Mapping[str, Any], path, name: str) -> Source:
     """Our own names, and what the file says of itself."""
-    own = {k: v for k, v in described["model"].items() if k not in ("name", "num_classes")}
-    return Source(
-        models=(),
-        naming=lambda scope, names: scope,
-        leaves={},
-        epsilon=described["bn_epsilon"],
-        arguments=own,
-        preprocessing=described["preprocessing"],
-    )
+    try:
+        own = dict(described["model"])
+        theirs = model_entry(own.pop("name"))
+        own.pop("num_classes")
+        create_model(name, **own)
+        preprocessing = dataclasses.asdict(Preprocessing(**described["preprocessing"]))
+        epsilon = float(described["bn_epsilon"] or 0.0)
+        _ = [*described["classes"]], dict(described["origin"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path}: its description is damaged ({error})") from error
+    entry = model_entry(name)
+    if (entry.build, entry.arguments) != (theirs.build, theirs.arguments):
+        raise CheckpointError(
+            f"{path} holds weights of {described['model']['name']!r}, not of {name!r}"
+        )
+    return Source((), lambda scope, names: scope, {}, epsilon, own, preprocessing)
+
+
+def _for_clip(preprocessing: Preprocessing, frames: int, crop: int) -> Preprocessing:
+    """For clips of another length or crop; frames are scaled to no less than the crop."""
+    p = preprocessing
+    if not crop:
+        return dataclasses.replace(p, frames=frames or p.frames)
+    size, width = max(p.size, crop), max(p.width, crop) if p.width else 0
+    return dataclasses.replace(p, frames=frames or p.frames, crop=crop, size=size, width=width)
 
 
 def _shapes(model, clip) -> dict[str, jax.ShapeDtypeStruct]:
@@ -438,7 +464,8 @@ def _head(name: str, clip, arguments) -> str:
 def _rows(names, arrays, head: str) -> int:
     """Classes of the file's head, 0 if it has none."""
     for ours, theirs in names.items():
-        if re.match(rf"params/{head}(/.*)?/bias$", ours) and theirs in arrays:
+        named = re.match(rf"params/{head}(/.*)?/bias$", ours)
+        if named and theirs in arrays and arrays[theirs].ndim:
             return int(arrays[theirs].shape[-1])
     return 0
 

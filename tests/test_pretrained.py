@@ -101,6 +101,58 @@ def test_differences_are_listed(tmp_path):
     assert "leave_out" not in text
     hara_file(path, **{"extra.weight": wrong})
     load_weights(NAME, path, "hara", leave_out=("extra.*",), **SMALL)
+    # The file's names leave ours out, and only a new head loses the class names.
+    one, other = (
+        read_weights(NAME, path, "hara", leave_out=("extra.*", pattern), **SMALL)
+        for pattern in ("fc.*", "fc/*")
+    )
+    jax.tree.map(np.testing.assert_array_equal, one.variables, other.variables)
+    assert one.classes[0] == "class 0"
+    stem = read_weights(NAME, path, "hara", leave_out=("extra.*", "conv1/*"), **SMALL)
+    assert stem.classes[0] == "abseiling"
+
+
+@pytest.mark.fast
+def test_clips_of_another_shape(tmp_path):
+    """R2D's stem has as many taps as the clip frames: its file says how many."""
+    path, out = tmp_path / "r2d.npz", tmp_path / "w.safetensors"
+    model = create_model("r2d_10", num_classes=3, width=4)
+    clip = jnp.zeros((1, 8, 128, 128, 3))
+    shapes = tree.flatten(jax.eval_shape(lambda: model.init(jax.random.key(0), clip, train=False)))
+    scopes = {ours.split("/", 1)[1].rsplit("/", 1)[0] for ours in shapes}
+    arrays = {}
+    for ours, leaf in shapes.items():
+        scope, kind = ours.split("/", 1)[1].rsplit("/", 1)
+        value = np.ones(leaf.shape, np.float32)
+        name = from_torch.vmz_caffe2(scope, scopes).replace("*", "3")
+        axes = {5: (4, 3, 0, 1, 2), 2: (1, 0), 1: (0,)}[value.ndim]
+        arrays[name + from_torch.CAFFE2_LEAVES[kind]] = value.transpose(axes)
+    np.savez(path, **arrays)
+    weights = read_weights("r2d_10", path, "vmz-caffe2", frames=8, crop=160, width=4)
+    assert (weights.preprocessing.frames, weights.preprocessing.crop) == (8, 160)
+    save_weights(out, weights)
+    again = open_weights(out)
+    jax.tree.map(np.testing.assert_array_equal, again.variables, weights.variables)
+    assert again.preprocessing == weights.preprocessing
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"model": None},
+        {"model": {"name": NAME, "path": "x", "num_classes": 400}},
+        {"preprocessing": {"frames": 16, "size": 112, "flip": True}},
+        {"bn_epsilon": "x"},
+        {"classes": 3},
+    ],
+)
+def test_a_damaged_description_is_an_error(file, tmp_path, change):
+    out = tmp_path / "w.safetensors"
+    manifest = save_weights(out, read_weights(NAME, file, "hara", **SMALL))
+    files.write(out, files.read_arrays(out), {**manifest, **change})
+    with pytest.raises(CheckpointError, match="its description is damaged"):
+        open_weights(out)
 
 
 @pytest.mark.fast
@@ -176,7 +228,7 @@ def test_average_of_splits(tmp_path, capsys):
     for split, (top1, protocol) in enumerate([(0.9, "x"), (0.8, "x"), (0.7, "y")]):
         run = tmp_path / f"split{split}"
         run.mkdir()
-        result = {"top1": top1, "top5": 1.0, "protocol": protocol}
+        result = {"top1": top1, "top5": 1.0, "protocol": protocol, "model": {"name": "x"}}
         (run / "result.json").write_text(json.dumps(result))
         runs.append(str(run))
     assert main(["average", *runs[:2]]) == 0

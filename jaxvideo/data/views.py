@@ -36,8 +36,7 @@ class RandomCrop:
 
     def __post_init__(self):
         object.__setattr__(self, "scales", tuple(self.scales))  # JSON knows lists only
-        low, high = self.scales
-        if not 1 <= low <= high:
+        if len(self.scales) != 2 or not 1 <= self.scales[0] <= self.scales[1]:
             raise ConfigError(f"augment.scales={self.scales}: two factors, 1 <= low <= high")
         if self.scale_steps < 0 or self.scale_steps == 1:
             raise ConfigError(f"augment.scale_steps={self.scale_steps}: 0, or at least 2")

@@ -83,6 +83,12 @@ def restore(checkpointer, step: int, like: Any) -> Any:
         raise CheckpointError(f"{where} cannot be restored ({_first_line(error)})") from error
 
 
+def describe(checkpointer) -> dict[str, Any] | None:
+    """The description of the newest complete checkpoint, or None."""
+    step = latest_step(checkpointer)
+    return None if step is None else checkpointer.metadata(step).custom_metadata
+
+
 def load_variables(run: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Variables and description of a run's newest checkpoint, on the first device.
 

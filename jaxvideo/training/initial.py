@@ -9,14 +9,30 @@ from typing import Any
 
 import numpy as np
 
+from jaxvideo.models import create_model
 from jaxvideo.pretrained import SOURCES, adopt, read_weights
 from jaxvideo.training.checkpoint import load_variables
 from jaxvideo.training.config import Init
-from jaxvideo.types import Preprocessing
+from jaxvideo.types import CheckpointError, ConfigError, Preprocessing
 from jaxvideo.weights import files, tree
 
 # What networks' weights depend on beside the name of the network.
 _FORMS = {argument for source in SOURCES.values() for argument in source.arguments}
+
+# Fields of networks that weights do not depend on, or that shapes tell.
+_MAY_DIFFER = {
+    "parent",
+    "name",
+    "num_classes",
+    "width",
+    "dtype",
+    "lowering",
+    "dropout_rate",
+    "bn_groups",
+    "bn_momentum",
+    "bn_epsilon",
+    "mid_channels",
+}
 
 
 def initial_weights(
@@ -43,21 +59,54 @@ def initial_weights(
         "frames": preprocessing.frames,
         "crop": preprocessing.crop,
     }
-    if Path(init.path).is_dir():
-        found, described = load_variables(init.path)
-        flat, needed, theirs = tree.flatten(found), described["model"], described["preprocessing"]
-    elif init.inflate:
-        described = files.read_description(init.path) or {"model": {}, "preprocessing": {}}
-        flat = files.read_arrays(init.path)
-        needed, theirs = described["model"], described["preprocessing"]
-    else:
+    if not Path(init.path).is_dir() and not init.inflate:
         weights = read_weights(name, init.path, init.source or None, **shared, **arguments)
         notes = _differences(dataclasses.asdict(weights.preprocessing), preprocessing)
         return weights.variables, {**weights.model, **model}, notes
-    arguments = {**{k: v for k, v in needed.items() if k in _FORMS}, **arguments}
+    if Path(init.path).is_dir():
+        if init.source:
+            raise ConfigError(
+                f"init.source={init.source!r}: {init.path} is a run's folder, of ours"
+            )
+        found, described = load_variables(init.path)
+        flat = tree.flatten(found)
+    else:
+        flat, described = files.read_arrays(init.path), files.read_description(init.path)
     flat = {path: np.asarray(array) for path, array in flat.items()}
+    theirs = described["model"] if described else None
+    if theirs:
+        arguments = {**{k: v for k, v in theirs.items() if k in _FORMS}, **arguments}
+        _shift_variances(flat, create_model(**theirs), create_model(name, **arguments))
+        if not init.inflate:
+            _check_same_network(init.path, theirs, {"name": name, **arguments})
     variables = adopt(flat, init.path, name, **shared, inflate_how=init.inflate, **arguments)
-    return variables, {"name": name, **arguments}, _differences(theirs, preprocessing)
+    given = described["preprocessing"] if described else {}
+    return variables, {"name": name, **arguments}, _differences(given, preprocessing)
+
+
+def _shift_variances(flat: dict[str, np.ndarray], theirs, ours) -> None:
+    """Another epsilon with these variances gives the same numbers."""
+    shift = getattr(theirs, "bn_epsilon", 0.0) - getattr(ours, "bn_epsilon", 0.0)
+    for name in flat:
+        if shift and name.endswith("/var"):
+            flat[name] = flat[name] + np.float32(shift)
+
+
+def _check_same_network(path: str, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
+    """Weights may fit a network that is another one all the same (P3D's wirings, C3D's pools)."""
+    one, other = create_model(**theirs), create_model(**ours)
+    different = [f"{type(one).__name__} and {type(other).__name__}"] * (
+        type(one) is not type(other)
+    )
+    if not different:
+        for field in dataclasses.fields(one):
+            values = getattr(one, field.name), getattr(other, field.name)
+            if field.name not in _MAY_DIFFER and values[0] != values[1]:
+                different.append(f"{field.name}: {values[0]} and {values[1]}")
+    if different:
+        raise CheckpointError(
+            f"{path} holds weights of another network: {'; '.join(different)} here"
+        )
 
 
 def _differences(theirs: Mapping[str, Any], ours: Preprocessing) -> list[str]:

@@ -68,6 +68,8 @@ def train(config: Mapping[str, Any], workdir: str | os.PathLike[str]) -> dict[st
     run = read_config(values)
     create_model(**run.model)  # a wrong name is an error now, not after the data are made
     workdir = Path(workdir)
+    if run.init.path and not workdir.exists() and not Path(run.init.path).exists():
+        raise ConfigError(f"config.init.path={run.init.path!r}: no such file, and no run's folder")
     finished = _claim(workdir, values)
     if finished is not None:
         say(f"{workdir}: finished before, video top-1 {100 * finished['top1']:.1f} %")
@@ -120,7 +122,7 @@ def load_data(data: Data) -> tuple[VideoDataset, VideoDataset]:
 def _train(run: Run, config, workdir: Path, train_set, val_set) -> dict[str, Any]:
     started = time.perf_counter()
     whole, shards = _shardings(run)
-    run, given = _given_weights(run, len(train_set.classes))
+    run, given = _given_weights(run, workdir, len(train_set.classes))
     model = create_model(**run.model, num_classes=len(train_set.classes))
     epoch_steps = run.epoch_steps or max(
         len(train_set) * run.augment.views_per_video // run.batch_size, 1
@@ -274,10 +276,16 @@ def _shardings(run: Run) -> tuple[NamedSharding, NamedSharding]:
     return NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
 
 
-def _given_weights(run: Run, num_classes: int) -> tuple[Run, dict[str, Any] | None]:
-    """The run with what its first weights need of the model, and these; None for fresh ones."""
+def _given_weights(run: Run, workdir: Path, num_classes: int) -> tuple[Run, dict[str, Any] | None]:
+    """The run with what its first weights need of the model, and these; None for fresh ones, and
+    for a run that continues, which does not need them again."""
     if not run.init.path:
         return run, None
+    with checkpoint.open_checkpoints(workdir, keep=None) as checkpoints:
+        described = checkpoint.describe(checkpoints)
+    if described:
+        model = {key: value for key, value in described["model"].items() if key != "num_classes"}
+        return dataclasses.replace(run, model=model), None
     variables, model, notes = initial_weights(
         run.init, run.model, num_classes, run.preprocessing, run.seed
     )

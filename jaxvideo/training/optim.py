@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import jax.numpy as jnp
 import optax
 
 from jaxvideo.types import ConfigError
@@ -55,6 +56,10 @@ class Optim:
             )
         if list(self.milestones) != sorted(set(self.milestones)):
             raise ConfigError(f"optim.milestones={self.milestones}: must ascend")
+        if self.nesterov and (self.dampening or not self.momentum):
+            raise ConfigError("optim.nesterov wants a momentum, and no dampening")
+        if self.dampening and not self.momentum:
+            raise ConfigError(f"optim.dampening={self.dampening} wants a momentum")
         allowed = {
             "lr": self.lr > 0,
             "gamma": 0 < self.gamma < 1,
@@ -113,7 +118,10 @@ def make_optimizer(
     if optim.weight_decay:
         parts.append(optax.add_decayed_weights(optim.weight_decay, decayed))
     if optim.dampening:
-        parts.append(optax.scale(1 - optim.dampening))
+        # torch puts the first gradient whole into the momentum.
+        parts.append(
+            optax.scale_by_schedule(lambda step: jnp.where(step == 0, 1.0, 1 - optim.dampening))
+        )
     parts.append(optax.sgd(schedule, momentum=optim.momentum or None, nesterov=optim.nesterov))
     if optim.doubled:
         doubled = tree.matching(names, optim.doubled, "optim.doubled")

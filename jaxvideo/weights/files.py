@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
+import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -32,21 +33,8 @@ _WRAPPERS = ("state_dict", "model_state_dict", "model_state", "blobs", "model")
 # The number with which torch's old format begins, as a pickle of its own.
 _TORCH_MAGIC = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)
 
-# All that a pickle of NumPy arrays names, under NumPy 1's and 2's module names.
-_HARMLESS = {
-    (module, name)
-    for core in ("numpy.core", "numpy._core")
-    for module, name in (
-        (f"{core}.multiarray", "_reconstruct"),
-        (f"{core}.multiarray", "scalar"),
-        (f"{core}.numeric", "_frombuffer"),
-    )
-} | {
-    ("numpy", "ndarray"),
-    ("numpy", "dtype"),
-    ("collections", "OrderedDict"),
-    ("_codecs", "encode"),
-}
+# How deep a file's dicts may lie in each other.
+_DEPTH = 12
 
 
 def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
@@ -60,14 +48,21 @@ def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file")
-    content = _reader_of(path)(path)
-    while isinstance(content, Mapping):
-        inner = next((k for k in _WRAPPERS if isinstance(content.get(k), Mapping)), None)
-        if inner is None:
-            break
-        content = content[inner]
     arrays: dict[str, np.ndarray] = {}
-    _collect(content, "", arrays)
+    try:
+        content = _reader_of(path)(path)
+        for _ in range(_DEPTH):
+            wrapped = isinstance(content, Mapping) and (
+                next((k for k in _WRAPPERS if isinstance(content.get(k), Mapping)), None)
+            )
+            if not wrapped:
+                break
+            content = content[wrapped]
+        _collect(content, "", arrays, _DEPTH)
+    except CheckpointError:
+        raise
+    except Exception as error:  # A damaged file raises whatever its bytes happen to say.
+        raise CheckpointError(f"{path} cannot be read ({_first_line(error)})") from error
     if not arrays:
         raise CheckpointError(f"{path} holds no named arrays")
     if all(name.startswith("module.") for name in arrays):
@@ -77,14 +72,17 @@ def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
 
 def read_description(path: str | Path) -> dict[str, Any] | None:
     """What `write` put beside the arrays; None for files that are not ours."""
-    if not Path(path).is_file() or _reader_of(Path(path)) is not _read_safetensors:
-        return None
+    path = Path(path)
     try:
+        if not path.is_file() or _reader_of(path) is not _read_safetensors:
+            return None
         with safe_open(path, "np") as file:
             text = (file.metadata() or {}).get(_OURS)
-        return None if text is None else json.loads(text)
-    except (SafetensorError, OSError, json.JSONDecodeError) as error:
-        raise CheckpointError(f"{path} is damaged ({error})") from error
+        return None if text is None else dict(json.loads(text))
+    except CheckpointError:
+        return None
+    except Exception as error:
+        raise CheckpointError(f"{path} is damaged ({_first_line(error)})") from error
 
 
 def write(path: str | Path, arrays: Mapping[str, np.ndarray], description: dict[str, Any]) -> None:
@@ -112,11 +110,8 @@ def _reader_of(path: Path):
     if start[8:9] == b"{" and int.from_bytes(start[:8], "little") < path.stat().st_size:
         return _read_safetensors
     if start[:2] == b"PK":
-        try:
-            with zipfile.ZipFile(path) as archive:
-                numpy = any(name.endswith(".npy") for name in archive.namelist())
-        except zipfile.BadZipFile as error:
-            raise CheckpointError(f"{path} is damaged ({error})") from error
+        with zipfile.ZipFile(path) as archive:
+            numpy = any(name.endswith(".npy") for name in archive.namelist())
         return _read_npz if numpy else _read_torch
     if start.startswith(_TORCH_MAGIC):
         return _read_torch
@@ -128,19 +123,13 @@ def _reader_of(path: Path):
 
 
 def _read_safetensors(path: Path):
-    try:
-        with safe_open(path, "np") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, TypeError) as error:
-        raise CheckpointError(f"{path} cannot be read ({error})") from error
+    with safe_open(path, "np") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
 
 def _read_npz(path: Path):
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-    except (ValueError, OSError, zipfile.BadZipFile) as error:
-        raise CheckpointError(f"{path} cannot be read ({error})") from error
+    with np.load(path, allow_pickle=False) as archive:
+        return {name: archive[name] for name in archive.files}
 
 
 def _read_torch(path: Path):
@@ -156,15 +145,6 @@ def _read_torch(path: Path):
         raise CheckpointError(
             f"{path} holds more than weights, and is not opened: {_first_line(error)}"
         ) from error
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{path} cannot be read ({_first_line(error)})") from error
-
-
-class _Unpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _HARMLESS:
-            raise pickle.UnpicklingError(f"it names {module}.{name}, which arrays do not need")
-        return super().find_class(module.replace("numpy.core", "numpy._core"), name)
 
 
 def _read_pickle(path: Path):
@@ -176,15 +156,104 @@ def _read_pickle(path: Path):
         raise CheckpointError(
             f"{path} holds more than arrays, and is not opened: {error}"
         ) from error
-    except Exception as error:  # A damaged pickle raises whatever its bytes happen to say.
-        raise CheckpointError(f"{path} is damaged ({_first_line(error)})") from error
 
 
-def _collect(value: Any, name: str, into: dict[str, np.ndarray]) -> None:
+# --- Pickles of arrays --------------------------------------------------------------------
+
+# NumPy's own constructors are not for strangers: a pickle can have them make arrays of pointers
+# out of bytes, and can change the functions themselves. These take what arrays of numbers need.
+
+_NUMBERS = re.compile(r"[<>|=]?[biuf]\d+")
+
+
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        known = _KNOWN.get((module.replace("numpy.core", "numpy._core"), name))
+        if known is None:
+            raise pickle.UnpicklingError(f"it names {module}.{name}, which arrays do not need")
+        return known
+
+
+class _Function:
+    """A function that a pickle may call and can neither look into nor change."""
+
+    __slots__ = ("_function",)
+
+    def __init__(self, function):
+        object.__setattr__(self, "_function", function)
+
+    def __call__(self, *arguments):
+        return self._function(*arguments)
+
+    def __setattr__(self, name, value):
+        raise pickle.UnpicklingError(f"it sets {name} of a function")
+
+
+class _Dtype:
+    """A type of numbers, whatever else the pickle says of it."""
+
+    __slots__ = ("dtype",)
+
+    def __init__(self, code: str):
+        if not (isinstance(code, str) and _NUMBERS.fullmatch(code)):
+            raise pickle.UnpicklingError(f"it has an array of type {code!r}")
+        self.dtype = np.dtype(code)
+
+    def __setstate__(self, state):
+        order, *rest = state[1:5]
+        if any(rest) or order not in "<>|=":
+            raise pickle.UnpicklingError("it has an array of records")
+        self.dtype = self.dtype.newbyteorder(order)
+
+
+class _Array:
+    """An array in the making."""
+
+    __slots__ = ("array",)
+
+    def __init__(self):
+        self.array = np.zeros(0, np.float32)
+
+    def __setstate__(self, state):
+        _, shape, kind, fortran, content = state
+        self.array = _from_bytes(content, kind, shape, "F" if fortran else "C").array
+
+
+def _from_bytes(content, kind, shape, order="C") -> _Array:
+    made = _Array()
+    content = content.encode("latin1") if isinstance(content, str) else bytes(content)
+    flat = np.frombuffer(content, kind.dtype)
+    made.array = flat.reshape(tuple(map(int, shape)), order="F" if order == "F" else "C")
+    return made
+
+
+def _latin1(text, encoding) -> bytes:
+    if not isinstance(text, str) or encoding != "latin1":
+        raise pickle.UnpicklingError(f"it encodes text as {encoding!r}")
+    return text.encode("latin1")
+
+
+_KNOWN = {
+    ("numpy", "dtype"): _Function(lambda code, align=False, copy=True: _Dtype(code)),
+    ("numpy", "ndarray"): _Function(lambda: None),  # an argument of _reconstruct, never called
+    ("numpy._core.multiarray", "_reconstruct"): _Function(lambda kind, shape, code: _Array()),
+    ("numpy._core.multiarray", "scalar"): _Function(lambda kind, c: _from_bytes(c, kind, ())),
+    ("numpy._core.numeric", "_frombuffer"): _Function(_from_bytes),
+    ("collections", "OrderedDict"): _Function(lambda *items: dict(*items)),
+    ("_codecs", "encode"): _Function(_latin1),
+    ("__builtin__", "bytes"): _Function(lambda: b""),  # how an array without numbers ends
+}
+
+
+def _collect(value: Any, name: str, into: dict[str, np.ndarray], depth: int) -> None:
+    if isinstance(value, _Array):
+        value = value.array
     if isinstance(value, Mapping):
+        if not depth:
+            raise CheckpointError(f"dicts lie in each other more than {_DEPTH} deep at {name}")
         for key, inner in value.items():
-            _collect(inner, f"{name}/{key}" if name else str(key), into)
-    elif isinstance(value, np.ndarray) and value.dtype != object:
+            _collect(inner, f"{name}/{key}" if name else str(key), into, depth - 1)
+    elif isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
         into[name] = value
     elif hasattr(value, "detach"):  # a tensor; NumPy knows no bfloat16
         tensor = value.detach().cpu()

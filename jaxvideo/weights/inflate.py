@@ -59,7 +59,7 @@ def inflate(
         if name not in flat:
             continue
         array = np.asarray(flat[name])
-        if len(shape) == 5:
+        if len(shape) == 5 and array.ndim in (4, 5):
             if array.shape[-2] == 3 != shape[-2]:
                 array = average_channels(array, shape[-2])
             if array.ndim == 4 or (array.shape[0] == 1 and shape[0] > 1):

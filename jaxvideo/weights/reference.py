@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,15 +26,15 @@ def torchvision() -> Any:
 
 
 def torchvision_stages(
-    name: str, path: str | Path, num_classes: int, clip: np.ndarray
+    name: str, arrays: Mapping[str, np.ndarray], num_classes: int, clip: np.ndarray
 ) -> tuple[dict[str, np.ndarray], str]:
     """Outputs of stem, stages and head for a clip `[N, T, H, W, C]`, by our endpoints' names and
-    in our layout; and the package's name with its version."""
+    in our layout; and the package's name with its version. `arrays` are a file's."""
     package = torchvision()
     import torch
 
     network = getattr(package.models.video, name)(num_classes=num_classes).eval()
-    network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    network.load_state_dict({k: torch.from_numpy(np.array(a)) for k, a in arrays.items()})
     parts = {"conv1": network.stem, "logits": network.fc}
     parts |= {f"conv{i + 1}_x": getattr(network, f"layer{i}") for i in range(1, 5)}
     stages = {}

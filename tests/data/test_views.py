@@ -114,6 +114,7 @@ def test_five_positions_and_five_scales():
     ("fields", "text"),
     [
         ({"scales": (0.5, 1.0)}, "augment.scales="),
+        ({"scales": (1.0,)}, "augment.scales=.*two factors"),
         ({"scale_steps": 1}, "augment.scale_steps=1"),
         ({"positions": "ten"}, "augment.positions='ten'"),
     ],

@@ -15,7 +15,7 @@ from jaxvideo.cli import main
 from jaxvideo.models import MODELS
 from jaxvideo.models.resnet3d import BLOCKS
 from jaxvideo.types import Lowering
-from jaxvideo.weights import reference, tree
+from jaxvideo.weights import files, reference, tree
 
 torch = pytest.importorskip("torch", reason="needs the extra [torch]")
 from tests.models import ports  # noqa: E402
@@ -79,7 +79,7 @@ def test_torchvision(torchvision, tmp_path, name, shape):
     path, clip = tmp_path / "weights.pt", clip_of(shape)
     torch.save(network.state_dict(), path)
     variables = load_weights(name, path, source="torchvision", num_classes=400)
-    stages, _ = reference.torchvision_stages(name, path, 400, clip)
+    stages, _ = reference.torchvision_stages(name, files.read_arrays(path), 400, clip)
     # As a user calls it: nothing but the name and the number of classes.
     model = create_model(name, num_classes=400)
     logits, endpoints = jax.jit(lambda v, x: model.apply(v, x, train=False))(variables, clip)
@@ -286,7 +286,7 @@ def test_vmz(torchvision, tmp_path):
 def test_convert_compares_with_torchvision(torchvision, tmp_path, capsys):
     network = ports.randomise(torchvision.models.video.mc3_18(num_classes=400))
     path, out = tmp_path / "mc3_18.pth", tmp_path / "W.safetensors"
-    torch.save(network.state_dict(), path)
+    torch.save({"epoch": 3, "state_dict": network.state_dict()}, path)
     command = ["convert", str(path), "--from", "torchvision", "--model", "mc3_18"]
     assert main([*command, "--out", str(out)]) == 0
     said = capsys.readouterr().out

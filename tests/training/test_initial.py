@@ -70,17 +70,26 @@ def test_inflated(run):
     assert tree.flatten(variables).keys() == tree.flatten(expected).keys()
 
 
+def test_another_epsilon_gives_the_same_numbers(run):
+    folder, expected = run
+    other = {**FLAT, "bn_epsilon": 1e-3}
+    variables, model, _ = initial_weights(Init(str(folder)), other, 3, PRE, 0)
+    assert model == other
+    found = variables["batch_stats"]["bn1"]["var"]
+    np.testing.assert_allclose(
+        found + 1e-3, expected["batch_stats"]["bn1"]["var"] + 1e-5, rtol=1e-6
+    )
+
+
 @pytest.mark.parametrize(
     ("fields", "model", "classes", "error", "text"),
     [
         ({}, FLAT, 9, CheckpointError, 'leave_out=\\("fc/\\*",\\) starts anew'),
-        (
-            {},
-            {"name": "r3d_10", "width": 4},
-            3,
-            CheckpointError,
-            "the model has \\(3, 7, 7, 3, 4\\)",
-        ),
+        ({}, {"name": "r3d_10", "width": 4}, 3, CheckpointError, "of another network: kinds:"),
+        ({"inflate": "centre"}, {"name": "f_r2d_18", "width": 4}, 3, CheckpointError, "missing"),
+        ({"inflate": "average"}, {**FLAT, "width": 8}, 3, CheckpointError, "cannot be inflated"),
+        ({"source": "hara"}, FLAT, 3, ConfigError, "is a run's folder"),
+        ({}, {**FLAT, "width": 8}, 3, CheckpointError, "the model has"),
         ({"leave_out": ("head/*",)}, FLAT, 3, ConfigError, "'head/\\*' matches no parameter"),
     ],
 )

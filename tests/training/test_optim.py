@@ -57,15 +57,16 @@ def test_momentum_and_decay_as_torch():
 
 
 def test_dampening_and_doubled_rates():
-    """v = 0.9 v + 0.1 (g + wd p), p -= lr v; twice that step for the biases."""
+    """v = 0.9 v + 0.1 (g + wd p), p -= lr v, but v = g + wd p at first, as in torch; twice that
+    step for the biases."""
     optim = Optim(
         lr=0.1, schedule="constant", weight_decay=0.01, dampening=0.9, doubled=("*/bias",)
     )
     got = steps(optim, 2)
     for rate, found in ((0.1, got["fc"][0]), (0.2, got["conv"]["bias"][0])):
         p, v = 2.0, 0.0
-        for _ in range(2):
-            v = 0.9 * v + 0.1 * (0.5 + 0.01 * p)
+        for damped in (1.0, 0.1):
+            v = 0.9 * v + damped * (0.5 + 0.01 * p)
             p -= rate * v
         np.testing.assert_allclose(found, p, rtol=1e-6)
 

@@ -66,6 +66,64 @@ def test_a_hostile_pickle_is_not_run(tmp_path, wrapper):
     assert not mark.exists()
 
 
+def crafted(*parts):
+    """A pickle put together by hand, as nobody's `dumps` writes it."""
+    return b"\x80\x02" + b"".join(parts) + b"."
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        # ndarray((1,), "O", <bytes as pointers>)
+        crafted(b"cnumpy\nndarray\n(K\x01\x85X\x01\0\0\0OC\x08AAAAAAAAtR"),
+        # a record of objects
+        crafted(b"cnumpy\ndtype\n](X\x01\0\0\0aX\x01\0\0\0O\x86e\x85R"),
+        crafted(b"cnumpy\ndtype\nX\x01\0\0\0O\x85R"),
+        # BUILD with attributes for a function, which would change it for everybody
+        crafted(b"cnumpy._core.numeric\n_frombuffer\nN}X\x0c\0\0\0__defaults__)s\x86b0}"),
+        crafted(b"c_codecs\nencode\nX\x01\0\0\0aX\x03\0\0\0hex\x86R"),
+    ],
+)
+def test_constructors_are_not_lent_to_pickles(tmp_path, content):
+    path = tmp_path / "w.pkl"
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"w\.pkl"):
+        files.read_arrays(path)
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(ARRAYS["b"], 5)), ARRAYS["b"])
+
+
+@pytest.mark.parametrize("key", ["state_dict", "a"])
+def test_a_dict_in_itself_is_an_error(tmp_path, key):
+    content = {}
+    content[key] = content
+    (tmp_path / "w.pkl").write_bytes(pickle.dumps(content))
+    with pytest.raises(CheckpointError, match="more than 12 deep"):
+        files.read_arrays(tmp_path / "w.pkl")
+
+
+def test_types_and_orders_of_arrays(tmp_path):
+    arrays = {
+        "float64": np.arange(3.0),
+        "big": np.arange(3, dtype=">i4"),
+        "fortran": np.asfortranarray(np.arange(6.0).reshape(2, 3)),
+        "empty": np.zeros((0, 3), np.float32),
+        "bool": np.array([True, False]),
+    }
+    others = {
+        "text": np.array(["a"]),
+        "record": np.zeros(1, [("a", "i4")]),
+        "complex": np.ones(1, complex),
+    }
+    for protocol in (2, 4, 5):
+        (tmp_path / "w.pkl").write_bytes(pickle.dumps(arrays, protocol))
+        found = files.read_arrays(tmp_path / "w.pkl")
+        assert list(found) == list(arrays)
+        for name, array in arrays.items():
+            np.testing.assert_array_equal(found[name], array)
+    np.savez(tmp_path / "w.npz", **arrays, **others)
+    assert list(files.read_arrays(tmp_path / "w.npz")) == list(arrays)
+
+
 def test_a_hostile_npz_is_not_run(tmp_path):
     mark, path = tmp_path / "ran", tmp_path / "w.npz"
     np.savez(path, a=np.array([Hostile(mark)], object))
