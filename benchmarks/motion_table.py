@@ -27,7 +27,7 @@ MODELS = (
 # At the common rate of 0.05 the loss of these rises above that of guessing.
 OVERRIDES = {
     "c3d": {"optim.lr": 0.01},
-    "p3d_63": {"optim.lr": 0.02, "epochs": 20.0},
+    "p3d_63": {"optim.lr": 0.01},
 }
 
 
