@@ -81,12 +81,16 @@ class View:
     window: Window
 
 
+#: Channels of a clip by what it shows.
+CHANNELS = {"rgb": 3, "rgb_diff": 3, "flow": 2, "rgb_flow": 5}
+
+
 @dataclasses.dataclass(frozen=True)
 class Preprocessing:
     """What a network expects of its input. It travels with weights and checkpoints.
 
     Attributes:
-      frames: T, frames of one clip.
+      frames: T, frames of one clip that the network sees.
       stride: distance between them, in frames of the video (of `fps` if that is given).
       fps: frame rate the stride counts in, or None for whatever the file has.
       size: short side in pixels that a frame is scaled to, its aspect kept.
@@ -96,6 +100,11 @@ class Preprocessing:
       range: the values that uint8 0 and 255 are mapped to before mean and std.
       mean, std: per channel, in units of `range` and in the order of `order`.
       order: "RGB", or "BGR" for networks born in Caffe; videos are RGB until `normalise`.
+      modality: a row of `CHANNELS`: "rgb"; "rgb_diff", the next frame less this one, both
+        normalised; "flow", x and y in bytes, 0 to 255 for -20 to 20 pixels, as Kinetics' flow
+        is kept; "rgb_flow", both, RGB first.
+      segments: the clip is that many snippets of `frames / segments` frames, one out of each
+        equal part of the video (TSN); 1 is frames in a row.
     """
 
     frames: int
@@ -108,6 +117,8 @@ class Preprocessing:
     mean: tuple[float, ...] = (0.0, 0.0, 0.0)
     std: tuple[float, ...] = (1.0, 1.0, 1.0)
     order: str = "RGB"
+    modality: str = "rgb"
+    segments: int = 1
 
     def __post_init__(self):
         # JSON and config files know lists only; hashing and comparing need tuples.
@@ -129,8 +140,27 @@ class Preprocessing:
             raise ConfigError(
                 f"preprocessing.mean={self.mean}, std={self.std}: one positive std per mean"
             )
+        if self.modality not in CHANNELS:
+            raise ConfigError(
+                f"preprocessing.modality={self.modality!r}: allowed are {', '.join(CHANNELS)}"
+            )
+        channels = CHANNELS[self.modality]
+        if len(self.mean) != channels:
+            raise ConfigError(
+                f"preprocessing.mean={self.mean}, std={self.std}: {channels} numbers each "
+                f"for {self.modality!r}"
+            )
+        if self.segments < 1 or self.frames % self.segments:
+            raise ConfigError(
+                f"preprocessing.segments={self.segments} must divide frames={self.frames}"
+            )
         if self.order not in ("RGB", "BGR"):
             raise ConfigError(f"preprocessing.order={self.order!r}: allowed are 'RGB' and 'BGR'")
+
+    @property
+    def snippet(self) -> int:
+        """Frames of a segment that are read: motion needs one more than the network sees."""
+        return self.frames // self.segments + (self.modality != "rgb")
 
     @property
     def shape(self) -> tuple[int, int, int, int]:

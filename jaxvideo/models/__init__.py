@@ -8,8 +8,7 @@ from typing import Any
 
 import flax.linen as nn
 
-from jaxvideo.models import c3d, p3d
-from jaxvideo.models.inception import I3D, S3D
+from jaxvideo.models import c3d, inception, p3d
 from jaxvideo.models.resnet3d import RESNEXT, WIDE, ResNet3D, hara, tran
 from jaxvideo.types import ConfigError, Preprocessing
 
@@ -51,7 +50,9 @@ _P3D = Preprocessing(
     order="BGR",
 )
 _I3D = Preprocessing(frames=64, fps=25.0, size=256, crop=224, range=(-1.0, 1.0))
-_I3D_FLOW = dataclasses.replace(_I3D, mean=(0.0, 0.0), std=(1.0, 1.0))
+_I3D_FLOW = dataclasses.replace(_I3D, modality="flow", mean=(0.0,) * 2, std=(1.0,) * 2)
+_I3D_BOTH = dataclasses.replace(_I3D, modality="rgb_flow", mean=(0.0,) * 5, std=(1.0,) * 5)
+_INCEPTION = dataclasses.replace(_I3D, frames=1)
 # As torchvision's weights were tested: one clip of 128 frames at 15 fps.
 _S3D = dataclasses.replace(_RESNET, frames=128, fps=15.0, size=256, width=256, crop=224)
 
@@ -89,6 +90,19 @@ def _c3d(name: str, crop: int = 112, source: str = "arXiv 1412.0767", classes: i
     return Entry(c3d.C3D, c3d.VARIANTS[name], preprocessing, source, {"num_classes": classes})
 
 
+def _i3d(
+    name: str,
+    preprocessing: Preprocessing = _I3D,
+    source: str = "arXiv 1705.07750",
+    **defaults: Any,
+) -> Entry:
+    return Entry(inception.I3D, inception.VARIANTS[name], preprocessing, source, defaults)
+
+
+def _s3d(name: str, preprocessing: Preprocessing = _I3D) -> Entry:
+    return _i3d(name, preprocessing, "arXiv 1712.04851", dropout_rate=0.2)
+
+
 MODELS: dict[str, Entry] = {
     "c3d": _c3d("c3d"),
     "c3d_sports1m": _c3d("c3d", classes=487),
@@ -103,9 +117,28 @@ MODELS: dict[str, Entry] = {
     "c3d_decreasing": _c3d("c3d_decreasing"),
     "c3d_net64": _c3d("c3d_depth3", crop=56),
     "c3d_net256": _c3d("c3d_depth3", crop=224),
-    "i3d_rgb": Entry(I3D, {}, _I3D, "arXiv 1705.07750"),
-    "i3d_flow": Entry(I3D, {}, _I3D_FLOW, "arXiv 1705.07750"),
-    "s3d": Entry(S3D, {}, _S3D, "arXiv 1712.04851"),
+    "i3d_rgb": _i3d("i3d"),
+    "i3d_flow": _i3d("i3d", _I3D_FLOW),
+    "i3d_two_stream": Entry(inception.TwoStreamI3D, {}, _I3D_BOTH, "arXiv 1705.07750"),
+    "inception_v1": _i3d("inception_v1", _INCEPTION, "arXiv 1409.4842"),
+    "i2d": _s3d("i2d"),
+    "i3d_top_heavy_2c": _s3d("i3d_top_heavy_2c"),
+    "i3d_top_heavy_3b": _s3d("i3d_top_heavy_3b"),
+    "i3d_top_heavy_4b": _s3d("i3d_top_heavy_4b"),
+    "i3d_top_heavy_4e": _s3d("i3d_top_heavy_4e"),
+    "i3d_top_heavy_5b": _s3d("i3d_top_heavy_5b"),
+    "i3d_bottom_heavy_2c": _s3d("i3d_bottom_heavy_2c"),
+    "i3d_bottom_heavy_3c": _s3d("i3d_bottom_heavy_3c"),
+    "i3d_bottom_heavy_4d": _s3d("i3d_bottom_heavy_4d"),
+    "i3d_bottom_heavy_4f": _s3d("i3d_bottom_heavy_4f"),
+    "s3d": _s3d("s3d", _S3D),
+    "s3d_paper": _s3d("s3d_paper"),
+    "s3d_slim": _s3d("s3d_slim"),
+    "s3d_top_heavy_3b": _s3d("s3d_top_heavy_3b"),
+    "s3d_top_heavy_4b": _s3d("s3d_top_heavy_4b"),
+    "s3d_top_heavy_5b": _s3d("s3d_top_heavy_5b"),
+    "s3dg": _s3d("s3dg"),
+    "s3dg_paper": _s3d("s3dg_paper"),
     "r2d_10": _tran("r2d", 10),
     "f_r2d_10": _tran("f_r2d", 10),
     "mc2_10": _tran("mc2", 10),

@@ -11,15 +11,22 @@ and the logits, and the logits averaged over time. A layer's name here and there
     mixed_4b/branch_1/{conv_a,conv_b}  Mixed_4b/Branch_1/{Conv3d_0a_1x1,Conv3d_0b_3x3}
     logits               Logits/Conv3d_0c_1x1
 
-S3D: "Rethinking Spatiotemporal Feature Learning", Xie, Sun, Huang, Tu, Murphy, ECCV 2018 (arXiv
-1712.04851): the same trunk with separable convolutions, `conv_2c/{spatial,temporal}`.
+"Rethinking Spatiotemporal Feature Learning", Xie, Sun, Huang, Tu, Murphy, ECCV 2018 (arXiv
+1712.04851): the same trunk, with kernels that reach over time in some layers only, separable
+ones, `conv_2c/{spatial,temporal}`, and gates (section 4.4). The table at the bottom holds all.
+
+S3D-G exists in three forms. The authors' code (tensorflow/models, slim) has a first kernel of
+3 x 7 x 7 that is not separable; a bias instead of BN after the temporal kernels, which start as
+the identity; gates without bias, on 2c and on every branch of a block. The paper has BN after
+both halves and gates with bias after the temporal convolutions. torchvision's and kylemin's
+S3D, whose weights exist, has a separable first layer too and symmetric padding.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -27,65 +34,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxvideo.layers import BatchNorm, Conv2Plus1D, Conv3D, avg_pool, max_pool
-from jaxvideo.types import Lowering
-
-
-@dataclasses.dataclass(frozen=True)
-class Parts:
-    """How a network of this file convolves, normalises and pools."""
-
-    conv: Callable[..., Any]
-    norm: Callable[..., Any]
-    pool: Callable[..., jax.Array]
-    separable: bool
-
-    def unit(self, x, suffix, features, kernel, strides=(1, 1, 1), *, train):
-        """Convolution, BN, ReLU; called inside a compact module, whose scopes it fills."""
-        name = f"conv_{suffix}"
-        if self.separable and max(kernel) > 1:
-            conv, norm = self.conv, self.norm
-            x = Conv2Plus1D(features, features, kernel, strides, conv, norm, name=name)(
-                x, train=train
-            )
-        else:
-            x = self.conv(features, kernel, strides, name=name)(x)
-        return nn.relu(self.norm(name=f"bn_{suffix}")(x, train=train))
-
-
-class Branch(nn.Module):
-    """Convolutions `(suffix, features, kernel size)` in a row, each with BN and ReLU."""
-
-    convolutions: Sequence[tuple[str, int, int]]
-    parts: Parts
-
-    @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        for suffix, features, k in self.convolutions:
-            x = self.parts.unit(x, suffix, features, (k, k, k), train=train)
-        return x
-
-
-class Mixed(nn.Module):
-    """The Inception block: four branches, concatenated on channels in their order."""
-
-    features: Sequence[int]  # b0, b1 reduce, b1, b2 reduce, b2, b3
-    parts: Parts
-
-    @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        b0, b1r, b1, b2r, b2, b3 = self.features
-        branches = (
-            (x, [("a", b0, 1)]),
-            (x, [("a", b1r, 1), ("b", b1, 3)]),
-            (x, [("a", b2r, 1), ("b", b2, 3)]),
-            (self.parts.pool(x, (3, 3, 3), (1, 1, 1)), [("b", b3, 1)]),
-        )
-        outputs = [
-            Branch(layers, self.parts, name=f"branch_{index}")(source, train=train)
-            for index, (source, layers) in enumerate(branches)
-        ]
-        return jnp.concatenate(outputs, axis=-1)
-
+from jaxvideo.types import ConfigError, Lowering
 
 # b0, b1 reduce, b1, b2 reduce, b2, b3 (Inception-v1; paper, Figure 3).
 MIXED = {
@@ -121,28 +70,45 @@ TRUNK = (
     "mixed_5c",
 )
 
+#: The layers whose kernels may reach over time, in order.
+LAYERS = ("1a", "2c", "3b", "3c", "4b", "4c", "4d", "4e", "4f", "5b", "5c")
 
-class I3D(nn.Module):
-    """`(logits [N, classes], endpoints)` of a clip `[N, T, H, W, 3]`, or 2 channels of flow.
+_GATES = ("", "temporal", "all")
 
-    At 64 x 224 x 224 the average pool is (2, 7, 7), as released; for other sizes it covers
-    all of space, which is what a fully-convolutional test averages anyway.
+
+class InceptionTrunk(nn.Module):
+    """`(features [N, T', H', W', 1024], endpoints)` of a clip `[N, T, H, W, C]`: Inception
+    without its head, and how its convolutions are made.
 
     Attributes:
       width: multiplies every channel count; 1 is the paper's.
+      temporal: the `LAYERS` whose kernels are k x k x k; the others' are 1 x k x k.
+      per_frame: no pool or stride over time either: Inception-v1 on every frame.
+      stem_taps: 1a's kernel over time, where it has one.
       separable: k x k x k as 1 x k x k and k x 1 x 1, see `layers.Conv2Plus1D`.
+      separable_stem: 1a too.
+      temporal_bn: BN after the temporal halves; else a bias, and they start as the identity.
+      gates: "temporal", a gate after every temporal convolution but 1a's; "all", after 2c and
+        every branch; "", none.
+      gate_bias: with a bias.
       symmetric: padding (k - 1) / 2 on both sides, as torch ports have it, not TF's SAME.
+      kernel_std: of the truncated normal that kernels start from; 0 is 1 / sqrt(inputs).
       bn_scale: False as released by its authors, True for the PyTorch ports' weights.
-      dropout_rate: 0.5 in the paper's training.
-      bn_groups, bn_momentum, bn_epsilon: see `layers.norm`.
+      bn_unbiased, bn_groups, bn_momentum, bn_epsilon: see `layers.norm`.
       dtype: compute dtype; parameters and statistics are f32.
     """
 
-    num_classes: int = 400
     width: float = 1.0
-    dropout_rate: float = 0.5
+    temporal: Sequence[str] = LAYERS
+    per_frame: bool = False
+    stem_taps: int = 7
     separable: bool = False
+    separable_stem: bool = True
+    temporal_bn: bool = True
+    gates: str = ""
+    gate_bias: bool = True
     symmetric: bool = False
+    kernel_std: float = 0.0
     bn_scale: bool = False
     bn_unbiased: bool = False
     bn_groups: int = 1
@@ -153,77 +119,249 @@ class I3D(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> tuple[jax.Array, dict[str, jax.Array]]:
-        def padding(kernel):
-            return tuple((k - 1) // 2 for k in kernel) if self.symmetric else "SAME"
+        return self.trunk(x, train)
 
-        def conv(features, kernel, strides=(1, 1, 1), *, name):
-            return Conv3D(
-                features,
-                kernel,
-                strides,
-                padding(kernel),
-                dtype=self.dtype,
-                lowering=self.lowering,
-                kernel_init=nn.initializers.lecun_normal(),
-                name=name,
+    def trunk(self, x: jax.Array, train: bool) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """For the compact `__call__` of a network, whose scope it fills."""
+        if set(self.temporal) - set(LAYERS):
+            raise ConfigError(f"temporal={self.temporal!r}: names out of {LAYERS}")
+        if self.gates not in _GATES:
+            raise ConfigError(f"gates={self.gates!r}: allowed are {_GATES}")
+        endpoints = {}
+        for row in TRUNK:
+            if isinstance(row, str):
+                features = tuple(self.wide(f) for f in MIXED[row])
+                taps = 3 if row.removeprefix("mixed_") in self.temporal else 1
+                x = Mixed(features, taps, self.parts, name=row)(x, train=train)
+                endpoints[row] = x
+                continue
+            name, features, (t, *k), (stride, *s) = row
+            strides = (1, *s) if self.per_frame else (stride, *s)
+            if features is None:
+                x = self.pool(x, (t, *k), strides)
+                endpoints[name] = x
+                continue
+            taps = self.stem_taps if name == "1a" else t
+            kernel = (taps if name in self.temporal else 1, *k)
+            gated = self.gates == "all" and name == "2c"
+            x = self.parts.unit(
+                x, name, self.wide(features), kernel, strides, gated=gated, train=train
             )
+            endpoints[f"conv_{name}"] = x
+        return x, endpoints
 
-        def pool(x, kernel, strides):
-            return max_pool(x, kernel, strides, padding(kernel))
+    @property
+    def parts(self) -> InceptionTrunk:
+        """A copy that belongs to no scope, so blocks may hold it and use its functions."""
+        return self.clone(parent=None, name=None)
 
-        norm = functools.partial(
-            BatchNorm,
+    @nn.nowrap
+    def wide(self, features: int) -> int:
+        return max(round(features * self.width), 1)
+
+    @nn.nowrap
+    def padding(self, kernel):
+        return tuple((k - 1) // 2 for k in kernel) if self.symmetric else "SAME"
+
+    @nn.nowrap
+    def pool(self, x, kernel, strides):
+        kernel = (1, *kernel[1:]) if self.per_frame else kernel
+        return max_pool(x, kernel, strides, self.padding(kernel))
+
+    @nn.nowrap
+    def conv(self, features, kernel, strides=(1, 1, 1), *, name, **more):
+        init = nn.initializers.lecun_normal()
+        if self.kernel_std:
+            # The truncated distribution is narrower than the number says, as TF's is.
+            init = nn.initializers.truncated_normal(self.kernel_std)
+        return Conv3D(
+            features,
+            kernel,
+            strides,
+            self.padding(kernel),
+            dtype=self.dtype,
+            lowering=self.lowering,
+            name=name,
+            **{"kernel_init": init, **more},
+        )
+
+    @nn.nowrap
+    def norm(self, *, name):
+        return BatchNorm(
             momentum=self.bn_momentum,
             epsilon=self.bn_epsilon,
             use_scale=self.bn_scale,
             groups=self.bn_groups,
             unbiased=self.bn_unbiased,
             dtype=self.dtype,
+            name=name,
         )
-        parts = Parts(conv, norm, pool, self.separable)
 
-        def wide(features):
-            return max(round(features * self.width), 1)
+    @nn.nowrap
+    def unit(self, x, suffix, features, kernel, strides=(1, 1, 1), *, gated=False, train):
+        """Convolution, BN, ReLU and perhaps a gate; fills the scope of its caller."""
+        name, (t, *_) = f"conv_{suffix}", kernel
+        halves = self.separable and t > 1 and (self.separable_stem or suffix != "1a")
+        if not halves:
+            x = self.conv(features, kernel, strides, name=name)(x)
+            x = nn.relu(self.norm(name=f"bn_{suffix}")(x, train=train))
+        else:
+            conv = self.conv if self.temporal_bn else self._conv_of_slim
+            x = Conv2Plus1D(features, features, kernel, strides, conv, self.norm, name=name)(
+                x, train=train
+            )
+            if self.temporal_bn:
+                x = self.norm(name=f"bn_{suffix}")(x, train=train)
+            x = nn.relu(x)
+        if gated or (self.gates == "temporal" and t > 1 and suffix != "1a"):
+            x = self.gate(x, f"gate_{suffix}")
+        return x
 
-        endpoints = {}
-        for row in TRUNK:
-            if isinstance(row, str):
-                features = tuple(wide(f) for f in MIXED[row])
-                x = Mixed(features, parts, name=row)(x, train=train)
-                endpoints[row] = x
-                continue
-            name, features, kernel, strides = row
-            if features is None:
-                x = pool(x, kernel, strides)
-                endpoints[name] = x
-            else:
-                x = parts.unit(x, name, wide(features), kernel, strides, train=train)
-                endpoints[f"conv_{name}"] = x
-        x = avg_pool(x, (min(2, x.shape[1]), *x.shape[2:4]), (1, 1, 1))
+    @nn.nowrap
+    def gate(self, x, name):
+        """Feature gating (S3D paper, section 4.4): x * sigmoid(W mean over T, H, W of x + b)."""
+        summary = x.mean((1, 2, 3), keepdims=True)
+        conv = self.conv(x.shape[-1], (1, 1, 1), use_bias=self.gate_bias, name=name)
+        return x * nn.sigmoid(conv(summary))
+
+    @nn.nowrap
+    def _conv_of_slim(self, features, kernel, strides=(1, 1, 1), *, name):
+        if name == "spatial":
+            return self.conv(features, kernel, strides, name=name)
+        more = {"use_bias": True, "kernel_init": _identity}
+        return self.conv(features, kernel, strides, name=name, **more)
+
+
+class Mixed(nn.Module):
+    """The Inception block: four branches, concatenated on channels in their order."""
+
+    features: Sequence[int]  # b0, b1 reduce, b1, b2 reduce, b2, b3
+    taps: int
+    parts: InceptionTrunk
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        b0, b1r, b1, b2r, b2, b3 = self.features
+        kernel = (self.taps, 3, 3)
+        branches = (
+            (x, [("a", b0, (1, 1, 1))]),
+            (x, [("a", b1r, (1, 1, 1)), ("b", b1, kernel)]),
+            (x, [("a", b2r, (1, 1, 1)), ("b", b2, kernel)]),
+            (self.parts.pool(x, (3, 3, 3), (1, 1, 1)), [("b", b3, (1, 1, 1))]),
+        )
+        outputs = [
+            Branch(layers, self.parts, name=f"branch_{index}")(source, train=train)
+            for index, (source, layers) in enumerate(branches)
+        ]
+        return jnp.concatenate(outputs, axis=-1)
+
+
+class Branch(nn.Module):
+    """Convolutions `(suffix, features, kernel)` in a row, each with BN and ReLU."""
+
+    convolutions: Sequence[tuple[str, int, tuple[int, int, int]]]
+    parts: InceptionTrunk
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        for suffix, features, kernel in self.convolutions:
+            x = self.parts.unit(x, suffix, features, kernel, train=train)
+        if self.parts.gates == "all":
+            x = self.parts.gate(x, "gate")
+        return x
+
+
+class I3D(InceptionTrunk):
+    """`(logits [N, classes], endpoints)` of a clip `[N, T, H, W, 3]`, or 2 channels of flow.
+
+    At 64 x 224 x 224 the average pool is (2, 7, 7), as released; for other sizes it covers
+    all of space, which is what a fully-convolutional test averages anyway.
+
+    Attributes:
+      dropout_rate: 0.5 in I3D's training.
+      Others: see `InceptionTrunk`.
+    """
+
+    num_classes: int = 400
+    dropout_rate: float = 0.5
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> tuple[jax.Array, dict[str, jax.Array]]:
+        x, endpoints = self.trunk(x, train)
+        taps = 1 if self.per_frame else min(2, x.shape[1])
+        x = avg_pool(x, (taps, *x.shape[2:4]), (1, 1, 1))
         endpoints["avg_pool"] = x
         x = nn.Dropout(self.dropout_rate, deterministic=not train, name="dropout")(x)
-        x = Conv3D(
-            self.num_classes,
-            (1, 1, 1),
-            use_bias=True,
-            lowering=self.lowering,
-            kernel_init=nn.initializers.lecun_normal(),
-            name="logits",
-        )(x)
+        head = self.clone(parent=None, name=None, dtype=jnp.float32)
+        x = head.conv(self.num_classes, (1, 1, 1), use_bias=True, name="logits")(x)
         logits = x.mean((1, 2, 3))
         endpoints["logits"] = logits
         return logits, endpoints
 
 
-class S3D(I3D):
-    """S3D as torchvision and kylemin/S3D build it, whose weights exist.
+class TwoStreamI3D(nn.Module):
+    """Two I3Ds, `rgb` and `flow`, whose logits are added, as the released code does (the paper
+    speaks of averaged predictions); of a clip `[N, T, H, W, 5]`, RGB before flow.
 
-    Every k x k x k convolution is separable, the first one too, with BN after the temporal
-    half; symmetric padding; BN with scale.
+    Attributes: see `I3D`.
     """
 
-    dropout_rate: float = 0.2
-    separable: bool = True
-    symmetric: bool = True
-    bn_scale: bool = True
-    bn_unbiased: bool = True
+    num_classes: int = 400
+    width: float = 1.0
+    dropout_rate: float = 0.5
+    symmetric: bool = False
+    bn_scale: bool = False
+    bn_groups: int = 1
+    bn_momentum: float = 0.999
+    bn_epsilon: float = 1e-3
+    dtype: Any = jnp.float32
+    lowering: Lowering = Lowering.AUTO
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> tuple[jax.Array, dict[str, jax.Array]]:
+        if x.shape[-1] != 5:
+            raise ConfigError(f"a clip of {x.shape[-1]} channels: RGB and flow are 5")
+        names = {f.name for f in dataclasses.fields(self)} - {"parent", "name"}
+        stream = functools.partial(I3D, **{name: getattr(self, name) for name in names})
+        endpoints = {}
+        for name, channels in (("rgb", x[..., :3]), ("flow", x[..., 3:])):
+            _, ends = stream(name=name)(channels, train=train)
+            endpoints |= {f"{name}/{end}": value for end, value in ends.items()}
+        logits = endpoints["rgb/logits"] + endpoints["flow/logits"]
+        endpoints["logits"] = logits
+        return logits, endpoints
+
+
+def _identity(key, shape, dtype=jnp.float32):
+    """A kernel `[t, 1, 1, C, C]` that changes nothing: the block starts as the 2-D one."""
+    del key
+    taps, *_, inputs, outputs = shape
+    return jnp.zeros(shape, dtype).at[taps // 2, 0, 0].set(jnp.eye(inputs, outputs, dtype=dtype))
+
+
+def _from(layer: str) -> tuple[str, ...]:
+    return LAYERS[LAYERS.index(layer) :]
+
+
+def _up_to(layer: str) -> tuple[str, ...]:
+    return LAYERS[: LAYERS.index(layer) + 1]
+
+
+_SLIM = {"separable": True, "separable_stem": False, "stem_taps": 3, "temporal_bn": False}
+_PORT = {"separable": True, "symmetric": True, "bn_scale": True, "bn_unbiased": True}
+_PAPER = {"separable": True}
+
+#: Arguments of `I3D` that make the networks of both papers.
+VARIANTS: dict[str, dict[str, Any]] = {
+    "i3d": {},
+    "i2d": {"temporal": ()},
+    "inception_v1": {"temporal": (), "per_frame": True},
+    **{f"i3d_top_heavy_{k}": {"temporal": _from(k)} for k in ("2c", "3b", "4b", "4e", "5b")},
+    **{f"i3d_bottom_heavy_{k}": {"temporal": _up_to(k)} for k in ("2c", "3c", "4d", "4f")},
+    "s3d": _PORT,
+    "s3d_paper": _PAPER,
+    "s3d_slim": {**_SLIM, "kernel_std": 0.01},
+    **{f"s3d_top_heavy_{k}": {**_PAPER, "temporal": _from(k)} for k in ("3b", "4b", "5b")},
+    "s3dg": {**_SLIM, "kernel_std": 0.01, "gates": "all", "gate_bias": False},
+    "s3dg_paper": {**_PAPER, "gates": "temporal"},
+}

@@ -1,0 +1,426 @@
+"""Image networks, frame by frame: what two-stream, TSN and recurrent networks are made of.
+
+Every module maps a clip `[N, T, H, W, C]` to features `[N, T, h, w, D]` of each frame, and its
+endpoints. A 2-D layer is a `Conv3D` with kernel (1, k, k), so names and ranks are those of the
+3-D networks, and `weights.inflate` serves both. Inception-v1 is `inception.InceptionTrunk`.
+
+    CNN-M-2048       Chatfield, Simonyan, Vedaldi, Zisserman, BMVC 2014 (arXiv 1405.3531), as
+                     the two-stream networks use it (arXiv 1406.2199, section 6)
+    VGG-16           Simonyan, Zisserman, ICLR 2015 (arXiv 1409.1556), configuration D
+    CaffeNet hybrid  of LRCN (arXiv 1411.4389), from the authors' prototxt: CaffeNet's depth,
+                     the first layers and widths of Zeiler and Fergus' net
+    BN-Inception     Ioffe, Szegedy, ICML 2015 (arXiv 1502.03167), as TSN's prototxt has it: a
+                     bias in every convolution although BN follows, Caffe's epsilon of 1e-5
+    ResNet-50, -101  He, Zhang, Ren, Sun, CVPR 2016 (arXiv 1512.03385), the stride on the 3 x 3
+
+Pools of the Caffe-born nets round up. fc6 sees its input in the order (H, W, C), Caffe and
+torch in (C, H, W): an import of weights reorders its kernel.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxvideo.layers import BatchNorm, Conv3D, avg_pool, max_pool
+from jaxvideo.models.resnet3d import BLOCKS, SPATIAL, ResidualBlock, Stage
+from jaxvideo.types import Lowering
+
+
+def local_response_norm(
+    x: jax.Array, size: int = 5, alpha: float = 1e-4, beta: float = 0.75, k: float = 2.0
+) -> jax.Array:
+    """x / (k + alpha sum x^2)^beta, the sum over `size` neighbouring channels.
+
+    Krizhevsky et al., 2012, section 3.3, with their constants. Caffe's and torch's alpha is
+    divided by `size`: theirs is 5e-4 for this one.
+    """
+    squares = jnp.square(x.astype(jnp.float32))
+    before = size // 2
+    squares = jnp.pad(squares, [(0, 0)] * (x.ndim - 1) + [(before, size - 1 - before)])
+    channels = x.shape[-1]
+    total = sum(squares[..., i : i + channels] for i in range(size))
+    return (x * (k + alpha * total) ** -beta).astype(x.dtype)
+
+
+# --- Convolutions in a row, then hidden layers ---------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Conv:
+    """A convolution with bias and ReLU."""
+
+    name: str
+    features: int
+    kernel: int
+    stride: int = 1
+    padding: int = 0
+    groups: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Norm:
+    """Local response normalisation."""
+
+    name: str
+    alpha: float = 1e-4
+    k: float = 2.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Pool:
+    """A max pool that rounds up."""
+
+    name: str
+    kernel: int
+    stride: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Hidden:
+    """A fully connected layer over each frame, with ReLU and dropout."""
+
+    name: str
+    features: int
+
+
+Layer = Conv | Norm | Pool | Hidden
+
+
+class ConvNet(nn.Module):
+    """A table of layers, and `fc8` if there are classes: `(x [N, T, h, w, D], endpoints)`.
+
+    A part of it is `layers[start:stop]`, so that a network can be cut where streams are fused;
+    all parts of one instance share its scope. The size of a frame fixes fc6.
+
+    Attributes:
+      layers: a table of this file.
+      num_classes: of fc8, which ends the last part; 0 is none.
+      width: multiplies every channel count; 1 is the papers'.
+      time_pool: the last pool takes the maximum over all frames too, and one is left.
+      dtype: compute dtype; parameters are f32.
+    """
+
+    layers: Sequence[Layer]
+    num_classes: int = 0
+    width: float = 1.0
+    time_pool: bool = False
+    dropout_rate: float = 0.5
+    dtype: Any = jnp.float32
+    lowering: Lowering = Lowering.AUTO
+
+    @nn.compact
+    def __call__(
+        self, x: jax.Array, *, train: bool, start: int = 0, stop: int | None = None
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        last_pool = max(i for i, layer in enumerate(self.layers) if isinstance(layer, Pool))
+        endpoints = {}
+        for index, layer in list(enumerate(self.layers))[start:stop]:
+            if isinstance(layer, Conv):
+                x = nn.relu(self._conv(layer)(x))
+            elif isinstance(layer, Norm):
+                x = local_response_norm(x, alpha=layer.alpha, k=layer.k)
+            elif isinstance(layer, Pool):
+                t = x.shape[1] if self.time_pool and index == last_pool else 1
+                window = (t, layer.kernel, layer.kernel)
+                x = max_pool(x, window, (1, layer.stride, layer.stride), "CEIL")
+            else:
+                x = nn.relu(self._hidden(layer)(x.reshape(*x.shape[:2], 1, 1, -1)))
+            endpoints[layer.name] = x
+            if isinstance(layer, Hidden):
+                dropout = nn.Dropout(self.dropout_rate, name=f"dropout{layer.name[2:]}")
+                x = dropout(x, deterministic=not train)
+        if self.num_classes and stop is None:
+            init = nn.initializers.normal(0.01)
+            x = nn.Dense(self.num_classes, kernel_init=init, name="fc8")(x)
+            endpoints["fc8"] = x
+        return x, endpoints
+
+    @nn.nowrap
+    def _wide(self, features):
+        # Two groups need an even number of channels.
+        return max(2 * round(features * self.width / 2), 2)
+
+    @nn.nowrap
+    def _conv(self, layer):
+        return Conv3D(
+            self._wide(layer.features),
+            (1, layer.kernel, layer.kernel),
+            (1, layer.stride, layer.stride),
+            (0, layer.padding, layer.padding),
+            layer.groups,
+            use_bias=True,
+            dtype=self.dtype,
+            lowering=self.lowering,
+            name=layer.name,
+        )
+
+    @nn.nowrap
+    def _hidden(self, layer):
+        init = nn.initializers.he_normal()
+        features = self._wide(layer.features)
+        return nn.Dense(features, dtype=self.dtype, kernel_init=init, name=layer.name)
+
+
+def layers_up_to(layers: Sequence[Layer], point: str) -> int:
+    """How many layers a net has up to "relu5" (its last convolution conv5...) or "fc6"."""
+    prefix = point.replace("relu", "conv")
+    return 1 + max(i for i, layer in enumerate(layers) if layer.name.startswith(prefix))
+
+
+def _vgg16() -> tuple[Layer, ...]:
+    layers: list[Layer] = []
+    for stage, (convolutions, features) in enumerate(
+        ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512)), 1
+    ):
+        for number in range(1, convolutions + 1):
+            layers.append(Conv(f"conv{stage}_{number}", features, 3, padding=1))
+        layers.append(Pool(f"pool{stage}", 2, 2))
+    return (*layers, Hidden("fc6", 4096), Hidden("fc7", 4096))
+
+
+# 224 pixels: 109, 54, 26, 13, 6. The figure of arXiv 1406.2199 has pools of 2 x 2, its text those
+# of 3 x 3 with stride 2, and only these give the sizes.
+_CNN_M: tuple[Layer, ...] = (
+    Conv("conv1", 96, 7, 2),
+    Norm("norm1"),
+    Pool("pool1", 3, 2),
+    Conv("conv2", 256, 5, 2, 1),
+    Norm("norm2"),
+    Pool("pool2", 3, 2),
+    Conv("conv3", 512, 3, padding=1),
+    Conv("conv4", 512, 3, padding=1),
+    Conv("conv5", 512, 3, padding=1),
+    Pool("pool5", 3, 2),
+    Hidden("fc6", 4096),
+    Hidden("fc7", 2048),
+)
+
+# 227 pixels: 111, 55, 26, 13, 6.
+_HYBRID: tuple[Layer, ...] = (
+    Conv("conv1", 96, 7, 2),
+    Pool("pool1", 3, 2),
+    Norm("norm1", alpha=2e-5, k=1.0),
+    Conv("conv2", 384, 5, 2, groups=2),
+    Pool("pool2", 3, 2),
+    Norm("norm2", alpha=2e-5, k=1.0),
+    Conv("conv3", 512, 3, padding=1),
+    Conv("conv4", 512, 3, padding=1, groups=2),
+    Conv("conv5", 384, 3, padding=1, groups=2),
+    Pool("pool5", 3, 2),
+    Hidden("fc6", 4096),
+    Hidden("fc7", 4096),
+)
+
+#: Tables for `ConvNet`. The temporal CNN-M has no second normalisation (1406.2199, section 6).
+CONVNETS: dict[str, tuple[Layer, ...]] = {
+    "cnn_m": _CNN_M,
+    "cnn_m_temporal": tuple(layer for layer in _CNN_M if layer.name != "norm2"),
+    "vgg16": _vgg16(),
+    "caffenet_hybrid": _HYBRID,
+}
+
+
+# --- BN-Inception ---------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Branches:
+    """A row of the paper's table: 1x1; reduce, 3x3; reduce, double 3x3; pool and projection.
+
+    Without the 1x1 the block has stride 2, and its pool passes its input on.
+    """
+
+    one: int
+    three: tuple[int, int]
+    double: tuple[int, int]
+    pool: str
+    projection: int
+
+
+INCEPTION: dict[str, Branches] = {
+    "3a": Branches(64, (64, 64), (64, 96), "average", 32),
+    "3b": Branches(64, (64, 96), (64, 96), "average", 64),
+    "3c": Branches(0, (128, 160), (64, 96), "max", 0),
+    "4a": Branches(224, (64, 96), (96, 128), "average", 128),
+    "4b": Branches(192, (96, 128), (96, 128), "average", 128),
+    "4c": Branches(160, (128, 160), (128, 160), "average", 128),
+    "4d": Branches(96, (128, 192), (160, 192), "average", 128),
+    "4e": Branches(0, (128, 192), (192, 256), "max", 0),
+    "5a": Branches(352, (192, 320), (160, 224), "average", 128),
+    "5b": Branches(352, (192, 320), (192, 224), "max", 128),
+}
+
+Unit = Callable[..., jax.Array]
+
+
+class InceptionBlock(nn.Module):
+    """The branches of a row, concatenated; the scopes are Caffe's names without the block's.
+
+    `unit(x, name, features, kernel, stride, train=)` is convolution, BN and ReLU.
+    """
+
+    branches: Branches
+    unit: Unit
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        b, unit = self.branches, functools.partial(self.unit, train=train)
+        stride = 1 if b.one else 2
+        outputs = [unit(x, "1x1", b.one, 1)] if b.one else []
+        y = unit(x, "3x3_reduce", b.three[0], 1)
+        outputs.append(unit(y, "3x3", b.three[1], 3, stride))
+        y = unit(x, "double_3x3_reduce", b.double[0], 1)
+        y = unit(y, "double_3x3_1", b.double[1], 3)
+        outputs.append(unit(y, "double_3x3_2", b.double[1], 3, stride))
+        if b.pool == "average":
+            y = avg_pool(x, (1, 3, 3), (1, 1, 1), (0, 1, 1))
+        elif stride == 1:
+            y = max_pool(x, (1, 3, 3), (1, 1, 1), (0, 1, 1))
+        else:
+            y = _halve(x)
+        outputs.append(unit(y, "pool_proj", b.projection, 1) if b.projection else y)
+        return jnp.concatenate(outputs, axis=-1)
+
+
+def _halve(x: jax.Array) -> jax.Array:
+    """Max pool of 3 and stride 2 that rounds up, to the size that the convolutions beside it
+    give: of 14 x 14 Caffe's own, of an odd size one more."""
+    after = tuple((0, 1 + size % 2) for size in x.shape[2:4])
+    return max_pool(x, (1, 3, 3), (1, 2, 2), ((0, 0), *after))
+
+
+class BNInception(nn.Module):
+    """`(features [N, T, H/32, W/32, 1024], endpoints)`.
+
+    Attributes:
+      width: multiplies every channel count; 1 is the paper's.
+      partial_bn: every BN but the first uses its running statistics in training too, and
+        leaves them alone (TSN, arXiv 1608.00859, section 3.2).
+      bn_groups, bn_momentum, bn_epsilon: see `layers.norm`.
+      dtype: compute dtype; parameters and statistics are f32.
+    """
+
+    width: float = 1.0
+    partial_bn: bool = False
+    bn_groups: int = 1
+    bn_momentum: float = 0.9
+    bn_epsilon: float = 1e-5
+    dtype: Any = jnp.float32
+    lowering: Lowering = Lowering.AUTO
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> tuple[jax.Array, dict[str, jax.Array]]:
+        norm = _norm(self)
+
+        def convolve(x, name, features, kernel, stride=1):
+            pad = kernel // 2
+            return Conv3D(
+                max(round(features * self.width), 1),
+                (1, kernel, kernel),
+                (1, stride, stride),
+                (0, pad, pad),
+                use_bias=True,
+                dtype=self.dtype,
+                lowering=self.lowering,
+                name=name,
+            )(x)
+
+        def unit(x, name, features, kernel, stride=1, *, train):
+            x = convolve(x, f"conv_{name}", features, kernel, stride)
+            return nn.relu(norm(name=f"bn_{name}")(x, train=train))
+
+        endpoints = {}
+        x = convolve(x, "conv1", 64, 7, 2)
+        x = nn.relu(norm(name="bn1", frozen=False)(x, train=train))
+        endpoints["conv1"] = x
+        endpoints["pool1"] = x = max_pool(x, (1, 3, 3), (1, 2, 2), "CEIL")
+        x = unit(x, "2_reduce", 64, 1, train=train)
+        endpoints["conv_2"] = x = unit(x, "2", 192, 3, train=train)
+        endpoints["pool2"] = x = max_pool(x, (1, 3, 3), (1, 2, 2), "CEIL")
+        for row, branches in INCEPTION.items():
+            name = f"inception_{row}"
+            x = InceptionBlock(branches, unit, name=name)(x, train=train)
+            endpoints[name] = x
+        return x, endpoints
+
+
+class ResNet2D(nn.Module):
+    """`(features [N, T, H/32, W/32, 2048], endpoints)`; blocks and names are `resnet3d`'s.
+
+    Attributes:
+      blocks: bottlenecks per stage.
+      Others: see `BNInception`.
+    """
+
+    blocks: Sequence[int] = BLOCKS[50]
+    width: float = 1.0
+    partial_bn: bool = False
+    bn_groups: int = 1
+    bn_momentum: float = 0.9
+    bn_epsilon: float = 1e-5
+    dtype: Any = jnp.float32
+    lowering: Lowering = Lowering.AUTO
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> tuple[jax.Array, dict[str, jax.Array]]:
+        norm = _norm(self)
+        stem = max(round(64 * self.width), 1)
+
+        def conv(features, kernel, strides=(1, 1, 1), groups=1, *, name):
+            padding = tuple(k // 2 for k in kernel)
+            how = {"dtype": self.dtype, "lowering": self.lowering}
+            return Conv3D(features, kernel, strides, padding, groups, **how, name=name)
+
+        endpoints = {}
+        x = conv(stem, (1, 7, 7), (1, 2, 2), name="conv1")(x)
+        x = nn.relu(norm(name="bn1", frozen=False)(x, train=train))
+        endpoints["conv1"] = x
+        endpoints["pool1"] = x = max_pool(x, (1, 3, 3), (1, 2, 2), (0, 1, 1))
+        for index, blocks in enumerate(self.blocks):
+            inner = stem * 2**index
+            block = functools.partial(
+                ResidualBlock,
+                convs=((inner, 1), (inner, 3), (4 * inner, 1)),
+                kind=SPATIAL,
+                mid_channels="auto",
+                shortcut="B",
+                preactivation=False,
+                groups=1,
+                conv=conv,
+                norm=norm,
+            )
+            name = f"conv{index + 2}_x"
+            strides = (1, 2, 2) if index else (1, 1, 1)
+            x = Stage(blocks, strides, block, name=name)(x, train=train)
+            endpoints[name] = x
+        return x, endpoints
+
+
+def _norm(net: BNInception | ResNet2D) -> Callable[..., BatchNorm]:
+    return functools.partial(
+        BatchNorm,
+        momentum=net.bn_momentum,
+        epsilon=net.bn_epsilon,
+        groups=net.bn_groups,
+        frozen=net.partial_bn,
+        dtype=net.dtype,
+    )
+
+
+#: Backbones with batch normalisation by name; all take the fields of `BNInception`.
+BACKBONES: dict[str, Callable[..., Any]] = {
+    "bn_inception": BNInception,
+    "resnet50": functools.partial(ResNet2D, BLOCKS[50]),
+    "resnet101": functools.partial(ResNet2D, BLOCKS[101]),
+}
+
+#: Scale and offset of every BN but the first: `optim.frozen` of a run with partial BN, whose
+#: code freezes them too (the paper speaks of mean and variance only).
+PARTIAL_BN = ("*/bn_*",)
