@@ -3,8 +3,8 @@
     python benchmarks/motion_table.py [--runs runs/motion_table] [MODEL ...]
 
 Runs `configs/motion.py` once per model, with the same width, data, steps and schedule except where
-OVERRIDES says otherwise, and prints a table in Markdown; C3D and its study with BN,
-`configs/motion.py:c3d`. Finished runs are not repeated. About three minutes per model on two cores.
+the config's RECIPES say otherwise, and prints a table in Markdown. Finished runs are not repeated.
+About three minutes per model on two cores.
 """
 
 import argparse
@@ -14,6 +14,10 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+from configs.motion import RECIPES
+
 KINDS = ("r2d", "f_r2d", "mc2", "mc3", "mc4", "mc5", "r3d", "rmc2", "rmc3", "rmc4", "rmc5")
 MODELS = (
     "r2plus1d_18",
@@ -24,11 +28,6 @@ MODELS = (
     "resnet18_3d_a",
     "p3d_63",
 )
-# At the common rate of 0.05 the loss of these rises above that of guessing.
-OVERRIDES = {
-    "c3d": {"optim.lr": 0.01},
-    "p3d_63": {"optim.lr": 0.01},
-}
 
 
 def main() -> None:
@@ -42,22 +41,19 @@ def main() -> None:
         command = [
             sys.executable,
             "train.py",
-            f"--config=configs/motion.py{':c3d' if model.startswith('c3d') else ''}",
-            f"--config.model.name={model}",
+            f"--config=configs/motion.py:{model}",
             f"--workdir={workdir}",
-            *(f"--config.{key}={value}" for key, value in OVERRIDES.get(model, {}).items()),
         ]
         subprocess.run(command, cwd=ROOT, check=True, stdout=sys.stderr)
         result = json.loads((workdir / "result.json").read_text())
         records = [json.loads(x) for x in (workdir / "metrics.jsonl").read_text().splitlines()]
         rows.append((model, result, records[-1]))
-    print("\n| model | video top-1 | one-clip validation | training clips |")
-    print("|---|---:|---:|---:|")
+    print("\n| model | video top-1 | one-clip validation | training clips | own recipe |")
+    print("|---|---:|---:|---:|---|")
     for model, result, last in sorted(rows, key=lambda row: -row[1]["top1"]):
-        name = f"`{model}` with BN" if model.startswith("c3d") else f"`{model}`"
-        name += "".join(f", {key}={value}" for key, value in OVERRIDES.get(model, {}).items())
         shares = [result["top1"], last["val_top1"], last["top1"]]
-        print(f"| {name} | {' | '.join(f'{100 * share:.1f} %' for share in shares)} |")
+        own = ", ".join(f"`{key}={value}`" for key, value in RECIPES.get(model, {}).items())
+        print(f"| `{model}` | {' | '.join(f'{100 * share:.1f} %' for share in shares)} | {own} |")
     print(f"\n{rows[0][1]['videos']} validation videos; {rows[0][1]['protocol']}.")
 
 

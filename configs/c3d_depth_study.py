@@ -46,7 +46,7 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
     config.optim.weight_decay = 5e-3
     config.optim.momentum = 0.9
     # Caffe's: biases at twice the rate, and without decay.
-    config.optim.doubled = ("*/bias",)
+    config.optim.multipliers = (("*/bias", 2.0),)
     config.optim.no_decay = ("*/bias",)
     config.protocol.clips = 1
     if common.is_smoke(argument):

@@ -16,7 +16,7 @@ def default_config() -> ml_collections.ConfigDict:
     config.compilation_cache = "default"
     config.model = ml_collections.ConfigDict({"name": "", "dtype": "float32"})
     config.init = ml_collections.ConfigDict(
-        {"path": "", "source": "", "leave_out": (), "inflate": ""}
+        {"path": "", "source": "", "leave_out": (), "inflate": "", "parts": {}}
     )
     config.preprocessing = ml_collections.ConfigDict(
         {
@@ -30,6 +30,9 @@ def default_config() -> ml_collections.ConfigDict:
             "mean": (0.0, 0.0, 0.0),
             "std": (1.0, 1.0, 1.0),
             "order": "RGB",
+            "modality": "rgb",
+            "flow": "tvl1",
+            "segments": 1,
         }
     )
     config.data = ml_collections.ConfigDict(
@@ -50,6 +53,7 @@ def default_config() -> ml_collections.ConfigDict:
             "flip": True,
             "scales": (1.0, 1.0),
             "scale_steps": 0,
+            "ratios": (),
             "positions": "uniform",
             "views_per_video": 1,
         }
@@ -59,6 +63,7 @@ def default_config() -> ml_collections.ConfigDict:
             "lr": 0.01,
             "schedule": "cosine",
             "milestones": (),
+            "factors": (),
             "gamma": 0.1,
             "patience": 10,
             "warmup_epochs": 0.0,
@@ -68,13 +73,21 @@ def default_config() -> ml_collections.ConfigDict:
             "nesterov": False,
             "weight_decay": 0.0,
             "no_decay": (),
-            "doubled": (),
+            "multipliers": (),
             "frozen": (),
             "clip_norm": 0.0,
         }
     )
     config.protocol = ml_collections.ConfigDict(
-        {"clips": 10, "crops": 1, "aggregation": "softmax", "frames": 0, "crop": 0}
+        {
+            "clips": 10,
+            "crops": 1,
+            "aggregation": "softmax",
+            "frames": 0,
+            "crop": 0,
+            "segments": 0,
+            "starts": "ends",
+        }
     )
     config.loading = ml_collections.ConfigDict({"threads": 2, "workers": 0, "prefetch": 2})
     config.checkpoint = ml_collections.ConfigDict({"every_steps": 0, "keep": 2})
@@ -91,6 +104,7 @@ def use_motion(config: ml_collections.ConfigDict, train_videos: int, val_videos:
     config.augment.flip = False
     config.augment.scales = (1.0, 1.0)
     config.augment.scale_steps = 0
+    config.augment.ratios = ()
     config.augment.positions = "uniform"
     config.augment.views_per_video = 1
 
@@ -124,6 +138,7 @@ def use_smoke(config: ml_collections.ConfigDict) -> None:
     config.data.train = "train.csv"
     config.data.val = "val.csv"
     config.init.path = ""
+    config.init.parts = {}
     config.epochs = 2.0
     config.epoch_steps = 0
     config.batch_size = 16
@@ -137,6 +152,8 @@ def use_smoke(config: ml_collections.ConfigDict) -> None:
     config.preprocessing.crop = 56
     config.optim.lr = 0.05
     config.optim.schedule = "cosine"
+    config.optim.factors = ()
     config.optim.warmup_epochs = 0.0
     config.protocol.clips = 1
+    config.protocol.crops = 1
     config.protocol.frames = 0

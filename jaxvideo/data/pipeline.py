@@ -20,10 +20,11 @@ from typing import Any
 import grain
 import numpy as np
 
+from jaxvideo.data import flow
 from jaxvideo.data.datasets import VideoDataset
-from jaxvideo.data.decode import open_video, read_clip
+from jaxvideo.data.decode import VideoFile, open_video, read_clip
 from jaxvideo.data.views import RandomCrop, protocol_views, random_view
-from jaxvideo.types import ConfigError, DataError, Preprocessing, Protocol, VideoError
+from jaxvideo.types import ConfigError, DataError, Preprocessing, Protocol, VideoError, View
 
 Batch = dict[str, np.ndarray]
 
@@ -73,10 +74,11 @@ def train_batches(
 ) -> Generator[Batch]:
     """Random views in random order, batches `first_batch` to `last_batch` (exclusive).
 
-    A batch: `video` uint8 `[N, T, H, W, C]`; `label` int32 `[N]`; `weight` f32 `[N]`, 0 where
-    a video could not be read (its place holds another clip of the batch, which then counts
-    only once); `sample` int32 `[N, 3]`, (epoch, video, view); `error` uint8 `[N, 240]`, the
-    reason as text, zeros where there is none. N is this host's share of `batch_size`.
+    A batch: `video` uint8 `[N, T, H, W, C]` (`Preprocessing.video_shape`); `label` int32 `[N]`;
+    `weight` f32 `[N]`, 0 where a video could not be read (its place holds another clip of the
+    batch, which then counts only once); `sample` int32 `[N, 3]`, (epoch, video, view); `error`
+    uint8 `[N, 240]`, the reason as text, zeros where there is none. N is this host's share of
+    `batch_size`.
 
     An epoch is `views_per_video` views of every video, in an order of its own.
     """
@@ -152,6 +154,45 @@ def protocol_batches(
     return _batches(load, batches * (batch_size // share.count), batch_size // share.count, loading)
 
 
+def read_views(file: VideoFile, views: Sequence[View], preprocessing: Preprocessing) -> np.ndarray:
+    """What the host ships of views that share their frames: uint8 `[views, T, H, W, C]`, of the
+    preprocessing's `video_shape`: frames, or flow where the host has it to do.
+
+    Raises:
+      VideoError: a frame cannot be decoded, or there is no stored flow.
+    """
+    p = preprocessing
+    if not p.host_flow:
+        return read_clip(file, views, p.crop)
+    frames = None
+    if p.flow == "stored":
+        # Field i is the motion from frame i to the next; a segment's last frame has none.
+        indices = np.reshape(views[0].frames, (p.segments, p.snippet))[:, :-1].ravel()
+        fields = np.stack([_stored_flow(file, indices, view, p.crop) for view in views])
+        if p.modality == "rgb_flow":
+            shown = [dataclasses.replace(view, frames=tuple(indices)) for view in views]
+            frames = read_clip(file, shown, p.crop)
+    else:
+        frames = read_clip(file, views, p.crop)
+        snippets = frames.reshape(-1, p.snippet, *frames.shape[2:])
+        method, warped = p.flow.removeprefix("warped_"), p.flow.startswith("warped_")
+        compute = flow.warped_flow if warped else flow.host_flow
+        fields = np.stack([flow.quantise(compute(snippet, method)) for snippet in snippets])
+        frames = snippets[:, :-1].reshape(len(views), -1, *frames.shape[2:])
+        fields = fields.reshape(*frames.shape[:-1], 2)
+    return fields if p.modality == "flow" else np.concatenate([frames, fields], -1)
+
+
+def _stored_flow(file: VideoFile, indices: np.ndarray, view: View, size: int) -> np.ndarray:
+    path = flow.flow_path(file.path)
+    if not path.exists():
+        raise VideoError(f"{path} does not exist; `python -m jaxvideo flow` makes it")
+    # A video that is looped has no motion from its last frame to its first.
+    fields = np.minimum(indices, max(file.num_frames - 2, 0))
+    clip = flow.read_flow_clip(path, fields.tolist(), view.window, size)
+    return flow.mirror(clip) if view.mirrored else clip
+
+
 def error_text(row: np.ndarray) -> str:
     """The text of one row of a batch's `error`; empty if the video was read."""
     return bytes(row).rstrip(b"\0").decode("utf-8", "replace")
@@ -180,7 +221,7 @@ def _read(dataset, video, preprocessing, crops, choose) -> Batch:
     label, path = dataset.labels[video], dataset.paths[video]
     try:
         with open_video(path) as file:
-            clip = read_clip(file, choose(file), preprocessing.crop)
+            clip = read_views(file, choose(file), preprocessing)
     except VideoError as error:
         sample = _blank(label, preprocessing, crops)
         text = str(error).encode()[:_ERROR_BYTES]
@@ -190,8 +231,7 @@ def _read(dataset, video, preprocessing, crops, choose) -> Batch:
 
 
 def _blank(label: int, preprocessing: Preprocessing, crops: int) -> Batch:
-    t, h, w, _ = preprocessing.shape
-    return _sample(np.zeros((crops, t, h, w, 3), np.uint8), label, 0.0)
+    return _sample(np.zeros((crops, *preprocessing.video_shape), np.uint8), label, 0.0)
 
 
 def _sample(clip: np.ndarray, label: int, weight: float) -> Batch:

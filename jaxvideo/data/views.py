@@ -15,7 +15,14 @@ import numpy as np
 
 from jaxvideo.types import ConfigError, Preprocessing, Protocol, View, Window
 
-POSITIONS = ("uniform", "five")
+# Quarters of the free space down and across: the corners and the centre; and TSN's others.
+_FIVE = ((0, 0), (0, 4), (4, 0), (4, 4), (2, 2))
+_THIRTEEN = (*_FIVE, (0, 2), (4, 2), (2, 0), (2, 4), (1, 1), (1, 3), (3, 1), (3, 3))
+POSITIONS: dict[str, tuple[tuple[int, int], ...]] = {
+    "uniform": (),
+    "five": _FIVE,
+    "thirteen": _THIRTEEN,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,35 +34,60 @@ class RandomCrop:
         (1, 1.25) is 256 to 320 of a `size` of 256.
       scale_steps: 0 draws the factor uniformly; n > 1 draws one of n in geometric
         progression, the ends included (3D ResNet: five from 1 to 2).
-      positions: "uniform" anywhere; "five", one of the four corners and the centre.
+      ratios: instead, the crop's height and width are drawn from these shares of `size`, at most
+        one step apart (TSN: 1, 0.875, 0.75, 0.66 of 256); the crop then has another aspect.
+      positions: "uniform" anywhere; "five", one of the four corners and the centre; "thirteen",
+        these, the middles of the sides and of the corners' ways to the centre (TSN's code).
     """
 
     scales: tuple[float, float] = (1.0, 1.0)
     scale_steps: int = 0
+    ratios: tuple[float, ...] = ()
     positions: str = "uniform"
 
     def __post_init__(self):
-        object.__setattr__(self, "scales", tuple(self.scales))  # JSON knows lists only
+        for name in ("scales", "ratios"):  # JSON knows lists only
+            object.__setattr__(self, name, tuple(getattr(self, name)))
         if len(self.scales) != 2 or not 1 <= self.scales[0] <= self.scales[1]:
             raise ConfigError(f"augment.scales={self.scales}: two factors, 1 <= low <= high")
         if self.scale_steps < 0 or self.scale_steps == 1:
             raise ConfigError(f"augment.scale_steps={self.scale_steps}: 0, or at least 2")
         if self.positions not in POSITIONS:
-            raise ConfigError(f"augment.positions={self.positions!r}: allowed are {POSITIONS}")
+            raise ConfigError(
+                f"augment.positions={self.positions!r}: allowed are {', '.join(POSITIONS)}"
+            )
+        if any(not 0 < ratio <= 1 for ratio in self.ratios):
+            raise ConfigError(f"augment.ratios={self.ratios}: shares of the short side, up to 1")
+        if self.ratios and self.scales != (1.0, 1.0):
+            raise ConfigError(f"augment.ratios={self.ratios}, scales={self.scales}: one of the two")
 
-    def scale(self, rng: np.random.Generator) -> float:
-        """A factor, drawn."""
+    def window(
+        self, height: int, width: int, preprocessing: Preprocessing, rng: np.random.Generator
+    ) -> Window:
+        """A window of a frame, drawn."""
+        p = preprocessing
+        if self.ratios:
+            n = len(self.ratios)
+            pairs = [(i, j) for i in range(n) for j in range(n) if abs(i - j) <= 1]
+            shares = [self.ratios[i] * p.size / p.crop for i in pairs[rng.integers(len(pairs))]]
+            h, w = window_size(height, width, p, *(1 / share for share in shares))
+        else:
+            h, w = window_size(height, width, p, self._scale(rng))
+        return Window(*self._place(height - h, width - w, rng), h, w)
+
+    def _scale(self, rng: np.random.Generator) -> float:
         low, high = self.scales
         if not self.scale_steps:
             return rng.uniform(low, high)
         return low * (high / low) ** (rng.integers(self.scale_steps) / (self.scale_steps - 1))
 
-    def place(self, free_h: int, free_w: int, rng: np.random.Generator) -> tuple[int, int]:
+    def _place(self, free_h: int, free_w: int, rng: np.random.Generator) -> tuple[int, int]:
         """(top, left), drawn; `free_h` and `free_w` pixels are left beside the crop."""
-        if self.positions == "uniform":
+        places = POSITIONS[self.positions]
+        if not places:
             return int(rng.integers(free_h + 1)), int(rng.integers(free_w + 1))
-        places = [(y, x) for y in (0, free_h) for x in (0, free_w)]
-        return [*places, (free_h // 2, free_w // 2)][rng.integers(5)]
+        down, across = places[rng.integers(len(places))]
+        return down * free_h // 4, across * free_w // 4
 
 
 def frame_step(fps: float, preprocessing: Preprocessing) -> float:
@@ -86,14 +118,23 @@ def random_view(
     *,
     crop: RandomCrop = RandomCrop(),
 ) -> View:
-    """A training view: frames at a uniformly drawn start, and a crop."""
+    """A training view: frames at a uniformly drawn start, and a crop.
+
+    With segments, a start is drawn in each equal part of the possible ones (TSN, arXiv
+    1608.00859, section 3.1); where there are fewer than segments, they are drawn with
+    replacement, in order.
+    """
     p = preprocessing
     step = frame_step(fps, p)
-    start = int(rng.integers(last_start(num_frames, p.frames, step) + 1))
-    window_height, window_width = window_size(height, width, p, crop.scale(rng))
-    top, left = crop.place(height - window_height, width - window_width, rng)
-    frames = clip_frames(start, p.frames, step, num_frames)
-    return View(frames, Window(top, left, window_height, window_width))
+    choices = last_start(num_frames, p.snippet, step) + 1
+    each, k = choices // p.segments, p.segments
+    if each:
+        starts = [i * each + int(rng.integers(each)) for i in range(k)]
+    else:
+        starts = sorted(int(start) for start in rng.integers(choices, size=k))
+    return View(
+        window=crop.window(height, width, p, rng), frames=_snippets(starts, p, step, num_frames)
+    )
 
 
 def protocol_views(
@@ -107,35 +148,67 @@ def protocol_views(
     """The views of a protocol: for each clip, its crops (which share their frames).
 
     Clip starts are floor(i (N - L) / (K - 1)) for i = 0 ... K-1 (VMZ); one clip is the
-    middle one. Three crops lie at the start, the middle and the end of the longer side.
+    middle one. "centres" are floor((i + 1/2) (N - L + 1) / K) (TSN), and so are the snippets of
+    a clip with segments. Three crops lie at the start, the middle and the end of the longer
+    side.
     """
     p = preprocessing
     step = frame_step(fps, p)
-    last = last_start(num_frames, p.frames, step)
-    if protocol.clips == 1:
-        starts = [last // 2]
+    last = last_start(num_frames, p.snippet, step)
+    k = protocol.clips
+    if p.segments > 1 or protocol.starts == "centres":
+        # Clip i of k takes the i-th of k equal parts of every segment.
+        part = (last + 1) / p.segments
+        clips = [
+            [math.floor(part * (segment + (i + 0.5) / k)) for segment in range(p.segments)]
+            for i in range(k)
+        ]
+    elif k == 1:
+        clips = [[last // 2]]
     else:
-        starts = [i * last // (protocol.clips - 1) for i in range(protocol.clips)]
+        clips = [[i * last // (k - 1)] for i in range(k)]
     h, w = window_size(height, width, p)
-    free_h, free_w = height - h, width - w
-    if protocol.crops == 1:
-        windows = [Window(free_h // 2, free_w // 2, h, w)]
-    elif free_w >= free_h:
-        windows = [Window(free_h // 2, x, h, w) for x in (0, free_w // 2, free_w)]
-    else:
-        windows = [Window(y, free_w // 2, h, w) for y in (0, free_h // 2, free_h)]
+    windows = [Window(y, x, h, w) for y, x in _places(height - h, width - w, protocol.crops)]
+    sides = (False, True) if protocol.crops == 10 else (False,)
     return [
-        [View(clip_frames(start, p.frames, step, num_frames), window) for window in windows]
-        for start in starts
+        [
+            View(_snippets(starts, p, step, num_frames), window, mirrored)
+            for mirrored in sides
+            for window in windows
+        ]
+        for starts in clips
     ]
 
 
+def _snippets(starts, preprocessing: Preprocessing, step: float, num_frames: int):
+    length = preprocessing.snippet
+    return tuple(i for start in starts for i in clip_frames(start, length, step, num_frames))
+
+
+def _places(free_h: int, free_w: int, crops: int) -> list[tuple[int, int]]:
+    """(top, left) of the crops, `free_h` and `free_w` pixels being left beside them."""
+    middle = (free_h // 2, free_w // 2)
+    if crops == 1:
+        return [middle]
+    if crops == 3:
+        if free_w >= free_h:
+            return [(free_h // 2, x) for x in (0, free_w // 2, free_w)]
+        return [(y, free_w // 2) for y in (0, free_h // 2, free_h)]
+    return [(down * free_h // 4, across * free_w // 4) for down, across in _FIVE]
+
+
 def window_size(
-    height: int, width: int, preprocessing: Preprocessing, scale: float = 1.0
+    height: int,
+    width: int,
+    preprocessing: Preprocessing,
+    scale: float = 1.0,
+    scale_across: float | None = None,
 ) -> tuple[int, int]:
-    """(height, width) of the source window that becomes `crop` x `crop`."""
+    """(height, width) of the source window that becomes `crop` x `crop`, of a frame scaled by
+    `scale` more than the preprocessing says, or by two scales down and across."""
     p = preprocessing
     short = min(height, width) / p.size
     sides = (height / p.size, width / p.width) if p.width else (short, short)
-    h, w = (round(p.crop * side / scale) for side in sides)
+    scales = (scale, scale if scale_across is None else scale_across)
+    h, w = (round(p.crop * side / by) for side, by in zip(sides, scales, strict=True))
     return min(max(h, 1), height), min(max(w, 1), width)

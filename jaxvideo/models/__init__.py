@@ -8,7 +8,7 @@ from typing import Any
 
 import flax.linen as nn
 
-from jaxvideo.models import c3d, inception, p3d
+from jaxvideo.models import c3d, hidden_two_stream, inception, p3d, recurrent, two_stream
 from jaxvideo.models.resnet3d import RESNEXT, WIDE, ResNet3D, hara, tran
 from jaxvideo.types import ConfigError, Preprocessing
 
@@ -55,6 +55,50 @@ _I3D_BOTH = dataclasses.replace(_I3D, modality="rgb_flow", mean=(0.0,) * 5, std=
 _INCEPTION = dataclasses.replace(_I3D, frames=1)
 # As torchvision's weights were tested: one clip of 128 frames at 15 fps.
 _S3D = dataclasses.replace(_RESNET, frames=128, fps=15.0, size=256, width=256, crop=224)
+# Caffe's means of ImageNet's blue, green and red; flow of 1 is 20 pixels.
+_FRAME = Preprocessing(
+    frames=1,
+    size=256,
+    crop=224,
+    range=(0.0, 255.0),
+    mean=(104.0, 117.0, 123.0),
+    order="BGR",
+)
+_STACK = dataclasses.replace(
+    _I3D, frames=10, fps=None, modality="flow", mean=(0.0,) * 2, std=(1.0,) * 2
+)
+_BOTH = dataclasses.replace(
+    _FRAME,
+    frames=10,
+    modality="rgb_flow",
+    mean=(104.0, 117.0, 123.0, 127.5, 127.5),
+    std=(1.0, 1.0, 1.0, 127.5, 127.5),
+)
+_TSN = dataclasses.replace(_FRAME, frames=3, segments=3, width=340)
+_TSN_FLOW = dataclasses.replace(
+    _TSN, frames=15, modality="flow", order="RGB", mean=(128.0,) * 2, std=(1.0,) * 2
+)
+_TSN_DIFF = dataclasses.replace(_TSN, frames=15, modality="rgb_diff")
+_TSN_RESNET = dataclasses.replace(
+    _TSN,
+    range=(0.0, 1.0),
+    mean=(0.485, 0.456, 0.406),
+    std=(0.229, 0.224, 0.225),
+    order="RGB",
+)
+_LRCN = Preprocessing(
+    frames=16,
+    size=240,
+    width=320,
+    crop=227,
+    range=(0.0, 255.0),
+    mean=(103.939, 116.779, 128.68),
+    order="BGR",
+)
+_LRCN_FLOW = dataclasses.replace(
+    _LRCN, modality="flow", order="RGB", mean=(128.0,) * 2, std=(1.0,) * 2
+)
+_MOTIONNET = dataclasses.replace(_FRAME, frames=11, width=340, std=(255.0,) * 3)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,6 +147,31 @@ def _s3d(name: str, preprocessing: Preprocessing = _I3D) -> Entry:
     return _i3d(name, preprocessing, "arXiv 1712.04851", dropout_rate=0.2)
 
 
+def _streams(build: type[nn.Module], preprocessing: Preprocessing, **arguments: Any) -> Entry:
+    year = "1406.2199" if build is not two_stream.TwoStreamFusion else "1604.06573"
+    return Entry(build, arguments, preprocessing, f"arXiv {year}")
+
+
+def _tsn(preprocessing: Preprocessing, **defaults: Any) -> Entry:
+    arguments = {key: defaults.pop(key) for key in ("backbone", "snippet") if key in defaults}
+    return Entry(two_stream.TSN, arguments, preprocessing, "arXiv 1608.00859", defaults)
+
+
+def _i3d_rival(build: type[nn.Module], preprocessing: Preprocessing, **changes: Any) -> Entry:
+    preprocessing = dataclasses.replace(preprocessing, **changes)
+    return Entry(build, {}, preprocessing, "arXiv 1705.07750")
+
+
+def _lrcn(preprocessing: Preprocessing, feature: str, **defaults: Any) -> Entry:
+    arguments = {"feature": feature}
+    return Entry(recurrent.LRCN, arguments, preprocessing, "arXiv 1411.4389", defaults)
+
+
+def _hidden(name: str) -> Entry:
+    arguments = hidden_two_stream.MOTIONNETS[name]
+    return Entry(hidden_two_stream.HiddenTwoStream, arguments, _MOTIONNET, "arXiv 1704.00389")
+
+
 MODELS: dict[str, Entry] = {
     "c3d": _c3d("c3d"),
     "c3d_sports1m": _c3d("c3d", classes=487),
@@ -139,6 +208,39 @@ MODELS: dict[str, Entry] = {
     "s3d_top_heavy_5b": _s3d("s3d_top_heavy_5b"),
     "s3dg": _s3d("s3dg"),
     "s3dg_paper": _s3d("s3dg_paper"),
+    "convnet_lstm": _i3d_rival(recurrent.ConvNetLSTM, _I3D, frames=25, stride=5),
+    "two_stream_inception": _i3d_rival(two_stream.TwoStreamInception, _I3D_BOTH, frames=10),
+    "fused_two_stream_inception": _i3d_rival(
+        two_stream.FusedTwoStreamInception, _I3D_BOTH, frames=50
+    ),
+    "two_stream_spatial": _streams(two_stream.SpatialStream, _FRAME),
+    "two_stream_temporal": _streams(two_stream.TemporalStream, _STACK),
+    "two_stream_temporal_trajectories": _streams(
+        two_stream.TemporalStream, _STACK, stacking="trajectories"
+    ),
+    "two_stream_spatial_vgg16": _streams(two_stream.SpatialStream, _FRAME, net="vgg16"),
+    "two_stream_temporal_vgg16": _streams(two_stream.TemporalStream, _STACK, net="vgg16"),
+    "two_stream_fusion_late": _streams(two_stream.TwoStreamFusion, _BOTH, where=("fc8",)),
+    "two_stream_fusion_sum": _streams(two_stream.TwoStreamFusion, _BOTH, fusion="sum"),
+    "two_stream_fusion_max": _streams(two_stream.TwoStreamFusion, _BOTH, fusion="max"),
+    "two_stream_fusion_concat": _streams(two_stream.TwoStreamFusion, _BOTH, fusion="concat"),
+    "two_stream_fusion_conv": _streams(two_stream.TwoStreamFusion, _BOTH, fusion="conv"),
+    "two_stream_fusion_bilinear": _streams(two_stream.TwoStreamFusion, _BOTH, fusion="bilinear"),
+    "two_stream_fusion_3d": _streams(
+        two_stream.TwoStreamFusion,
+        dataclasses.replace(_BOTH, frames=50, segments=5),
+        **two_stream.FUSION_3D,
+    ),
+    "tsn_rgb": _tsn(_TSN),
+    "tsn_flow": _tsn(_TSN_FLOW, snippet=5, dropout_rate=0.7),
+    "tsn_rgb_diff": _tsn(_TSN_DIFF, snippet=5),
+    "tsn_resnet50_rgb": _tsn(_TSN_RESNET, backbone="resnet50", num_classes=400, dropout_rate=0.4),
+    "tsn_resnet101_rgb": _tsn(_TSN_RESNET, backbone="resnet101", num_classes=400, dropout_rate=0.4),
+    "hidden_two_stream": _hidden("motionnet"),
+    "hidden_two_stream_tiny": _hidden("tiny_motionnet"),
+    "lrcn": _lrcn(_LRCN, "fc6"),
+    "lrcn_fc7": _lrcn(_LRCN, "fc7"),
+    "lrcn_flow": _lrcn(_LRCN_FLOW, "fc6", hidden=1024),
     "r2d_10": _tran("r2d", 10),
     "f_r2d_10": _tran("f_r2d", 10),
     "mc2_10": _tran("mc2", 10),

@@ -158,6 +158,8 @@ class ConvNet(nn.Module):
             use_bias=True,
             dtype=self.dtype,
             lowering=self.lowering,
+            # Over fan-in: nothing here normalises what the few channels of RGB would shrink.
+            kernel_init=nn.initializers.he_normal(),
             name=layer.name,
         )
 

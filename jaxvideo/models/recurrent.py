@@ -95,7 +95,7 @@ class LSTM(nn.Module):
             rows = (steps, *shape)
             mean = self.variable("batch_stats", f"mean_{which}", jnp.zeros, rows)
             var = self.variable("batch_stats", f"var_{which}", jnp.ones, rows)
-            running[which] = mean.value, var.value
+            running[which] = jnp.asarray(mean.value), jnp.asarray(var.value)
         # The products need no offset of their own beside the gates' bias.
         bias_c = self.param("bias_c", nn.initializers.zeros, (self.features,))
         offsets = {"ih": 0.0, "hh": 0.0, "c": bias_c}
@@ -123,7 +123,7 @@ class LSTM(nn.Module):
     def _keep(self, seen, steps):
         for which, statistics in seen.items():
             for name, new in zip((f"mean_{which}", f"var_{which}"), statistics, strict=True):
-                old = self.get_variable("batch_stats", name)
+                old = jnp.asarray(self.get_variable("batch_stats", name))
                 mixed = self.bn_momentum * old[:steps] + (1 - self.bn_momentum) * new
                 self.put_variable("batch_stats", name, old.at[:steps].set(mixed))
 

@@ -11,7 +11,7 @@ import numpy as np
 from jax.extend import core as jex_core
 
 from jaxvideo.layers.conv import multiply_adds
-from jaxvideo.layers.geometry import Geometry
+from jaxvideo.layers.geometry import Geometry, Pass
 from jaxvideo.models import create_model, model_entry
 
 
@@ -69,31 +69,34 @@ def convolutions(model: Any, clip_shape: tuple[int, ...]) -> list[tuple[Any, Any
     program = jax.make_jaxpr(lambda v, x: model.apply(v, x, train=False)[0])(variables, clip)
     return [
         (*(v.aval.shape for v in equation.invars), equation.params["geometry"])
-        for equation in _equations(program.jaxpr)
-        if equation.primitive.name == "conv3d"
+        for equation, _ in _equations(program.jaxpr)
+        if equation.primitive.name == "conv3d" and equation.params["what"] is Pass.FORWARD
     ]
 
 
-def _equations(jaxpr):
-    """Every equation, also of the programs inside."""
+def _equations(jaxpr, times: int = 1):
+    """(equation, how many times it runs) of a program and of the programs inside."""
     for equation in jaxpr.eqns:
-        yield equation
+        yield equation, times
+        inside = times * (equation.params["length"] if equation.primitive.name == "scan" else 1)
         for value in equation.params.values():
             if isinstance(value, jex_core.ClosedJaxpr):
-                yield from _equations(value.jaxpr)
+                yield from _equations(value.jaxpr, inside)
             elif isinstance(value, jex_core.Jaxpr):
-                yield from _equations(value)
+                yield from _equations(value, inside)
 
 
 def _count(jaxpr) -> int:
     total = 0
-    for equation in _equations(jaxpr):
+    for equation, times in _equations(jaxpr):
         operands = (*equation.invars, *equation.outvars)
         shapes: list[tuple[int, ...]] = [getattr(v.aval, "shape", ()) for v in operands]
         if equation.primitive.name == "conv3d":
-            total += multiply_adds(shapes[-1], shapes[1])
+            # A transposed convolution multiplies once per position of its input, the smaller side.
+            transposed = equation.params["what"] is Pass.INPUT_GRADIENT
+            total += times * multiply_adds(shapes[0 if transposed else -1], shapes[1])
         elif equation.primitive.name == "dot_general":
             (contracting, _), _ = equation.params["dimension_numbers"]
             depth = np.prod([shapes[0][axis] for axis in contracting], dtype=np.int64)
-            total += int(np.prod(shapes[-1], dtype=np.int64) * depth)
+            total += times * int(np.prod(shapes[-1], dtype=np.int64) * depth)
     return total

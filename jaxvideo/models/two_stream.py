@@ -392,6 +392,28 @@ def _stacks(parts):
 CONSENSUS = ("average", "max", "weighted")
 
 
+class Consensus(nn.Module):
+    """Scores of segments `[N, K, classes]` to `[N, classes]`: their "average", their "max", or
+    their sum "weighted" by `weights [K]`, which are learned from 1 / K on."""
+
+    kind: str
+
+    @nn.compact
+    def __call__(self, scores: jax.Array) -> jax.Array:
+        if self.kind not in CONSENSUS:
+            raise ConfigError(f"consensus={self.kind!r}: allowed are {CONSENSUS}")
+        if self.kind == "average":
+            return scores.mean(1)
+        if self.kind == "max":
+            return scores.max(1)
+        segments = scores.shape[1]
+        known = self.variables.get("params", {}).get("weights")
+        if known is not None and len(known) != segments:
+            raise ConfigError(f"weights for {len(known)} segments, a clip of {segments}")
+        equal = nn.initializers.constant(1 / segments)
+        return jnp.einsum("nkc,k->nc", scores, self.param("weights", equal, (segments,)))
+
+
 class TSN(nn.Module):
     """`(logits [N, classes], endpoints)` of K snippets, one after the other along T.
 
@@ -426,9 +448,8 @@ class TSN(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> tuple[jax.Array, dict[str, jax.Array]]:
-        for field, allowed in (("backbone", tuple(BACKBONES)), ("consensus", CONSENSUS)):
-            if getattr(self, field) not in allowed:
-                raise ConfigError(f"{field}={getattr(self, field)!r}: allowed are {allowed}")
+        if self.backbone not in BACKBONES:
+            raise ConfigError(f"backbone={self.backbone!r}: allowed are {list(BACKBONES)}")
         net = BACKBONES[self.backbone](
             width=self.width,
             partial_bn=self.partial_bn,
@@ -446,22 +467,9 @@ class TSN(nn.Module):
         x = nn.Dropout(self.dropout_rate, deterministic=not train, name="dropout")(x)
         x = nn.Dense(self.num_classes, kernel_init=nn.initializers.normal(0.001), name="fc")(x)
         endpoints["fc"] = x  # [N, K, classes]
-        logits = self._consensus(x)
+        logits = Consensus(self.consensus, name="consensus")(x)
         endpoints["logits"] = logits
         return logits, endpoints
-
-    def _consensus(self, scores):
-        if self.consensus == "average":
-            return scores.mean(1)
-        if self.consensus == "max":
-            return scores.max(1)
-        segments = scores.shape[1]
-        known = self.variables.get("params", {}).get("segment_weights")
-        if known is not None and len(known) != segments:
-            raise ConfigError(f"weights for {len(known)} segments, a clip of {segments}")
-        equal = nn.initializers.constant(1 / segments)
-        weights = self.param("segment_weights", equal, (segments,))
-        return jnp.einsum("nkc,k->nc", scores, weights)
 
 
 # --- Inception-v1 with two streams, of the I3D paper ----------------------------------------

@@ -55,19 +55,20 @@ class Augment:
 
     Attributes:
       flip: left-right, half of the clips. Off where left and right are different classes.
-      scales, scale_steps, positions: see `views.RandomCrop`.
+      scales, scale_steps, ratios, positions: see `views.RandomCrop`.
       views_per_video: views of each video in an epoch.
     """
 
     flip: bool = True
     scales: tuple[float, float] = (1.0, 1.0)
     scale_steps: int = 0
+    ratios: tuple[float, ...] = ()
     positions: str = "uniform"
     views_per_video: int = 1
 
     @property
     def crop(self) -> RandomCrop:
-        return RandomCrop(self.scales, self.scale_steps, self.positions)
+        return RandomCrop(self.scales, self.scale_steps, self.ratios, self.positions)
 
     def __post_init__(self):
         _ = self.crop  # which checks its part
@@ -83,14 +84,26 @@ class Init:
       source: see `python -m jaxvideo models`.
       leave_out: patterns of parameters that start fresh; the head, for other classes.
       inflate: "average" or "centre" makes a 3-D network's kernels of a 2-D one's.
+      parts: instead of `path`, one for each scope of a network of several streams, e.g. `rgb`
+        and `flow`: runs' folders or converted files.
     """
 
     path: str = ""
     source: str = ""
     leave_out: tuple[str, ...] = ()
     inflate: str = ""
+    parts: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    @property
+    def paths(self) -> list[str]:
+        """All that is to be read; empty for fresh weights."""
+        return [path for path in (self.path, *self.parts.values()) if path]
 
     def __post_init__(self):
+        if self.path and any(self.parts.values()):
+            raise ConfigError(f"init.path={self.path!r}, parts={self.parts}: one of the two")
+        if self.paths and not self.path and not all(self.parts.values()):
+            raise ConfigError(f"init.parts={self.parts}: a path for each")
         if self.inflate not in ("", *inflate.HOW):
             raise ConfigError(
                 f"init.inflate={self.inflate!r}: allowed are '', {', '.join(inflate.HOW)}"
@@ -118,7 +131,7 @@ class Run:
 
     Attributes:
       seed: of initialisation, order and augmentation; a run is a function of its config.
-      epochs: length of the run.
+      epochs: length of the run; 0 tests the first weights.
       epoch_steps: steps of an epoch; 0 is one pass over the data. The papers often call a
         round number an epoch (R(2+1)D: a million clips).
       batch_size, eval_batch_size: clips per step over all devices.
@@ -173,8 +186,10 @@ def read_config(config: Mapping[str, Any]) -> Run:
     for name in ("batch_size", "eval_batch_size"):
         if getattr(run, name) < 1:
             raise ConfigError(f"config.{name}={getattr(run, name)}: must be at least 1")
-    if run.epochs <= 0:
-        raise ConfigError(f"config.epochs={run.epochs}: must be positive")
+    if run.epochs < 0 or (not run.epochs and not run.init.paths):
+        raise ConfigError(
+            f"config.epochs={run.epochs}: must be positive, or 0 to test what config.init names"
+        )
     if not 0 <= run.label_smoothing < 1:
         raise ConfigError(f"config.label_smoothing={run.label_smoothing}: must be in [0, 1)")
     return run

@@ -59,20 +59,17 @@ def initial_weights(
         "frames": preprocessing.frames,
         "crop": preprocessing.crop,
     }
+    if init.parts:
+        flat = _joined(init.parts)
+        variables = adopt(flat, ", ".join(init.paths), name, **shared, **arguments)
+        return variables, {"name": name, **arguments}, []
     if not Path(init.path).is_dir() and not init.inflate:
         weights = read_weights(name, init.path, init.source or None, **shared, **arguments)
         notes = _differences(dataclasses.asdict(weights.preprocessing), preprocessing)
         return weights.variables, {**weights.model, **model}, notes
-    if Path(init.path).is_dir():
-        if init.source:
-            raise ConfigError(
-                f"init.source={init.source!r}: {init.path} is a run's folder, of ours"
-            )
-        found, described = load_variables(init.path)
-        flat = tree.flatten(found)
-    else:
-        flat, described = files.read_arrays(init.path), files.read_description(init.path)
-    flat = {path: np.asarray(array) for path, array in flat.items()}
+    if Path(init.path).is_dir() and init.source:
+        raise ConfigError(f"init.source={init.source!r}: {init.path} is a run's folder, of ours")
+    flat, described = _read(init.path)
     theirs = described["model"] if described else None
     if theirs:
         arguments = {**{k: v for k, v in theirs.items() if k in _FORMS}, **arguments}
@@ -82,6 +79,26 @@ def initial_weights(
     variables = adopt(flat, init.path, name, **shared, inflate_how=init.inflate, **arguments)
     given = described["preprocessing"] if described else {}
     return variables, {"name": name, **arguments}, _differences(given, preprocessing)
+
+
+def _read(path: str) -> tuple[dict[str, np.ndarray], dict[str, Any] | None]:
+    """Arrays by our names, of a run or a file of ours; and what describes them."""
+    if Path(path).is_dir():
+        found, described = load_variables(path)
+        flat = tree.flatten(found)
+    else:
+        flat, described = files.read_arrays(path), files.read_description(path)
+    return {name: np.asarray(array) for name, array in flat.items()}, described
+
+
+def _joined(parts: Mapping[str, str]) -> dict[str, np.ndarray]:
+    """The arrays of several networks, each under the scope it has in the one they make up."""
+    flat = {}
+    for scope, path in parts.items():
+        for name, array in _read(path)[0].items():
+            collection, _, rest = name.partition("/")
+            flat[f"{collection}/{scope}/{rest}"] = array
+    return flat
 
 
 def _shift_variances(flat: dict[str, np.ndarray], theirs, ours) -> None:

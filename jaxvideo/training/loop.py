@@ -68,8 +68,9 @@ def train(config: Mapping[str, Any], workdir: str | os.PathLike[str]) -> dict[st
     run = read_config(values)
     create_model(**run.model)  # a wrong name is an error now, not after the data are made
     workdir = Path(workdir)
-    if run.init.path and not workdir.exists() and not Path(run.init.path).exists():
-        raise ConfigError(f"config.init.path={run.init.path!r}: no such file, and no run's folder")
+    missing = [path for path in run.init.paths if not Path(path).exists()]
+    if missing and not workdir.exists():
+        raise ConfigError(f"config.init: {missing[0]!r} is no file, and no run's folder")
     finished = _claim(workdir, values)
     if finished is not None:
         say(f"{workdir}: finished before, video top-1 {100 * finished['top1']:.1f} %")
@@ -127,7 +128,7 @@ def _train(run: Run, config, workdir: Path, train_set, val_set) -> dict[str, Any
     epoch_steps = run.epoch_steps or max(
         len(train_set) * run.augment.views_per_video // run.batch_size, 1
     )
-    total = max(round(run.epochs * epoch_steps), 1)
+    total = max(round(run.epochs * epoch_steps), 1 if run.epochs else 0)
     schedule = make_schedule(run.optim, steps_per_epoch=epoch_steps, epochs=run.epochs)
     plateau = make_plateau(run.optim)
     say(f"model: {run.model['name']}; compiling ...")
@@ -176,6 +177,8 @@ def _train(run: Run, config, workdir: Path, train_set, val_set) -> dict[str, Any
         )
         batches = stack.enter_context(contextlib.closing(stream))
         tell = _progress(run, step, total)
+        if not total:
+            checkpoint.save(checkpoints, state, 0, _describe(run, config, train_set, 0))
         while step < total:
             last = _next_stop(step, epoch_steps, run.checkpoint.every_steps, total)
             state, step, means = _run_steps(
@@ -279,7 +282,7 @@ def _shardings(run: Run) -> tuple[NamedSharding, NamedSharding]:
 def _given_weights(run: Run, workdir: Path, num_classes: int) -> tuple[Run, dict[str, Any] | None]:
     """The run with what its first weights need of the model, and these; None for fresh ones, and
     for a run that continues, which does not need them again."""
-    if not run.init.path:
+    if not run.init.paths:
         return run, None
     with checkpoint.open_checkpoints(workdir, keep=None) as checkpoints:
         described = checkpoint.describe(checkpoints)
@@ -289,7 +292,7 @@ def _given_weights(run: Run, workdir: Path, num_classes: int) -> tuple[Run, dict
     variables, model, notes = initial_weights(
         run.init, run.model, num_classes, run.preprocessing, run.seed
     )
-    say(f"first weights: {run.init.path}")
+    say(f"first weights: {', '.join(run.init.paths)}")
     for note in notes:
         warn(note)
     model.pop("num_classes", None)
@@ -322,7 +325,8 @@ def _initial_state(run: Run, model, schedule, plateau, sharding, given):
 
 def _predictor(run: Run, model, protocol: Protocol, sharding: NamedSharding):
     """`(state, uint8 [N, T, H, W, C]) -> scores [N, classes]` in NumPy."""
-    step = jax.jit(make_predict_step(model, run.preprocessing, protocol.aggregation))
+    clip = protocol.apply(run.preprocessing)
+    step = jax.jit(make_predict_step(model, clip, protocol.aggregation))
 
     def predict(state: TrainState, video: np.ndarray) -> np.ndarray:
         variables = {"params": state.params, "batch_stats": state.batch_stats}

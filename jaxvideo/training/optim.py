@@ -24,10 +24,13 @@ class Optim:
         end of the run; "plateau", times `gamma` when the validation loss has not fallen for
         `patience` validations.
       milestones: epochs of "step", ascending, counted from the start of the run.
+      factors: the rate after each milestone as a share of `lr`, instead of powers of `gamma`
+        (I3D's flow network begins a second cycle).
       warmup_epochs: linear from `warmup_factor * lr` to `lr`.
       weight_decay: L2, added to the gradient before momentum, as torch and Caffe do.
       no_decay: parameters without decay, e.g. `("*/bias",)`.
-      doubled: parameters with twice the rate (the biases of Caffe's networks).
+      multipliers: `(pattern, factor)`: parameters with so many times the rate; Caffe's networks
+        double their biases'. Factors of several patterns multiply.
       dampening: torch's; the gradient enters the momentum times 1 - dampening.
       frozen: parameters that stay as they are.
       clip_norm: global norm that the gradient is clipped to; 0 does not clip.
@@ -36,6 +39,7 @@ class Optim:
     lr: float
     schedule: str = "cosine"
     milestones: tuple[float, ...] = ()
+    factors: tuple[float, ...] = ()
     gamma: float = 0.1
     patience: int = 10
     warmup_epochs: float = 0.0
@@ -44,7 +48,7 @@ class Optim:
     nesterov: bool = False
     weight_decay: float = 0.0
     no_decay: tuple[str, ...] = ()
-    doubled: tuple[str, ...] = ()
+    multipliers: tuple[tuple[str, float], ...] = ()
     dampening: float = 0.0
     frozen: tuple[str, ...] = ()
     clip_norm: float = 0.0
@@ -56,10 +60,20 @@ class Optim:
             )
         if list(self.milestones) != sorted(set(self.milestones)):
             raise ConfigError(f"optim.milestones={self.milestones}: must ascend")
+        if self.factors and (len(self.factors) != len(self.milestones) or min(self.factors) <= 0):
+            raise ConfigError(
+                f"optim.factors={self.factors}: one positive share for each of "
+                f"milestones={self.milestones}"
+            )
         if self.nesterov and (self.dampening or not self.momentum):
             raise ConfigError("optim.nesterov wants a momentum, and no dampening")
         if self.dampening and not self.momentum:
             raise ConfigError(f"optim.dampening={self.dampening} wants a momentum")
+        for row in self.multipliers:
+            if len(row) != 2 or not isinstance(row[0], str) or not row[1] > 0:
+                raise ConfigError(
+                    f"optim.multipliers={self.multipliers}: rows of (pattern, positive factor)"
+                )
         allowed = {
             "lr": self.lr > 0,
             "gamma": 0 < self.gamma < 1,
@@ -85,8 +99,10 @@ def make_schedule(optim: Optim, *, steps_per_epoch: int, epochs: float) -> optax
         )
     if optim.schedule == "step":
         # Counted from the start of the run, while `join_schedules` counts from the warm-up.
-        steps = (round(m * steps_per_epoch) - warmup for m in optim.milestones)
-        after = optax.piecewise_constant_schedule(optim.lr, dict.fromkeys(steps, optim.gamma))
+        steps = [round(m * steps_per_epoch) - warmup for m in optim.milestones]
+        shares = optim.factors or [optim.gamma**i for i in range(1, len(steps) + 1)]
+        ratios = [after / before for before, after in zip([1.0, *shares], shares, strict=False)]
+        after = optax.piecewise_constant_schedule(optim.lr, dict(zip(steps, ratios, strict=True)))
     elif optim.schedule == "cosine":
         after = optax.cosine_decay_schedule(optim.lr, max(total - warmup, 1))
     else:
@@ -123,10 +139,10 @@ def make_optimizer(
             optax.scale_by_schedule(lambda step: jnp.where(step == 0, 1.0, 1 - optim.dampening))
         )
     parts.append(optax.sgd(schedule, momentum=optim.momentum or None, nesterov=optim.nesterov))
-    if optim.doubled:
-        doubled = tree.matching(names, optim.doubled, "optim.doubled")
-        twice = tree.unflatten({name: name in doubled for name in names})
-        parts.append(optax.masked(optax.scale(2.0), twice))
+    for pattern, factor in optim.multipliers:
+        faster = tree.matching(names, [pattern], "optim.multipliers")
+        mask = tree.unflatten({name: name in faster for name in names})
+        parts.append(optax.masked(optax.scale(factor), mask))
     optimizer = optax.chain(*parts)
     if not frozen:
         return optimizer

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxvideo.training.preprocess import normalise, random_flip, sample_keys
+from jaxvideo.training.preprocess import prepare, random_flip, sample_keys
 from jaxvideo.types import Preprocessing
 
 Batch = dict[str, jax.Array]
@@ -47,27 +47,37 @@ def make_train_step(
     A batch is `video` uint8 `[N, T, H, W, C]`, `label` int32 `[N]`, `weight` f32 `[N]` (0 for
     a video that could not be read; it then counts nowhere) and `sample` int32 `[N, 3]`
     (epoch, video, view). Metrics: `loss`, `top1` (share of the batch's clips), `grad_norm`.
+
+    A model may answer `[N, steps, classes]` in training: every step's loss counts alike, and
+    the last step's answer for `top1` (ConvNet + LSTM). What it sows into "losses" is added to
+    the loss, and told as `other_loss`.
     """
 
     def train_step(state: TrainState, batch: Batch, key: jax.Array):
         video = batch["video"]
         if flip:
             video = random_flip(video, sample_keys(jax.random.fold_in(key, 0), batch["sample"]))
-        clip = normalise(video, preprocessing, model.dtype)
+        clip = prepare(video, preprocessing, model.dtype)
         dropout = jax.random.fold_in(jax.random.fold_in(key, 1), state.step)
 
         def loss_of(params):
             variables = {"params": params, "batch_stats": state.batch_stats}
             (logits, _), changed = model.apply(
-                variables, clip, train=True, mutable=["batch_stats"], rngs={"dropout": dropout}
+                variables,
+                clip,
+                train=True,
+                mutable=["batch_stats", "losses"],
+                rngs={"dropout": dropout},
             )
+            logits = logits.astype(jnp.float32).reshape(len(logits), -1, logits.shape[-1])
             targets = jax.nn.one_hot(batch["label"], logits.shape[-1])
-            targets = optax.smooth_labels(targets, label_smoothing)
-            losses = optax.softmax_cross_entropy(logits.astype(jnp.float32), targets)
-            loss = weighted_mean(losses, batch["weight"])
-            return loss, (logits, changed.get("batch_stats", {}))
+            targets = optax.smooth_labels(targets, label_smoothing)[:, None]
+            losses = optax.softmax_cross_entropy(logits, targets).mean(1)
+            others = jax.tree.leaves(changed.get("losses", {}))
+            loss = weighted_mean(losses, batch["weight"]) + sum(others)
+            return loss, (logits[:, -1], others, changed.get("batch_stats", {}))
 
-        (loss, (logits, batch_stats)), grads = jax.value_and_grad(loss_of, has_aux=True)(
+        (loss, (logits, others, batch_stats)), grads = jax.value_and_grad(loss_of, has_aux=True)(
             state.params
         )
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
@@ -79,6 +89,8 @@ def make_train_step(
             "top1": weighted_mean(hits, batch["weight"]),
             "grad_norm": optax.tree.norm(grads),
         }
+        if others:
+            metrics["other_loss"] = jnp.asarray(sum(others))
         new = state.replace(
             step=state.step + 1,
             params=optax.apply_updates(state.params, updates),
@@ -91,10 +103,11 @@ def make_train_step(
 
 
 def make_predict_step(model, preprocessing: Preprocessing, aggregation: str):
-    """`(variables, video [N, T, H, W, C]) -> scores [N, classes]`, f32, per clip."""
+    """`(variables, video [N, T, H, W, C]) -> scores [N, classes]`, f32, per clip; the
+    preprocessing is that of a test clip, `Protocol.apply`."""
 
     def predict_step(variables: dict[str, Any], video: jax.Array) -> jax.Array:
-        clip = normalise(video, preprocessing, model.dtype)
+        clip = prepare(video, preprocessing, model.dtype)
         logits, _ = model.apply(variables, clip, train=False)
         logits = logits.astype(jnp.float32)
         return jax.nn.softmax(logits) if aggregation == "softmax" else logits

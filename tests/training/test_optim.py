@@ -56,11 +56,15 @@ def test_momentum_and_decay_as_torch():
     np.testing.assert_allclose(got, p, rtol=1e-6)
 
 
-def test_dampening_and_doubled_rates():
+def test_dampening_and_multiplied_rates():
     """v = 0.9 v + 0.1 (g + wd p), p -= lr v, but v = g + wd p at first, as in torch; twice that
     step for the biases."""
     optim = Optim(
-        lr=0.1, schedule="constant", weight_decay=0.01, dampening=0.9, doubled=("*/bias",)
+        lr=0.1,
+        schedule="constant",
+        weight_decay=0.01,
+        dampening=0.9,
+        multipliers=(("*/bias", 2.0),),
     )
     got = steps(optim, 2)
     for rate, found in ((0.1, got["fc"][0]), (0.2, got["conv"]["bias"][0])):
@@ -129,3 +133,20 @@ def test_bad_patterns_and_warmup():
         steps(Optim(lr=0.1, frozen=("fd",)))
     with pytest.raises(ConfigError, match="warmup_epochs"):
         rates(Optim(lr=0.1, warmup_epochs=10.0))
+
+
+@pytest.mark.fast
+def test_a_second_cycle():
+    """I3D's flow network: down, and once more from the top."""
+    optim = Optim(lr=0.1, schedule="step", milestones=(2.0, 3.0, 5.0), factors=(0.1, 0.01, 1.0))
+    schedule = make_schedule(optim, steps_per_epoch=10, epochs=6)
+    rates = [float(schedule(step)) for step in (0, 19, 21, 31, 49, 51)]
+    np.testing.assert_allclose(rates, [0.1, 0.1, 0.01, 0.001, 0.001, 0.1], rtol=1e-5)
+    with pytest.raises(ConfigError, match=r"optim.factors=\(0.1,\): one positive share"):
+        Optim(lr=0.1, schedule="step", milestones=(1.0, 2.0), factors=(0.1,))
+
+
+@pytest.mark.fast
+def test_wrong_multipliers():
+    with pytest.raises(ConfigError, match=r"rows of \(pattern, positive factor"):
+        Optim(lr=0.1, multipliers=(("*/bias", 0.0),))

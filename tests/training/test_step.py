@@ -1,14 +1,19 @@
 """The pure step: on 8 devices as on 1, and each ingredient alone."""
 
+import dataclasses
+
+import cv2
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jaxvideo.models.resnet3d import KINDS, ResNet3D
 from jaxvideo.training.optim import Optim, make_optimizer, make_schedule
-from jaxvideo.training.preprocess import normalise, random_flip, sample_keys
+from jaxvideo.training.preprocess import normalise, prepare, random_flip, sample_keys
 from jaxvideo.training.step import (
     TrainState,
     init_variables,
@@ -114,6 +119,99 @@ def test_normalise():
     np.testing.assert_allclose(normalise(video, pre, jnp.float32).ravel(), [-1, 0.1, 3], rtol=1e-5)
     pre = Preprocessing(frames=1, size=1, crop=1, range=(-1.0, 1.0))
     np.testing.assert_allclose(normalise(video, pre, "float32").ravel(), [-1, -0.6, 1], rtol=1e-5)
+
+
+@pytest.mark.fast
+def test_caffe_order_leaves_flow_alone():
+    video = jnp.arange(5, dtype=jnp.uint8).reshape(1, 1, 1, 1, 5)
+    five = {"mean": (0.0,) * 5, "std": (1.0,) * 5, "range": (0.0, 255.0), "order": "BGR"}
+    pre = Preprocessing(frames=1, size=1, crop=1, modality="rgb_flow", flow="dis", **five)
+    np.testing.assert_array_equal(prepare(video, pre, "float32").ravel(), [2, 1, 0, 3, 4])
+    two = {"mean": (0.0,) * 2, "std": (1.0,) * 2, "range": (0.0, 255.0), "order": "BGR"}
+    pre = Preprocessing(frames=1, size=1, crop=1, modality="flow", flow="dis", **two)
+    np.testing.assert_array_equal(prepare(video[..., 3:], pre, "float32").ravel(), [3, 4])
+
+
+@pytest.mark.fast
+def test_differences_stay_within_their_segment():
+    """Six frames are two segments of three, and make two differences each."""
+    levels = np.array([0, 10, 30, 100, 101, 103], np.uint8)
+    video = jnp.asarray(levels.reshape(1, 6, 1, 1, 1) * np.ones((1, 6, 1, 1, 3), np.uint8))
+    pre = Preprocessing(
+        frames=4,
+        segments=2,
+        size=1,
+        crop=1,
+        modality="rgb_diff",
+        range=(0.0, 255.0),
+        std=(2.0,) * 3,
+    )
+    clip = prepare(video, pre, jnp.float32)
+    assert clip.shape == (1, 4, 1, 1, 3)
+    np.testing.assert_allclose(clip[0, :, 0, 0, 0], [5, 10, 0.5, 1], rtol=1e-6)
+
+
+def test_flow_in_the_step():
+    """A picture that moves two pixels to the right: 127.5 + 2 * 255 / 40 is byte 140."""
+    rng = np.random.default_rng(0)
+    texture = cv2.GaussianBlur(rng.integers(0, 256, (48, 64, 3)).astype(np.float32), (0, 0), 2)
+    texture = (texture - texture.min()) * 255 / np.ptp(texture)
+    frames = np.stack([texture[:, 8 - 2 * t : 56 - 2 * t] for t in range(3)]).astype(np.uint8)
+    two = {"mean": (0.0,) * 2, "std": (1.0,) * 2, "range": (-1.0, 1.0)}
+    pre = Preprocessing(frames=2, size=48, crop=48, modality="flow", **two)
+    clip = np.asarray(jax.jit(lambda v: prepare(v, pre, jnp.float32))(frames[None]))
+    assert clip.shape == (1, 2, 48, 48, 2)
+    inner = clip[0, :, 8:-8, 8:-8]
+    assert abs(np.median(inner[..., 0]) - 2 / 20) <= 1 / 255 + 1e-6
+    assert abs(np.median(inner[..., 1])) <= 1 / 255 + 1e-6
+    five = {"mean": (0.0,) * 5, "std": (1.0,) * 5, "range": (-1.0, 1.0)}
+    both = dataclasses.replace(pre, modality="rgb_flow", **five)
+    clips = np.asarray(jax.jit(lambda v: prepare(v, both, jnp.float32))(frames[None]))
+    np.testing.assert_allclose(clips[..., 3:], clip, atol=1e-6)
+    np.testing.assert_allclose(clips[0, ..., :3], frames[:2] / 127.5 - 1, atol=1e-5)
+
+
+@pytest.mark.fast
+def test_a_mirrored_flow_points_the_other_way():
+    video = jnp.asarray(np.arange(1 * 1 * 1 * 4 * 5).reshape(1, 1, 1, 4, 5), jnp.uint8)
+    keys = jax.random.split(jax.random.key(0), 40)
+    for channels in (slice(3, 5), slice(0, 5)):
+        part = jnp.tile(video[..., channels], (40, 1, 1, 1, 1))
+        flipped = np.asarray(random_flip(part, keys))
+        expected = np.asarray(part[0, :, :, ::-1]).copy()
+        expected[..., -2] = 255 - expected[..., -2]
+        changed = (flipped != np.asarray(part)).any((1, 2, 3, 4))
+        assert 8 < changed.sum() < 32
+        assert all((one == expected).all() for one in flipped[changed])
+
+
+class Steps(nn.Module):
+    """Answers at every frame in training, at the last one at test, and sows a loss."""
+
+    dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x, *, train):
+        logits = nn.Dense(5, name="fc")(x.mean((2, 3)))
+        self.sow("losses", "size", 0.25 + 0 * logits.mean())
+        return (logits if train else logits[:, -1]), {}
+
+
+def test_losses_of_every_step_and_of_the_network():
+    model, data = Steps(), batch(4)
+    variables = init_variables(model, PRE, 0)
+    optimizer = optax.sgd(0.0)
+    params = variables["params"]
+    state = TrainState(jnp.zeros((), jnp.int32), params, {}, optimizer.init(params), None)
+    step = make_train_step(model, optimizer, PRE, flip=False)
+    _, metrics = step(state, data, jax.random.key(0))
+    clip = normalise(data["video"], PRE, jnp.float32)
+    logits, _ = model.apply({"params": params}, clip, train=True)
+    own = jax.nn.log_softmax(logits)[np.arange(4), :, data["label"]]
+    np.testing.assert_allclose(metrics["loss"], 0.25 - own.mean(), rtol=1e-6)
+    np.testing.assert_allclose(metrics["other_loss"], 0.25, rtol=1e-6)
+    right = (logits[:, -1].argmax(-1) == data["label"]).mean()
+    np.testing.assert_allclose(metrics["top1"], right)
 
 
 @pytest.mark.fast

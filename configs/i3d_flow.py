@@ -1,0 +1,58 @@
+"""I3D on optical flow, from scratch on Kinetics-400 (Carreira and Zisserman, arXiv 1705.07750).
+
+    python -m jaxvideo flow /data/kinetics400                   (once: TV-L1, beside the videos)
+    python train.py --config configs/i3d_flow.py --config.data.root=/data/kinetics400
+    python train.py --config configs/i3d_flow.py:smoke     (runs now, on the embedded data)
+
+Source: kinetics-i3d, README: as `i3d_rgb.py`, on TV-L1 flow of 25 frames per second at short side
+256, cut at 20 pixels, and longer: rate 0.1, 0.01 after 97k steps, 0.001 after 104.5k, and again
+from 115k (0.1), 140k (0.01) and 150k (0.001) to 155k. An "epoch" is 1000 steps. A mirrored clip's
+horizontal flow changes its sign. `--config.preprocessing.flow=tvl1` computes the flow in the step.
+
+Number to reach: 61.5 % top-1, 83.4 % top-5 (paper, Table 3, Kinetics test set, from scratch).
+With a batch of B instead of 384 scale the rate by B / 384 and set model.bn_groups to B / 6.
+"""
+
+import ml_collections
+
+from configs import common
+
+
+def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
+    config = common.default_config()
+    config.model.name = "i3d_flow"
+    config.model.dtype = "bfloat16"
+    config.model.dropout_rate = 0.5
+    config.model.width = 1.0
+    config.model.bn_groups = 64
+    config.model.bn_momentum = 0.999
+    config.epochs = 155.0
+    config.epoch_steps = 1000
+    config.batch_size = 384
+    config.eval_batch_size = 64
+    config.preprocessing.frames = 64
+    config.preprocessing.fps = 25.0
+    config.preprocessing.size = 256
+    config.preprocessing.crop = 224
+    config.preprocessing.range = (-1.0, 1.0)
+    config.preprocessing.mean = (0.0, 0.0)
+    config.preprocessing.std = (1.0, 1.0)
+    config.preprocessing.modality = "flow"
+    config.preprocessing.flow = "stored"
+    config.data.root = "data/kinetics400"
+    config.data.hint = "Without data: python train.py --config configs/i3d_flow.py:smoke runs now"
+    config.optim.lr = 0.1
+    config.optim.schedule = "step"
+    config.optim.milestones = (97.0, 104.5, 115.0, 140.0, 150.0)
+    config.optim.factors = (0.1, 0.01, 1.0, 0.1, 0.01)
+    config.optim.weight_decay = 1e-7
+    config.protocol.clips = 1
+    config.protocol.frames = 250
+    config.protocol.aggregation = "logits"
+    if common.is_smoke(argument):
+        common.use_smoke(config)
+        config.model.dtype = "float32"
+        config.model.width = 0.25
+        config.preprocessing.frames = 16
+        config.preprocessing.flow = "dis"
+    return config

@@ -1,0 +1,51 @@
+"""S3D-G, from scratch on Kinetics-400 (Xie et al., arXiv 1712.04851).
+
+    python train.py --config configs/s3dg.py --config.data.root=/data/kinetics400
+    python train.py --config configs/s3dg.py:smoke       (runs now, on the embedded data)
+
+The form of the authors' code (`s3dg_paper`: the paper's).
+Source: the paper, section 3, as others quote it: 64 frames, short side 256, random 224 crop, flip;
+SGD with momentum 0.9, 56 GPUs with 6 clips each; rate 0.1, divided by 10 after 60k and 70k of
+80k steps. Weight decay 1e-7 and dropout 0.2 are the released code's. An "epoch" is 1000 steps.
+Test: one centre crop of 250 frames.
+
+Number to reach: 74.7 % top-1, 93.4 % top-5 (paper, as others quote it; ImageNet weights first).
+With a batch of B instead of 336 scale the rate by B / 336 and set model.bn_groups to B / 6.
+"""
+
+import ml_collections
+
+from configs import common
+
+
+def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
+    config = common.default_config()
+    config.model.name = "s3dg"
+    config.model.dtype = "bfloat16"
+    config.model.width = 1.0
+    config.model.bn_groups = 56
+    config.model.bn_momentum = 0.999
+    config.epochs = 80.0
+    config.epoch_steps = 1000
+    config.batch_size = 336
+    config.eval_batch_size = 56
+    config.preprocessing.frames = 64
+    config.preprocessing.fps = 25.0
+    config.preprocessing.size = 256
+    config.preprocessing.crop = 224
+    config.preprocessing.range = (-1.0, 1.0)
+    config.data.root = "data/kinetics400"
+    config.data.hint = "Without data: python train.py --config configs/s3dg.py:smoke runs now"
+    config.optim.lr = 0.1
+    config.optim.schedule = "step"
+    config.optim.milestones = (60.0, 70.0)
+    config.optim.weight_decay = 1e-7
+    config.protocol.clips = 1
+    config.protocol.frames = 250
+    config.protocol.aggregation = "logits"
+    if common.is_smoke(argument):
+        common.use_smoke(config)
+        config.model.dtype = "float32"
+        config.model.width = 0.25
+        config.preprocessing.frames = 16
+    return config
