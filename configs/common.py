@@ -60,6 +60,7 @@ def default_config() -> ml_collections.ConfigDict:
     )
     config.optim = ml_collections.ConfigDict(
         {
+            "rule": "sgd",
             "lr": 0.01,
             "schedule": "cosine",
             "milestones": (),
@@ -143,8 +144,9 @@ def use_smoke(config: ml_collections.ConfigDict) -> None:
     config.epoch_steps = 0
     config.batch_size = 16
     config.eval_batch_size = 8
-    config.model.bn_groups = 1
-    config.model.bn_momentum = 0.9
+    if "bn_groups" in config.model:  # there is BN
+        config.model.bn_groups = 1
+        config.model.bn_momentum = 0.9
     config.preprocessing.stride = 1
     config.preprocessing.fps = None
     config.preprocessing.size = 64

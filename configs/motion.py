@@ -14,18 +14,26 @@ import ml_collections
 from configs import common
 
 # Inception's width is a factor, and its BN's memory longer than these runs.
-_INCEPTION = {
-    "model.width": 0.125,
-    "model.bn_momentum": 0.9,
-    "preprocessing.frames": 16,
-    "preprocessing.stride": 1,
-}
+_INCEPTION = {"model.width": 0.125, "model.bn_momentum": 0.9}
+_LONG = {"preprocessing.frames": 16, "preprocessing.stride": 1}
+# In pixels: the motions are of one or two.
 _FLOW = {
     "preprocessing.modality": "flow",
     "preprocessing.flow": "dis",
     "preprocessing.range": (-20.0, 20.0),
     "preprocessing.mean": (0.0, 0.0),
     "preprocessing.std": (1.0, 1.0),
+}
+# Snippets of a frame, or of five differences, from three segments; tested one by one.
+_TSN = {
+    "model.width": 0.25,
+    "model.dropout_rate": 0.2,
+    "preprocessing.segments": 3,
+    "preprocessing.stride": 1,
+    "protocol.clips": 5,
+    "protocol.segments": 1,
+    "protocol.starts": "centres",
+    "protocol.aggregation": "logits",
 }
 
 # What a network needs here beside its name.
@@ -42,9 +50,26 @@ RECIPES = {
         "optim.lr": 0.02,
         "epochs": 24.0,
     },
-    "i3d_rgb": _INCEPTION,
-    "i3d_flow": {**_INCEPTION, **_FLOW},
-    "s3dg": _INCEPTION,
+    "i3d_rgb": {**_INCEPTION, **_LONG},
+    "i3d_flow": {**_INCEPTION, **_LONG, **_FLOW},
+    "s3dg": {**_INCEPTION, **_LONG},
+    "convnet_lstm": _INCEPTION,
+    "tsn_rgb": {**_TSN, "preprocessing.frames": 3, "protocol.frames": 1},
+    "tsn_rgb_diff": {
+        **_TSN,
+        "preprocessing.modality": "rgb_diff",
+        "preprocessing.frames": 15,
+        "protocol.frames": 5,
+    },
+    "two_stream_temporal": {
+        **_FLOW,
+        "model.width": 0.125,
+        "model.dropout_rate": 0.5,
+        "model.bn_epsilon": None,  # it has no BN
+        "preprocessing.frames": 10,
+        "preprocessing.stride": 1,
+        "optim.lr": 0.01,
+    },
 }
 
 
@@ -70,4 +95,6 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
     config.protocol.clips = 2
     with config.ignore_type():  # a width may be a number of channels or a factor
         config.update_from_flattened_dict(RECIPES.get(config.model.name, {}))
+    if config.model.bn_epsilon is None:
+        del config.model.bn_epsilon
     return config

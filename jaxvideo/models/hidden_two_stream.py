@@ -296,6 +296,7 @@ class HiddenTwoStream(nn.Module):
 
     Attributes:
       encoder, decoder, loss_weights: of `MotionNet`; the authors weigh SSIM a tenth here.
+      end_to_end: else MotionNet learns from its own losses only, as it does at first.
       width: multiplies every channel count; 1 is the paper's.
       dropout_rate: of VGG-16; the authors have 0.9 after fc6 and 0.8 after fc7.
       dtype: compute dtype; parameters, flow and losses are f32.
@@ -307,6 +308,7 @@ class HiddenTwoStream(nn.Module):
     width: float = 1.0
     loss_weights: Sequence[float] = (1.0, 1.0, 0.1)
     dropout_rate: float = 0.9
+    end_to_end: bool = True
     dtype: Any = jnp.float32
     lowering: Lowering = Lowering.AUTO
 
@@ -316,6 +318,8 @@ class HiddenTwoStream(nn.Module):
         flow, motion = MotionNet(
             self.encoder, self.decoder, loss_weights=self.loss_weights, **how, name="motionnet"
         )(x, train=train)
+        if not self.end_to_end:
+            flow = jax.lax.stop_gradient(flow)
         stack = stack_fields(as_stored(flow, *x.shape[2:4]) - 128.0)
         logits, temporal = ConvNet(
             CONVNETS["vgg16"],

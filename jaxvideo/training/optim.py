@@ -1,4 +1,4 @@
-"""SGD as the papers ran it: momentum, weight decay in the gradient, four schedules."""
+"""SGD as the papers ran it: momentum, weight decay in the gradient, four schedules; and Adam."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import optax
 from jaxvideo.types import ConfigError
 from jaxvideo.weights import tree
 
+RULES = ("sgd", "adam")
 SCHEDULES = ("constant", "step", "cosine", "plateau")
 
 
@@ -20,6 +21,7 @@ class Optim:
 
     Attributes:
       lr: learning rate after warm-up, for the whole (global) batch.
+      rule: "sgd"; or "adam", with its usual constants and without a momentum of its own.
       schedule: "constant"; "step", times `gamma` at every milestone; "cosine", to zero at the
         end of the run; "plateau", times `gamma` when the validation loss has not fallen for
         `patience` validations.
@@ -37,6 +39,7 @@ class Optim:
     """
 
     lr: float
+    rule: str = "sgd"
     schedule: str = "cosine"
     milestones: tuple[float, ...] = ()
     factors: tuple[float, ...] = ()
@@ -54,6 +57,10 @@ class Optim:
     clip_norm: float = 0.0
 
     def __post_init__(self):
+        if self.rule not in RULES:
+            raise ConfigError(f"optim.rule={self.rule!r}: allowed are {', '.join(RULES)}")
+        if self.rule == "adam" and (self.nesterov or self.dampening):
+            raise ConfigError("optim.rule='adam' has neither nesterov nor dampening")
         if self.schedule not in SCHEDULES:
             raise ConfigError(
                 f"optim.schedule={self.schedule!r}: allowed are {', '.join(SCHEDULES)}"
@@ -138,7 +145,11 @@ def make_optimizer(
         parts.append(
             optax.scale_by_schedule(lambda step: jnp.where(step == 0, 1.0, 1 - optim.dampening))
         )
-    parts.append(optax.sgd(schedule, momentum=optim.momentum or None, nesterov=optim.nesterov))
+    if optim.rule == "adam":
+        parts.append(optax.adam(schedule))
+    else:
+        momentum = optim.momentum or None
+        parts.append(optax.sgd(schedule, momentum=momentum, nesterov=optim.nesterov))
     for pattern, factor in optim.multipliers:
         faster = tree.matching(names, [pattern], "optim.multipliers")
         mask = tree.unflatten({name: name in faster for name in names})

@@ -1,4 +1,4 @@
-"""`layers.flow`: TV-L1 finds motions that are known, and does it the same alone, in a batch and in a video."""
+"""`layers.flow` finds motions that are known, and the same alone, in a batch and in a video."""
 
 import functools
 

@@ -150,3 +150,18 @@ def test_a_second_cycle():
 def test_wrong_multipliers():
     with pytest.raises(ConfigError, match=r"rows of \(pattern, positive factor"):
         Optim(lr=0.1, multipliers=(("*/bias", 0.0),))
+
+
+@pytest.mark.fast
+def test_adam():
+    """The first step is the rate, whatever the gradient; the decay is in the gradient."""
+    params = {"a": {"kernel": jnp.array([2.0, -3.0])}}
+    optim = Optim(lr=0.1, rule="adam", schedule="constant", weight_decay=1.0)
+    schedule = make_schedule(optim, steps_per_epoch=1, epochs=1)
+    optimizer = make_optimizer(optim, schedule, params)
+    grads = {"a": {"kernel": jnp.array([-1.5, 1.0])}}
+    updates, _ = optimizer.update(grads, optimizer.init(params), params)
+    np.testing.assert_allclose(updates["a"]["kernel"], [-0.1, 0.1], rtol=1e-4)
+    for wrong in ({"rule": "lion"}, {"rule": "adam", "nesterov": True}):
+        with pytest.raises(ConfigError, match=r"optim\.rule="):
+            Optim(lr=0.1, **wrong)

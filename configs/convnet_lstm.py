@@ -1,0 +1,53 @@
+"""ConvNet + LSTM, the first of I3D's rivals, on Kinetics-400 (arXiv 1705.07750, section 2.1).
+
+    python train.py --config configs/convnet_lstm.py --config.data.root=/data/kinetics400
+    python train.py --config configs/convnet_lstm.py:smoke      (runs now, on the embedded data)
+
+Source: the paper: every fifth of 25 frames a second, 25 of them, 5 seconds, in training and 50 at
+test; cross-entropy at every step, the last step's answer at test; 32 GPUs, rate 0.1 divided by 10
+when the validation loss saturates, 110k steps in all. It does not print batch, decay and patience:
+as I3D's here, 6 clips per GPU. An "epoch" is 1000 steps.
+
+Number to reach: 53.9 % top-1, Kinetics test set, from scratch (paper, Table 3); 63.3 % from
+ImageNet.
+With a batch of B instead of 192 scale the rate by B / 192 and set model.bn_groups to B / 6.
+"""
+
+import ml_collections
+
+from configs import common
+
+
+def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
+    config = common.default_config()
+    config.model.name = "convnet_lstm"
+    config.model.dtype = "bfloat16"
+    config.model.width = 1.0
+    config.model.bn_groups = 32
+    config.model.bn_momentum = 0.999
+    config.epochs = 110.0
+    config.epoch_steps = 1000
+    config.batch_size = 192
+    config.eval_batch_size = 32
+    config.preprocessing.frames = 25
+    config.preprocessing.stride = 5
+    config.preprocessing.fps = 25.0
+    config.preprocessing.size = 256
+    config.preprocessing.crop = 224
+    config.preprocessing.range = (-1.0, 1.0)
+    config.data.root = "data/kinetics400"
+    config.data.hint = (
+        "Without data: python train.py --config configs/convnet_lstm.py:smoke runs now"
+    )
+    config.optim.lr = 0.1
+    config.optim.schedule = "plateau"
+    config.optim.patience = 5
+    config.optim.weight_decay = 1e-7
+    config.protocol.clips = 1
+    config.protocol.frames = 50
+    if common.is_smoke(argument):
+        common.use_smoke(config)
+        config.model.dtype = "float32"
+        config.model.width = 0.25
+        config.preprocessing.frames = 8
+    return config
