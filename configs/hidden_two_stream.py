@@ -5,8 +5,8 @@
     python train.py --config configs/hidden_two_stream.py:smoke        (runs now, from scratch)
 
 Source: the authors' Caffe recipe. MotionNet: Adam, rate 3.2e-5, halved at 100k, 200k, 250k, 300k
-and 350k of 400k steps, batch 16, decay 4e-4, deconvolutions' biases fixed. End to end: SGD, 1e-3 for
-VGG-16 and a thousandth of it for MotionNet, divided by 10 after 5000 and 9500 of 16000 steps,
+and 350k of 400k steps, batch 16, decay 4e-4, deconvolutions' biases fixed. End to end: SGD, 1e-3
+for VGG-16 and a thousandth of it for MotionNet, divided by 10 after 5000 and 9500 of 16000 steps,
 batch 128 (8 clips, 16 times), decay 5e-4, SSIM a tenth. The authors' VGG-16 starts from weights for
 flow; `init.parts` takes one file for `motionnet` and one for `temporal`. Dropout is 0.9 after both
 hidden layers, theirs 0.9 and 0.8. An "epoch" is 1000 steps. Test: 25 clips, 10 crops of 256 x 340,

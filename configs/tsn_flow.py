@@ -7,8 +7,8 @@
 Source: the authors' Caffe recipe: three segments of five fields, batch 128, rate 0.005 divided by
 10 after 10k and 16k of 18k steps, gradients clipped to 20, dropout 0.7; the first layer, five times
 as fast, starts from the mean over RGB. For warped flow: `flow --method warped_tvl1`. Crops of 256,
-224 or 192 pixels each way at 13 places of 256 x 340. Partial BN: all but the first BN keep their statistics, scale
-and offset. Test: 25 snippets, 10 crops each, scores before the softmax averaged.
+224 or 192 pixels each way at 13 places of 256 x 340. Partial BN: all but the first BN keep their
+statistics, scale and offset. Test: 25 snippets, 10 crops each, scores before the softmax averaged.
 The first weights are ImageNet's, converted or another run's; "average" spreads the first layer's
 over other channels. An "epoch" is 100 steps.
 

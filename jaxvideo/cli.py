@@ -1,4 +1,4 @@
-"""The command line: `python -m jaxvideo {models, predict, convert, average}`. Thin."""
+"""The command line: `python -m jaxvideo COMMAND`. Thin."""
 
 from __future__ import annotations
 
@@ -73,6 +73,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     average.add_argument("runs", nargs="+", metavar="RUN", help="the folder of a finished run")
     average.set_defaults(run=_average)
 
+    fuse = commands.add_parser("fuse", help="late fusion of runs on the same videos")
+    fuse.add_argument("runs", nargs="+", metavar="RUN", help="the folder of a finished run")
+    fuse.add_argument(
+        "--weights", nargs="+", type=float, help="one per run (default: all the same)"
+    )
+    fuse.add_argument(
+        "--how", default="scores", help="scores (as they are; default), softmax of logits, or relu"
+    )
+    fuse.set_defaults(run=_fuse)
+
     options = parser.parse_args(arguments)
     try:
         return options.run(options)
@@ -144,6 +154,35 @@ def _average(options: argparse.Namespace) -> int:
     top1, top5 = (sum(r[k] for r in results) / len(results) for k in ("top1", "top5"))
     print(f"{100 * top1:6.2f} %  {100 * top5:6.2f} %  mean top-1 and top-5 of {len(results)} runs")
     print(protocols.pop())
+    return 0
+
+
+def _fuse(options: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    import numpy as np
+
+    from jaxvideo.evaluation.fusion import fuse
+    from jaxvideo.evaluation.scores import topk_accuracy
+
+    runs = []
+    for run in options.runs:
+        try:
+            with np.load(Path(run) / "scores.npz") as file:
+                runs.append({key: file[key] for key in ("scores", "labels", "classes")})
+        except (OSError, ValueError, KeyError) as error:
+            raise CheckpointError(f"{run} is not the folder of a finished run ({error})") from error
+        for key in ("labels", "classes"):
+            if not np.array_equal(runs[0][key], runs[-1][key]):
+                raise ConfigError(f"{options.runs[0]} and {run} were tested on other {key}")
+    labels = runs[0]["labels"]
+    for run, found in zip(options.runs, runs, strict=True):
+        print(f"{100 * topk_accuracy(found['scores'], labels, 1):6.2f} %  {run}")
+    fused = fuse([run["scores"] for run in runs], options.weights, options.how)
+    top1, top5 = (100 * topk_accuracy(fused, labels, k) for k in (1, 5))
+    print(
+        f"{top1:6.2f} %  top-1, {top5:.2f} % top-5 of {len(labels)} videos, fused ({options.how})"
+    )
     return 0
 
 

@@ -164,14 +164,15 @@ def read_views(file: VideoFile, views: Sequence[View], preprocessing: Preprocess
     p = preprocessing
     if not p.host_flow:
         return read_clip(file, views, p.crop)
-    frames = None
     if p.flow == "stored":
         # Field i is the motion from frame i to the next; a segment's last frame has none.
         indices = np.reshape(views[0].frames, (p.segments, p.snippet))[:, :-1].ravel()
         fields = np.stack([_stored_flow(file, indices, view, p.crop) for view in views])
-        if p.modality == "rgb_flow":
-            shown = [dataclasses.replace(view, frames=tuple(indices)) for view in views]
-            frames = read_clip(file, shown, p.crop)
+        if p.modality == "flow":
+            return fields
+        frames = read_clip(
+            file, [dataclasses.replace(view, frames=tuple(indices)) for view in views], p.crop
+        )
     else:
         frames = read_clip(file, views, p.crop)
         snippets = frames.reshape(-1, p.snippet, *frames.shape[2:])
