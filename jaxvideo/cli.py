@@ -290,7 +290,7 @@ def _fvd(options: argparse.Namespace) -> int:
     features = len(sides[0][0])
     p, name = preprocessing, described["model"]["name"]
     counts = " and ".join(str(len(videos)) for videos in folders)
-    print(f"Frechet video distance {distance:.4f}")
+    print(f"Frechet video distance {distance:.6g}")
     print(
         f"  {name}, {options.endpoint} [{features}], of {counts} videos; "
         f"the middle {p.frames} frames of each, scaled to {p.size} x {p.width}"
@@ -313,7 +313,7 @@ def _progress(items, what: str):
     started = told = time.perf_counter()
     for done, item in enumerate(items):
         now = time.perf_counter()
-        if done and (now - told > 2 or done == 1):
+        if done and now - told > 2:
             rate = done / (now - started)
             left = duration((len(items) - done) / rate)
             line = f"{what} {done}/{len(items)}  {rate:.2f} {what}s/s  ETA {left}"

@@ -250,7 +250,9 @@ class Protocol:
         crops = "centre crop" if self.crops == 1 else f"{self.crops} crops"
         views = f"{self.clips} clip{'s' * (self.clips > 1)} x {crops}"
         centres = " from the centres of equal parts" * (self.starts == "centres")
-        frames = f"{p.frames} frames" + f" in {p.segments} segments" * (p.segments > 1)
+        frames = f"{p.frames} frame{'s' * (p.frames > 1)}" + f" in {p.segments} segments" * (
+            p.segments > 1
+        )
         if p.modality != "rgb":
             frames += f" of {p.modality}" + f" by {p.flow}" * ("flow" in p.modality)
         return (

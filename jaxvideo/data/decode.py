@@ -91,7 +91,7 @@ def find_videos(paths: Sequence[str | os.PathLike[str]]) -> list[str]:
       DataError: a path does not exist, or a folder holds no video.
     """
     found = []
-    for path in map(os.fspath, paths):
+    for path in [os.fspath(path) for path in paths]:
         if not os.path.exists(path):
             raise DataError(f"{path}: no such file or folder")
         below = _below(path) if os.path.isdir(path) else [path]

@@ -1,0 +1,171 @@
+"""The commands that need no run: videos in every form, flow, fusion, Frechet distance."""
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from jaxvideo import cli, create_model
+from jaxvideo.data import flow
+from jaxvideo.data.decode import find_videos, open_video, read_frames
+from jaxvideo.pretrained import Weights, save_weights
+from jaxvideo.training.step import init_variables
+from jaxvideo.types import DataError, Preprocessing, VideoError
+from tests.conftest import write_video
+
+PRE = Preprocessing(frames=4, size=40, crop=32)
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory):
+    """A folder with a video, an animation, a folder of frames, stored flow, and other things."""
+    folder = tmp_path_factory.mktemp("videos")
+    write_video(folder / "b.mp4", frames=12)
+    with open_video(folder / "b.mp4") as video:
+        frames = read_frames(video, 0, 12, video.height, video.width)
+    pictures = [Image.fromarray(frame) for frame in frames]
+    pictures[0].save(folder / "a.gif", save_all=True, append_images=pictures[1:], duration=40)
+    (folder / "deep" / "frames").mkdir(parents=True)
+    for number, frame in enumerate(frames):
+        cv2.imwrite(str(folder / "deep" / "frames" / f"frame_{number}.png"), frame[..., ::-1])
+    (folder / "notes.txt").write_text("no video")
+    (folder / "b.flow.mkv").write_bytes(b"")
+    (folder / "empty").mkdir()
+    return folder, frames
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """A file of fresh weights."""
+    arguments = {"name": "f_r2d_10", "width": 4, "num_classes": 3}
+    variables = init_variables(create_model(**arguments), PRE, 0)
+    path = tmp_path_factory.mktemp("weights") / "w.safetensors"
+    save_weights(path, Weights(variables, arguments, PRE, ("x", "y", "z"), {"source": "test"}))
+    return str(path)
+
+
+@pytest.mark.fast
+def test_what_is_a_video(videos):
+    folder, _ = videos
+    found = [str(folder / name) for name in ("a.gif", "b.mp4", "deep/frames")]
+    assert find_videos([folder]) == found
+    assert find_videos([folder / "deep" / "frames", folder / "notes.txt"]) == [
+        found[2],
+        str(folder / "notes.txt"),
+    ]
+    with pytest.raises(DataError, match=r"empty: no video \(\.mp4"):
+        find_videos([folder / "empty"])
+    with pytest.raises(DataError, match="gone: no such file or folder"):
+        find_videos([folder / "gone"])
+
+
+@pytest.mark.fast
+def test_frames_in_a_folder_are_a_video(videos):
+    """In the order of their numbers, 2 before 10, and exactly the pictures."""
+    folder, frames = videos
+    with open_video(folder / "deep" / "frames") as video:
+        assert (video.num_frames, video.fps) == (12, 0.0)
+        np.testing.assert_array_equal(read_frames(video, 1, 12, *frames.shape[1:3]), frames[1:])
+
+
+@pytest.mark.fast
+def test_frames_that_are_none(tmp_path):
+    (tmp_path / "0.jpg").write_bytes(b"not a picture")
+    with pytest.raises(VideoError, match=r"0\.jpg: cannot be read as a picture"):
+        open_video(tmp_path).__enter__()
+    cv2.imwrite(str(tmp_path / "0.jpg"), np.zeros((8, 8, 3), np.uint8))
+    cv2.imwrite(str(tmp_path / "1.jpg"), np.zeros((8, 9, 3), np.uint8))
+    with open_video(tmp_path) as video, pytest.raises(VideoError, match="9 x 8, the first frame"):
+        read_frames(video, 0, 2, 8, 8)
+
+
+def test_predictions_as_json_lines(videos, weights, capsys):
+    folder, _ = videos
+    broken = folder / "notes.txt"
+    assert cli.main(["predict", str(folder), str(broken), "--checkpoint", weights, "--json"]) == 1
+    printed = capsys.readouterr()
+    records = [json.loads(line) for line in printed.out.splitlines()]
+    assert [r["video"].removeprefix(str(folder)) for r in records] == [
+        "/a.gif",
+        "/b.mp4",
+        "/deep/frames",
+    ]
+    assert {entry["class"] for entry in records[0]["top"]} == {"x", "y", "z"}
+    assert sum(entry["probability"] for entry in records[0]["top"]) == pytest.approx(1)
+    assert "10 clips x centre crop" in records[0]["protocol"]
+    assert "notes.txt: cannot be opened as a video" in printed.err
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ([], "either --checkpoint RUN, or --model"),
+        (["--checkpoint", "r", "--weights", "w"], "either --checkpoint RUN, or --model"),
+        (["--weights", "w.pt"], "for which network"),
+    ],
+)
+def test_predict_wants_weights(videos, arguments, text, capsys):
+    assert cli.main(["predict", str(videos[0]), *arguments]) == 1
+    assert text in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("method", ["dis", "tvl1", "warped_farneback"])
+def test_flow_is_stored_beside_the_video(tmp_path, method, capsys):
+    path = write_video(tmp_path / "v.mp4", frames=4)
+    assert cli.main(["flow", str(tmp_path), "--method", method, "--size", "32"]) == 0
+    with open_video(flow.flow_path(path)) as stored, open_video(path) as video:
+        info = flow.flow_info(stored)
+        assert (info.method, info.height, info.width) == (method, video.height, video.width)
+        assert stored.num_frames == 3
+        assert min(stored.height // 2, stored.width) == 32
+    assert cli.main(["flow", str(path), "--method", method]) == 0
+    assert "0 written, 1 there already" in capsys.readouterr().out
+    assert cli.main(["flow", str(path), "--method", "brox"]) == 1
+    assert "flow method 'brox': allowed are tvl1" in capsys.readouterr().err
+
+
+def test_frechet_distance_of_folders(tmp_path, weights, capsys):
+    """Nothing between a folder and itself; the distance's parts themselves are tested elsewhere."""
+    # Brighter with every frame, so longer videos have brighter middles.
+    for folder, first in (("one", 6), ("other", 14)):
+        (tmp_path / folder).mkdir()
+        for k in range(3):
+            write_video(tmp_path / folder / f"{k}.mp4", frames=first + 2 * k)
+    one, other = str(tmp_path / "one"), str(tmp_path / "other")
+    distances = []
+    for pair in ([one, one], [one, other]):
+        assert cli.main(["fvd", *pair, "--checkpoint", weights, "--endpoint", "pool"]) == 0
+        printed = capsys.readouterr()
+        distances.append(float(printed.out.split()[3]))
+        assert "pool [32], of 3 and 3 videos; the middle 16 frames" in printed.out
+        assert "not full rank" in printed.err
+    assert distances[1] > 1e-3
+    assert distances[0] == pytest.approx(0, abs=1e-3 * distances[1])
+    assert cli.main(["fvd", one, one, "--checkpoint", weights, "--endpoint", "x"]) == 1
+    assert "endpoint 'x': the network has conv1, " in capsys.readouterr().err
+
+
+@pytest.mark.fast
+def test_fusion_of_runs(tmp_path, capsys):
+    labels, classes = np.array([0, 1, 1]), np.array(["a", "b"])
+    for run, right in (("rgb", [0.9, 0.4, 0.4]), ("flow", [0.4, 0.9, 0.9])):
+        (tmp_path / run).mkdir()
+        own = np.array(right)[:, None]
+        scores = np.where(np.arange(2) == labels[:, None], own, 1 - own)
+        np.savez(tmp_path / run / "scores.npz", scores=scores, labels=labels, classes=classes)
+    runs = [str(tmp_path / "rgb"), str(tmp_path / "flow")]
+    assert cli.main(["fuse", *runs]) == 0
+    printed = capsys.readouterr().out
+    assert [line.split()[0] for line in printed.splitlines()] == ["33.33", "66.67", "100.00"]
+    assert cli.main(["fuse", *runs, "--weights", "1"]) == 1
+    assert "one for each of 2" in capsys.readouterr().err
+    assert cli.main(["fuse", runs[0], str(tmp_path)]) == 1
+    assert "is not the folder of a finished run" in capsys.readouterr().err
+    np.savez(
+        tmp_path / "flow" / "scores.npz", scores=scores[:2], labels=labels[:2], classes=classes
+    )
+    assert cli.main(["fuse", *runs]) == 1
+    assert "were tested on other labels" in capsys.readouterr().err
