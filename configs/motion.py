@@ -53,7 +53,14 @@ RECIPES = {
     "i3d_rgb": {**_INCEPTION, **_LONG},
     "i3d_flow": {**_INCEPTION, **_LONG, **_FLOW},
     "s3dg": {**_INCEPTION, **_LONG},
-    "convnet_lstm": _INCEPTION,
+    "convnet_lstm": {
+        "model.width": 0.25,
+        "model.bn_momentum": 0.9,
+        "optim.rule": "adam",
+        "optim.nesterov": False,
+        "optim.lr": 2e-3,
+        "epochs": 27.0,
+    },
     "tsn_rgb": {**_TSN, "preprocessing.frames": 3, "protocol.frames": 1},
     "tsn_rgb_diff": {
         **_TSN,
@@ -69,6 +76,18 @@ RECIPES = {
         "preprocessing.frames": 10,
         "preprocessing.stride": 1,
         "optim.lr": 0.01,
+    },
+    "hidden_two_stream": {
+        "model.width": 0.125,
+        "model.dropout_rate": 0.2,
+        "model.bn_epsilon": None,
+        "preprocessing.frames": 11,
+        "preprocessing.stride": 2,
+        "preprocessing.std": (1.0, 1.0, 1.0),
+        "optim.rule": "adam",
+        "optim.nesterov": False,
+        "optim.lr": 1e-3,
+        "epochs": 18.0,
     },
 }
 
