@@ -5,9 +5,9 @@
 One core, grey frames of 256 x 340. Times are CPU time of the process per pair of frames of the
 clip, which a busy machine disturbs least; compare them by their ratios. Then the end-point error
 in pixels where the motion is known, a border of 12 left out, median and worst of eight
-photographs: translations (t), a rotation by 4 pixels at radius 120 (rot4), and a textured square of 120 that moves before
-a still photograph (obj). Then the mean absolute difference to DualTVL1's field on the clip, and
-the memory a video of 250 frames takes.
+photographs: translations (t), a rotation by 4 pixels at radius 120 (rot4), and a textured square
+of 120 that moves before a still photograph (obj). Then the mean absolute difference to DualTVL1's
+field on the clip, and the memory a video of 250 frames takes.
 """
 
 import argparse

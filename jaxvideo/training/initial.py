@@ -64,7 +64,8 @@ def initial_weights(
         variables = adopt(flat, ", ".join(init.paths), name, **shared, **arguments)
         return variables, {"name": name, **arguments}, []
     if not Path(init.path).is_dir() and not init.inflate:
-        weights = read_weights(name, init.path, init.source or None, **shared, **arguments)
+        where = (None, init.path) if init.path in SOURCES else (init.path, init.source or None)
+        weights = read_weights(name, *where, **shared, **arguments)
         notes = _differences(dataclasses.asdict(weights.preprocessing), preprocessing)
         return weights.variables, {**weights.model, **model}, notes
     if Path(init.path).is_dir() and init.source:

@@ -24,6 +24,7 @@ from jaxvideo.data.datasets import VideoDataset, read_annotations, read_classes
 from jaxvideo.data.pipeline import Batch, error_text, train_batches
 from jaxvideo.evaluation.protocol import Result, evaluate
 from jaxvideo.models import create_model
+from jaxvideo.pretrained import SOURCES
 from jaxvideo.training import checkpoint
 from jaxvideo.training.config import Data, Run, differences, identity, read_config
 from jaxvideo.training.initial import initial_weights
@@ -68,7 +69,7 @@ def train(config: Mapping[str, Any], workdir: str | os.PathLike[str]) -> dict[st
     run = read_config(values)
     create_model(**run.model)  # a wrong name is an error now, not after the data are made
     workdir = Path(workdir)
-    missing = [path for path in run.init.paths if not Path(path).exists()]
+    missing = [p for p in run.init.paths if not Path(p).exists() and p not in SOURCES]
     if missing and not workdir.exists():
         raise ConfigError(f"config.init: {missing[0]!r} is no file, and no run's folder")
     finished = _claim(workdir, values)

@@ -5,6 +5,8 @@ torch          `.pt`, `.pth`, `.pth.tar`, either of torch's formats; extra [torc
 npz            NumPy's, without pickled objects
 pickle         dicts, lists, numbers and NumPy arrays (Caffe2's, for instance); any other
                class in it is an error
+tar.gz         an archive with one pickle, such as a Python package; nothing is unpacked
+TensorFlow     a checkpoint by its prefix, or any of its files (`weights.tensor_bundle`)
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import hashlib
 import json
 import pickle
 import re
+import tarfile
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,6 +26,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from jaxvideo.types import CheckpointError
+from jaxvideo.weights import tensor_bundle
 
 #: Key of our description in the header of a safetensors file.
 _OURS = "jaxvideo"
@@ -36,6 +40,9 @@ _TORCH_MAGIC = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)
 # How deep a file's dicts may lie in each other.
 _DEPTH = 12
 
+# What files with pickled arrays are called in archives.
+_PICKLES = (".ckpt", ".pkl", ".pickle")
+
 
 def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
     """The named arrays of a file, in its order; nested dicts joined by slashes.
@@ -46,7 +53,7 @@ def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
       CheckpointError: no such file, none of the formats, damaged, or with code in it.
     """
     path = Path(path)
-    if not path.is_file():
+    if not (path.is_file() or tensor_bundle.prefix_of(path)):
         raise CheckpointError(f"{path}: no such file")
     arrays: dict[str, np.ndarray] = {}
     try:
@@ -99,12 +106,17 @@ def write(path: str | Path, arrays: Mapping[str, np.ndarray], description: dict[
 
 
 def sha256(path: str | Path) -> str:
-    """Digest of a file's bytes, in hexadecimal."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """Digest of a file's bytes, in hexadecimal; of a TensorFlow checkpoint's files in a row."""
+    prefix, digest = tensor_bundle.prefix_of(path), hashlib.sha256()
+    for part in tensor_bundle.files_of(prefix) if prefix else [path]:
+        with open(part, "rb") as file:
+            hashlib.file_digest(file, lambda: digest)
+    return digest.hexdigest()
 
 
 def _reader_of(path: Path):
+    if tensor_bundle.prefix_of(path):
+        return _read_tensor_bundle
     with path.open("rb") as file:
         start = file.read(64)
     if start[8:9] == b"{" and int.from_bytes(start[:8], "little") < path.stat().st_size:
@@ -115,10 +127,13 @@ def _reader_of(path: Path):
         return _read_npz if numpy else _read_torch
     if start.startswith(_TORCH_MAGIC):
         return _read_torch
-    if start[:1] == b"\x80" or path.suffix in (".pkl", ".pickle"):
+    if start[:2] == b"\x1f\x8b":
+        return _read_archive
+    if start[:1] == b"\x80" or path.suffix in _PICKLES[1:]:
         return _read_pickle
     raise CheckpointError(
-        f"{path} is no weight file: known are safetensors, torch's, npz and pickles of arrays"
+        f"{path} is no weight file: known are safetensors, torch's, npz, pickles of arrays, also "
+        "in a tar.gz, and TensorFlow's checkpoints with their index"
     )
 
 
@@ -147,11 +162,30 @@ def _read_torch(path: Path):
         ) from error
 
 
+def _read_tensor_bundle(path: Path):
+    prefix = tensor_bundle.prefix_of(path)
+    return tensor_bundle.read(prefix) if prefix else {}
+
+
 def _read_pickle(path: Path):
+    with path.open("rb") as file:
+        return _unpickle(file, path)
+
+
+def _read_archive(path: Path):
+    with tarfile.open(path) as archive:
+        pickles = [m for m in archive if m.isfile() and m.name.endswith(_PICKLES)]
+        if len(pickles) != 1:
+            raise CheckpointError(
+                f"{path} holds {len(pickles)} files called *{', *'.join(_PICKLES)}, not one"
+            )
+        return _unpickle(archive.extractfile(pickles[0]), path)
+
+
+def _unpickle(file, path: Path):
     try:
-        with path.open("rb") as file:
-            # Python 2 wrote Caffe2's; its strings are bytes of Latin-1, arrays' contents too.
-            return _Unpickler(file, encoding="latin1").load()
+        # Python 2 wrote Caffe2's; its strings are bytes of Latin-1, arrays' contents too.
+        return _Unpickler(file, encoding="latin1").load()
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path} holds more than arrays, and is not opened: {error}"

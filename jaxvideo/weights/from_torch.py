@@ -2,8 +2,9 @@
 
 A naming is a function `(scope, names) -> their scope`: `scope` is ours without its leaf
 (`conv2_x/block_1/bn_1`), `names` all our scopes, because some of theirs depend on the rest of
-the network. The leaves differ by format only (`TORCH_LEAVES`, `CAFFE2_LEAVES`), and so do
-layouts: theirs is (out, in, t, h, w), ours (t, h, w, in, out).
+the network. The leaves, `{}` being the scope, differ by format only (`TORCH_LEAVES`,
+`CAFFE2_LEAVES`), and so do layouts: theirs is (out, in, t, h, w), ours (t, h, w, in, out).
+Where a convolution and its BN have one scope there, BN's `bias` is `bn_bias` in the leaves.
 """
 
 from __future__ import annotations
@@ -16,16 +17,33 @@ import numpy as np
 Naming = Callable[[str, Collection[str]], str]
 
 TORCH_LEAVES = {
-    "kernel": ".weight",
-    "bias": ".bias",
-    "scale": ".weight",
-    "mean": ".running_mean",
-    "var": ".running_var",
+    "kernel": "{}.weight",
+    "bias": "{}.bias",
+    "scale": "{}.weight",
+    "mean": "{}.running_mean",
+    "var": "{}.running_var",
 }
-CAFFE2_LEAVES = {"kernel": "_w", "bias": "_b", "scale": "_s", "mean": "_rm", "var": "_riv"}
+CAFFE2_LEAVES = {
+    "kernel": "{}_w",
+    "bias": "{}_b",
+    "scale": "{}_s",
+    "mean": "{}_rm",
+    "var": "{}_riv",
+}
+PYTORCH_I3D_LEAVES = {
+    "kernel": "{}.conv3d.weight",
+    "bias": "{}.conv3d.bias",
+    "bn_bias": "{}.bn.bias",
+    "scale": "{}.bn.weight",
+    "mean": "{}.bn.running_mean",
+    "var": "{}.bn.running_var",
+}
+HASSON_LEAVES = {
+    kind: leaf.replace(".bn.", ".batch3d.") for kind, leaf in PYTORCH_I3D_LEAVES.items()
+}
 
-# Counts of batches, which nothing here uses, and the traces of an optimiser.
-IGNORED = re.compile(r"num_batches_tracked$|_momentum$")
+# Counts of batches and steps, which nothing here uses, and the traces of an optimiser.
+IGNORED = re.compile(r"num_batches_tracked$|^global_step$|[_/][Mm]omentum$")
 
 
 def to_ours(array: np.ndarray, shape: tuple[int, ...], flattened: int = 0) -> np.ndarray:
@@ -49,7 +67,8 @@ def to_ours(array: np.ndarray, shape: tuple[int, ...], flattened: int = 0) -> np
     return np.ascontiguousarray(array, np.float32)
 
 
-def _replaced(scope: str, rules: Mapping[str, str]) -> str:
+def replaced(scope: str, rules: Mapping[str, str]) -> str:
+    """The scope after substitutions of regular expressions, one after another."""
     for pattern, replacement in rules.items():
         scope = re.sub(pattern, replacement, scope)
     return scope
@@ -64,7 +83,7 @@ def _block(scope: str) -> str:
 
 def torchvision(scope: str, names: Collection[str]) -> str:
     """`torchvision.models.video`: r3d_18, mc3_18, r2plus1d_18; VMZ's and IG-65M's nets too."""
-    return _replaced(
+    return replaced(
         _block(scope),
         {
             r"^conv1(/spatial)?$": "stem.0",
@@ -86,7 +105,7 @@ def hara(scope: str, names: Collection[str]) -> str:
     """3D-ResNets-PyTorch: ResNet, pre-activation, wide, ResNeXt, (2+1)D."""
     convolution = re.sub(r"bn_?(\d)$", r"conv_\1" if "/" in scope else r"conv\1", scope)
     last = "_t" if f"{convolution}/spatial" in names else ""
-    return _replaced(
+    return replaced(
         _block(scope),
         {
             r"/conv_(\d)": r".conv\1",
@@ -117,7 +136,7 @@ def vmz_caffe2(scope: str, names: Collection[str]) -> str:
     place, rest = re.split(r"(?<=\d)/", scope, maxsplit=1)
     stage, block = map(int, re.findall(r"\d+", place))
     i = sorted(blocks).index((stage, block))
-    return _replaced(
+    return replaced(
         rest,
         {
             r"^conv_(\d)/spatial$": rf"comp_{i}_conv_\1_middle",
@@ -146,14 +165,14 @@ def c3d_mmaction2(scope: str, names: Collection[str]) -> str:
     """mmaction2: a backbone without fc8, which is the head."""
     del names
     rules = {r"^(conv.*)$": r"backbone.\1.conv", r"^(fc[67])$": r"backbone.\1"}
-    return _replaced(scope, {**rules, r"^fc8$": "cls_head.fc_cls"})
+    return replaced(scope, {**rules, r"^fc8$": "cls_head.fc_cls"})
 
 
 def p3d(scope: str, names: Collection[str]) -> str:
     """pseudo-3d-pytorch; its last stage has 2-D layers of other names."""
     del names
     flat = scope.startswith("conv5_x")
-    return _replaced(
+    return replaced(
         _block(scope),
         {
             r"^conv1$": "conv1_custom",
@@ -168,3 +187,82 @@ def p3d(scope: str, names: Collection[str]) -> str:
             r"/bn_projection$": ".downsample.1",
         },
     )
+
+
+def pytorch_i3d(scope: str, names: Collection[str]) -> str:
+    """piergiaj/pytorch-i3d: a block's units are b0, b1a, b1b, b2a, b2b, b3b."""
+    del names
+    return replaced(
+        scope,
+        {
+            r"^(conv|bn)_1a$": "Conv3d_1a_7x7",
+            r"^(conv|bn)_2b$": "Conv3d_2b_1x1",
+            r"^(conv|bn)_2c$": "Conv3d_2c_3x3",
+            r"^mixed_(\w+)/branch_0/(conv|bn)_a$": r"Mixed_\1.b0",
+            r"^mixed_(\w+)/branch_(\d)/(conv|bn)_([ab])$": r"Mixed_\1.b\2\4",
+        },
+    )
+
+
+def hasson_i3d(scope: str, names: Collection[str]) -> str:
+    """hassony2/kinetics_i3d_pytorch: a branch is a sequence, and so is numbered."""
+    del names
+    return replaced(
+        scope,
+        {
+            r"^(conv|bn)_1a$": "conv3d_1a_7x7",
+            r"^(conv|bn)_2b$": "conv3d_2b_1x1",
+            r"^(conv|bn)_2c$": "conv3d_2c_3x3",
+            r"/branch_0/(conv|bn)_a$": ".branch_0",
+            r"/branch_(\d)/(conv|bn)_a$": r".branch_\1.0",
+            r"/branch_(\d)/(conv|bn)_b$": r".branch_\1.1",
+            r"^logits$": "conv3d_0c_1x1",
+        },
+    )
+
+
+# The trunk of S3D's ports is a sequence of these, pools too.
+_S3D = (
+    "1a",
+    "2a",
+    "2b",
+    "2c",
+    "3a",
+    "3b",
+    "3c",
+    "4a",
+    "4b",
+    "4c",
+    "4d",
+    "4e",
+    "4f",
+    "5a",
+    "5b",
+    "5c",
+)
+
+
+def _s3d(scope: str, names: Collection[str]) -> tuple[str, str]:
+    """Place of a unit in the ports (`5.branch1.1`), and what it is: conv, bn, conv_s, ..."""
+    where, kind, suffix, part = re.findall(r"^(.*?)(conv|bn)_(\w+?)(/\w+)?$", scope)[0]
+    if f"{where}conv_{suffix}/temporal" in names:
+        kind = {"/spatial": "conv_s", "/bn": "bn_s", "/temporal": "conv_t", "": "bn_t"}[part]
+    if not where:
+        return str(_S3D.index(suffix)), kind
+    block, branch = re.findall(r"^mixed_(\w+)/branch_(\d)/$", where)[0]
+    return f"{_S3D.index(block)}.branch{branch}.{'ab'.index(suffix)}", kind
+
+
+def torchvision_s3d(scope: str, names: Collection[str]) -> str:
+    """`torchvision.models.video.s3d`."""
+    if scope == "logits":
+        return "classifier.1"
+    place, kind = _s3d(scope, names)
+    place = place.replace(".branch0.0", ".branch0")
+    part = {"conv": "0", "bn": "1", "conv_s": "0.0", "bn_s": "0.1", "conv_t": "1.0", "bn_t": "1.1"}
+    return f"features.{place}.{part[kind]}"
+
+
+def s3d_pytorch(scope: str, names: Collection[str]) -> str:
+    """kylemin/S3D."""
+    return "fc.0" if scope == "logits" else "base.{}.{}".format(*_s3d(scope, names))

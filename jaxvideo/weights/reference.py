@@ -9,6 +9,20 @@ from typing import Any
 
 import numpy as np
 
+_S3D_STAGES = (
+    *("conv_1a", "pool_2a", "conv_2b", "conv_2c", "pool_3a", "mixed_3b", "mixed_3c", "pool_4a"),
+    *(
+        "mixed_4b",
+        "mixed_4c",
+        "mixed_4d",
+        "mixed_4e",
+        "mixed_4f",
+        "pool_5a",
+        "mixed_5b",
+        "mixed_5c",
+    ),
+)
+
 
 @cache
 def torchvision() -> Any:
@@ -35,8 +49,12 @@ def torchvision_stages(
 
     network = getattr(package.models.video, name)(num_classes=num_classes).eval()
     network.load_state_dict({k: torch.from_numpy(np.array(a)) for k, a in arrays.items()})
-    parts = {"conv1": network.stem, "logits": network.fc}
-    parts |= {f"conv{i + 1}_x": getattr(network, f"layer{i}") for i in range(1, 5)}
+    if name == "s3d":  # whose logits are a mean over what its last layer gives
+        parts = dict(zip(_S3D_STAGES, network.features, strict=True)) | {"logits": network}
+    else:
+        parts = {"conv1": network.stem}
+        parts |= {f"conv{i + 1}_x": getattr(network, f"layer{i}") for i in range(1, 5)}
+        parts["logits"] = network.fc
     stages = {}
 
     def keep(stage):
@@ -51,5 +69,4 @@ def torchvision_stages(
         part.register_forward_hook(keep(stage))
     with torch.inference_mode():
         network(torch.from_numpy(clip.transpose(0, 4, 1, 2, 3).copy()))
-    order = ["conv1", *(f"conv{i}_x" for i in range(2, 6)), "logits"]
-    return {stage: stages[stage] for stage in order}, f"torchvision {package.__version__}"
+    return {stage: stages[stage] for stage in parts}, f"torchvision {package.__version__}"

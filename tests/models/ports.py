@@ -4,6 +4,8 @@ Written from the published descriptions, with the names that their weight files 
 widths are arguments, so that a test takes seconds.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -242,3 +244,195 @@ class C3DNet(nn.Module):
         x = layer[9](x).relu()
         yield "fc7", x
         yield "fc8", layer[10](x)
+
+
+# The Inception block: channels of b0, b1 reduce, b1, b2 reduce, b2, b3.
+INCEPTION = {
+    "3b": (64, 96, 128, 16, 32, 32),
+    "3c": (128, 128, 192, 32, 96, 64),
+    "4b": (192, 96, 208, 16, 48, 64),
+    "4c": (160, 112, 224, 24, 64, 64),
+    "4d": (128, 128, 256, 24, 64, 64),
+    "4e": (112, 144, 288, 32, 64, 64),
+    "4f": (256, 160, 320, 32, 128, 128),
+    "5b": (256, 160, 320, 32, 128, 128),
+    "5c": (384, 192, 384, 48, 128, 128),
+}
+# The trunk: convolutions (features, kernel, stride), pools (kernel, stride), blocks.
+INCEPTION_TRUNK = {
+    "conv_1a": (64, 7, 2),
+    "pool_2a": ((1, 3, 3), (1, 2, 2)),
+    "conv_2b": (64, 1, 1),
+    "conv_2c": (192, 3, 1),
+    "pool_3a": ((1, 3, 3), (1, 2, 2)),
+    "mixed_3b": "3b",
+    "mixed_3c": "3c",
+    "pool_4a": ((3, 3, 3), (2, 2, 2)),
+    "mixed_4b": "4b",
+    "mixed_4c": "4c",
+    "mixed_4d": "4d",
+    "mixed_4e": "4e",
+    "mixed_4f": "4f",
+    "pool_5a": ((2, 2, 2), (2, 2, 2)),
+    "mixed_5b": "5b",
+    "mixed_5c": "5c",
+}
+
+
+def pad_same(x, kernel, strides):
+    """TF's SAME: as many zeros as the last window needs, one more behind than before."""
+    pads = []
+    for n, k, s in zip(x.shape[2:], kernel, strides, strict=True):
+        total = max((math.ceil(n / s) - 1) * s + k - n, 0)
+        pads = [total // 2, total - total // 2, *pads]
+    return F.pad(x, pads)
+
+
+class SamePool(nn.Module):
+    """Zeros beside what a ReLU gave do not change a maximum."""
+
+    def __init__(self, kernel, strides):
+        super().__init__()
+        self.window = kernel, strides
+
+    def forward(self, x):
+        return F.max_pool3d(pad_same(x, *self.window), *self.window)
+
+
+class SameUnit(nn.Module):
+    def __init__(self, i, o, k, s=1, norm="bn"):
+        super().__init__()
+        self.conv3d = nn.Conv3d(i, o, k, s, bias=False)
+        self.norm, self.window = norm, ((k,) * 3, (s,) * 3)
+        setattr(self, norm, nn.BatchNorm3d(o, eps=1e-3))
+
+    def forward(self, x):
+        return getattr(self, self.norm)(self.conv3d(pad_same(x, *self.window))).relu()
+
+
+class PiergiajBlock(nn.Module):
+    def __init__(self, i, features):
+        super().__init__()
+        b0, b1r, b1, b2r, b2, b3 = features
+        self.b0 = SameUnit(i, b0, 1)
+        self.b1a, self.b1b = SameUnit(i, b1r, 1), SameUnit(b1r, b1, 3)
+        self.b2a, self.b2b = SameUnit(i, b2r, 1), SameUnit(b2r, b2, 3)
+        self.b3a, self.b3b = SamePool((3, 3, 3), (1, 1, 1)), SameUnit(i, b3, 1)
+
+    def forward(self, x):
+        outputs = self.b0(x), self.b1b(self.b1a(x)), self.b2b(self.b2a(x)), self.b3b(self.b3a(x))
+        return torch.cat(outputs, 1)
+
+
+class SequencesBlock(nn.Module):
+    """Hasson's and Min's: every branch is called so, and is a sequence unless it is one unit.
+
+    `unit(i, o, k)` makes a convolution with what follows it.
+    """
+
+    def __init__(self, i, features, unit, pool, name="branch_{}", single=False):
+        super().__init__()
+        b0, b1r, b1, b2r, b2, b3 = features
+        branches = (
+            [unit(i, b0, 1)],
+            [unit(i, b1r, 1), unit(b1r, b1, 3)],
+            [unit(i, b2r, 1), unit(b2r, b2, 3)],
+            [pool, unit(i, b3, 1)],
+        )
+        self.names = [name.format(number) for number in range(4)]
+        for name, branch in zip(self.names, branches, strict=True):
+            one = single and len(branch) == 1
+            setattr(self, name, branch[0] if one else nn.Sequential(*branch))
+
+    def forward(self, x):
+        return torch.cat([getattr(self, name)(x) for name in self.names], 1)
+
+
+class I3DNet(nn.Module):
+    """piergiaj/pytorch-i3d, or hassony2/kinetics_i3d_pytorch (`hasson`); SAME padding."""
+
+    def __init__(self, hasson, channels=3, width=1 / 8, classes=5):
+        super().__init__()
+        self.parts, i = {}, channels
+        for ours, row in INCEPTION_TRUNK.items():
+            stage = ours.split("_")[1]
+            if isinstance(row, str):
+                features = [max(round(f * width), 1) for f in INCEPTION[row]]
+                part, theirs = PiergiajBlock(i, features), f"Mixed_{stage}"
+                if hasson:
+                    pool = SamePool((3, 3, 3), (1, 1, 1))
+                    part = SequencesBlock(i, features, self.hasson_unit, pool, single=True)
+                    theirs = f"mixed_{stage}"
+                i = features[0] + features[2] + features[4] + features[5]
+            elif len(row) == 2:
+                part, theirs = SamePool(*row), f"pool_{stage}"
+            else:
+                o, k, s = max(round(row[0] * width), 1), *row[1:]
+                theirs = f"{'conv' if hasson else 'Conv'}3d_{stage}_{k}x{k}"
+                part, i = SameUnit(i, o, k, s, "batch3d" if hasson else "bn"), o
+            setattr(self, theirs, part)
+            self.parts[ours] = part
+        self.head = "conv3d_0c_1x1" if hasson else "logits"
+        setattr(self, self.head, nn.ModuleDict({"conv3d": nn.Conv3d(i, classes, 1)}))
+
+    @staticmethod
+    def hasson_unit(i, o, k):
+        return SameUnit(i, o, k, norm="batch3d")
+
+    def stages(self, x):
+        for ours, part in self.parts.items():
+            x = part(x)
+            yield ours, x
+        x = F.avg_pool3d(x, (2, *x.shape[3:]), 1)
+        yield "avg_pool", x
+        yield "logits", getattr(self, self.head)["conv3d"](x).mean((2, 3, 4))
+
+
+class MinUnit(nn.Module):
+    """kylemin/S3D: a convolution, or a separable one."""
+
+    def __init__(self, i, o, k, s=1):
+        super().__init__()
+        self.halves = ("s", "t") if k > 1 else ("",)
+        if k == 1:
+            self.conv, self.bn = nn.Conv3d(i, o, 1, bias=False), nn.BatchNorm3d(o, eps=1e-3)
+            return
+        self.conv_s, self.bn_s = conv(i, o, (1, k, k), (1, s, s)), nn.BatchNorm3d(o, eps=1e-3)
+        self.conv_t, self.bn_t = conv(o, o, (k, 1, 1), (s, 1, 1)), nn.BatchNorm3d(o, eps=1e-3)
+
+    def forward(self, x):
+        if self.halves == ("",):
+            return self.bn(self.conv(x)).relu()
+        x = self.bn_s(self.conv_s(x)).relu()
+        return self.bn_t(self.conv_t(x)).relu()
+
+
+class MinNet(nn.Module):
+    """kylemin/S3D; symmetric padding."""
+
+    def __init__(self, width=1 / 8, classes=5):
+        super().__init__()
+        parts, i = [], 3
+        for row in INCEPTION_TRUNK.values():
+            if isinstance(row, str):
+                features = [max(round(f * width), 1) for f in INCEPTION[row]]
+                pool = nn.MaxPool3d(3, 1, 1)
+                parts.append(SequencesBlock(i, features, MinUnit, pool, "branch{}"))
+                i = features[0] + features[2] + features[4] + features[5]
+            elif len(row) == 2:
+                kernel, strides = row
+                parts.append(nn.MaxPool3d(kernel, strides, tuple((k - 1) // 2 for k in kernel)))
+            else:
+                o, k, s = max(round(row[0] * width), 1), *row[1:]
+                parts.append(MinUnit(i, o, k, s))
+                i = o
+        self.base = nn.Sequential(*parts)
+        self.fc = nn.Sequential(nn.Conv3d(i, classes, 1))
+
+    def stages(self, x):
+        for ours, part in zip(INCEPTION_TRUNK, self.base, strict=True):
+            x = part(x)
+            yield ours, x
+        x = F.avg_pool3d(x, (2, *x.shape[3:]), 1)
+        yield "avg_pool", x
+        yield "logits", self.fc(x).mean((2, 3, 4))

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from jaxvideo import create_model
+from jaxvideo.layers import conv3d
+from jaxvideo.models.inception import I3D, VARIANTS
 from jaxvideo.types import CheckpointError, ConfigError
 from jaxvideo.weights import tree
 from jaxvideo.weights.inflate import average_channels, inflate, inflate_kernel
@@ -90,3 +92,48 @@ def test_centre_initialisation_is_the_flat_network_on_any_clip():
         np.testing.assert_allclose(
             deep[stage], np.asarray(flat[stage])[:, ::step], rtol=2e-3, atol=2e-4
         )
+
+
+def test_inception_of_a_still_video():
+    """I3D from Inception-v1 answers a frame that stands still as Inception-v1 does, in the places
+    that the padding at both ends does not reach (sheet of the I3D paper's section 2.3)."""
+    flat, inflated = (
+        I3D(**VARIANTS[name], width=0.125, symmetric=True) for name in ("inception_v1", "i3d")
+    )
+    rng = np.random.default_rng(0)
+    frame = jnp.asarray(rng.standard_normal((1, 1, 32, 32, 3)), jnp.float32)
+    clip = jnp.repeat(frame, 64, axis=1)
+    variables = jax.jit(lambda: flat.init(jax.random.key(0), frame, train=False))()
+    names = tree.flatten(variables)
+    names |= {
+        n: jnp.asarray(rng.uniform(0.5, 1.5, a.shape), a.dtype)
+        for n, a in names.items()
+        if n.startswith("batch_stats")
+    }
+    shapes = jax.eval_shape(lambda: inflated.init(jax.random.key(0), clip, train=False))
+    shapes = {n: a.shape for n, a in tree.flatten(shapes).items()}
+    kernels = inflate({n: np.asarray(a) for n, a in names.items()}, shapes)
+
+    def ends(model, variables, clip):
+        return jax.jit(lambda v, x: model.apply(v, x, train=False)[1])(variables, clip)
+
+    one = ends(flat, tree.unflatten(names), frame)
+    many = ends(inflated, tree.unflatten(kernels), clip)
+    # (first, last) places that a border reaches: what 7, 3, 3, 3, ... taps with stride 2 see.
+    for name, first, last in (("conv_1a", 2, 1), ("conv_2c", 3, 2), ("mixed_3c", 5, 4)):
+        values, still = np.asarray(many[name]), np.asarray(one[name])
+        error = np.sqrt(np.square(values - still).sum((0, 2, 3, 4)) / np.square(still).sum())
+        assert error[first:-last].max() < 1e-5, name
+        assert error[:first].min() > 1e-4, name
+        assert error[-last:].min() > 1e-4, name
+
+
+def test_what_zeros_at_the_border_cost():
+    """A 7-tap kernel of stride 2 has 4, 6, then 7 taps in the clip, and 5 at the end; SAME has
+    5 first, and 6 and 4 at the end."""
+    kernel = inflate_kernel(np.ones((1, 1, 1, 1), np.float32), 7)
+    clip = jnp.ones((1, 64, 1, 1, 1))
+    symmetric = conv3d(clip, kernel, (2, 1, 1), (3, 0, 0)).ravel()
+    np.testing.assert_allclose(symmetric, np.r_[4, 6, [7] * 29, 5] / 7, rtol=1e-6)
+    same = conv3d(clip, kernel, (2, 1, 1), "SAME").ravel()
+    np.testing.assert_allclose(same, np.r_[5, [7] * 29, 6, 4] / 7, rtol=1e-6)
