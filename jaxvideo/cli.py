@@ -104,15 +104,16 @@ def _models(options: argparse.Namespace) -> int:
     from jaxvideo.models.summary import summarise
     from jaxvideo.pretrained import sources_of
 
+    wide = max(map(len, MODELS)) + 1
     print(
-        f"{'name':<20}{'parameters':>12}{'GMACs':>9}  {'input':<16}{'endpoints':<28}"
+        f"{'name':<{wide}}{'parameters':>12}{'GMACs':>9}  {'input':<16}{'endpoints':<28}"
         f"{'source':<18}weights from"
     )
     for name, entry in MODELS.items():
         s = summarise(name)
         ends = list(s.endpoints)
         print(
-            f"{name:<20}{s.parameters:>12,}{s.macs / 1e9:>9.3f}  "
+            f"{name:<{wide}}{s.parameters:>12,}{s.macs / 1e9:>9.3f}  "
             f"{'x'.join(map(str, s.input_shape)):<16}"
             f"{f'{ends[0]} ... {ends[-2]} ({len(ends)})':<28}"
             f"{entry.source:<18}{', '.join(sources_of(name)) or '-'}",

@@ -100,6 +100,8 @@ def make_schedule(optim: Optim, *, steps_per_epoch: int, epochs: float) -> optax
     """Learning rate as a function of the step (for "plateau": before its scaling)."""
     total = round(epochs * steps_per_epoch)
     warmup = round(optim.warmup_epochs * steps_per_epoch)
+    if not total:  # nothing is trained
+        return optax.constant_schedule(optim.lr)
     if warmup and warmup >= total:
         raise ConfigError(
             f"optim.warmup_epochs={optim.warmup_epochs}: not shorter than the run's {epochs}"

@@ -9,6 +9,7 @@ import optax
 import pytest
 
 from jaxvideo import create_model
+from jaxvideo.pretrained import Weights, save_weights
 from jaxvideo.training import checkpoint
 from jaxvideo.training.config import Init
 from jaxvideo.training.initial import initial_weights
@@ -106,3 +107,38 @@ def test_wrong_init():
         Init("x", source="hara", inflate="centre")
     with pytest.raises(CheckpointError, match=r"no\.pt: no such file"):
         initial_weights(Init("no.pt", source="hara"), {"name": "resnet18_3d_a"}, 3, PRE, 0)
+
+
+def test_streams_from_parts(tmp_path):
+    """Two networks under the scopes of the one that they make up; one may be a file."""
+    paths, expected = {}, {}
+    for scope, name, channels in (("rgb", "i3d_rgb", 3), ("flow", "i3d_flow", 2)):
+        arguments = {"name": name, "width": 0.03, "num_classes": 3}
+        clip = jax.ShapeDtypeStruct((1, 8, 32, 32, channels), jnp.float32)
+        model = create_model(**arguments)
+        shapes = jax.eval_shape(lambda c, m=model: m.init(jax.random.key(0), c, train=False), clip)
+        rng = np.random.default_rng(len(scope))
+        expected[scope] = jax.tree.map(lambda x, r=rng: r.random(x.shape, np.float32), shapes)
+        paths[scope] = str(tmp_path / f"{scope}.safetensors")
+        weights = Weights(expected[scope], arguments, PRE, ("a", "b", "c"), {"source": "test"})
+        save_weights(paths[scope], weights)
+    both = {"name": "i3d_two_stream", "width": 0.03}
+    clips = Preprocessing(
+        frames=8, size=32, crop=32, modality="rgb_flow", mean=(0.0,) * 5, std=(1.0,) * 5
+    )
+    variables, model, _ = initial_weights(Init(parts=paths), both, 3, clips, 0)
+    assert model == both
+    for scope, own in expected.items():
+        for kind in ("params", "batch_stats"):
+            jax.tree.map(np.testing.assert_array_equal, variables[kind][scope], own[kind])
+    with pytest.raises(CheckpointError, match="missing   batch_stats/flow/"):
+        initial_weights(Init(parts={"rgb": paths["rgb"]}), both, 3, clips, 0)
+
+
+@pytest.mark.fast
+def test_wrong_parts():
+    with pytest.raises(ConfigError, match="one of the two"):
+        Init(path="a", parts={"rgb": "b"})
+    with pytest.raises(ConfigError, match="a path for each"):
+        Init(parts={"rgb": "b", "flow": ""})
+    assert Init(parts={"rgb": "", "flow": ""}).paths == []
