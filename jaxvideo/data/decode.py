@@ -30,6 +30,10 @@ _PACKED_BYTES = 10
 #: Endings of the frames in a folder, and of the files that are looked for in one.
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 VIDEOS = (".mp4", ".avi", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".gif")
+# HMDB51's metadata is not UTF-8, which PyAV up to 18 takes for an error unless told otherwise.
+_OPEN: dict[str, Any] = (
+    {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
+)
 
 #: Stored flow beside a video `NAME.mp4` is `NAME.flow.mkv`, which is no video of its own.
 FLOW_ENDING = ".flow.mkv"
@@ -73,8 +77,7 @@ def open_video(path: str | os.PathLike[str]) -> Iterator[VideoFile]:
         yield _frame_folder(path)
         return
     try:
-        # HMDB51's metadata is not UTF-8.
-        container = av.open(path, metadata_errors="replace")
+        container = av.open(path, **_OPEN)
     except (OSError, ValueError, FFmpegError) as error:
         raise VideoError(f"{path}: cannot be opened as a video ({_reason(error)})") from error
     with container:

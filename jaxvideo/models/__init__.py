@@ -8,7 +8,17 @@ from typing import Any
 
 import flax.linen as nn
 
-from jaxvideo.models import c3d, hidden_two_stream, inception, p3d, recurrent, two_stream
+from jaxvideo.models import (
+    c3d,
+    csn,
+    hidden_two_stream,
+    inception,
+    p3d,
+    recurrent,
+    slowfast,
+    two_stream,
+    x3d,
+)
 from jaxvideo.models.resnet3d import RESNEXT, WIDE, ResNet3D, hara, tran
 from jaxvideo.types import ConfigError, Preprocessing
 
@@ -99,6 +109,16 @@ _LRCN_FLOW = dataclasses.replace(
     _LRCN, modality="flow", order="RGB", mean=(128.0,) * 2, std=(1.0,) * 2
 )
 _MOTIONNET = dataclasses.replace(_FRAME, frames=11, width=340, std=(255.0,) * 3)
+# Of PySlowFast and pytorchvideo; frames are of the Fast pathway.
+_SLOWFAST = Preprocessing(
+    frames=32,
+    stride=2,
+    fps=30.0,
+    size=256,
+    crop=224,
+    mean=(0.45,) * 3,
+    std=(0.225,) * 3,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,6 +192,23 @@ def _hidden(name: str) -> Entry:
     return Entry(hidden_two_stream.HiddenTwoStream, arguments, _MOTIONNET, "arXiv 1704.00389")
 
 
+def _slowfast(name: str, source: str = "1812.03982", **clip: Any) -> Entry:
+    preprocessing = dataclasses.replace(_SLOWFAST, **clip)
+    return Entry(slowfast.SlowFast, dict(slowfast.VARIANTS[name]), preprocessing, f"arXiv {source}")
+
+
+def _x3d(name: str, frames: int, stride: int, size: int, crop: int) -> Entry:
+    preprocessing = dataclasses.replace(
+        _SLOWFAST, frames=frames, stride=stride, size=size, crop=crop
+    )
+    return Entry(x3d.X3D, x3d.VARIANTS[name], preprocessing, "arXiv 2004.04730")
+
+
+def _csn(depth: int, preserved: bool = False) -> Entry:
+    arguments = {"blocks": csn.BLOCKS[depth], "preserved": preserved}
+    return Entry(csn.CSN, arguments, _SLOWFAST, "arXiv 1904.02811")
+
+
 MODELS: dict[str, Entry] = {
     "c3d": _c3d("c3d"),
     "c3d_sports1m": _c3d("c3d", classes=487),
@@ -241,6 +278,30 @@ MODELS: dict[str, Entry] = {
     "lrcn": _lrcn(_LRCN, "fc6"),
     "lrcn_fc7": _lrcn(_LRCN, "fc7"),
     "lrcn_flow": _lrcn(_LRCN_FLOW, "fc6", hidden=1024),
+    "slow_r50": _slowfast("slow_r50", frames=8, stride=8),
+    "slow_4x16_r50": _slowfast("slow_r50", frames=4, stride=16),
+    "slow_r50_nl": _slowfast("slow_r50_nl", frames=8, stride=8),
+    "fast_r50": _slowfast("fast_r50"),
+    "slowfast_4x16_r50": _slowfast("slowfast_4x16_r50"),
+    "slowfast_r50": _slowfast("slowfast_8x8_r50"),
+    "slowfast_r101": _slowfast("slowfast_8x8_r101"),
+    "slowfast_8x8_r101_50_50": _slowfast("slowfast_8x8_r101_50_50"),
+    "slowfast_16x8_r101_50_50": _slowfast("slowfast_16x8_r101_50_50", frames=64),
+    "slowfast_16x8_r101_nl": _slowfast("slowfast_16x8_r101_nl", frames=64),
+    "c2d_r50": _slowfast("c2d_r50", "1711.07971", frames=8, stride=8),
+    "i3d_r50": _slowfast("i3d_r50", "1711.07971", frames=8, stride=8),
+    "c2d_r50_nl": _slowfast("c2d_r50_nl", "1711.07971", frames=8, stride=8),
+    "i3d_r50_nl": _slowfast("i3d_r50_nl", "1711.07971", frames=8, stride=8),
+    "x2d": _x3d("x2d", 1, 1, 128, 112),
+    "x3d_xs": _x3d("x3d_xs", 4, 12, 182, 160),
+    "x3d_s": _x3d("x3d_s", 13, 6, 182, 160),
+    "x3d_m": _x3d("x3d_m", 16, 5, 256, 224),
+    "x3d_l": _x3d("x3d_l", 16, 5, 356, 312),
+    "x3d_xl": _x3d("x3d_xl", 16, 5, 356, 312),
+    "csn_r50": _csn(50),
+    "csn_r101": _csn(101),
+    "csn_r152": _csn(152),
+    "ip_csn_r152": _csn(152, preserved=True),
     "r2d_10": _tran("r2d", 10),
     "f_r2d_10": _tran("f_r2d", 10),
     "mc2_10": _tran("mc2", 10),

@@ -11,6 +11,9 @@ from jaxvideo.data.decode import open_video, read_clip
 from jaxvideo.types import VideoError, View, Window
 from tests.conftest import write_video
 
+# Also with the newest PyAV.
+pytestmark = pytest.mark.fast
+
 
 def read(path, indices, size=16):
     with open_video(path) as video:
@@ -169,3 +172,20 @@ def test_a_damaged_middle_is_an_error_and_the_rest_is_not(tmp_path):
     assert abs(levels(read(path, [55]))[0] - 8 * 55 % 256) < 3
     with pytest.raises(VideoError, match=r"holed\.mp4.*frame 30"):
         read(path, [30])
+
+
+def test_metadata_that_is_not_utf8(tmp_path):
+    """As HMDB51's, whose titles are of another encoding."""
+    path = tmp_path / "titled.avi"
+    with av.open(str(path), "w") as container:
+        container.metadata["title"] = "TITLE"
+        stream = container.add_stream("mpeg4", rate=25)
+        stream.height, stream.width, stream.pix_fmt = 32, 32, "yuv420p"
+        picture = np.full((32, 32, 3), 100, np.uint8)
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+    content = path.read_bytes()
+    assert b"TITLE" in content
+    path.write_bytes(content.replace(b"TITLE", b"T\xefTL\xe9"))
+    with open_video(path) as video:
+        assert video.num_frames == 1

@@ -209,6 +209,40 @@ COUNTS = [
     ("lrcn", {}, 16, 65_421_285, 65_421_285, None),
     ("lrcn_fc7", {}, 16, 65_421_285 + 4096 * 4097, None, None),
     ("lrcn_flow", {}, 16, 82_016_997, 82_016_997, None),
+    # Sheet, 1.11, measured on PySlowFast and pytorchvideo at 224.
+    ("slow_r50", {}, 8, 32_454_096, None, 41_741_000_000),
+    ("slow_4x16_r50", {}, 4, 32_454_096, None, 20_871_000_000),
+    ("slow_r50_nl", {}, 8, 39_812_560, None, 63_976_000_000),
+    ("fast_r50", {}, 32, 616_952, None, 5_283_000_000),
+    ("slowfast_4x16_r50", {}, 32, 34_480_216, None, 27_639_000_000),
+    ("slowfast_4x16_r50", {"lateral": "none"}, 32, 33_070_648, None, 26_150_000_000),
+    ("slowfast_4x16_r50", {"lateral": "time_to_channel_sum"}, 32, 33_070_648, None, 26_150_000_000),
+    ("slowfast_4x16_r50", {"lateral": "time_to_channel"}, 32, 37_842_488, None, 30_520_000_000),
+    ("slowfast_4x16_r50", {"lateral": "time_sample"}, 32, 33_667_128, None, 26_700_000_000),
+    ("slowfast_r50", {}, 32, 34_566_488, None, 50_309_000_000),
+    ("slowfast_r50", {"num_classes": 600}, 32, 35_027_488, None, None),
+    ("slowfast_r101", {}, 32, 62_826_968, None, 96_397_000_000),
+    ("slowfast_8x8_r101_50_50", {}, 32, 53_774_808, None, 81_548_000_000),
+    ("slowfast_16x8_r101_50_50", {}, 64, 53_774_808, None, 163_095_000_000),
+    ("slowfast_16x8_r101_nl", {}, 64, 60_080_088, None, 182_980_000_000),
+    ("c2d_r50", {}, 8, 24_327_632, None, 19_493_000_000),
+    ("i3d_r50", {}, 8, 28_043_472, None, 28_408_000_000),
+    ("c2d_r50_nl", {}, 8, 31_686_096, None, 27_620_000_000),
+    ("i3d_r50_nl", {}, 8, 35_401_936, None, 36_540_000_000),
+    # Sheet, 2.8.
+    ("x2d", {}, 1, 1_633_512, None, 20_660_000),
+    ("x3d_xs", {}, 4, 3_794_274, None, 605_000_000),
+    ("x3d_s", {}, 13, 3_794_274, None, 1_963_000_000),
+    ("x3d_m", {}, 16, 3_794_274, None, 4_732_000_000),
+    ("x3d_m", {"res2_shortcut_bn": True}, 16, 3_794_322, None, 4_732_000_000),
+    ("x3d_m", {"num_classes": 600}, 16, 4_204_074, None, None),
+    ("x3d_l", {}, 16, 6_153_384, None, 18_368_000_000),
+    ("x3d_xl", {}, 16, 11_095_840, None, 35_838_000_000),
+    # Sheet, 4.2.
+    ("csn_r50", {}, 32, 13_131_152, None, 42_309_000_000),
+    ("csn_r101", {}, 32, 22_213_776, None, 56_468_000_000),
+    ("csn_r152", {}, 32, 29_703_568, None, 74_046_000_000),
+    ("ip_csn_r152", {}, 32, 33_016_592, None, 83_295_000_000),
 ]
 
 
@@ -218,8 +252,8 @@ def test_counts(name, arguments, frames, parameters, stored, macs):
     summary = summarise(name, frames=frames, **arguments)
     assert summary.parameters == parameters
     assert stored is None or summary.parameters + summary.statistics == stored
-    if macs is not None and macs % 1_000_000 == 0:
-        assert abs(summary.macs - macs) <= 1_000_000
+    if macs is not None and macs % 10_000 == 0:  # rounded there
+        assert abs(summary.macs - macs) <= max(1e-3 * macs, 10_000)
     else:
         assert macs is None or summary.macs == macs
 

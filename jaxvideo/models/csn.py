@@ -1,0 +1,140 @@
+"""CSN: "Video Classification with Channel-Separated Convolutional Networks".
+
+Tran, Wang, Torresani, Feiszli, ICCV 2019 (arXiv 1904.02811): 3D ResNets whose 3 x 3 x 3 is
+depthwise, so that it sees space and time and the 1 x 1 x 1 around it the channels:
+
+    conv1   3 x 7 x 7, 64, stride (1,2,2)   32 x 112 x 112
+    pool1   1 x 3 x 3, stride (1,2,2)       32 x 56 x 56
+    res2    256                             32 x 56 x 56
+    res3    512, stride 2                   16 x 28 x 28
+    res4    1024, stride 2                   8 x 14 x 14
+    res5    2048, stride 2                   4 x 7 x 7
+
+ir-CSN (interaction-reduced) has the depthwise convolution alone, ip-CSN (interaction-preserved)
+another 1 x 1 x 1 and BN before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxvideo.layers import BatchNorm, Conv3D, max_pool
+from jaxvideo.types import Lowering
+
+
+class Block(nn.Module):
+    """A bottleneck with a depthwise middle; the last BN's scale starts at zero."""
+
+    inner: int
+    strides: tuple[int, int, int]
+    preserved: bool
+    conv: Callable[..., Any]
+    norm: Callable[..., Any]
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        features = 4 * self.inner
+        shortcut = x
+        if self.strides != (1, 1, 1) or x.shape[-1] != features:
+            shortcut = self.conv(features, (1, 1, 1), self.strides, name="projection")(x)
+            shortcut = self.norm(name="bn_projection")(shortcut, train=train)
+        x = self.conv(self.inner, (1, 1, 1), name="conv_a")(x)
+        x = nn.relu(self.norm(name="bn_a")(x, train=train))
+        if self.preserved:
+            x = self.conv(self.inner, (1, 1, 1), name="conv_i")(x)
+            x = self.norm(name="bn_i")(x, train=train)
+        x = self.conv(self.inner, (3, 3, 3), self.strides, groups=self.inner, name="conv_b")(x)
+        x = nn.relu(self.norm(name="bn_b")(x, train=train))
+        x = self.conv(features, (1, 1, 1), name="conv_c")(x)
+        x = self.norm(scale_init=nn.initializers.zeros, name="bn_c")(x, train=train)
+        return nn.relu(x + shortcut)
+
+
+class Stage(nn.Module):
+    """`blocks` blocks; the first one carries the stride."""
+
+    blocks: int
+    inner: int
+    strides: tuple[int, int, int]
+    preserved: bool
+    conv: Callable[..., Any]
+    norm: Callable[..., Any]
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        for index in range(self.blocks):
+            strides = self.strides if index == 0 else (1, 1, 1)
+            block = Block(
+                self.inner,
+                strides,
+                self.preserved,
+                self.conv,
+                self.norm,
+                name=f"block_{index + 1}",
+            )
+            x = block(x, train=train)
+        return x
+
+
+class CSN(nn.Module):
+    """`(logits [N, classes], endpoints)` of a clip `[N, T, H, W, C]`.
+
+    Attributes:
+      blocks: per stage.
+      preserved: ip-CSN, else ir-CSN.
+      width: channels of conv1; 64 in the paper, all others follow.
+      bn_groups, bn_momentum, bn_epsilon: see `layers.norm`.
+      dtype: compute dtype; parameters and statistics are f32.
+    """
+
+    blocks: Sequence[int]
+    preserved: bool = False
+    num_classes: int = 400
+    width: int = 64
+    dropout_rate: float = 0.5
+    bn_groups: int = 1
+    bn_momentum: float = 0.9
+    bn_epsilon: float = 1e-5
+    dtype: Any = jnp.float32
+    lowering: Lowering = Lowering.AUTO
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> tuple[jax.Array, dict[str, jax.Array]]:
+        def conv(features, kernel, strides=(1, 1, 1), groups=1, *, name):
+            padding = tuple(k // 2 for k in kernel)
+            how = {"dtype": self.dtype, "lowering": self.lowering}
+            return Conv3D(features, kernel, strides, padding, groups, **how, name=name)
+
+        def norm(*, name, **more):
+            return BatchNorm(
+                momentum=self.bn_momentum,
+                epsilon=self.bn_epsilon,
+                groups=self.bn_groups,
+                dtype=self.dtype,
+                name=name,
+                **more,
+            )
+
+        endpoints = {}
+        x = conv(self.width, (3, 7, 7), (1, 2, 2), name="conv1")(x)
+        endpoints["conv1"] = x = nn.relu(norm(name="bn1")(x, train=train))
+        endpoints["pool1"] = x = max_pool(x, (1, 3, 3), (1, 2, 2), (0, 1, 1))
+        for index, blocks in enumerate(self.blocks):
+            name, strides = f"res{index + 2}", (2, 2, 2) if index else (1, 1, 1)
+            inner = self.width * 2**index
+            stage = Stage(blocks, inner, strides, self.preserved, conv, norm, name=name)
+            endpoints[name] = x = stage(x, train=train)
+        endpoints["pool"] = x = x.astype(jnp.float32).mean((1, 2, 3))
+        x = nn.Dropout(self.dropout_rate, deterministic=not train, name="dropout")(x)
+        logits = nn.Dense(self.num_classes, kernel_init=nn.initializers.normal(0.01), name="fc")(x)
+        endpoints["fc"] = logits
+        return logits, endpoints
+
+
+#: Blocks per stage by the number in the name.
+BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}

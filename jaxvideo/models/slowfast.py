@@ -1,0 +1,398 @@
+"""SlowFast networks, and the ResNets of one pathway that they are compared with.
+
+"SlowFast Networks for Video Recognition", Feichtenhofer, Fan, Malik, He, ICCV 2019 (arXiv
+1812.03982): a Slow pathway sees T frames, a Fast one alpha T frames with beta of the channels,
+and is joined to the Slow one after conv1, res2, res3 and res4. Time is never strided. R50, for
+T x 224 x 224 and alpha T x 224 x 224:
+
+    conv1   1 x 7 x 7, 64    5 x 7 x 7, 8      112 x 112, then 1 x 3 x 3 max pool
+    res2    [1, 64; 256]     [3, 8; 32]    x 3   56 x 56
+    res3    [1, 128; 512]    [3, 16; 64]   x 4   28 x 28
+    res4    [3, 256; 1024]   [3, 32; 128]  x 6   14 x 14
+    res5    [3, 512; 2048]   [3, 64; 256]  x 3    7 x 7
+
+A block is t x 1 x 1 with the t of the table, 1 x 3 x 3, which carries the stride, 1 x 1 x 1. The
+clip holds the Fast pathway's frames; the Slow one's are taken from it.
+
+C2D and I3D-ResNet50 of "Non-local Neural Networks", Wang, Girshick, Gupta, He, CVPR 2018 (arXiv
+1711.07971) are rows of the same table, with a pool of 2 in time after res2.
+
+Where paper and code differ: the lateral kernel has 5 taps in the paper, 7 in the released 8 x 8
+R50 (and in the paper's own GFLOPs); Slow frames are every alpha-th in the paper, and truncated
+steps of equal length over the clip in the code, whose weights exist; R101 has temporal kernels in
+6 of res4's 23 blocks (the paper's GFLOPs) or in all.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxvideo.layers import BatchNorm, Conv3D, avg_pool, max_pool
+from jaxvideo.types import ConfigError, Lowering
+
+#: Kernel taps over time of a stage: of every block, or block by block.
+Taps = int | Sequence[int]
+
+STAGES = ("res2", "res3", "res4", "res5")
+LATERALS = ("time_conv", "time_to_channel", "time_to_channel_sum", "time_sample", "none")
+SAMPLINGS = ("linspace", "stride")
+POSITIONS = ("softmax", "logits", "global")
+
+
+class Bottleneck(nn.Module):
+    """t x 1 x 1, 1 x 3 x 3 with the stride, 1 x 1 x 1, and the shortcut; the last BN's scale
+    starts at zero, so a block starts as its shortcut."""
+
+    inner: int
+    features: int
+    taps: int
+    stride: int
+    conv: Callable[..., Any]
+    norm: Callable[..., Any]
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        strides = (1, self.stride, self.stride)
+        shortcut = x
+        if self.stride > 1 or x.shape[-1] != self.features:
+            shortcut = self.conv(self.features, (1, 1, 1), strides, name="projection")(x)
+            shortcut = self.norm(name="bn_projection")(shortcut, train=train)
+        x = self.conv(self.inner, (self.taps, 1, 1), name="conv_a")(x)
+        x = nn.relu(self.norm(name="bn_a")(x, train=train))
+        x = self.conv(self.inner, (1, 3, 3), strides, name="conv_b")(x)
+        x = nn.relu(self.norm(name="bn_b")(x, train=train))
+        x = self.conv(self.features, (1, 1, 1), name="conv_c")(x)
+        x = self.norm(scale_init=nn.initializers.zeros, name="bn_c")(x, train=train)
+        return nn.relu(x + shortcut)
+
+
+class NonLocal(nn.Module):
+    """A non-local block (arXiv 1711.07971, section 3.3) with keys and values of half the
+    resolution; `kind` is how affinities are normalised, "softmax" or "dot_product"."""
+
+    kind: str
+    conv: Callable[..., Any]
+    norm: Callable[..., Any]
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        if self.kind not in ("softmax", "dot_product"):
+            raise ConfigError(f"non_local_kind={self.kind!r}: allowed are softmax, dot_product")
+        inner = x.shape[-1] // 2
+
+        def embedded(x, name):
+            y = self.conv(inner, (1, 1, 1), use_bias=True, name=name)(x)
+            return y.reshape(len(y), -1, inner)
+
+        small = max_pool(x, (1, 2, 2), (1, 2, 2))
+        theta, phi, g = (
+            embedded(part, name) for part, name in ((x, "theta"), (small, "phi"), (small, "g"))
+        )
+        affinity = jnp.einsum("nqc,nkc->nqk", theta, phi).astype(jnp.float32)
+        if self.kind == "softmax":
+            affinity = jax.nn.softmax(affinity * inner**-0.5)
+        else:
+            affinity = affinity / affinity.shape[-1]
+        y = jnp.einsum("nqk,nkc->nqc", affinity.astype(g.dtype), g)
+        y = y.reshape(*x.shape[:-1], inner)
+        y = self.conv(x.shape[-1], (1, 1, 1), use_bias=True, name="out")(y)
+        return x + self.norm(scale_init=nn.initializers.zeros, name="bn")(y, train=train)
+
+
+class Stage(nn.Module):
+    """A block per entry of `taps`; the first one carries the stride. `non_local` names the
+    blocks, from 0, that a non-local block follows."""
+
+    inner: int
+    features: int
+    taps: Sequence[int]
+    stride: int
+    non_local: Sequence[int]
+    non_local_kind: str
+    conv: Callable[..., Any]
+    norm: Callable[..., Any]
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        for index, taps in enumerate(self.taps):
+            x = Bottleneck(
+                self.inner,
+                self.features,
+                taps,
+                self.stride if index == 0 else 1,
+                self.conv,
+                self.norm,
+                name=f"block_{index + 1}",
+            )(x, train=train)
+            if index in self.non_local:
+                name = f"non_local_{index + 1}"
+                block = NonLocal(self.non_local_kind, self.conv, self.norm, name=name)
+                x = block(x, train=train)
+        return x
+
+
+class SlowFast(nn.Module):
+    """`(logits [N, classes], endpoints)` of the Fast pathway's clip `[N, alpha T, H, W, C]`.
+
+    Attributes:
+      blocks: per stage.
+      slow_taps, fast_taps: kernels over time of conv1 and of res2 to res5. Without the other's,
+        () for one, the network has one pathway: Slow-only, Fast-only, C2D, I3D.
+      alpha: frames of the Fast pathway per frame of the Slow one.
+      beta: channels of the Slow pathway per channel of the Fast one (the paper's 1 / beta).
+      lateral: "time_conv", a convolution of stride alpha with BN and ReLU; "time_to_channel",
+        alpha frames into the channels, "time_to_channel_sum", added (alpha must be `beta`);
+        "time_sample", every alpha-th frame; "none".
+      lateral_taps: of "time_conv".
+      sampling: of the Slow frames, "linspace" (the released code) or "stride" (the paper).
+      time_pool: frames that are pooled after res2 (C2D, I3D).
+      non_local: (stage, blocks from 0) of non-local blocks, in the Slow pathway.
+      non_local_kind: see `NonLocal`.
+      width: channels of the Slow pathway's conv1; 64 in the paper, all others follow.
+      positions: what the head does at test where a map is larger than `pool`: it answers at
+        every position, and their "softmax" or "logits" are averaged; or "global", one pool
+        over all. In training it is one pool.
+      pool: side of the window that the head averages at test, the map's size in training.
+      bn_groups, bn_momentum, bn_epsilon: see `layers.norm`.
+      dtype: compute dtype; parameters and statistics are f32.
+    """
+
+    blocks: Sequence[int] = (3, 4, 6, 3)
+    slow_taps: Sequence[Taps] = (1, 1, 1, 3, 3)
+    fast_taps: Sequence[Taps] = (5, 3, 3, 3, 3)
+    alpha: int = 8
+    beta: int = 8
+    lateral: str = "time_conv"
+    lateral_taps: int = 5
+    sampling: str = "linspace"
+    time_pool: int = 1
+    non_local: Sequence[tuple[str, Sequence[int]]] = ()
+    non_local_kind: str = "softmax"
+    num_classes: int = 400
+    width: int = 64
+    dropout_rate: float = 0.5
+    positions: str = "softmax"
+    pool: int = 7
+    bn_groups: int = 1
+    bn_momentum: float = 0.9
+    bn_epsilon: float = 1e-5
+    dtype: Any = jnp.float32
+    lowering: Lowering = Lowering.AUTO
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> tuple[jax.Array, dict[str, jax.Array]]:
+        self._check(x)
+        both = bool(self.slow_taps) and bool(self.fast_taps)
+        slow = slow_frames(x, self.alpha, self.sampling) if both else x
+        paths = {}
+        if self.slow_taps:
+            paths["slow" if both else ""] = (slow, self.slow_taps, self.width)
+        if self.fast_taps:
+            paths["fast" if both else ""] = (x, self.fast_taps, max(self.width // self.beta, 1))
+        maps = {name: clip for name, (clip, _, _) in paths.items()}
+        endpoints = {}
+
+        def each(layer, function):
+            for path, (_, taps, width) in paths.items():
+                name = f"{path}_{layer}" if path else layer
+                maps[path] = function(path, name, maps[path], taps, width)
+                endpoints[name] = maps[path]
+            if both and layer != "res5":
+                maps["slow"] = self._joined(maps["slow"], maps["fast"], layer, train)
+
+        each("conv1", functools.partial(self._stem, train))
+        for index, stage in enumerate(STAGES):
+            each(stage, functools.partial(self._stage, train, index))
+            if index == 0 and self.time_pool > 1:
+                t = self.time_pool
+                maps = {path: max_pool(y, (t, 1, 1), (t, 1, 1)) for path, y in maps.items()}
+        logits = self._head(list(maps.values()), endpoints, train)
+        endpoints["logits"] = logits
+        return logits, endpoints
+
+    def _check(self, x):
+        for field, allowed in (
+            ("lateral", LATERALS),
+            ("sampling", SAMPLINGS),
+            ("positions", POSITIONS),
+        ):
+            if getattr(self, field) not in allowed:
+                raise ConfigError(f"{field}={getattr(self, field)!r}: allowed are {allowed}")
+        if not self.slow_taps and not self.fast_taps:
+            raise ConfigError("slow_taps=(), fast_taps=(): at least one pathway")
+        if set(dict(self.non_local)) - set(STAGES):
+            raise ConfigError(f"non_local={self.non_local}: stages out of {STAGES}")
+
+    @nn.nowrap
+    def _conv(self, features, kernel, strides=(1, 1, 1), *, name, use_bias=False):
+        return Conv3D(
+            features,
+            kernel,
+            strides,
+            tuple(k // 2 for k in kernel),
+            use_bias=use_bias,
+            dtype=self.dtype,
+            lowering=self.lowering,
+            name=name,
+        )
+
+    @nn.nowrap
+    def _norm(self, *, name, **more):
+        return BatchNorm(
+            momentum=self.bn_momentum,
+            epsilon=self.bn_epsilon,
+            groups=self.bn_groups,
+            dtype=self.dtype,
+            name=name,
+            **more,
+        )
+
+    @nn.nowrap
+    def _stem(self, train, path, name, x, taps, width):
+        del path
+        x = self._conv(width, (taps[0], 7, 7), (1, 2, 2), name=name)(x)
+        x = nn.relu(self._norm(name=name.replace("conv1", "bn1"))(x, train=train))
+        return max_pool(x, (1, 3, 3), (1, 2, 2), (0, 1, 1))
+
+    @nn.nowrap
+    def _stage(self, train, index, path, name, x, taps, width):
+        blocks, stage = self.blocks[index], STAGES[index]
+        inner, given = width * 2**index, taps[index + 1]
+        parts = self.clone(parent=None, name=None)
+        return Stage(
+            inner,
+            4 * inner,
+            (given,) * blocks if isinstance(given, int) else tuple(given),
+            1 if index == 0 else 2,
+            () if path == "fast" else tuple(dict(self.non_local).get(stage, ())),
+            self.non_local_kind,
+            parts._conv,
+            parts._norm,
+            name=name,
+        )(x, train=train)
+
+    @nn.nowrap
+    def _joined(self, slow, fast, layer, train):
+        """The Slow features with the Fast ones (section 3.4)."""
+        alpha, (n, t, h, w, c) = self.alpha, fast.shape
+        if self.lateral == "none":
+            return slow
+        if self.lateral == "time_conv":
+            kernel = (self.lateral_taps, 1, 1)
+            y = self._conv(2 * c, kernel, (alpha, 1, 1), name=f"lateral_{layer}")(fast)
+            y = nn.relu(self._norm(name=f"lateral_bn_{layer}")(y, train=train))
+        elif self.lateral == "time_sample":
+            y = fast[:, ::alpha]
+        else:
+            y = jnp.moveaxis(fast.reshape(n, t // alpha, alpha, h, w, c), 2, 4)
+            y = y.reshape(n, t // alpha, h, w, alpha * c)
+        if self.lateral != "time_to_channel_sum":
+            return jnp.concatenate([slow, y], axis=-1)
+        if y.shape[-1] != slow.shape[-1]:
+            raise ConfigError(
+                f"lateral={self.lateral!r}: alpha={alpha} and beta={self.beta} must be equal"
+            )
+        return slow + y
+
+    @nn.nowrap
+    def _head(self, maps, endpoints, train):
+        maps = [x.astype(jnp.float32) for x in maps]
+        if train or self.positions == "global":
+            maps = [x.mean((1, 2, 3), keepdims=True) for x in maps]
+        else:
+            maps = [window_means(x, self.pool) for x in maps]
+        x = jnp.concatenate(maps, axis=-1)
+        endpoints["pool"] = x
+        x = nn.Dropout(self.dropout_rate, deterministic=not train, name="dropout")(x)
+        init = nn.initializers.normal(0.01)
+        x = nn.Dense(self.num_classes, kernel_init=init, name="fc")(x)
+        endpoints["fc"] = x
+        return joint_answer(x, self.positions)
+
+
+def window_means(x: jax.Array, pool: int) -> jax.Array:
+    """`[N, T, H, W, C]` to the means `[N, 1, H', W', C]` of all windows of T x `pool` x `pool`, or
+    of the whole map where that is smaller: a fully convolutional head's positions."""
+    return avg_pool(x, (x.shape[1], *(min(pool, side) for side in x.shape[2:4])), (1, 1, 1))
+
+
+def joint_answer(x: jax.Array, positions: str) -> jax.Array:
+    """Logits `[N, T, H, W, classes]` of all positions to `[N, classes]`: their mean, or for
+    "softmax" such whose softmax is the mean of their softmaxes."""
+    x = x.reshape(len(x), -1, x.shape[-1])
+    if positions == "softmax" and x.shape[1] > 1:
+        return jax.nn.logsumexp(jax.nn.log_softmax(x), axis=1) - np.log(x.shape[1])
+    return x.mean(1)
+
+
+def slow_frames(x: jax.Array, alpha: int, sampling: str) -> jax.Array:
+    """The Slow pathway's frames of a clip `[N, T, H, W, C]`: T / alpha of them.
+
+    "stride" takes 0, alpha, 2 alpha, ...; "linspace" steps of equal length from the first frame
+    to the last, truncated: of 32, 0 4 8 13 17 22 26 31.
+    """
+    frames = x.shape[1]
+    if frames % alpha:
+        raise ConfigError(f"a clip of {frames} frames: alpha={alpha} must divide it")
+    if sampling == "stride":
+        return x[:, ::alpha]
+    return x[:, np.linspace(0, frames - 1, frames // alpha).astype(int)]
+
+
+def leading(temporal: int, blocks: int, taps: int = 3) -> tuple[int, ...]:
+    """Taps of a stage of which only the first `temporal` blocks reach over time."""
+    return (taps,) * temporal + (1,) * (blocks - temporal)
+
+
+_R101: dict[str, Any] = {"blocks": (3, 4, 23, 3)}
+_SIX = leading(6, 23)
+_NL_R50 = (("res3", (1, 3)), ("res4", (1, 3, 5)))
+_SLOW: dict[str, Any] = {"fast_taps": ()}
+_I3D = (5, 3, (3, 1, 3, 1), (3, 1, 3, 1, 3, 1), (1, 3, 1))
+_8X8: dict[str, Any] = {"alpha": 4}
+
+#: Arguments by name: the released forms; see the docstring for the paper's.
+VARIANTS: dict[str, Mapping[str, Any]] = {
+    "slow_r50": _SLOW,
+    "fast_r50": {"slow_taps": ()},
+    "slow_r50_nl": {**_SLOW, "non_local": _NL_R50},
+    "slowfast_4x16_r50": {},
+    "slowfast_8x8_r50": {**_8X8, "lateral_taps": 7},
+    "slowfast_8x8_r101": {**_8X8, **_R101},
+    "slowfast_8x8_r101_50_50": {
+        **_8X8,
+        **_R101,
+        "slow_taps": (1, 1, 1, _SIX, 3),
+        "fast_taps": (5, 3, 3, _SIX, 3),
+    },
+    "slowfast_16x8_r101_50_50": {
+        **_8X8,
+        **_R101,
+        "slow_taps": (1, 1, 1, _SIX, 3),
+        "fast_taps": (5, 3, 3, _SIX, 3),
+    },
+    "slowfast_16x8_r101_nl": {
+        **_8X8,
+        **_R101,
+        "slow_taps": (1, 1, 1, _SIX, 3),
+        "fast_taps": (5, 3, 3, _SIX, 3),
+        "non_local": (("res4", (6, 13, 20)),),
+        "non_local_kind": "dot_product",
+    },
+    "c2d_r50": {**_SLOW, "slow_taps": (1, 1, 1, 1, 1), "time_pool": 2},
+    "i3d_r50": {**_SLOW, "slow_taps": _I3D, "time_pool": 2},
+    "c2d_r50_nl": {
+        **_SLOW,
+        "slow_taps": (1, 1, 1, 1, 1),
+        "time_pool": 2,
+        "non_local": _NL_R50,
+    },
+    "i3d_r50_nl": {**_SLOW, "slow_taps": _I3D, "time_pool": 2, "non_local": _NL_R50},
+}
