@@ -11,6 +11,7 @@ import flax.linen as nn
 from jaxvideo.models import (
     c3d,
     csn,
+    densenet3d,
     hidden_two_stream,
     inception,
     p3d,
@@ -119,6 +120,8 @@ _SLOWFAST = Preprocessing(
     mean=(0.45,) * 3,
     std=(0.225,) * 3,
 )
+# 32 frames, best at stride 2, less a mean that the paper does not tell.
+_T3D = dataclasses.replace(_SLOWFAST, fps=None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -207,6 +210,12 @@ def _x3d(name: str, frames: int, stride: int, size: int, crop: int) -> Entry:
 def _csn(depth: int, preserved: bool = False) -> Entry:
     arguments = {"blocks": csn.BLOCKS[depth], "preserved": preserved}
     return Entry(csn.CSN, arguments, _SLOWFAST, "arXiv 1904.02811")
+
+
+def _densenet3d(name: str) -> Entry:
+    defaults = dict(densenet3d.VARIANTS[name])
+    arguments = {"blocks": defaults.pop("blocks")}
+    return Entry(densenet3d.DenseNet3D, arguments, _T3D, "arXiv 1711.08200", defaults)
 
 
 MODELS: dict[str, Entry] = {
@@ -298,6 +307,12 @@ MODELS: dict[str, Entry] = {
     "x3d_m": _x3d("x3d_m", 16, 5, 256, 224),
     "x3d_l": _x3d("x3d_l", 16, 5, 356, 312),
     "x3d_xl": _x3d("x3d_xl", 16, 5, 356, 312),
+    "densenet3d_121": _densenet3d("densenet3d_121"),
+    "densenet3d_161": _densenet3d("densenet3d_161"),
+    "densenet3d_169": _densenet3d("densenet3d_169"),
+    "densenet3d_201": _densenet3d("densenet3d_201"),
+    "t3d_121": _densenet3d("t3d_121"),
+    "t3d_169": _densenet3d("t3d_169"),
     "csn_r50": _csn(50),
     "csn_r101": _csn(101),
     "csn_r152": _csn(152),

@@ -1,0 +1,215 @@
+"""DenseNet3D and T3D: "Temporal 3D ConvNets: New Architecture and Transfer Learning ...".
+
+Diba, Fayyaz, Sharma, Karami, Arzani, Yousefzadeh, Van Gool, 2017 (arXiv 1711.08200): DenseNet-BC
+(arXiv 1608.06993) with 3-D kernels, and temporal transition layers (TTL), which look at the same
+features with kernels of several lengths. 121 layers, for 32 x 224 x 224:
+
+    conv0         3 x 7 x 7, 64, stride 2        16 x 112 x 112
+    pool0         3 x 3 x 3 max, stride 2         8 x 56 x 56
+    dense_1       6 layers, growth 32     256     8 x 56 x 56
+    (ttl_1        128 + 128 + 128         384     8 x 56 x 56)
+    transition_1  1 x 1 x 1, 2^3 average  128     4 x 28 x 28
+    dense_2       12 layers               512     4 x 28 x 28
+    transition_2                          256     2 x 14 x 14
+    dense_3       24 layers              1024     2 x 14 x 14
+    transition_3                          512     1 x 7 x 7
+    dense_4       16 layers              1024     1 x 7 x 7
+    pool, fc      BN, ReLU, global average
+
+Every convolution but the first comes after BN and ReLU. A transition halves the channels, after
+a TTL it keeps them.
+
+Where paper and code differ: a TTL takes a transition's place in the paper, and stands before it
+in the authors' code, whose TTL does not run: it pads nothing (here: SAME). There the longest
+kernel has 4 frames in every TTL; others' ports have 6 in the first. The paper's transfer from
+images is in `models.transfer`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxvideo.layers import BatchNorm, Conv3D, avg_pool, max_pool
+from jaxvideo.types import ConfigError, Lowering
+
+TTL_PLACES = ("before", "instead")
+
+
+class DenseLayer(nn.Module):
+    """The input, and `growth` new channels after it: 1 x 1 x 1, 3 x 3 x 3, dropout."""
+
+    growth: int
+    dropout_rate: float
+    unit: Callable[..., Any]
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        y = self.unit(x, 4 * self.growth, (1, 1, 1), "1", train=train)
+        y = self.unit(y, self.growth, (3, 3, 3), "2", train=train)
+        y = nn.Dropout(self.dropout_rate, deterministic=not train, name="dropout")(y)
+        return jnp.concatenate([x, y], axis=-1)
+
+
+class DenseBlock(nn.Module):
+    """`layers` dense layers."""
+
+    layers: int
+    growth: int
+    dropout_rate: float
+    unit: Callable[..., Any]
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        for index in range(1, self.layers + 1):
+            layer = DenseLayer(self.growth, self.dropout_rate, self.unit, name=f"layer_{index}")
+            x = layer(x, train=train)
+        return x
+
+
+class TemporalTransition(nn.Module):
+    """1 x 1 x 1, 3 x 3 x 3 and `depth` x 3 x 3 side by side, `features` channels of each."""
+
+    features: int
+    depth: int
+    unit: Callable[..., Any]
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        kernels = ((1, 1, 1), (3, 3, 3), (self.depth, 3, 3))
+        branches = [
+            self.unit(x, self.features, kernel, str(index), train=train)
+            for index, kernel in enumerate(kernels, 1)
+        ]
+        return jnp.concatenate(branches, axis=-1)
+
+
+class Transition(nn.Module):
+    """1 x 1 x 1, and an average pool that halves every axis."""
+
+    features: int
+    unit: Callable[..., Any]
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        return _halve(self.unit(x, self.features, (1, 1, 1), "1", train=train))
+
+
+class DenseNet3D(nn.Module):
+    """`(logits [N, classes], endpoints)` of a clip `[N, T, H, W, C]`.
+
+    Time is divided by 32, which the authors' code can do to 29 frames or more; here an axis that
+    has come down to 1 stays 1, so that any clip will do: 16 frames become 8, 4, 2, 1 and 1.
+
+    Attributes:
+      blocks: layers per dense block.
+      ttl_depths: frames of the longest kernel of the TTL after each dense block but the last;
+        () is DenseNet3D.
+      ttl: "before" the transition (the authors' code) or "instead" of it (the paper).
+      width: channels of conv0, even; 64 in the paper, growth and TTLs follow.
+      dropout_rate: of every layer's new channels; the authors' code also lists nets with 0.2.
+      bn_groups, bn_momentum, bn_epsilon: see `layers.norm`.
+      dtype: compute dtype; parameters and statistics are f32.
+    """
+
+    blocks: Sequence[int]
+    ttl_depths: Sequence[int] = ()
+    ttl: str = "before"
+    num_classes: int = 400
+    width: int = 64
+    dropout_rate: float = 0.0
+    bn_groups: int = 1
+    bn_momentum: float = 0.9
+    bn_epsilon: float = 1e-5
+    dtype: Any = jnp.float32
+    lowering: Lowering = Lowering.AUTO
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> tuple[jax.Array, dict[str, jax.Array]]:
+        self._check()
+
+        def conv(features, kernel, strides=(1, 1, 1), padding: Any = "SAME", *, name):
+            how = {"dtype": self.dtype, "lowering": self.lowering}
+            return Conv3D(features, kernel, strides, padding, **how, name=name)
+
+        def norm(*, name):
+            return BatchNorm(
+                momentum=self.bn_momentum,
+                epsilon=self.bn_epsilon,
+                groups=self.bn_groups,
+                dtype=self.dtype,
+                name=name,
+            )
+
+        def unit(x, features, kernel, name, *, train):
+            x = nn.relu(norm(name=f"bn_{name}")(x, train=train))
+            return conv(features, kernel, name=f"conv_{name}")(x)
+
+        growth = self.width // 2
+        endpoints = {}
+        x = conv(self.width, (3, 7, 7), (2, 2, 2), (1, 3, 3), name="conv0")(x)
+        endpoints["conv0"] = x = nn.relu(norm(name="bn0")(x, train=train))
+        endpoints["pool0"] = x = max_pool(x, (3, 3, 3), (2, 2, 2), 1)
+        for index, layers in enumerate(self.blocks, 1):
+            block = DenseBlock(layers, growth, self.dropout_rate, unit, name=f"dense_{index}")
+            endpoints[f"dense_{index}"] = x = block(x, train=train)
+            if index == len(self.blocks):
+                break
+            features = x.shape[-1] // 2
+            if self.ttl_depths:
+                depth = self.ttl_depths[index - 1]
+                ttl = TemporalTransition(2 * self.width, depth, unit, name=f"ttl_{index}")
+                endpoints[f"ttl_{index}"] = x = ttl(x, train=train)
+                features = x.shape[-1]
+            name = f"transition_{index}"
+            if self.ttl_depths and self.ttl == "instead":
+                x = _halve(x)
+            else:
+                x = Transition(features, unit, name=name)(x, train=train)
+            endpoints[name] = x
+        x = nn.relu(norm(name="bn_last")(x, train=train))
+        endpoints["pool"] = x = x.astype(jnp.float32).mean((1, 2, 3))
+        logits = nn.Dense(self.num_classes, kernel_init=nn.initializers.normal(0.01), name="fc")(x)
+        endpoints["fc"] = logits
+        return logits, endpoints
+
+    def _check(self):
+        if self.ttl not in TTL_PLACES:
+            raise ConfigError(f"ttl={self.ttl!r}: allowed are {TTL_PLACES}")
+        depths, gaps = self.ttl_depths, len(self.blocks) - 1
+        if depths and (len(depths) != gaps or min(depths) < 1):
+            raise ConfigError(
+                f"ttl_depths={tuple(depths)}: (), or a positive one for each of {gaps} TTLs"
+            )
+        if self.width < 2 or self.width % 2:
+            raise ConfigError(f"width={self.width}: an even number, the growth is its half")
+
+
+def _halve(x):
+    """Average pool of 2; an axis that has come down to 1 stays 1."""
+    window = tuple(min(2, size) for size in x.shape[1:4])
+    return avg_pool(x, window, window)
+
+
+#: Layers per dense block by the number in the name.
+BLOCKS = {
+    121: (6, 12, 24, 16),
+    161: (6, 12, 36, 24),
+    169: (6, 12, 32, 32),
+    201: (6, 12, 48, 32),
+}
+_T3D = {"ttl_depths": (4, 4, 4)}
+
+#: Arguments by name. T3D-121 and -169 with {1,3,6} first: `ttl_depths=(6, 4, 4)`.
+VARIANTS: dict[str, Mapping[str, Any]] = {
+    "densenet3d_121": {"blocks": BLOCKS[121]},
+    "densenet3d_161": {"blocks": BLOCKS[161], "width": 96},
+    "densenet3d_169": {"blocks": BLOCKS[169]},
+    "densenet3d_201": {"blocks": BLOCKS[201]},
+    "t3d_121": {"blocks": BLOCKS[121], **_T3D},
+    "t3d_169": {"blocks": BLOCKS[169], **_T3D},
+}
