@@ -76,6 +76,9 @@ _IMAGENET = {
 }
 _I3D = ("i3d_rgb", "i3d_flow")
 _S3D_TORCHVISION = {"naming": from_torch.torchvision_s3d, "epsilon": 1e-3, "arguments": {}}
+_SLOWFAST = ("slow_*", "slowfast_*", "c2d_r50*", "i3d_r50*")
+_X3D = ("x3d_xs", "x3d_s", "x3d_m", "x3d_l")
+_X3D_PYSLOWFAST = {"arguments": {"positions": "softmax", "res2_shortcut_bn": True}}
 
 SOURCES: dict[str, Source] = {
     # The ResNets: 16 frames at 15 fps; S3D: 128 (the weights' own metadata).
@@ -192,6 +195,45 @@ SOURCES: dict[str, Source] = {
         from_tf.to_ours,
         ("InceptionV1/",),
         epsilon=1e-3,
+        classes="kinetics400",
+    ),
+    # The hub's nets average the logits of several places; its X3D of release 0.1.5 the softmaxes.
+    "pytorchvideo": Source(
+        (
+            "slow_r50",
+            "slow_4x16_r50",
+            "slowfast_4x16_r50",
+            "slowfast_r50",
+            "slowfast_r101",
+            "slowfast_16x8_r101_50_50",
+            "c2d_r50",
+            "i3d_r50",
+            *_X3D,
+            "csn_r101",
+        ),
+        from_torch.pytorchvideo,
+        prefixes=("model.",),
+        arguments={"positions": "logits"},
+        classes="kinetics400",
+        others={
+            "c2d_r50": {"naming": from_torch.pytorchvideo_pooled},
+            "i3d_r50": {"naming": from_torch.pytorchvideo_pooled},
+            "csn_r101": {"arguments": {}},
+        },
+    ),
+    "pyslowfast": Source(
+        (*_SLOWFAST, *_X3D),
+        from_torch.pyslowfast,
+        arguments={"positions": "softmax"},
+        classes="kinetics400",
+        others=dict.fromkeys(_X3D, _X3D_PYSLOWFAST),
+    ),
+    # Its C2D has no pool, ours has.
+    "pyslowfast-caffe2": Source(
+        ("slow_*", "slowfast_*", "i3d_r50*"),
+        from_torch.pyslowfast_caffe2,
+        from_torch.CAFFE2_LEAVES,
+        arguments={"positions": "softmax"},
         classes="kinetics400",
     ),
 }
@@ -561,13 +603,15 @@ def _names_of(expected, source: Source, arrays) -> dict[str, str]:
 
 
 def _head(name: str, clip, arguments) -> str:
-    """The scope of the layer that gives the logits: the last endpoint's, by convention."""
+    """The scope of the layer that gives the logits: the last endpoint's, by convention, or where
+    something follows that has no weights, the last one's that has weights and a class."""
     last = []
 
     def forward(key, clip):
         model = create_model(name, **arguments, num_classes=1)
-        _, endpoints = model.init_with_output(key, clip, train=False)[0]
-        last.append(list(endpoints)[-1])
+        (_, endpoints), variables = model.init_with_output(key, clip, train=False)
+        scopes = [n for n, y in endpoints.items() if n in variables["params"] and y.shape[-1] == 1]
+        last.append([*endpoints, *scopes][-1])
 
     jax.eval_shape(forward, jax.eval_shape(lambda: jax.random.key(0)), clip)
     return last[0]

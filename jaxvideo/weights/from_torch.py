@@ -43,19 +43,22 @@ HASSON_LEAVES = {
 }
 
 # Counts of batches and steps, which nothing here uses, and the traces of an optimiser.
-IGNORED = re.compile(r"num_batches_tracked$|^global_step$|[_/][Mm]omentum$")
+IGNORED = re.compile(r"num_batches_tracked$|^global_step$|[_/][Mm]omentum$|^lr$|^model_iter$")
 
 
 def to_ours(array: np.ndarray, shape: tuple[int, ...], flattened: int = 0) -> np.ndarray:
     """An array of theirs in our layout, f32.
 
     Args:
-      shape: ours. A 2-D convolution's kernel becomes one with a single tap in time.
+      shape: ours. A 2-D convolution's kernel becomes one with a single tap in time, a 1 x 1 x 1
+        convolution's that of a dense layer where ours is one.
       flattened: channels C, if the array is the kernel of a dense layer that sees a map of
         features flattened in the order (C, T, H, W); ours sees (T, H, W, C).
     """
     if array.ndim == 4 and len(shape) == 5:
         array = array[:, :, None]
+    if len(shape) == 2 and array.shape[2:] == (1,) * (array.ndim - 2):
+        array = array.reshape(array.shape[:2])
     if array.ndim == 5:
         array = array.transpose(2, 3, 4, 1, 0)
     elif array.ndim == 2:
@@ -266,3 +269,137 @@ def torchvision_s3d(scope: str, names: Collection[str]) -> str:
 def s3d_pytorch(scope: str, names: Collection[str]) -> str:
     """kylemin/S3D."""
     return "fc.0" if scope == "logits" else "base.{}.{}".format(*_s3d(scope, names))
+
+
+def _pathway(scope: str) -> tuple[int, str]:
+    """Number of the pathway, Slow 0 and Fast 1, and the scope in it."""
+    path, _, rest = scope.partition("_")
+    return (int(path == "fast"), rest) if path in ("slow", "fast") else (0, scope)
+
+
+def _stage_number(layer: str) -> int:
+    """PySlowFast counts conv1 and res2 to res5 from 1 to 5."""
+    return int(layer.removeprefix("conv").removeprefix("res"))
+
+
+def pytorchvideo(scope: str, names: Collection[str], pooled: bool = False) -> str:
+    """pytorchvideo: SlowFast and Slow, CSN, X3D; with a pool of no weights after res2, which is
+    a block of theirs too, C2D and I3D (`pooled`).
+
+    Its X3D calls the spatial convolution of the stem `conv_t` and the temporal one `conv_xy`.
+    """
+    two, x3d = "fast_conv1" in names, "conv5" in names
+    head = {
+        "fc": f"blocks.{6 if two or pooled else 5}.proj",
+        "conv1_spatial": "blocks.0.conv.conv_t",
+        "conv1_temporal": "blocks.0.conv.conv_xy",
+        "conv5": "blocks.5.pool.pre_conv",
+        "bn5": "blocks.5.pool.pre_norm",
+        "fc1": "blocks.5.pool.post_conv",
+        "fc2": "blocks.5.proj",
+    }
+    if scope in head:
+        return head[scope]
+    if lateral := re.match(r"lateral_(bn_)?(\w+)$", scope):
+        part = "norm" if lateral[1] else "conv_fast_to_slow"
+        return f"blocks.{_stage_number(lateral[2]) - 1}.multipathway_fusion.{part}"
+    path, rest = _pathway(scope)
+    within = f".multipathway_blocks.{path}" if two else ""
+    if stem := re.match(r"(conv|bn)1$", rest):
+        return f"blocks.0{within}.{'conv' if stem[1] == 'conv' else 'norm'}"
+    layer, block, unit = re.findall(r"^(res\d)/block_(\d+)/(.*)$", rest)[0]
+    stage = _stage_number(layer)
+    unit = replaced(
+        unit,
+        {
+            r"^projection$": "branch1_conv",
+            r"^bn_projection$": "branch1_norm",
+            r"^conv_(\w)$": r"branch2.conv_\1",
+            r"^bn_b$": "branch2.norm_b.0" if x3d else "branch2.norm_b",
+            r"^bn_(\w)$": r"branch2.norm_\1",
+            r"^se/fc1$": "branch2.norm_b.1.block.0",
+            r"^se/fc2$": "branch2.norm_b.1.block.2",
+        },
+    )
+    number = stage if pooled and stage > 2 else stage - 1
+    return f"blocks.{number}{within}.res_blocks.{int(block) - 1}.{unit}"
+
+
+def pytorchvideo_pooled(scope: str, names: Collection[str]) -> str:
+    """pytorchvideo's C2D and I3D."""
+    return pytorchvideo(scope, names, pooled=True)
+
+
+def pyslowfast(scope: str, names: Collection[str]) -> str:
+    """PySlowFast, `facebookresearch/SlowFast`: SlowFast, Slow, C2D, I3D, non-local nets, X3D."""
+    del names
+    head = {
+        "fc": "head.projection",
+        "conv1_spatial": "s1.pathway0_stem.conv_xy",
+        "conv1_temporal": "s1.pathway0_stem.conv",
+        "conv5": "head.conv_5",
+        "bn5": "head.conv_5_bn",
+        "fc1": "head.lin_5",
+        "fc2": "head.projection",
+    }
+    if scope in head:
+        return head[scope]
+    if lateral := re.match(r"lateral_(bn_)?(\w+)$", scope):
+        part = "bn" if lateral[1] else "conv_f2s"
+        return f"s{_stage_number(lateral[2])}_fuse.{part}"
+    path, rest = _pathway(scope)
+    if stem := re.match(r"(conv|bn)1$", rest):
+        return f"s1.pathway{path}_stem.{stem[1]}"
+    layer, kind, block, unit = re.findall(r"^(res\d)/(block|non_local)_(\d+)/(.*)$", rest)[0]
+    unit = replaced(
+        unit,
+        {
+            r"^projection$": "branch1",
+            r"^bn_projection$": "branch1_bn",
+            r"^(conv|bn)_([abc])$": r"branch2.\2_\1",
+            r"_conv$": "",
+            r"^se/": "branch2.se.",
+            r"^(theta|phi|g|out)$": r"conv_\1",
+        },
+    )
+    kind = "res" if kind == "block" else "nonlocal"
+    return f"s{_stage_number(layer)}.pathway{path}_{kind}{int(block) - 1}.{unit}"
+
+
+def pyslowfast_caffe2(scope: str, names: Collection[str]) -> str:
+    """The Caffe2 pickles of PySlowFast's model zoo; the Fast pathway's begin with `t_`."""
+    head = {
+        "fc": "pred",
+        "conv1_spatial": "conv1_xy",
+        "conv1_temporal": "conv1",
+        "conv5": "conv_5",
+        "bn5": "conv_5_bn",
+        "fc1": "lin_5",
+        "fc2": "pred",
+    }
+    if scope in head:
+        return head[scope]
+    if lateral := re.match(r"lateral_(bn_)?(\w+)$", scope):
+        layer, bn = lateral[2], "_bn" if lateral[1] else ""
+        if layer == "conv1":
+            return f"t_pool1_subsample{bn}"
+        blocks = [int(b) for n in names for b in re.findall(rf"^fast_{layer}/block_(\d+)/", n)]
+        return f"t_{layer}_{max(blocks) - 1}_branch2c_bn_subsample{bn}"
+    path, rest = _pathway(scope)
+    prefix = "t_" if path else ""
+    if rest in ("conv1", "bn1"):
+        return f"{prefix}{'conv1' if rest == 'conv1' else 'res_conv1_bn'}"
+    layer, kind, block, unit = re.findall(r"^(res\d)/(block|non_local)_(\d+)/(.*)$", rest)[0]
+    if kind == "non_local":
+        return f"nonlocal_conv{_stage_number(layer)}_{int(block) - 1}_{unit}"
+    unit = replaced(
+        unit,
+        {
+            r"^projection$": "branch1",
+            r"^bn_projection$": "branch1_bn",
+            r"^conv_([abc])$": r"branch2\1",
+            r"^bn_([abc])$": r"branch2\1_bn",
+            r"^se/": "branch2b_bn_",
+        },
+    )
+    return f"{prefix}{layer}_{int(block) - 1}_{unit}"
