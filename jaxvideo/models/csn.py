@@ -24,7 +24,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxvideo.layers import BatchNorm, Conv3D, max_pool
-from jaxvideo.types import Lowering
+from jaxvideo.models.slowfast import POSITIONS, joint_answer, window_means
+from jaxvideo.types import ConfigError, Lowering
 
 
 class Block(nn.Module):
@@ -88,6 +89,7 @@ class CSN(nn.Module):
       blocks: per stage.
       preserved: ip-CSN, else ir-CSN.
       width: channels of conv1; 64 in the paper, all others follow.
+      positions, pool: of the head at test, see `slowfast.SlowFast`.
       bn_groups, bn_momentum, bn_epsilon: see `layers.norm`.
       dtype: compute dtype; parameters and statistics are f32.
     """
@@ -97,6 +99,8 @@ class CSN(nn.Module):
     num_classes: int = 400
     width: int = 64
     dropout_rate: float = 0.5
+    positions: str = "softmax"
+    pool: int = 7
     bn_groups: int = 1
     bn_momentum: float = 0.9
     bn_epsilon: float = 1e-5
@@ -105,6 +109,9 @@ class CSN(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> tuple[jax.Array, dict[str, jax.Array]]:
+        if self.positions not in POSITIONS:
+            raise ConfigError(f"positions={self.positions!r}: allowed are {POSITIONS}")
+
         def conv(features, kernel, strides=(1, 1, 1), groups=1, *, name):
             padding = tuple(k // 2 for k in kernel)
             how = {"dtype": self.dtype, "lowering": self.lowering}
@@ -129,10 +136,17 @@ class CSN(nn.Module):
             inner = self.width * 2**index
             stage = Stage(blocks, inner, strides, self.preserved, conv, norm, name=name)
             endpoints[name] = x = stage(x, train=train)
-        endpoints["pool"] = x = x.astype(jnp.float32).mean((1, 2, 3))
+        x = x.astype(jnp.float32)
+        if train or self.positions == "global":
+            x = x.mean((1, 2, 3), keepdims=True)
+        else:
+            x = window_means(x, self.pool)
+        endpoints["pool"] = x
         x = nn.Dropout(self.dropout_rate, deterministic=not train, name="dropout")(x)
-        logits = nn.Dense(self.num_classes, kernel_init=nn.initializers.normal(0.01), name="fc")(x)
-        endpoints["fc"] = logits
+        x = nn.Dense(self.num_classes, kernel_init=nn.initializers.normal(0.01), name="fc")(x)
+        endpoints["fc"] = x
+        logits = joint_answer(x, self.positions)
+        endpoints["logits"] = logits
         return logits, endpoints
 
 
