@@ -481,7 +481,7 @@ def test_csn(hub, tmp_path):
     saved(network, path)
     weights = read_weights("csn_r101", path, "pytorchvideo", width=16)
     outputs = block_outputs(network, to_torch(clip))
-    stages = dict(zip(("pool1", "res2", "res3", "res4", "res5", "fc"), outputs, strict=True))
+    stages = dict(zip(("pool1", "res2", "res3", "res4", "res5", "logits"), outputs, strict=True))
     seen = differences(stages, applied(weights, clip))
     assert max(seen.values()) < 1e-4, seen
 
