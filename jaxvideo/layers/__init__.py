@@ -1,6 +1,6 @@
 """Arrays in, arrays out: convolution with its lowerings, normalisation, pooling."""
 
-from jaxvideo.layers.blocks import Conv2Plus1D
+from jaxvideo.layers.blocks import Conv2Plus1D, average_predictions
 from jaxvideo.layers.conv import Conv3D, conv3d, explicit_padding
 from jaxvideo.layers.norm import BatchNorm
 from jaxvideo.layers.pool import adaptive_avg_pool, avg_pool, max_pool
@@ -10,6 +10,7 @@ __all__ = [
     "Conv2Plus1D",
     "Conv3D",
     "adaptive_avg_pool",
+    "average_predictions",
     "avg_pool",
     "conv3d",
     "explicit_padding",

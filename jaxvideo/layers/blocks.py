@@ -7,8 +7,16 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from jaxvideo.layers.geometry import Triple
+
+
+def average_predictions(*logits: jax.Array) -> jax.Array:
+    """Logits `[N, classes]` whose softmax is the mean of the softmaxes of all given ones."""
+    together = jax.nn.log_softmax(jnp.stack(logits).astype(jnp.float32))
+    return jax.nn.logsumexp(together, axis=0) - np.log(len(logits))
 
 
 class Conv2Plus1D(nn.Module):

@@ -22,9 +22,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxvideo.layers import average_predictions
 from jaxvideo.models.backbones2d import CONVNETS, ConvNet, layers_up_to
 from jaxvideo.models.inception import VARIANTS, InceptionTrunk
-from jaxvideo.models.two_stream import average_predictions
 from jaxvideo.types import ConfigError, Lowering
 
 FEATURES = ("fc6", "fc7")

@@ -34,7 +34,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxvideo.layers import BatchNorm, Conv3D, avg_pool, max_pool
+from jaxvideo.layers import BatchNorm, Conv3D, average_predictions, avg_pool, max_pool
 from jaxvideo.types import ConfigError, Lowering
 
 #: Kernel taps over time of a stage: of every block, or block by block.
@@ -328,7 +328,7 @@ def joint_answer(x: jax.Array, positions: str) -> jax.Array:
     "softmax" such whose softmax is the mean of their softmaxes."""
     x = x.reshape(len(x), -1, x.shape[-1])
     if positions == "softmax" and x.shape[1] > 1:
-        return jax.nn.logsumexp(jax.nn.log_softmax(x), axis=1) - np.log(x.shape[1])
+        return average_predictions(*jnp.moveaxis(x, 1, 0))
     return x.mean(1)
 
 

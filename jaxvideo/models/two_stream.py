@@ -30,7 +30,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.ndimage import map_coordinates
 
-from jaxvideo.layers import BatchNorm, Conv3D, max_pool
+from jaxvideo.layers import BatchNorm, Conv3D, average_predictions, max_pool
 from jaxvideo.models.backbones2d import BACKBONES, CONVNETS, ConvNet, layers_up_to
 from jaxvideo.models.inception import I3D, VARIANTS, InceptionTrunk
 from jaxvideo.types import ConfigError, Lowering
@@ -195,12 +195,6 @@ def _scores(logits: jax.Array) -> jax.Array:
 
 def _prefixed(name: str, endpoints: dict[str, jax.Array]) -> dict[str, jax.Array]:
     return {f"{name}/{end}": value for end, value in endpoints.items()}
-
-
-def average_predictions(*logits: jax.Array) -> jax.Array:
-    """Logits `[N, classes]` whose softmax is the mean of the softmaxes of all given ones."""
-    together = jax.nn.log_softmax(jnp.stack(logits).astype(jnp.float32))
-    return jax.nn.logsumexp(together, axis=0) - np.log(len(logits))
 
 
 # --- Fusion inside the network --------------------------------------------------------------
