@@ -171,8 +171,11 @@ def _s3d(name: str, preprocessing: Preprocessing = _I3D) -> Entry:
 
 
 def _streams(build: type[nn.Module], preprocessing: Preprocessing, **arguments: Any) -> Entry:
-    year = "1406.2199" if build is not two_stream.TwoStreamFusion else "1604.06573"
-    return Entry(build, arguments, preprocessing, f"arXiv {year}")
+    return Entry(build, arguments, preprocessing, "arXiv 1406.2199")
+
+
+def _fusion(preprocessing: Preprocessing = _BOTH, **arguments: Any) -> Entry:
+    return Entry(two_stream.TwoStreamFusion, arguments, preprocessing, "arXiv 1604.06573")
 
 
 def _tsn(preprocessing: Preprocessing, **defaults: Any) -> Entry:
@@ -266,16 +269,14 @@ MODELS: dict[str, Entry] = {
     ),
     "two_stream_spatial_vgg16": _streams(two_stream.SpatialStream, _FRAME, net="vgg16"),
     "two_stream_temporal_vgg16": _streams(two_stream.TemporalStream, _STACK, net="vgg16"),
-    "two_stream_fusion_late": _streams(two_stream.TwoStreamFusion, _BOTH, where=("fc8",)),
-    "two_stream_fusion_sum": _streams(two_stream.TwoStreamFusion, _BOTH, fusion="sum"),
-    "two_stream_fusion_max": _streams(two_stream.TwoStreamFusion, _BOTH, fusion="max"),
-    "two_stream_fusion_concat": _streams(two_stream.TwoStreamFusion, _BOTH, fusion="concat"),
-    "two_stream_fusion_conv": _streams(two_stream.TwoStreamFusion, _BOTH, fusion="conv"),
-    "two_stream_fusion_bilinear": _streams(two_stream.TwoStreamFusion, _BOTH, fusion="bilinear"),
-    "two_stream_fusion_3d": _streams(
-        two_stream.TwoStreamFusion,
-        dataclasses.replace(_BOTH, frames=50, segments=5),
-        **two_stream.FUSION_3D,
+    "two_stream_fusion_late": _fusion(where=("fc8",)),
+    "two_stream_fusion_sum": _fusion(fusion="sum"),
+    "two_stream_fusion_max": _fusion(fusion="max"),
+    "two_stream_fusion_concat": _fusion(fusion="concat"),
+    "two_stream_fusion_conv": _fusion(fusion="conv"),
+    "two_stream_fusion_bilinear": _fusion(fusion="bilinear"),
+    "two_stream_fusion_3d": _fusion(
+        dataclasses.replace(_BOTH, frames=50, segments=5), **two_stream.FUSION_3D
     ),
     "tsn_rgb": _tsn(_TSN),
     "tsn_flow": _tsn(_TSN_FLOW, snippet=5, dropout_rate=0.7),
