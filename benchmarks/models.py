@@ -1,11 +1,13 @@
-"""Whole networks against torchvision's on the same CPU, in turn; or on a TPU's compiler.
+"""Whole networks against torchvision's and pytorchvideo's on the same CPU, in turn; or on a TPU's
+compiler.
 
     python benchmarks/models.py [--models r3d_18,s3d] [--rounds 5] [--no-plain]
     python benchmarks/models.py --platform tpu --topology v5e:2x2  # no TPU needed: extra [tpu]
 
-Needs torch and torchvision (extra [torch]; torchvision with `--no-deps` does). Times inference
-and a full training step (forward, backward, SGD with momentum, BN statistics) of batch 2, f32,
-medians over rounds in which every contender has one turn:
+Needs torch (extra [torch]), torchvision and, for SlowFast and X3D, pytorchvideo: `--no-deps` does for
+these two, with fvcore, iopath and parameterized beside. Times inference and a full training step
+(forward, backward, SGD with momentum, BN statistics) of batch 2, f32, medians over rounds in which
+every contender has one turn:
 
     torch   in the better of its two memory formats, as many threads as JAX
     ours    every convolution AUTO
@@ -19,13 +21,13 @@ a plain port against ours, and the cycles in which the matrix units could do the
 """
 
 import argparse
-import contextlib
 import functools
 import os
 import re
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 if "tpu" in sys.argv:  # before JAX starts
@@ -41,6 +43,8 @@ MODELS = {
     "mc3_18": ((16, 112), {}),
     "r2plus1d_18": ((16, 112), {"mid_channels": "per_block"}),
     "s3d": ((16, 224), {}),
+    "slowfast_r50": ((32, 224), {}),
+    "x3d_m": ((16, 224), {}),
 }
 BATCH, CLASSES = 2, 400
 TPU_MACS_PER_CYCLE = 4 * 128 * 128  # v5e: four matrix units
@@ -52,35 +56,45 @@ def clip_of(name: str) -> np.ndarray:
 
 
 def torch_contender(name: str, channels_last: bool):
-    """(inference, training step) of torchvision's network: functions without arguments."""
+    """(inference, training step) of the reference network: functions without arguments."""
     import torch
 
-    # The wheel wants operators of a compiled library that a CPU torch lacks; never called here.
-    library = torch.library.Library("torchvision", "FRAGMENT")
-    for operator in ("nms", "qnms"):
-        with contextlib.suppress(RuntimeError):  # defined by an earlier call
-            library.define(f"{operator}(Tensor dets, Tensor scores, float threshold) -> Tensor")
-    torch_contender.library = library  # it must outlive the import
-    import torchvision
+    from jaxvideo.weights import reference
 
+    package = reference.torchvision()
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     layout = torch.channels_last_3d if channels_last else torch.contiguous_format
-    network = getattr(torchvision.models.video, name)(num_classes=CLASSES)
-    network = network.to(memory_format=layout)
     clip = torch.from_numpy(clip_of(name)).permute(0, 4, 1, 2, 3).contiguous()
     clip = clip.to(memory_format=layout)
+    inputs = clip
+    if name == "s3d" or name.endswith("_18"):
+        network = getattr(package.models.video, name)(num_classes=CLASSES)
+    else:
+        with warnings.catch_warnings():  # of what its dependencies have deprecated since
+            warnings.simplefilter("ignore")
+            from pytorchvideo.models import hub
+        more = {"head_activation": None} if name.startswith("x3d") else {}
+        network = getattr(hub, name)(model_num_class=CLASSES, **more)
+        if name.startswith("slowfast"):
+            slow = clip[:, :, torch.linspace(0, clip.shape[2] - 1, clip.shape[2] // 4).long()]
+            inputs = [slow.contiguous(memory_format=layout), clip]
+    network = network.to(memory_format=layout)
     labels = torch.arange(BATCH)
     optimizer = torch.optim.SGD(network.parameters(), 0.01, momentum=0.9)
+
+    def logits():
+        # pytorchvideo's SlowFast writes into the list that it is given.
+        return network(list(inputs) if isinstance(inputs, list) else inputs)
 
     def infer():
         network.eval()
         with torch.inference_mode():
-            network(clip)
+            logits()
 
     def step():
         network.train()
         optimizer.zero_grad()
-        torch.nn.functional.cross_entropy(network(clip), labels).backward()
+        torch.nn.functional.cross_entropy(logits(), labels).backward()
         optimizer.step()
 
     return infer, step

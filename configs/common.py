@@ -133,6 +133,47 @@ def use_split(config: ml_collections.ConfigDict, root: str, split: int) -> None:
     config.data.val = f"test{split}.csv"
 
 
+def use_slowfast(config: ml_collections.ConfigDict, name: str) -> None:
+    """What the recipes of SlowFast and X3D share; batch and rate are for 128 GPUs of 8 clips."""
+    config.model.name = name
+    config.model.dtype = "bfloat16"
+    config.model.dropout_rate = 0.5
+    config.model.bn_groups = 128
+    config.model.bn_momentum = 0.9
+    config.batch_size = 1024
+    config.eval_batch_size = 64
+    config.preprocessing.fps = 30.0
+    config.preprocessing.size = 256
+    config.preprocessing.crop = 224
+    config.preprocessing.mean = (0.45, 0.45, 0.45)
+    config.preprocessing.std = (0.225, 0.225, 0.225)
+    config.augment.scales = (1.0, 1.25)
+    config.data.root = "data/kinetics400"
+    config.optim.lr = 1.6
+    config.optim.schedule = "whole_cosine"
+    config.optim.warmup_factor = 0.1
+    config.optim.nesterov = True
+    config.optim.no_decay = ("*bn*/scale", "*bn*/bias")
+    config.protocol.clips = 10
+    config.protocol.crops = 3
+    config.protocol.crop = 256
+    config.protocol.starts = "parts"
+
+
+def use_x3d(
+    config: ml_collections.ConfigDict, name: str, batch_size: int = 128, lr: float = 0.1
+) -> None:
+    """What the recipes of X3D share, PySlowFast's, on 8 GPUs."""
+    use_slowfast(config, name)
+    config.model.width = 2.0
+    config.model.bn_groups = 8
+    config.epochs = 300.0
+    config.batch_size = batch_size
+    config.optim.lr = lr
+    config.optim.warmup_epochs = 35.0
+    config.optim.weight_decay = 5e-5
+
+
 def use_smoke(config: ml_collections.ConfigDict) -> None:
     """A recipe's whole path in a minute or two: few, small, short motion clips, two epochs."""
     use_motion(config, train_videos=160, val_videos=40)
@@ -158,4 +199,5 @@ def use_smoke(config: ml_collections.ConfigDict) -> None:
     config.optim.warmup_epochs = 0.0
     config.protocol.clips = 1
     config.protocol.crops = 1
+    config.protocol.crop = 0
     config.protocol.frames = 0

@@ -192,6 +192,9 @@ class Preprocessing:
         return (self.frames, self.crop, self.crop, len(self.mean))
 
 
+STARTS = ("ends", "centres", "parts")
+
+
 @dataclasses.dataclass(frozen=True)
 class Protocol:
     """How a video is scored at test: clips x crops, and how the scores are joined.
@@ -205,7 +208,7 @@ class Protocol:
       frames, crop, segments: of a test clip, where they differ from training's; 0 is the same.
         TSN tests single snippets: as many frames as one has, 1 segment.
       starts: "ends", see `clips`; "centres", the centres of equal parts of the possible starts
-        (TSN).
+        (TSN); "parts", where these parts begin (SlowFast's code).
     """
 
     clips: int = 10
@@ -226,8 +229,8 @@ class Protocol:
                 )
         if self.crops not in (1, 3, 5, 10):
             raise ConfigError(f"protocol.crops={self.crops}: allowed are 1, 3, 5 and 10")
-        if self.starts not in ("ends", "centres"):
-            raise ConfigError(f"protocol.starts={self.starts!r}: allowed are 'ends' and 'centres'")
+        if self.starts not in STARTS:
+            raise ConfigError(f"protocol.starts={self.starts!r}: allowed are {', '.join(STARTS)}")
         if self.aggregation not in ("softmax", "logits"):
             raise ConfigError(
                 f"protocol.aggregation={self.aggregation!r}: allowed are 'softmax' and 'logits'"
@@ -249,13 +252,14 @@ class Protocol:
         scaled = f"scaled to {p.size} x {p.width}" if p.width else f"short side {p.size}"
         crops = "centre crop" if self.crops == 1 else f"{self.crops} crops"
         views = f"{self.clips} clip{'s' * (self.clips > 1)} x {crops}"
-        centres = " from the centres of equal parts" * (self.starts == "centres")
+        starts = {"centres": " from the centres of equal parts", "parts": " of equal parts"}
+        views += starts.get(self.starts, "")
         frames = f"{p.frames} frame{'s' * (p.frames > 1)}" + f" in {p.segments} segments" * (
             p.segments > 1
         )
         if p.modality != "rgb":
             frames += f" of {p.modality}" + f" by {p.flow}" * ("flow" in p.modality)
         return (
-            f"{views}{centres} per video ({frames}, stride {p.stride}{rate}, {scaled}, "
+            f"{views} per video ({frames}, stride {p.stride}{rate}, {scaled}, "
             f"crop {p.crop}), mean of {self.aggregation}"
         )

@@ -149,8 +149,8 @@ def protocol_views(
 
     Clip starts are floor(i (N - L) / (K - 1)) for i = 0 ... K-1 (VMZ); one clip is the
     middle one. "centres" are floor((i + 1/2) (N - L + 1) / K) (TSN), and so are the snippets of
-    a clip with segments. Three crops lie at the start, the middle and the end of the longer
-    side.
+    a clip with segments. "parts" are floor(i (N - L) / K) (SlowFast's code). Three crops lie at
+    the start, the middle and the end of the longer side.
     """
     p = preprocessing
     step = frame_step(fps, p)
@@ -163,6 +163,8 @@ def protocol_views(
             [math.floor(part * (segment + (i + 0.5) / k)) for segment in range(p.segments)]
             for i in range(k)
         ]
+    elif protocol.starts == "parts":
+        clips = [[i * last // k] for i in range(k)]
     elif k == 1:
         clips = [[last // 2]]
     else:

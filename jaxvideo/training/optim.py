@@ -1,4 +1,4 @@
-"""SGD as the papers ran it: momentum, weight decay in the gradient, four schedules; and Adam."""
+"""SGD as the papers ran it: momentum, weight decay in the gradient, five schedules; and Adam."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from jaxvideo.types import ConfigError
 from jaxvideo.weights import tree
 
 RULES = ("sgd", "adam")
-SCHEDULES = ("constant", "step", "cosine", "plateau")
+SCHEDULES = ("constant", "step", "cosine", "whole_cosine", "plateau")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,13 +22,14 @@ class Optim:
     Attributes:
       lr: learning rate after warm-up, for the whole (global) batch.
       rule: "sgd"; or "adam", with its usual constants and without a momentum of its own.
-      schedule: "constant"; "step", times `gamma` at every milestone; "cosine", to zero at the
-        end of the run; "plateau", times `gamma` when the validation loss has not fallen for
-        `patience` validations.
+      schedule: "constant"; "step", times `gamma` at every milestone; "cosine", from the end
+        of the warm-up to zero at the end of the run; "whole_cosine", from the start of the run,
+        and the warm-up rises to where it then is (SlowFast, X3D); "plateau", times `gamma` when
+        the validation loss has not fallen for `patience` validations.
       milestones: epochs of "step", ascending, counted from the start of the run.
       factors: the rate after each milestone as a share of `lr`, instead of powers of `gamma`
         (I3D's flow network begins a second cycle).
-      warmup_epochs: linear from `warmup_factor * lr` to `lr`.
+      warmup_epochs: linear from `warmup_factor * lr` to the schedule's first rate after them.
       weight_decay: L2, added to the gradient before momentum, as torch and Caffe do.
       no_decay: parameters without decay, e.g. `("*/bias",)`.
       multipliers: `(pattern, factor)`: parameters with so many times the rate; Caffe's networks
@@ -114,11 +115,16 @@ def make_schedule(optim: Optim, *, steps_per_epoch: int, epochs: float) -> optax
         after = optax.piecewise_constant_schedule(optim.lr, dict(zip(steps, ratios, strict=True)))
     elif optim.schedule == "cosine":
         after = optax.cosine_decay_schedule(optim.lr, max(total - warmup, 1))
+    elif optim.schedule == "whole_cosine":
+        whole = optax.cosine_decay_schedule(optim.lr, total)
+
+        def after(step):
+            return whole(step + warmup)
     else:
         after = optax.constant_schedule(optim.lr)
     if not warmup:
         return after
-    rise = optax.linear_schedule(optim.warmup_factor * optim.lr, optim.lr, warmup)
+    rise = optax.linear_schedule(optim.warmup_factor * optim.lr, float(after(0)), warmup)
     return optax.join_schedules([rise, after], [warmup])
 
 

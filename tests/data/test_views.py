@@ -95,7 +95,7 @@ def test_bad_preprocessing(change, text):
     [
         ({"clips": 0}, "clips=0"),
         ({"crops": 2}, "1, 3, 5 and 10"),
-        ({"starts": "begin"}, "'ends' and 'centres'"),
+        ({"starts": "begin"}, "ends, centres, parts"),
         ({"segments": -1}, "segments=-1"),
         ({"aggregation": "max"}, "softmax"),
     ],
@@ -160,6 +160,16 @@ def test_segments_and_centres_at_test():
     rows = views.protocol_views(31, 64, 64, 25.0, single.apply(pre), single)
     assert [row[0].frames for row in rows] == [(5,), (15,), (25,)]
     assert "centres of equal parts" in single.describe(pre)
+
+
+def test_parts_never_touch_the_end():
+    """SlowFast's code: clip i of 10 starts at i tenths of what the clip leaves."""
+    pre, ten = Preprocessing(frames=8, stride=8, size=64, crop=64), Protocol(10, 3, starts="parts")
+    rows = views.protocol_views(300, 64, 80, 30.0, pre, ten)
+    assert [row[0].frames[0] for row in rows] == [i * 243 // 10 for i in range(10)]
+    assert [view.window.left for view in rows[0]] == [0, 8, 16]
+    (one,) = views.protocol_views(300, 64, 80, 30.0, pre, Protocol(1, starts="parts"))
+    assert one[0].frames[0] == 0
 
 
 def test_motion_needs_one_frame_more():

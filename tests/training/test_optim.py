@@ -33,6 +33,19 @@ def test_warmup_is_linear_and_cosine_ends_at_zero():
     assert abs(r[100]) < 1e-6
 
 
+def test_warmup_rises_to_the_whole_cosine():
+    """PySlowFast: 34 of 196 epochs, from 0.01 to 0.0928 and not to 0.1."""
+    r = rates(
+        Optim(lr=0.1, schedule="whole_cosine", warmup_epochs=34.0, warmup_factor=0.1),
+        steps=1961,
+        epochs=196,
+    )
+    at = 0.1 * 0.5 * (1 + np.cos(np.pi * np.arange(1961) / 1960))
+    np.testing.assert_allclose(r[340:], at[340:], rtol=1e-3, atol=1e-7)
+    np.testing.assert_allclose(r[:341], np.linspace(0.01, at[340], 341), rtol=1e-5)
+    assert round(float(r[340]), 4) == 0.0928
+
+
 def test_constant():
     assert set(rates(Optim(lr=0.5, schedule="constant"))) == {0.5}
 
@@ -117,7 +130,7 @@ def test_plateau_scales_after_patience():
     ("change", "text"),
     [
         ({"lr": 0.0}, r"optim\.lr=0\.0"),
-        ({"schedule": "cos"}, "constant, step, cosine, plateau"),
+        ({"schedule": "cos"}, "constant, step, cosine, whole_cosine, plateau"),
         ({"milestones": (3, 2)}, "must ascend"),
         ({"momentum": 1.0}, "momentum"),
         ({"clip_norm": -1.0}, "clip_norm"),

