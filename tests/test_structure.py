@@ -30,6 +30,7 @@ ALLOWED = {
     "training": {"types", "layers", "models", "weights", "data", "evaluation", "pretrained"},
     "visualize": None,  # anything
     "extraction": None,
+    "report": None,
     "cli": None,
     "__main__": None,
     "__init__": {"models", "pretrained"},  # inside functions, for the public names
