@@ -24,7 +24,7 @@ from configs import common
 
 def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
     config = common.default_config()
-    common.use_slowfast(config, "slowfast_8x8_r50")
+    common.use_slowfast(config, "slowfast_r50")
     config.model.width = 64
     config.epochs = 196.0
     config.preprocessing.frames = 32

@@ -33,11 +33,40 @@ def forward(x, w, geometry: Geometry):
 
 
 def input_gradient(g, w, geometry: Geometry):
-    """The same sum with the kernel turned around; with strides, JAX's transpose of it."""
+    """The same sum with the kernel turned around. With strides, one such sum of `g` for each
+    place between two steps, by the taps that meet there, and the places side by side: JAX's own
+    transpose writes the whole input once per tap."""
     if geometry.strides == (1, 1, 1):
         return forward(*turned(g, w.swapaxes(3, 4), geometry))
-    transpose = jax.linear_transpose(lambda x: forward(x, w, geometry), x_like(g, w, geometry))
-    return transpose(g)[0]
+    strides, size = geometry.strides, geometry.in_size
+    # Positions of the padded input in steps of the stride, and taps within a step's reach.
+    steps = [
+        -(-(n + sum(pad)) // s) for n, pad, s in zip(size, geometry.pads, strides, strict=True)
+    ]
+    reach = [-(-k // s) for k, s in zip(geometry.kernel, strides, strict=True)]
+    g = padded(
+        g,
+        tuple(
+            (r - 1, max(q - m, 0)) for r, q, m in zip(reach, steps, geometry.out_size, strict=True)
+        ),
+    )
+    places = []
+    for place in np.ndindex(*strides):
+        y = jnp.zeros((len(g), *steps, g.shape[-1]), jnp.float32)
+        for back in np.ndindex(*reach):
+            tap = tuple(p + s * b for p, s, b in zip(place, strides, back, strict=True))
+            if all(t < k for t, k in zip(tap, geometry.kernel, strict=True)):
+                first = [r - 1 - b for r, b in zip(reach, back, strict=True)]
+                under = lax.dynamic_slice(g, (0, *first, 0), y.shape)
+                y = y + under.astype(jnp.float32) * w[tap][0].astype(jnp.float32)
+        places.append(y.astype(g.dtype))
+    st, sh, sw = strides
+    between = jnp.stack(places, axis=4)  # [N, T, H, W, places, C]
+    n, t, h, v, _, c = between.shape
+    between = between.reshape(n, t, h, v, st, sh, sw, c).transpose(0, 1, 4, 2, 5, 3, 6, 7)
+    dx = between.reshape(n, t * st, h * sh, v * sw, c)
+    first = [pad[0] for pad in geometry.pads]
+    return lax.slice(dx, (0, *first, 0), (n, *(f + k for f, k in zip(first, size, strict=True)), c))
 
 
 def weight_gradient(x, g, geometry: Geometry):

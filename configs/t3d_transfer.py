@@ -1,0 +1,68 @@
+"""T3D-121 from an image network, without class labels (Diba et al., arXiv 1711.08200).
+
+    python train.py --config configs/t3d_transfer.py --config.data.root=/data/unlabelled
+    python train.py --config configs/t3d_transfer.py:smoke     (runs now, an untrained teacher)
+    python train.py --config configs/t3d_121.py --config.init.path=runs/THE_ABOVE \\
+        --config.init.scope=student --config.init.leave_out="('fc/*',)"     (then, on labels)
+
+Source: the paper, as others quote it: DenseNet-121 of ImageNet sees frames, T3D a clip of 32
+frames, and two hidden layers tell whether they belong together; about 500,000 clips of YouTube-8M;
+SGD with Nesterov's momentum 0.9, batch 32, decay 1e-4, rate 0.1 divided by 10 every 30 epochs, 150
+epochs at most. How many frames the teacher sees it does not say: 8 here.
+
+All lines of train.csv and val.csv end in the same label, whatever it is: then the loss is the
+matching loss, 0.69 for a guess, and the accuracies in the log say nothing. With several labels
+the cross-entropy of untrained logits is added, and teaches nothing; `other_loss` in metrics.jsonl
+is the matching loss alone. The teacher is torchvision's densenet121, saved by
+`torch.save(model.state_dict(), "weights/densenet121.pth")`.
+
+Number to reach: 91.7 % on UCF101 after fine-tuning (T3D as others quote the paper; 90.3 % without
+the transfer).
+"""
+
+import ml_collections
+
+from configs import common
+
+
+def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
+    config = common.default_config()
+    config.model.name = "t3d_121_transfer"
+    config.model.dtype = "bfloat16"
+    config.model.width = 64
+    config.model.ttl = "before"
+    config.model.ttl_depths = (4, 4, 4)
+    config.model.teacher_frames = 8
+    config.model.bn_groups = 1
+    config.model.bn_momentum = 0.9
+    config.init.path = "weights/densenet121.pth"
+    config.init.source = "torchvision"
+    config.init.leave_out = ("student/*", "matching/*", "classifier.*")
+    config.epochs = 150.0
+    config.batch_size = 32
+    config.eval_batch_size = 32
+    config.preprocessing.frames = 32
+    config.preprocessing.stride = 2
+    config.preprocessing.size = 256
+    config.preprocessing.crop = 224
+    # The teacher's.
+    config.preprocessing.mean = (0.485, 0.456, 0.406)
+    config.preprocessing.std = (0.229, 0.224, 0.225)
+    config.augment.positions = "five"
+    config.data.root = "data/unlabelled"
+    config.data.hint = (
+        "Without data: python train.py --config configs/t3d_transfer.py:smoke runs now"
+    )
+    config.optim.lr = 0.1
+    config.optim.schedule = "step"
+    config.optim.milestones = (30.0, 60.0, 90.0, 120.0)
+    config.optim.nesterov = True
+    config.optim.weight_decay = 1e-4
+    config.optim.frozen = ("teacher/*", "student/fc/*")
+    config.protocol.clips = 1
+    if common.is_smoke(argument):
+        common.use_smoke(config)
+        config.model.dtype = "float32"
+        config.model.width = 8
+        config.preprocessing.frames = 8
+    return config
