@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxvideo.layers.geometry import Geometry, padded, turned, x_like
+from jaxvideo.layers.geometry import Geometry, padded, turned
 
 
 def _taps(x, kernel, strides, out_size):
