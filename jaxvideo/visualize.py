@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
+from jaxvideo.evaluation.fusion import SCORES
 from jaxvideo.evaluation.scores import confusion_matrix
 from jaxvideo.training.log import read_metrics
-from jaxvideo.training.loop import SCORES
 
 
 def draw_run(workdir: Path) -> list[Path]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from typing import Any
 
 from jaxvideo.types import CheckpointError, ConfigError
@@ -14,10 +15,20 @@ def add(commands: Any) -> None:
     average.set_defaults(run=_average)
 
     fuse = commands.add_parser("fuse", help="late fusion of runs on the same videos")
-    fuse.add_argument("runs", nargs="+", metavar="RUN", help="the folder of a finished run")
     fuse.add_argument(
+        "runs", nargs="+", metavar="RUN", help="the folder of a finished run, or its scores.npz"
+    )
+    weights = fuse.add_mutually_exclusive_group()
+    weights.add_argument(
         "--weights", nargs="+", type=float, help="one per run (default: all the same)"
     )
+    weights.add_argument(
+        "--tune",
+        type=float,
+        metavar="SHARE",
+        help="find the weights on this share of the videos, and tell the result of the others",
+    )
+    fuse.add_argument("--seed", type=int, default=0, help="with --tune: which videos (default: 0)")
     fuse.add_argument(
         "--how", default="scores", help="scores (as they are; default), softmax of logits, or relu"
     )
@@ -52,29 +63,30 @@ def _average(options: argparse.Namespace) -> int:
 
 
 def _fuse(options: argparse.Namespace) -> int:
-    from pathlib import Path
+    from jaxvideo.evaluation.fusion import align, fuse, held_out, load_scores, tune
+    from jaxvideo.evaluation.scores import NAMES, estimates, topk_accuracy
 
-    import numpy as np
-
-    from jaxvideo.evaluation.fusion import fuse
-    from jaxvideo.evaluation.scores import topk_accuracy
-
-    runs = []
-    for run in options.runs:
-        try:
-            with np.load(Path(run) / "scores.npz") as file:
-                runs.append({key: file[key] for key in ("scores", "labels", "classes")})
-        except (OSError, ValueError, KeyError) as error:
-            raise CheckpointError(f"{run} is not the folder of a finished run ({error})") from error
-        for key in ("labels", "classes"):
-            if not np.array_equal(runs[0][key], runs[-1][key]):
-                raise ConfigError(f"{options.runs[0]} and {run} were tested on other {key}")
-    labels = runs[0]["labels"]
-    for run, found in zip(options.runs, runs, strict=True):
-        print(f"{100 * topk_accuracy(found['scores'], labels, 1):6.2f} %  {run}")
-    fused = fuse([run["scores"] for run in runs], options.weights, options.how)
-    top1, top5 = (100 * topk_accuracy(fused, labels, k) for k in (1, 5))
-    print(
-        f"{top1:6.2f} %  top-1, {top5:.2f} % top-5 of {len(labels)} videos, fused ({options.how})"
-    )
+    found = [load_scores(run) for run in options.runs]
+    runs = align(found, options.runs)
+    for name, before, after in zip(options.runs, found, runs, strict=True):
+        if left := len(before.labels) - len(after.labels):
+            print(
+                f"warning: {left} videos of {name} are not in all runs, left out", file=sys.stderr
+            )
+    weights, how = options.weights, f"fused ({options.how})"
+    if options.tune is not None:
+        part, rest = held_out(len(runs[0].labels), options.tune, options.seed)
+        tuned = [run.take(part) for run in runs]
+        weights = tune([run.scores for run in tuned], tuned[0].truth, options.how)
+        runs = [run.take(rest) for run in runs]
+        how += (
+            f", weights {' '.join(f'{weight:.3g}' for weight in weights)} tuned on {len(part)} "
+            f"other videos (a share of {options.tune:g}, seed {options.seed})"
+        )
+    truth = runs[0].truth
+    for name, run in zip(options.runs, runs, strict=True):
+        print(f"{100 * topk_accuracy(run.scores, truth, 1):6.2f} %  {name}")
+    fused = estimates(fuse([run.scores for run in runs], weights, options.how), truth)
+    first, *others = (f"{value} {NAMES[name]}" for name, value in fused.items())
+    print(f"{first:>6}, {', '.join(others)} of {len(truth)} videos, {how}")
     return 0

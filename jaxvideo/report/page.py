@@ -72,4 +72,5 @@ def write(path: str | os.PathLike[str], document: str) -> None:
         "w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}.", delete=False
     ) as file:
         file.write(document)
+    os.chmod(file.name, 0o644)  # temporary files are their owner's alone
     os.replace(file.name, path)

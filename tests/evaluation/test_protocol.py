@@ -1,91 +1,302 @@
+"""A test's scores against a loop over single views, however they are read and batched."""
+
+import dataclasses
+import threading
+
 import numpy as np
 import pytest
 
+from jaxvideo.data import testing
 from jaxvideo.data.datasets import VideoDataset
-from jaxvideo.evaluation.protocol import evaluate
-from jaxvideo.evaluation.scores import confusion_matrix, topk_accuracy
-from jaxvideo.types import DataError, Preprocessing, Protocol
+from jaxvideo.data.decode import open_video
+from jaxvideo.data.pipeline import Loading, Share, read_views
+from jaxvideo.data.testing import protocol_clips, read_tests
+from jaxvideo.data.views import protocol_views
+from jaxvideo.evaluation.protocol import evaluate, join, score_video
+from jaxvideo.types import DataError, Preprocessing, Protocol, VideoError
 from tests.conftest import write_video
 
-PRE = Preprocessing(frames=2, size=40, crop=32)
+PRE = Preprocessing(frames=6, size=40, crop=32)
+CLASSES = ("a", "b", "c", "d")
 
 
 @pytest.fixture(scope="module")
 def paths(tmp_path_factory):
+    """12, 4 (shorter than a clip) and 30 frames."""
     folder = tmp_path_factory.mktemp("videos")
-    return [str(write_video(folder / f"{k}.mp4", frames=12)) for k in range(3)]
-
-
-def brightness(video):
-    """A `predict` whose two scores say how bright a clip is: 8 k for frame k."""
-    level = video[:, :, 20:, 20:].mean((1, 2, 3, 4)) / 255
-    return np.stack([level, 1 - level], 1)
-
-
-def test_scores_are_means_over_the_views(paths):
-    data = VideoDataset(tuple(paths), (0, 1, 1), ("bright", "dark"))
-    seen = []
-    result = evaluate(
-        lambda video: seen.append(len(video)) or brightness(video),
-        data,
-        PRE,
-        Protocol(clips=3, crops=3),
-        batch_size=2,
+    sizes = {"x": (12, (48, 64)), "short": (4, (64, 48)), "long": (30, (50, 90))}
+    return tuple(
+        str(write_video(folder / f"{name}.mp4", frames=frames, size=size))
+        for name, (frames, size) in sizes.items()
     )
-    # Clips start at frames 0, 5 and 10 and hold two frames each: levels 4, 44 and 84.
-    np.testing.assert_allclose(result.scores[:, 0], 44 / 255, atol=0.01)
-    assert set(seen) == {6}
-    assert result.top1 == pytest.approx(2 / 3)
-    assert result.top5 == 1.0
-    assert result.confusion.tolist() == [[0, 1], [0, 2]]
-    assert result.clips == 9
 
 
-def test_the_protocol_decides_the_test_clip(paths):
-    data = VideoDataset(tuple(paths), (0, 1, 1), ("bright", "dark"))
-    shapes = set()
-    protocol = Protocol(clips=1, frames=7, crop=24)
-    evaluate(
-        lambda video: shapes.add(video.shape) or brightness(video),
+@pytest.fixture(scope="module")
+def data(paths):
+    return VideoDataset(paths, (0, 1, 1), CLASSES)
+
+
+def network(aggregation):
+    """A `predict` that sees every pixel, time and place; rows do not depend on each other."""
+
+    def predict(video):
+        flat = video.reshape(len(video), -1).astype(np.float64) / 255
+        weights = np.random.default_rng(1).normal(size=(flat.shape[1], len(CLASSES)))
+        logits = np.stack([row @ weights for row in flat]) / 10
+        if aggregation == "logits":
+            return logits
+        shares = np.exp(logits - logits.max(1, keepdims=True))
+        return shares / shares.sum(1, keepdims=True)
+
+    return predict
+
+
+def by_hand(predict, path, protocol, preprocessing=PRE):
+    """The mean over a video's views, each of them read and scored alone."""
+    p = protocol.apply(preprocessing)
+    total, count = np.zeros(len(CLASSES)), 0
+    with open_video(path) as video:
+        size = video.num_frames, video.height, video.width, video.fps
+        for views in protocol_views(*size, p, protocol, times=video.times):
+            for view in views:
+                total += predict(read_views(video, [view], p))[0]
+                count += 1
+    return total / count
+
+
+PROTOCOLS = [
+    Protocol(clips=3, crops=3),
+    Protocol(clips=10, crops=3, aggregation="logits"),
+    Protocol(clips=2, crops=10, frames=4, crop=24),
+    Protocol(clips=1, crops=1),
+    Protocol(clips=0, crops=5, starts="windows"),
+]
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS, ids=lambda p: f"{p.clips}x{p.crops}-{p.starts}")
+@pytest.mark.parametrize("batch_size", [1, 7, 64])
+def test_three_videos_by_hand(data, protocol, batch_size):
+    """Fewer views than a call's, as many, and more."""
+    predict, calls = network(protocol.aggregation), []
+    result = evaluate(
+        lambda video: calls.append(len(video)) or predict(video),
         data,
         PRE,
         protocol,
-        batch_size=1,
+        batch_size=batch_size,
     )
-    assert shapes == {(1, 7, 24, 24, 3)}
-    assert "7 frames" in protocol.describe(PRE)
-    assert "crop 24" in protocol.describe(PRE)
+    expected = [by_hand(predict, path, protocol) for path in data.paths]
+    np.testing.assert_allclose(result.scores, expected, rtol=1e-5)
+    assert set(calls) == {batch_size}
+    views = result.clips * protocol.crops
+    assert len(calls) == -(-views // batch_size)
+    if protocol.starts == "ends":
+        assert result.clips == 3 * protocol.clips
+    else:  # 6 frames in a row, the rest one more
+        assert result.clips == 2 + 1 + 5
+    np.testing.assert_allclose(
+        score_video(predict, data.paths[2], PRE, protocol), expected[2], rtol=1e-5
+    )
 
 
-def test_broken_videos_are_listed_and_not_counted(paths):
-    data = VideoDataset((*paths, "/gone.mp4"), (1, 1, 1, 0), ("bright", "dark"))
-    result = evaluate(brightness, data, PRE, Protocol(clips=2), batch_size=4)
-    assert result.top1 == 1.0
-    assert len(result.labels) == 3
-    assert list(result.broken) == ["/gone.mp4"]
+def test_numbers_of_a_result(data):
+    """Brightness: clips start at frames 0, 5 and 10 of frames whose level is 8 k."""
+    dark = dataclasses.replace(PRE, frames=2)
+    folder = VideoDataset((data.paths[0],) * 3, (0, 1, 1), ("bright", "dark"))
+
+    def brightness(video):
+        level = video[:, :, 20:, 20:].mean((1, 2, 3, 4)) / 255
+        return np.stack([level, 1 - level], 1)
+
+    result = evaluate(brightness, folder, dark, Protocol(clips=3, crops=1), batch_size=2)
+    np.testing.assert_allclose(result.scores[:, 0], 44 / 255, atol=0.01)
+    assert result.top1 == pytest.approx(2 / 3)
+    assert result.top5 == 1.0
+    assert result.confusion.tolist() == [[0, 1], [0, 2]]
+    assert (result.coverage, result.expected) == (1.0, 3)
+    share = result.scores[0]
+    assert result.loss == pytest.approx(-np.log([share[0], share[1], share[1]]).mean())
+    assert result.losses.argmax() == 0
+
+
+@pytest.mark.parametrize("loading", [Loading(1, 0, 1), Loading(4, 0, 1), Loading(2, 2, 3)])
+def test_threads_change_nothing(data, loading):
+    many = VideoDataset(data.paths * 4, data.labels * 4, CLASSES)
+    protocol, predict = Protocol(clips=4, crops=3), network("softmax")
+    one = evaluate(predict, many, PRE, protocol, batch_size=5)
+    other = evaluate(predict, many, PRE, protocol, batch_size=5, loading=loading)
+    np.testing.assert_array_equal(other.scores, one.scores)
+    assert not [t for t in threading.enumerate() if t.name.startswith("test-reader")]
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_shares_put_together(data, count):
+    """Each video once, whatever the hosts; four hosts of three videos are one too many."""
+    missing = dataclasses.replace(data, missing=("gone",))
+    protocol, predict = Protocol(clips=2), network("softmax")
+    whole = evaluate(predict, missing, PRE, protocol, batch_size=4)
+    parts = [
+        evaluate(predict, missing, PRE, protocol, batch_size=4, share=Share(i, count))
+        for i in range(count)
+    ]
+    assert [len(part.labels) for part in parts] == [len(range(i, 3, count)) for i in range(count)]
+    joined = join(parts[::-1])
+    np.testing.assert_allclose(joined.scores, whole.scores)
+    for name in ("labels", "videos"):
+        np.testing.assert_array_equal(getattr(joined, name), getattr(whole, name))
+    assert (joined.expected, joined.clips) == (whole.expected, whole.clips) == (4, 6)
+    assert joined.coverage == 0.75
+
+
+def test_several_labels(data):
+    several = dataclasses.replace(data, label_sets=((0, 3), (1,), (1, 2)), quarantined=("q",))
+    result = evaluate(network("softmax"), several, PRE, Protocol(clips=1), batch_size=4)
+    assert result.label_sets.tolist() == [
+        [True, False, False, True],
+        [False, True, False, False],
+        [False, True, True, False],
+    ]
+    assert result.truth is result.label_sets
+    assert result.coverage == 0.75
+    best = result.scores.argmax(1)
+    assert result.top1 == np.mean([i in s for i, s in zip(best, several.label_sets, strict=True)])
+
+
+def test_broken_videos_are_listed_and_not_counted(data, paths, monkeypatch):
+    """Also one that breaks after its first clips: what was scored of it is dropped."""
+    data = VideoDataset((*paths, "/gone.mp4"), (1, 1, 1, 0), CLASSES)
+    decode = testing.decode_frames
+
+    def breaks(file, wanted):
+        for index, frame in decode(file, wanted):
+            if file.path == paths[2] and index > 20:
+                raise VideoError(f"{file.path}: frame {index} is corrupt")
+            yield index, frame
+
+    monkeypatch.setattr(testing, "decode_frames", breaks)
+    told = []
+    result = evaluate(
+        network("softmax"),
+        data,
+        PRE,
+        Protocol(clips=4),
+        batch_size=3,
+        progress=lambda *done: told.append(done[:2]),
+    )
+    assert result.videos.tolist() == [0, 1]
+    assert list(result.broken) == [paths[2], "/gone.mp4"]
+    assert "frame 21 is corrupt" in result.broken[paths[2]]
     assert "/gone.mp4" in result.broken["/gone.mp4"]
+    assert result.coverage == 0.5
+    np.testing.assert_allclose(
+        result.scores[0], by_hand(network("softmax"), paths[0], Protocol(clips=4)), rtol=1e-5
+    )
+    assert [done for done, _ in told] == sorted(done for done, _ in told)
+    assert told[-1] == (16, 16)
 
 
 def test_nothing_readable_is_an_error():
     data = VideoDataset(("/gone.mp4",), (0,), ("a", "b"))
     with pytest.raises(DataError, match=r"none of 1 videos could be read.*gone\.mp4"):
-        evaluate(brightness, data, PRE, Protocol(clips=2), batch_size=4)
+        evaluate(network("softmax"), data, PRE, Protocol(clips=2), batch_size=4)
+    part = evaluate(
+        network("softmax"), data, PRE, Protocol(clips=2), batch_size=4, share=Share(0, 2)
+    )
+    assert part.scores.shape == (0, 2)
 
 
-@pytest.mark.fast
-def test_topk_counts_ties_against_the_label():
-    scores = np.array([[0.3, 0.3, 0.4], [0.5, 0.5, 0.0], [1.0, 1.0, 1.0]])
-    labels = np.array([2, 0, 1])
-    assert topk_accuracy(scores, labels, 1) == pytest.approx(1 / 3)
-    assert topk_accuracy(scores, labels, 2) == pytest.approx(2 / 3)
-    assert topk_accuracy(scores, labels, 3) == 1.0
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"short": "hold"},
+        {"short": "pad"},
+        {"stride": 3},
+        {"fps": 10.0},
+        {"modality": "rgb_diff"},
+        {"frames": 6, "segments": 3},
+        {"modality": "flow", "flow": "dis", "mean": (0.0,) * 2, "std": (1.0,) * 2},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("protocol", [Protocol(clips=5, crops=3), Protocol(clips=2, crops=10)])
+def test_clips_of_one_pass_are_those_read_alone(paths, changes, protocol):
+    p = dataclasses.replace(PRE, **changes)
+    for path in paths:
+        with open_video(path) as video:
+            size = video.num_frames, video.height, video.width, video.fps
+            expected = protocol_views(*size, p, protocol, times=video.times)
+            clips = list(protocol_clips(video, p, protocol))
+            assert len(clips) == protocol.clips
+            for clip, views in zip(clips, expected, strict=True):
+                np.testing.assert_array_equal(clip, read_views(video, views, p))
 
 
-@pytest.mark.fast
-def test_confusion_rows_are_labels():
-    scores = np.eye(3)[[0, 1, 1, 2]]
-    assert confusion_matrix(scores, np.array([0, 1, 2, 2])).tolist() == [
-        [1, 0, 0],
-        [0, 1, 0],
-        [0, 1, 1],
-    ]
+def test_a_video_is_opened_and_decoded_once(data, monkeypatch):
+    """30 views of 30 frames: every frame is decoded once, in order."""
+    opened, decoded = [], []
+    decode = testing.decode_frames
+
+    class Counting(VideoDataset):
+        def open(self, index):
+            opened.append(index)
+            return super().open(index)
+
+    def counting(file, wanted):
+        for index, frame in decode(file, wanted):
+            decoded.append(index)
+            yield index, frame
+
+    monkeypatch.setattr(testing, "decode_frames", counting)
+    one = Counting(data.paths[2:], (1,), CLASSES)
+    evaluate(network("softmax"), one, PRE, Protocol(clips=10, crops=3), batch_size=8)
+    assert opened == [0]
+    assert decoded == list(range(30))
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_memory_is_bounded(threads, monkeypatch):
+    """Videos of any length, a slow network: never more waits than is allowed."""
+    held, most, lock = 0, 0, threading.Lock()
+    views, ahead = 3, 10
+
+    def clips(file, preprocessing, protocol):
+        nonlocal held, most
+        for _ in range(25):
+            with lock:
+                held += views
+                most = max(most, held)
+            yield np.zeros((views, 1), np.uint8)
+
+    class Nothing(VideoDataset):
+        def open(self, index):
+            return threading.Lock()  # any context
+
+    monkeypatch.setattr(testing, "protocol_clips", clips)
+    data = Nothing(("",) * 6, (0,) * 6, CLASSES)
+    order = []
+    for video, piece in read_tests(
+        data, range(6), PRE, Protocol(), ahead=ahead, loading=Loading(threads)
+    ):
+        if piece is not None:
+            order.append(video)
+            with lock:
+                held -= views
+    assert order == [video for video in range(6) for _ in range(25)]
+    # Those that wait, one in the hands of each thread, one of the video whose turn it is, and
+    # one taken but not yet counted here.
+    assert most <= ahead + views * (threads + 3)
+
+
+def test_a_fault_is_raised_and_threads_end(data, monkeypatch):
+    def faulty(file, preprocessing, protocol):
+        yield np.zeros((1, 2), np.uint8)
+        raise RuntimeError("a fault")
+
+    monkeypatch.setattr(testing, "protocol_clips", faulty)
+    with pytest.raises(RuntimeError, match="a fault"):
+        list(read_tests(data, range(3), PRE, Protocol(), ahead=2))
+    stream = read_tests(data, range(3), PRE, Protocol(), ahead=1)
+    next(stream)
+    stream.close()
+    assert not [t for t in threading.enumerate() if t.name.startswith("test-reader")]

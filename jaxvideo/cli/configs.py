@@ -1,0 +1,92 @@
+"""A config file and its overrides, outside of `train.py`'s flags."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from jaxvideo.types import ConfigError
+
+
+def load_config(name: str, overrides: Iterable[str] = ()) -> dict[str, Any]:
+    """The values of a config file, `configs/x.py` or `configs/x.py:argument`.
+
+    Args:
+      overrides: `optim.lr=0.1` each, with or without a leading `config.`.
+
+    Raises:
+      ConfigError: no such file, it makes no config, or an override that it has no key for.
+    """
+    import importlib.util
+    import json
+    import sys
+    from pathlib import Path
+
+    file, _, argument = name.partition(":")
+    path = Path(file).resolve()
+    spec = importlib.util.spec_from_file_location(path.stem, path) if path.is_file() else None
+    if spec is None or spec.loader is None:
+        raise ConfigError(f"--config={name}: no such config file")
+    # Configs import what they share from their own folder's package.
+    root = str(path.parents[1])
+    sys.path.insert(0, root)
+    try:
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        config = module.get_config(argument) if argument else module.get_config()
+        values = json.loads(json.dumps(config.to_dict()))
+    except Exception as error:  # a config is any program
+        raise ConfigError(f"--config={name}: {type(error).__name__}: {error}") from error
+    finally:
+        sys.path.remove(root)
+    for change in overrides:
+        override(values, change)
+    return values
+
+
+def override(values: dict[str, Any], change: str) -> None:
+    """Puts one `key.of.config=value` into the values of a config."""
+    import difflib
+
+    name, found, text = change.partition("=")
+    *sections, key = name.removeprefix("config.").split(".")
+    section = values
+    for part in sections:
+        section = section.get(part) if isinstance(section, dict) else None
+    # What a model takes, its own file knows.
+    if not found or not isinstance(section, dict) or (key not in section and sections != ["model"]):
+        keys = _keys(values)
+        near = difflib.get_close_matches(name.removeprefix("config."), keys, n=1)
+        hint = f"; did you mean {near[0]!r}?" if found and near else ""
+        raise ConfigError(f"override {change!r}: KEY=VALUE, with a key of the config{hint}")
+    before = section.get(key)
+    if isinstance(before, dict):
+        raise ConfigError(f"override {change!r}: {key} is a section, of {', '.join(before)}")
+    section[key] = _parse(text, before, change)
+
+
+def _keys(values: dict[str, Any], prefix: str = "") -> list[str]:
+    return [
+        name
+        for key, value in values.items()
+        for name in (_keys(value, f"{prefix}{key}.") if isinstance(value, dict) else [prefix + key])
+    ]
+
+
+def _parse(text: str, before: Any, change: str) -> Any:
+    """The value in the type that the config has there."""
+    import ast
+
+    if isinstance(before, str):
+        return text
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        value = {"true": True, "false": False, "none": None}.get(text.lower(), text)
+    if isinstance(value, tuple):
+        value = list(value)
+    allowed = {bool: bool, int: int, float: (int, float), list: list}.get(type(before))
+    # To Python, True is an integer.
+    if allowed and (not isinstance(value, allowed) or type(value) is bool is not allowed):
+        raise ConfigError(f"override {change!r}: like {before!r}, which the config has there")
+    return value

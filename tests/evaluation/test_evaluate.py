@@ -1,0 +1,174 @@
+"""`python -m jaxvideo evaluate`, from files to a report."""
+
+import argparse
+import json
+import re
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from jaxvideo import create_model
+from jaxvideo.cli import evaluate as command
+from jaxvideo.data.decode import open_video
+from jaxvideo.data.pipeline import read_views
+from jaxvideo.data.views import protocol_views
+from jaxvideo.evaluation.fusion import load_scores
+from jaxvideo.pretrained import Weights, save_weights
+from jaxvideo.training.step import init_variables, make_predict_step
+from jaxvideo.types import ConfigError, JaxvideoError, Preprocessing, Protocol
+from tests.conftest import write_video
+
+PRE = Preprocessing(frames=4, size=40, crop=32)
+CLASSES = ("x", "y", "z")
+MODEL = {"name": "f_r2d_10", "width": 4, "num_classes": 3}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Videos with annotations, of which one is broken and one is not there."""
+    folder = tmp_path_factory.mktemp("data")
+    for k in range(4):
+        write_video(folder / f"{k}.mp4", frames=6 + 4 * k)
+    (folder / "3.mp4").write_bytes(b"no video")
+    (folder / "train.csv").write_text("0.mp4,x\n")
+    (folder / "val.csv").write_text("0.mp4,x\n1.mp4,y\n2.mp4,z\n3.mp4,x\ngone.mp4,y\n")
+    (folder / "classes.txt").write_text("\n".join(CLASSES))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def variables():
+    shapes = jax.eval_shape(lambda: init_variables(create_model(**MODEL), PRE, 0))
+    rng = np.random.default_rng(0)
+
+    def draw(shape):
+        if len(shape.shape) == 1:  # of normalisation: variances must be positive
+            return rng.uniform(0.5, 1.5, shape.shape).astype(np.float32)
+        gain = np.sqrt(2 / np.prod(shape.shape[:-1]))
+        return (gain * rng.normal(size=shape.shape)).astype(np.float32)
+
+    return jax.tree.map(draw, shapes)
+
+
+def weights(folder, variables, classes=CLASSES):
+    path = folder / f"{'_'.join(classes)}.safetensors".replace(" ", "")
+    save_weights(path, Weights(variables, MODEL, PRE, classes, {"source": "test"}))
+    return path
+
+
+def data(folder):
+    """A config of the repository, with these videos in it."""
+    config = str(Path(__file__).parents[2] / "configs" / "motion.py")
+    changes = ("data.source=csv", f"data.root={folder}", "protocol.crops=3", "eval_batch_size=8")
+    return ["--config", config, *(part for change in changes for part in ("--set", change))]
+
+
+def run(*arguments):
+    parser = argparse.ArgumentParser()
+    command.add(parser.add_subparsers(dest="command"))
+    options = parser.parse_args(["evaluate", *map(str, arguments)])
+    return options.run(options)
+
+
+def by_hand(folder, variables, protocol):
+    """Each view alone through the network, and the mean of a video's."""
+    step = jax.jit(make_predict_step(create_model(**MODEL), PRE, protocol.aggregation))
+    scores = []
+    for k in range(3):
+        with open_video(folder / f"{k}.mp4") as video:
+            size = video.num_frames, video.height, video.width, video.fps
+            clips = protocol_views(*size, PRE, protocol)
+            views = [read_views(video, [view], PRE) for clip in clips for view in clip]
+        scores.append(np.mean([np.asarray(step(variables, view))[0] for view in views], 0))
+    return np.array(scores)
+
+
+def test_scores_and_files(folder, variables, tmp_path, capsys):
+    file, out = weights(folder, variables), tmp_path / "out"
+    assert run(*data(folder), "--checkpoint", file, "--out", out) == 0
+    printed = capsys.readouterr()
+    expected = by_hand(folder, variables, Protocol(clips=2, crops=3))
+    found = load_scores(out)
+    np.testing.assert_allclose(found.scores, expected, atol=1e-5)
+    assert found.labels.tolist() == [0, 1, 2]
+    assert (found.classes, found.videos) == (CLASSES, ("0", "1", "2"))
+    top1 = np.mean(expected.argmax(1) == [0, 1, 2])
+    result = json.loads((out / "result.json").read_text())
+    assert result["top1"] == pytest.approx(top1)
+    assert result["mean_class_accuracy"] == pytest.approx(top1)
+    low, high = result["intervals"]["top1"]
+    assert 0 <= low <= top1 <= high <= 1
+    assert (result["videos"], result["expected_videos"]) == (3, 5)
+    assert result["loss"] == pytest.approx(-np.log(np.diag(expected)).mean(), abs=1e-4)
+    assert result["protocol"].startswith("2 clips x 3 crops per video (4 frames, stride 1")
+    assert result["views"]["crops"] == 3
+    assert result["clip"]["mean"] == [0.0, 0.0, 0.0]
+    assert list(result["broken"]) == [str(folder / "3.mp4")]
+    for text in (
+        result["protocol"],
+        "frames 4, stride 1, fps None, size 40, width 0, crop 32",
+        f"top-1                {100 * top1:.2f} % [{100 * low:.2f}, {100 * high:.2f}]",
+        "60.00 %, 3 of 5 videos; 1 unreadable, 1 not there",
+        f"top-1 is {60 * top1:.2f} % if the others count as wrong",
+    ):
+        assert text in printed.out
+    assert "One-clip" not in printed.out
+    assert "not counted:" in printed.err
+    assert "3.mp4" in printed.err
+    page = (out / "report.html").read_text()
+    assert result["protocol"] in page
+    assert page.count("data:image/webp") == 3
+
+
+def test_one_clip_is_called_that_and_classes_may_stand_in_another_order(
+    folder, variables, tmp_path, capsys
+):
+    turned = weights(folder, variables, ("z", "x", "y"))
+    arguments = [*data(folder), "--checkpoint", turned, "--out", tmp_path]
+    more = ["--clips", "1", "--crops", "1", "--aggregation", "logits", "--worst", "0"]
+    assert run(*arguments, *more, "--set", "loading.threads=1") == 0
+    printed = capsys.readouterr().out
+    assert "One-clip validation: one centre crop of one clip per video" in printed
+    expected = by_hand(folder, variables, Protocol(clips=1, aggregation="logits"))
+    np.testing.assert_allclose(load_scores(tmp_path).scores, expected[:, [1, 2, 0]], atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--set", "data.root=/gone"], "/gone"),
+        (["--set", "data.rot=x"], "did you mean 'data.root'?"),
+        (["--set", "preprocessing.size=3"], "what the network sees is the network's own"),
+        (["--set", "data.root"], "KEY=VALUE"),
+        (["--views", "3"], "--views=3: must be a multiple of the 8 devices"),
+        (["--crops", "2"], "crops=2: allowed are 1, 3, 5 and 10"),
+        (["--split", "test"], "has no 'test' videos annotated, only train, val"),
+        (["--draws", "1"], "--draws=1"),
+        (["--worst", "-1"], "--worst=-1"),
+    ],
+)
+def test_wrong_calls(folder, variables, tmp_path, arguments, text):
+    file = weights(folder, variables)
+    with pytest.raises(JaxvideoError, match=re.escape(text)):
+        run(*data(folder), "--checkpoint", file, "--out", tmp_path, *arguments)
+
+
+def test_wrong_config_and_classes(folder, variables, tmp_path):
+    file = weights(folder, variables)
+    with pytest.raises(ConfigError, match="which data, by which protocol"):
+        run("--checkpoint", file)
+    with pytest.raises(ConfigError, match="no such config file"):
+        run("--config", tmp_path / "none.py", "--checkpoint", file)
+    (tmp_path / "wrong.py").write_text("def get_config():\n    raise KeyError('oh')\n")
+    with pytest.raises(ConfigError, match=r"wrong\.py: KeyError: 'oh'"):
+        run("--config", tmp_path / "wrong.py", "--checkpoint", file)
+    other = weights(folder, variables, ("x", "y", "q"))
+    with pytest.raises(ConfigError, match="q in the network alone, z in the data alone"):
+        run(*data(folder), "--checkpoint", other, "--out", tmp_path)
+
+
+def test_classes_without_names_are_taken_in_order():
+    columns = command._columns(("class 0", "class 1"), ("b", "a"))
+    assert columns.tolist() == [0, 1]

@@ -1,0 +1,197 @@
+"""Every number against a loop over videos, and the intervals against what they promise."""
+
+import numpy as np
+import pytest
+
+from jaxvideo.evaluation.scores import (
+    average_precision,
+    class_accuracy,
+    confusion_matrix,
+    estimates,
+    hits,
+    label_matrix,
+    losses,
+    mean_average_precision,
+    mean_class_accuracy,
+    topk_accuracy,
+)
+from jaxvideo.types import ConfigError, DataError
+
+pytestmark = pytest.mark.fast
+
+
+def draw(seed, videos=60, classes=7, levels=9):
+    """Scores of few levels, so that there are ties, and labels that they know something of."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(classes - 1, size=videos)  # the last class has no video
+    scores = rng.integers(levels, size=(videos, classes)).astype(np.float32)
+    scores[np.arange(videos), labels] += 3
+    several = label_matrix([{label, (label * 3) % (classes - 1)} for label in labels], classes)
+    return scores, labels, several
+
+
+def naive_hit(row, labels, k):
+    """Whether the best label is among k when all that is not lower stands before it."""
+    best = max(row[label] for label in labels)
+    before = [c for c in range(len(row)) if c not in labels and row[c] >= best]
+    return len(before) < k
+
+
+def naive_precision(scores, own):
+    """Precision and recall at every threshold, from the highest down."""
+    total, area, recall = sum(own), 0.0, 0.0
+    for threshold in sorted(set(scores.tolist()), reverse=True):
+        taken = [yes for score, yes in zip(scores, own, strict=True) if score >= threshold]
+        now = sum(taken) / total
+        area += (now - recall) * sum(taken) / len(taken)
+        recall = now
+    return area
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_accuracies(seed):
+    scores, labels, several = draw(seed)
+    for k in (1, 2, 5):
+        one = [naive_hit(row, [label], k) for row, label in zip(scores, labels, strict=True)]
+        any_ = [
+            naive_hit(row, np.flatnonzero(own), k) for row, own in zip(scores, several, strict=True)
+        ]
+        assert hits(scores, labels, k).tolist() == one
+        assert hits(scores, several, k).tolist() == any_
+        assert topk_accuracy(scores, labels, k) == pytest.approx(sum(one) / len(one))
+    right = {}
+    for row, label in zip(scores, labels, strict=True):
+        right.setdefault(int(label), []).append(naive_hit(row, [label], 1))
+    shares = {label: sum(found) / len(found) for label, found in right.items()}
+    by_class = class_accuracy(scores, labels)
+    assert np.isnan(by_class[6])
+    assert {i: by_class[i] for i in shares} == pytest.approx(shares)
+    assert mean_class_accuracy(scores, labels) == pytest.approx(sum(shares.values()) / 6)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_average_precision(seed):
+    scores, _, several = draw(seed)
+    expected = [naive_precision(scores[:, c], several[:, c].tolist()) for c in range(6)]
+    np.testing.assert_allclose(average_precision(scores, several)[:6], expected)
+    assert np.isnan(average_precision(scores, several)[6])
+    assert mean_average_precision(scores, several) == pytest.approx(np.mean(expected))
+    order = np.random.default_rng(seed).permutation(len(scores))
+    np.testing.assert_allclose(average_precision(scores[order], several[order])[:6], expected)
+
+
+def test_average_precision_by_hand():
+    """Right, wrong, right: 1/2 x 1 + 1/2 x 2/3. All equal: the share of the right ones."""
+    own = np.array([[True], [False], [True]])
+    assert average_precision(np.array([[3.0], [2.0], [1.0]]), own)[0] == pytest.approx(5 / 6)
+    assert average_precision(np.ones((3, 1)), own)[0] == pytest.approx(2 / 3)
+
+
+def test_topk_counts_ties_against_the_label():
+    scores = np.array([[0.3, 0.3, 0.4], [0.5, 0.5, 0.0], [1.0, 1.0, 1.0]])
+    labels = np.array([2, 0, 1])
+    assert topk_accuracy(scores, labels, 1) == pytest.approx(1 / 3)
+    assert topk_accuracy(scores, labels, 2) == pytest.approx(2 / 3)
+    assert topk_accuracy(scores, labels, 3) == 1.0
+
+
+def test_scores_that_are_no_numbers_are_never_right():
+    scores = np.array([[np.nan, 0.0], [0.0, np.nan], [np.nan, np.nan], [0.0, 1.0]])
+    assert hits(scores, np.array([0, 0, 1, 1]), 1).tolist() == [False, False, False, True]
+    own = np.array([[True, False], [False, True], [False, True], [False, True]])
+    # The first video is the last of its class's list, together with the third: 1 of 4.
+    assert average_precision(scores, own)[0] == pytest.approx(1 / 4)
+
+
+def test_confusion_rows_are_labels():
+    scores = np.eye(3)[[0, 1, 1, 2]]
+    assert confusion_matrix(scores, np.array([0, 1, 2, 2])).tolist() == [
+        [1, 0, 0],
+        [0, 1, 0],
+        [0, 1, 1],
+    ]
+
+
+def test_losses():
+    probabilities = np.array([[0.7, 0.2, 0.1], [0.0, 0.5, 0.5]])
+    labels = np.array([0, 1])
+    expected = -np.log([0.7, 0.5])
+    np.testing.assert_allclose(losses(probabilities, labels), expected)
+    logits = np.log(np.maximum(probabilities, 1e-30)) + 400
+    np.testing.assert_allclose(losses(logits, labels, "logits"), expected)
+    several = np.array([[True, True, False], [False, True, False]])
+    np.testing.assert_allclose(losses(probabilities, several)[0], -np.log(0.7 * 0.2) / 2)
+    expected = -np.log([0.7 * 0.2 * 0.9, 1 * 0.5 * 0.5]) / 3
+    np.testing.assert_allclose(losses(probabilities, several, "sigmoid"), expected)
+
+
+@pytest.mark.parametrize("multi", [False, True])
+def test_intervals_are_those_of_a_bootstrap(multi):
+    """Counts are drawn instead of videos; here videos are, one resample after the other."""
+    scores, labels, several = draw(3, videos=200)
+    truth = several if multi else labels
+    found = estimates(scores, truth, draws=4000)
+    metrics = {
+        "top1": lambda s, t: topk_accuracy(s, t, 1),
+        "top5": lambda s, t: topk_accuracy(s, t, 5),
+    }
+    if multi:
+        metrics["mean_average_precision"] = mean_average_precision
+    else:
+        metrics["mean_class_accuracy"] = mean_class_accuracy
+    assert found.keys() == metrics.keys()
+    rng = np.random.default_rng(9)
+    redrawn = [rng.integers(200, size=200) for _ in range(1000)]
+    for name, metric in metrics.items():
+        value = metric(scores, truth)
+        again = np.array([metric(scores[rows], truth[rows]) for rows in redrawn])
+        if name == "mean_average_precision":
+            again += value - again.mean()
+        low, high = np.quantile(again, [0.025, 0.975])
+        assert found[name].value == pytest.approx(value)
+        # The ends of 1000 draws are themselves uncertain by a few hundredths of the width.
+        assert found[name].low == pytest.approx(low, abs=0.15 * (high - low))
+        assert found[name].high == pytest.approx(high, abs=0.15 * (high - low))
+
+
+@pytest.mark.parametrize("multi", [False, True])
+def test_intervals_hold_the_truth_as_often_as_they_say(multi):
+    """95 % of them, over data sets drawn anew; the share of 150 is uncertain by 2 %."""
+    rng = np.random.default_rng(0)
+
+    def sample(videos):
+        scores = rng.normal(size=(videos, 6))
+        if multi:
+            own = rng.random((videos, 6)) < 0.2
+            return scores + own, own
+        labels = rng.integers(6, size=videos)
+        return scores + 1.5 * (labels[:, None] == np.arange(6)), labels
+
+    if multi:  # of as many videos: average precision of few is higher
+        name, videos = "mean_average_precision", 120
+        truth = np.mean([mean_average_precision(*sample(videos)) for _ in range(200)])
+    else:
+        name, videos = "top1", 120
+        truth = topk_accuracy(*sample(200_000), 1)
+    found = [estimates(*sample(videos), draws=200, seed=i)[name] for i in range(150)]
+    assert 0.88 <= np.mean([one.low <= truth <= one.high for one in found]) <= 0.99
+
+
+def test_intervals_are_a_function_of_the_seed():
+    scores, labels, _ = draw(0)
+    assert estimates(scores, labels) == estimates(scores, labels)
+    assert estimates(scores, labels) != estimates(scores, labels, seed=1)
+    assert str(estimates(np.eye(3), np.arange(3))["top1"]) == "100.00 % [100.00, 100.00]"
+
+
+@pytest.mark.parametrize(
+    ("labels", "how", "error", "text"),
+    [
+        ([0], {"draws": 1}, ConfigError, "draws=1"),
+        ([0], {"level": 1.0}, ConfigError, "level=1.0"),
+        ([], {}, DataError, "no video"),
+    ],
+)
+def test_wrong_calls(labels, how, error, text):
+    with pytest.raises(error, match=text):
+        estimates(np.ones((len(labels), 2)), np.array(labels, int), **how)
