@@ -16,6 +16,14 @@ _CONFIG = config_flags.DEFINE_config_file("config", help_string="A file of confi
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "The run's folder; by default one in runs/ that the config decides."
 )
+_DISTRIBUTED = flags.DEFINE_bool(
+    "distributed", False, "One of several processes; JAX finds the others (TPU slice, cluster)."
+)
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator", None, "Of several processes: host:port of the 0th."
+)
+_PROCESSES = flags.DEFINE_integer("processes", None, "How many they are.")
+_PROCESS = flags.DEFINE_integer("process", None, "Which of them this is, from 0.")
 flags.mark_flag_as_required("config")
 
 
@@ -25,15 +33,21 @@ def main(arguments: list[str]) -> None:
     # One line per file operation of a checkpoint would bury the progress of the run.
     logging.set_verbosity(logging.ERROR)
     from jaxvideo import visualize
+    from jaxvideo.training import distributed
     from jaxvideo.training.config import default_workdir
     from jaxvideo.training.loop import train
 
     config = _CONFIG.value.to_dict()
     name = Path(flags.FLAGS["config"].config_filename.partition(":")[0]).stem
     workdir = Path(_WORKDIR.value) if _WORKDIR.value else default_workdir(config, name)
-    train(config, workdir)
-    for picture in visualize.draw_run(workdir):
-        print(f"picture: {picture}")
+    distributed.start(
+        _COORDINATOR.value, _PROCESSES.value, _PROCESS.value, detect=_DISTRIBUTED.value
+    )
+    with distributed.together():
+        train(config, workdir)
+    if distributed.writes():
+        for picture in visualize.draw_run(workdir):
+            print(f"picture: {picture}")
 
 
 def parse(arguments: list[str]) -> list[str]:

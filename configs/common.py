@@ -12,6 +12,8 @@ def default_config() -> ml_collections.ConfigDict:
     config.batch_size = 32
     config.eval_batch_size = 32
     config.label_smoothing = 0.0
+    config.ema = 0.0
+    config.profile = ()
     config.log_seconds = 5.0
     config.compilation_cache = "default"
     config.model = ml_collections.ConfigDict({"name": "", "dtype": "float32"})
@@ -33,6 +35,7 @@ def default_config() -> ml_collections.ConfigDict:
             "modality": "rgb",
             "flow": "tvl1",
             "segments": 1,
+            "short": "loop",
         }
     )
     config.data = ml_collections.ConfigDict(
@@ -42,6 +45,9 @@ def default_config() -> ml_collections.ConfigDict:
             "train": "train.csv",
             "val": "val.csv",
             "classes": "classes.txt",
+            "fold": 1,
+            "videos": "",
+            "quarantine": "quarantine.txt",
             "train_videos": 1200,
             "val_videos": 320,
             "max_broken": 0.05,
@@ -55,7 +61,19 @@ def default_config() -> ml_collections.ConfigDict:
             "scale_steps": 0,
             "ratios": (),
             "positions": "uniform",
+            "areas": (),
+            "aspects": (3 / 4, 4 / 3),
             "views_per_video": 1,
+            "repeated": 1,
+            "brightness": 0.0,
+            "contrast": 0.0,
+            "saturation": 0.0,
+            "hue": 0.0,
+            "randaugment": 0,
+            "magnitude": 9.0,
+            "erasing": 0.0,
+            "mixup": 0.0,
+            "cutmix": 0.0,
         }
     )
     config.optim = ml_collections.ConfigDict(
@@ -92,6 +110,9 @@ def default_config() -> ml_collections.ConfigDict:
     )
     config.loading = ml_collections.ConfigDict({"threads": 2, "workers": 0, "prefetch": 2})
     config.checkpoint = ml_collections.ConfigDict({"every_steps": 0, "keep": 2})
+    config.parallel = ml_collections.ConfigDict(
+        {"split": 1, "axis": "height", "fsdp": False, "accumulate": 1, "remat": False}
+    )
     return config
 
 
@@ -107,7 +128,9 @@ def use_motion(config: ml_collections.ConfigDict, train_videos: int, val_videos:
     config.augment.scale_steps = 0
     config.augment.ratios = ()
     config.augment.positions = "uniform"
+    config.augment.areas = ()
     config.augment.views_per_video = 1
+    config.augment.repeated = 1
 
 
 def is_smoke(argument: str | None) -> bool:
@@ -131,6 +154,7 @@ def use_split(config: ml_collections.ConfigDict, root: str, split: int) -> None:
     config.data.root = root
     config.data.train = f"train{split}.csv"
     config.data.val = f"test{split}.csv"
+    config.data.fold = split
 
 
 def use_slowfast(config: ml_collections.ConfigDict, name: str) -> None:

@@ -69,13 +69,17 @@ class Window:
     width: int
 
 
+#: In a View's `frames`: no frame of the video, a black one.
+BLACK = -1
+
+
 @dataclasses.dataclass(frozen=True)
 class View:
     """Which frames and which crop of a video: all that a sampling scheme decides.
 
     `frames` are indices into the video's presentation order, ascending unless a short
-    video is looped; `mirrored`, left to right. Training draws one view at random (and mirrors
-    on the device), a test protocol is a list of them.
+    video is looped, or `BLACK`; `mirrored`, left to right. Training draws one view at random
+    (and mirrors on the device), a test protocol is a list of them.
     """
 
     frames: tuple[int, ...]
@@ -91,6 +95,9 @@ CHANNELS = {"rgb": 3, "rgb_diff": 3, "flow": 2, "rgb_flow": 5}
 HOST_FLOWS = ("farneback", "dis", "dualtvl1")
 FLOWS = ("tvl1", *HOST_FLOWS, *(f"warped_{method}" for method in HOST_FLOWS), "stored")
 
+#: What fills a clip that is longer than its video.
+SHORT = ("loop", "hold", "pad")
+
 
 @dataclasses.dataclass(frozen=True)
 class Preprocessing:
@@ -99,7 +106,8 @@ class Preprocessing:
     Attributes:
       frames: T, frames of one clip that the network sees.
       stride: distance between them, in frames of the video (of `fps` if that is given).
-      fps: frame rate the stride counts in, or None for whatever the file has.
+      fps: frame rate the stride counts in, or None for whatever the file has. Where it is
+        given, the frames' own times decide, also in a video of variable frame rate.
       size: short side in pixels that a frame is scaled to, its aspect kept.
       width: if not 0, frames are scaled to `size` x `width`, whatever their aspect (C3D and
         R(2+1)D: 128 x 171).
@@ -114,6 +122,9 @@ class Preprocessing:
         frames, except where it is stored: then of the frames it was computed from.
       segments: the clip is that many snippets of `frames / segments` frames, one out of each
         equal part of the video (TSN); 1 is frames in a row.
+      short: what fills a clip that is longer than its video: "loop", the video again (I3D,
+        3D ResNet); "hold", its last frame (TSN, SlowFast, X3D: their code); "pad", black frames
+        (RGB only, as a cut to black is no motion).
     """
 
     frames: int
@@ -129,6 +140,7 @@ class Preprocessing:
     modality: str = "rgb"
     flow: str = "tvl1"
     segments: int = 1
+    short: str = "loop"
 
     def __post_init__(self):
         # JSON and config files know lists only; hashing and comparing need tuples.
@@ -166,6 +178,12 @@ class Preprocessing:
             raise ConfigError(
                 f"preprocessing.segments={self.segments} must divide frames={self.frames}"
             )
+        if self.short not in SHORT:
+            raise ConfigError(f"preprocessing.short={self.short!r}: allowed are {', '.join(SHORT)}")
+        if self.short == "pad" and self.modality != "rgb":
+            raise ConfigError(
+                f"preprocessing.short='pad', modality={self.modality!r}: only 'rgb' can be padded"
+            )
         if self.order not in ("RGB", "BGR"):
             raise ConfigError(f"preprocessing.order={self.order!r}: allowed are 'RGB' and 'BGR'")
 
@@ -192,7 +210,8 @@ class Preprocessing:
         return (self.frames, self.crop, self.crop, len(self.mean))
 
 
-STARTS = ("ends", "centres", "parts")
+STARTS = ("ends", "centres", "parts", "dense", "windows")
+AGGREGATIONS = ("softmax", "sigmoid", "logits")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -201,14 +220,18 @@ class Protocol:
 
     Attributes:
       clips: clips per video, their starts spread uniformly from its first to its last
-        possible one (one clip: the middle).
+        possible one (one clip: the middle); 0 with the starts "windows", of which a video has as
+        many as it has.
       crops: per clip: 1 (centre), 3 (spread along the longer side), 5 (corners and centre) or
         10 (these, and mirrored).
-      aggregation: "softmax" averages probabilities over the views, "logits" averages logits.
+      aggregation: "softmax" averages probabilities over the views, "sigmoid" those of
+        labels that do not exclude each other, "logits" averages logits.
       frames, crop, segments: of a test clip, where they differ from training's; 0 is the same.
         TSN tests single snippets: as many frames as one has, 1 segment.
       starts: "ends", see `clips`; "centres", the centres of equal parts of the possible starts
-        (TSN); "parts", where these parts begin (SlowFast's code).
+        (TSN); "parts", where these parts begin (SlowFast's code); "dense", as "ends", but
+        every clip has `frames * stride` frames to itself (TSM's code: 64); "windows", all clips
+        that do not overlap, the last one filled with its own frames (3D ResNet's code).
     """
 
     clips: int = 10
@@ -220,7 +243,13 @@ class Protocol:
     starts: str = "ends"
 
     def __post_init__(self):
-        if self.clips < 1:
+        if self.starts == "windows":
+            if self.clips:
+                raise ConfigError(
+                    f"protocol.clips={self.clips}, starts='windows': clips must be 0, "
+                    "as a video's length says how many windows it has"
+                )
+        elif self.clips < 1:
             raise ConfigError(f"protocol.clips={self.clips}: must be at least 1")
         for name in ("frames", "crop", "segments"):
             if getattr(self, name) < 0:
@@ -231,19 +260,25 @@ class Protocol:
             raise ConfigError(f"protocol.crops={self.crops}: allowed are 1, 3, 5 and 10")
         if self.starts not in STARTS:
             raise ConfigError(f"protocol.starts={self.starts!r}: allowed are {', '.join(STARTS)}")
-        if self.aggregation not in ("softmax", "logits"):
+        if self.aggregation not in AGGREGATIONS:
             raise ConfigError(
-                f"protocol.aggregation={self.aggregation!r}: allowed are 'softmax' and 'logits'"
+                f"protocol.aggregation={self.aggregation!r}: allowed are {', '.join(AGGREGATIONS)}"
             )
 
     def apply(self, preprocessing: Preprocessing) -> Preprocessing:
         """The preprocessing of a test clip."""
-        return dataclasses.replace(
+        p = dataclasses.replace(
             preprocessing,
             frames=self.frames or preprocessing.frames,
             crop=self.crop or preprocessing.crop,
             segments=self.segments or preprocessing.segments,
         )
+        if p.segments > 1 and self.starts in ("dense", "windows"):
+            raise ConfigError(
+                f"protocol.starts={self.starts!r}, segments={p.segments}: a clip of these starts "
+                "has one segment"
+            )
+        return p
 
     def describe(self, preprocessing: Preprocessing) -> str:
         """One line that says everything a reader needs to compare a number with another."""
@@ -251,14 +286,21 @@ class Protocol:
         rate = f" at {p.fps:g} fps" if p.fps else ""
         scaled = f"scaled to {p.size} x {p.width}" if p.width else f"short side {p.size}"
         crops = "centre crop" if self.crops == 1 else f"{self.crops} crops"
-        views = f"{self.clips} clip{'s' * (self.clips > 1)} x {crops}"
-        starts = {"centres": " from the centres of equal parts", "parts": " of equal parts"}
+        clips = f"{self.clips} clip{'s' * (self.clips > 1)}" if self.clips else "all windows"
+        views = f"{clips} x {crops}"
+        starts = {
+            "centres": " from the centres of equal parts",
+            "parts": " of equal parts",
+            "dense": f" of windows of {p.frames * p.stride} frames",
+        }
         views += starts.get(self.starts, "")
         frames = f"{p.frames} frame{'s' * (p.frames > 1)}" + f" in {p.segments} segments" * (
             p.segments > 1
         )
         if p.modality != "rgb":
             frames += f" of {p.modality}" + f" by {p.flow}" * ("flow" in p.modality)
+        if p.short != "loop":
+            frames += {"hold": ", the last one held", "pad": ", then black"}[p.short]
         return (
             f"{views} per video ({frames}, stride {p.stride}{rate}, {scaled}, "
             f"crop {p.crop}), mean of {self.aggregation}"

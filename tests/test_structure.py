@@ -29,6 +29,7 @@ ALLOWED = {
     "pretrained": {"types", "models", "weights", "__init__"},
     "training": {"types", "layers", "models", "weights", "data", "evaluation", "pretrained"},
     "visualize": None,  # anything
+    "expansion": None,
     "extraction": None,
     "report": None,
     "cli": None,

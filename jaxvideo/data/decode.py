@@ -4,27 +4,49 @@ One PyAV container per clip, one thread per decoder: parallelism belongs to the 
 FFmpeg's own frame threads can deadlock with Python's logging. The presentation times of all
 frames come from demuxing the packets (1 to 3 ms for ten seconds), so a frame's index means
 the same in files of constant and variable frame rate, and seeking is exact.
+
+A file may be damaged, or lie. What it promises is compared with its size before anything is
+allocated for it; where its packets end early, what lies before is a shorter video, which
+`VideoFile.damage` tells; and a frame that cannot be had is an error, never another frame.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import io
+import itertools
+import math
 import os
 import re
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, BinaryIO
 
 import av
 import cv2
 import numpy as np
 from av.error import FFmpegError
+from av.stream import Disposition
 
 from jaxvideo.types import DataError, VideoError, View
 
 # A packet this small in an MPEG-4 AVI is the filler of a packed B-frame; decoders then give
 # times that are not monotonic, and only counting from the start finds a frame (HMDB51).
 _PACKED_BYTES = 10
+
+# Kinds of files whose index leads to the key frame asked for. In the others, MPEG streams above
+# all, a seek lands near it, or where the decoder lacks what the frame refers to.
+_INDEXED = ("mov", "matroska", "avi", "flv")
+
+# Twice 8K video. As RGB such a frame takes 200 MB.
+_MAX_PIXELS = 2**26
+
+# No coded frame is smaller.
+_MIN_BYTES = 8
+
+# Boxes of MP4 that may begin a file, and those on the way to its tables of samples.
+_FIRST_BOXES = (b"ftyp", b"styp", b"moov", b"moof", b"mdat", b"free", b"skip", b"wide", b"sidx")
+_NESTED_BOXES = (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"moof", b"traf")
 
 
 #: Endings of the frames in a folder, and of the files that are looked for in one.
@@ -43,21 +65,38 @@ FLOW_ENDING = ".flow.mkv"
 class VideoFile:
     """An open video and the table of its frames, in presentation order.
 
-    `pts` are in units of the stream's time base; `keyframes` are indices into `pts`.
-    `height` and `width` are of the upright frame, rotation applied. `fps` is the average, 0
-    where nothing tells it. A folder of `images` is a video too, and has no stream.
+    A folder of `images` is a video too; it has no stream.
+
+    Attributes:
+      path: of the file or the folder, or what bytes were called.
+      pts: times of the frames, in units of the stream's time base.
+      times: the same in seconds from the first frame, float64 `[num_frames]`, ascending; the
+        index where nothing tells a time.
+      keyframes: indices into `pts`.
+      height, width: of the upright frame, rotation applied.
+      fps: the average; 0 where nothing tells it.
+      rotation: degrees by which frames were turned counterclockwise: 0, 90, 180 or 270.
+      seekable: whether a frame is found by its time; else by counting from the first.
+      corrupt_packets: packets that the file's own checks call damaged, or that its end cuts.
+      cut: (pts, dts) of those at the end; they are no frames.
+      damage: what is missing of that which the file promises; empty if nothing is.
     """
 
     path: str
     container: Any
     stream: Any
     pts: np.ndarray
+    times: np.ndarray
     keyframes: np.ndarray
     height: int
     width: int
     fps: float
+    rotation: int
     seekable: bool
     images: tuple[str, ...] = ()
+    corrupt_packets: int = 0
+    cut: frozenset[tuple[int | None, int | None]] = frozenset()
+    damage: str = ""
 
     @property
     def num_frames(self) -> int:
@@ -65,25 +104,38 @@ class VideoFile:
 
 
 @contextlib.contextmanager
-def open_video(path: str | os.PathLike[str]) -> Iterator[VideoFile]:
-    """Opens a video file, or a folder of frames in the order of their numbers, and reads its
-    frame table.
+def open_video(
+    source: str | os.PathLike[str] | bytes, *, name: str = "<bytes>"
+) -> Iterator[VideoFile]:
+    """Opens a video and reads its frame table.
+
+    Args:
+      source: a video file; a folder of frames, in the order of their numbers; a file's bytes.
+      name: what errors call bytes.
 
     Raises:
-      VideoError: no such file, not a video, no video stream, no frames. It names the file.
+      VideoError: no such file, not a video, no video stream, no frame that can be decoded, frames
+        of more than 2^26 pixels, or more of them than the file can hold. It names the file.
     """
-    path = os.fspath(path)
-    if os.path.isdir(path):
+    path = name if isinstance(source, bytes) else os.fspath(source)
+    if not isinstance(source, bytes) and os.path.isdir(path):
         yield _frame_folder(path)
         return
     try:
-        container = av.open(path, **_OPEN)
+        with io.BytesIO(source) if isinstance(source, bytes) else open(path, "rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            samples, cut_box = _look_at_boxes(file, size)
+        _check_count(path, samples, size)
+        container = av.open(io.BytesIO(source) if isinstance(source, bytes) else path, **_OPEN)
     except (OSError, ValueError, FFmpegError) as error:
         raise VideoError(f"{path}: cannot be opened as a video ({_reason(error)})") from error
     with container:
-        if not container.streams.video:
+        # The cover of a song is a video stream to FFmpeg.
+        covers = [s.disposition & Disposition.attached_pic for s in container.streams.video]
+        streams = [s for s, cover in zip(container.streams.video, covers, strict=True) if not cover]
+        if not streams:
             raise VideoError(f"{path}: has no video stream")
-        yield _frame_table(path, container)
+        yield _frame_table(path, container, streams[0], size, cut_box)
 
 
 def find_videos(paths: Sequence[str | os.PathLike[str]]) -> list[str]:
@@ -130,7 +182,7 @@ def read_clip(video: VideoFile, views: Sequence[View], size: int) -> np.ndarray:
     places: dict[int, list[int]] = {}
     for place, index in enumerate(wanted):
         places.setdefault(index, []).append(place)
-    for index, frame in _decode(video, sorted(places)):
+    for index, frame in decode_frames(video, sorted(places)):
         first, *others = places[index]
         for number, view in enumerate(views):
             w = view.window
@@ -149,10 +201,102 @@ def read_frames(video: VideoFile, first: int, last: int, height: int, width: int
       VideoError: a frame cannot be decoded, or is decoded from corrupt packets.
     """
     out = np.empty((last - first, height, width, 3), np.uint8)
-    for index, frame in _decode(video, range(first, last)):
+    for index, frame in decode_frames(video, range(first, last)):
         place = out[index - first]
         cv2.resize(frame, (width, height), dst=place, interpolation=cv2.INTER_LINEAR)
     return out
+
+
+def raw_frames(
+    video: VideoFile, start: int | None = None, failed: Callable[[str], None] | None = None
+) -> Iterator[Any]:
+    """PyAV's frames up to the last whole packet, as they come out of the decoder.
+
+    Args:
+      start: a time of `pts`; they begin with the key frame there or before. None is the first.
+      failed: called with the reason where a packet gives an error; without it, that is raised.
+
+    Raises:
+      VideoError: the file has no place to begin at.
+      FFmpegError: a packet gives an error, without `failed`.
+    """
+    if start is None:
+        start = min(int(video.pts[0]), 0)
+    try:
+        video.container.seek(start, stream=video.stream, backward=True, any_frame=False)
+    except FFmpegError as error:
+        raise VideoError(f"{video.path}: cannot be wound back ({_reason(error)})") from error
+    packets = video.container.demux(video.stream)
+    while True:
+        try:
+            packet = next(packets, None)
+        except FFmpegError:
+            if not video.damage:
+                raise
+            packet = None
+        if packet is not None and not packet.size:  # to a decoder, that would be the end
+            continue
+        last = packet is None or (packet.pts, packet.dts) in video.cut
+        try:
+            # At the end, the frames that it still holds back.
+            yield from video.stream.decode(None if last else packet)
+        except FFmpegError as error:
+            if failed is None:
+                raise
+            failed(_reason(error))
+        if last:
+            return
+
+
+def decode_frames(video: VideoFile, wanted: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
+    """(index, uint8 RGB `[height, width, 3]`) of ascending indices, upright. It seeks only where
+    a key frame lies between, and takes that back where it leads past the frame.
+
+    Raises:
+      VideoError: a frame cannot be decoded, is decoded from corrupt packets, or has another size.
+    """
+    if video.images:
+        yield from _read_images(video, wanted)
+        return
+    remaining = list(wanted)
+    seeking, sought = video.seekable, False
+    try:
+        position, frames = 0, raw_frames(video)
+        while remaining:
+            target = remaining[0]
+            if seeking:
+                key = int(video.keyframes[np.searchsorted(video.keyframes, target, "right") - 1])
+                if position < key <= target:
+                    position, frames, sought = key, raw_frames(video, int(video.pts[key])), True
+            frame = next(frames, None)
+            past = video.seekable and frame is not None and _time(frame) > video.pts[target]
+            if sought and (frame is None or past):
+                # The index has led past the frame: without it, then.
+                position, frames, seeking, sought = 0, raw_frames(video), False, False
+                continue
+            if frame is None:
+                raise VideoError(
+                    f"{video.path}: frame {target} of {video.num_frames} cannot be decoded "
+                    "(the stream ends before it)"
+                )
+            if past:
+                raise VideoError(f"{video.path}: frame {target} is missing from the stream")
+            if video.seekable and _time(frame) < video.pts[target]:
+                position = max(position, int(np.searchsorted(video.pts, _time(frame))) + 1)
+                continue
+            if not video.seekable and position < target:
+                position += 1
+                continue
+            if frame.is_corrupt:
+                raise VideoError(f"{video.path}: frame {target} is corrupt")
+            yield target, _upright(video, frame, target)
+            position = target + 1
+            remaining.pop(0)
+    except FFmpegError as error:
+        raise VideoError(
+            f"{video.path}: frame {remaining[0]} of {video.num_frames} cannot be decoded "
+            f"({_reason(error)})"
+        ) from error
 
 
 def frames_in(folder: str | os.PathLike[str]) -> list[str]:
@@ -168,7 +312,20 @@ def _frame_folder(path: str) -> VideoFile:
         raise VideoError(f"{path}: holds no frames ({', '.join(IMAGES)})")
     height, width, _ = _read_image(images[0]).shape
     numbers = np.arange(len(images))
-    return VideoFile(path, None, None, numbers, numbers, height, width, 0.0, True, tuple(images))
+    return VideoFile(
+        path=path,
+        container=None,
+        stream=None,
+        pts=numbers,
+        times=numbers.astype(np.float64),
+        keyframes=numbers,
+        height=height,
+        width=width,
+        fps=0.0,
+        rotation=0,
+        seekable=True,
+        images=tuple(images),
+    )
 
 
 def _read_image(path: str) -> np.ndarray:
@@ -193,103 +350,212 @@ def _read_images(video: VideoFile, wanted: Sequence[int]) -> Iterator[tuple[int,
         yield index, picture
 
 
-def _frame_table(path, container) -> VideoFile:
-    stream = container.streams.video[0]
+def _look_at_boxes(file: BinaryIO, size: int) -> tuple[int, str]:
+    """How many samples the longest table of an MP4 file promises, and whether the file's end
+    cuts a box short; 0 and nothing in other kinds of files.
+
+    FFmpeg allocates its index by such counts (`stsz` and `trun` of ISO/IEC 14496-12) alone, so
+    four wrong bytes would cost gigabytes; and of a fragment that is cut it says nothing.
+    """
+    most, cut, ranges = 0, "", [(0, size)]
+    while ranges:
+        start, end = ranges.pop()
+        outermost = start == 0
+        while start < end:
+            file.seek(start)
+            head = file.read(min(20, end - start))
+            length, kind = int.from_bytes(head[:4], "big"), head[4:8]
+            if start == 0 and kind not in _FIRST_BOXES:
+                return 0, ""
+            if length == 1:
+                length = int.from_bytes(head[8:16], "big")
+            elif length == 0:
+                length = end - start
+            # The last one is cut short, or is the table of a fragment that is not there.
+            if outermost and (len(head) < 8 or start + length + (kind == b"moof") > end):
+                cut = f"cut short after byte {start}"
+            if kind in _NESTED_BOXES:
+                ranges.append((start + 8, min(start + length, end)))
+            elif kind in (b"stsz", b"trun"):
+                place = 16 if kind == b"stsz" else 12
+                most = max(most, int.from_bytes(head[place : place + 4], "big"))
+            start += max(length, 8)
+    return most, cut
+
+
+def _check_count(path: str, frames: int, size: int, least: int = 1) -> None:
+    if frames * least > size:
+        raise VideoError(f"{path}: promises {frames} frames in a file of {size} bytes")
+
+
+def _check_size(path: str, height: int, width: int) -> None:
+    if height * width > _MAX_PIXELS:
+        raise VideoError(
+            f"{path}: its frames would be {width} x {height}, at most {_MAX_PIXELS} pixels are read"
+        )
+
+
+def _frame_table(path: str, container: Any, stream: Any, size: int, cut_box: str) -> VideoFile:
+    codec = stream.codec_context
+    if codec is None:
+        raise VideoError(f"{path}: its codec is not known")
     stream.thread_type = "NONE"
-    pts, keys, packed = [], [], False
-    mpeg4 = stream.codec_context.name == "mpeg4"
+    # Frames may be larger than the header says.
+    codec.options = {"max_pixels": str(_MAX_PIXELS)}
+    _check_size(path, codec.height, codec.width)
+    # FFmpeg's seek takes time quadratic in frames that are not there.
+    _check_count(path, stream.frames, size, _MIN_BYTES)
+    first, reason, problem = None, "", ""
+    packets: list[_Packet] = []
     try:
         for packet in container.demux(stream):
-            if packet.size == 0 or packet.is_discard:
-                continue
-            packed |= mpeg4 and packet.size <= _PACKED_BYTES
-            time = packet.dts if packet.pts is None else packet.pts
-            pts.append(len(pts) if time is None else time)
-            keys.append(packet.is_keyframe)
+            if packet.size or packet.dts is not None:  # else it is the mark of the end
+                packets.append(_Packet.of(packet))
+            if packet.size and first is None:
+                first, reason = _first_frame(packet.decode)
     except FFmpegError as error:
-        # A truncated file: what lies before the damage is still there to be used.
-        if not pts:
-            raise VideoError(f"{path}: cannot be read ({_reason(error)})") from error
-    if not pts:
-        raise VideoError(f"{path}: has no frames")
-    order = np.argsort(np.asarray(pts), kind="stable")
-    table = np.asarray(pts)[order]
-    keyframes = np.flatnonzero(np.asarray(keys)[order])
-    height, width = stream.codec_context.height, stream.codec_context.width
-    if not height or not width:
-        raise VideoError(f"{path}: its frames have no size")
-    if _quarter_turns(stream) % 2:
-        height, width = width, height
-    span = float((table[-1] - table[0]) * stream.time_base) if stream.time_base else 0.0
-    fps = (len(table) - 1) / span if span > 0 else float(stream.average_rate or 0)
-    # Times that repeat, or were made up, cannot be sought.
-    seekable = not packed and len(keyframes) > 0 and bool((np.diff(table) > 0).all())
-    return VideoFile(path, container, stream, table, keyframes, height, width, fps, seekable)
+        problem = _reason(error)
+    if first is None:
+        first, late = _first_frame(stream.decode)
+        reason = late or reason
+    cut = list(itertools.takewhile(lambda packet: packet.corrupt, reversed(packets)))
+    whole = packets[: len(packets) - len(cut)]
+    shown = [packet for packet in whole if packet.size and not packet.discard]
+    if not shown:
+        raise VideoError(f"{path}: has no frames" + f" ({problem})" * bool(problem))
+    if first is None:
+        why = f" ({reason})" * bool(reason)
+        raise VideoError(f"{path}: none of its {len(shown)} frames can be decoded{why}")
+    turns = round(first.rotation / 90) % 4
+    height, width = (first.height, first.width)[:: -1 if turns % 2 else 1]
+    _check_size(path, height, width)
+
+    base = float(stream.time_base or 0)
+    timed = base > 0 and all(packet.time is not None for packet in shown)
+    pts = np.asarray([packet.time if timed else i for i, packet in enumerate(shown)], np.int64)
+    order = np.argsort(pts, kind="stable")
+    rate = float(stream.average_rate or 0)
+    pts = pts[order]
+    times = (pts - pts[0]) * (base if timed else 1 / rate if rate else 1.0)
+    fps = (len(times) - 1) / times[-1] if timed and times[-1] > 0 else rate
+    keyframes = np.flatnonzero(np.asarray([packet.key for packet in shown])[order])
+    return VideoFile(
+        path=path,
+        container=container,
+        stream=stream,
+        pts=pts,
+        times=times,
+        keyframes=keyframes,
+        height=height,
+        width=width,
+        fps=float(fps),
+        rotation=90 * turns,
+        seekable=timed and len(keyframes) > 0 and _can_seek(container, stream, shown, order, pts),
+        corrupt_packets=sum(packet.corrupt for packet in packets),
+        cut=frozenset((packet.pts, packet.dts) for packet in cut if packet.time is not None),
+        damage=_damage(container, stream, whole, problem or cut_box),
+    )
 
 
-def _decode(video: VideoFile, wanted: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
-    """The frames of ascending indices, upright RGB, seeking only where that saves decoding."""
-    if video.images:
-        yield from _read_images(video, wanted)
-        return
-    remaining = list(wanted)
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Packet:
+    """What the frame table needs of a packet, without its bytes."""
+
+    pts: int | None
+    dts: int | None
+    duration: int
+    size: int
+    key: bool
+    corrupt: bool
+    discard: bool
+
+    @classmethod
+    def of(cls, packet: Any) -> _Packet:
+        return cls(
+            packet.pts,
+            packet.dts,
+            packet.duration or 0,
+            packet.size,
+            packet.is_keyframe,
+            packet.is_corrupt,
+            packet.is_discard,
+        )
+
+    @property
+    def time(self) -> int | None:
+        return self.dts if self.pts is None else self.pts
+
+    @property
+    def end(self) -> int:
+        return (self.time or 0) + self.duration
+
+
+def _first_frame(decode: Callable[[], Sequence[Any]]) -> tuple[Any, str]:
     try:
-        video.container.seek(0, stream=video.stream, backward=True, any_frame=False)
-        position, frames = 0, video.container.decode(video.stream)
-        while remaining:
-            target = remaining[0]
-            if video.seekable:
-                key = int(video.keyframes[np.searchsorted(video.keyframes, target, "right") - 1])
-                if position < key <= target:
-                    video.container.seek(int(video.pts[key]), stream=video.stream, backward=True)
-                    position, frames = key, video.container.decode(video.stream)
-            frame = next(frames, None)
-            if frame is None:
-                raise VideoError(
-                    f"{video.path}: frame {target} of {video.num_frames} cannot be decoded "
-                    "(the stream ends before it)"
-                )
-            if video.seekable:
-                if frame.pts is None or frame.pts < video.pts[target]:
-                    position = max(position, _index_of(video, frame) + 1)
-                    continue
-                if frame.pts > video.pts[target]:
-                    raise VideoError(f"{video.path}: frame {target} is missing from the stream")
-            elif position < target:
-                position += 1
-                continue
-            if frame.is_corrupt:
-                raise VideoError(f"{video.path}: frame {target} is corrupt")
-            yield target, _upright(video, frame)
-            position = target + 1
-            remaining.pop(0)
+        return next(iter(decode()), None), ""
     except FFmpegError as error:
-        raise VideoError(
-            f"{video.path}: frame {remaining[0]} of {video.num_frames} cannot be decoded "
-            f"({_reason(error)})"
-        ) from error
+        return None, _reason(error)
 
 
-def _index_of(video: VideoFile, frame) -> int:
-    return -1 if frame.pts is None else int(np.searchsorted(video.pts, frame.pts))
+def _can_seek(container, stream, packets: Sequence[_Packet], order, pts) -> bool:
+    """Whether times lead to frames: they must not repeat, and be those of the decoder."""
+    kind, codec = container.format.name.split(",")[0], stream.codec_context
+    if kind not in _INDEXED or not (np.diff(pts) > 0).all():
+        return False
+    mpeg4, in_order = codec.name == "mpeg4", bool((np.diff(order) > 0).all())
+    if mpeg4 and any(packet.size <= _PACKED_BYTES for packet in packets):
+        return False
+    # AVI has no presentation times, and some MP4 files lack theirs; B-frames then have wrong ones.
+    # (MPEG-4 always says that it may have some.)
+    if in_order:
+        return mpeg4 or not codec.has_b_frames
+    return kind != "avi"
 
 
-def _upright(video: VideoFile, frame) -> np.ndarray:
+def _damage(container, stream, packets: Sequence[_Packet], problem: str) -> str:
+    """What the file promises and does not hold."""
+    why = f" ({problem})" * bool(problem)
+    if stream.frames > len(packets):
+        return f"only {len(packets)} of {stream.frames} frames are there{why}"
+    if problem:
+        return f"nothing can be read after {len(packets)} frames{why}"
+    if container.format.name.startswith("matroska") and stream.time_base:
+        # It promises no number, but a time: of all streams, and often of each.
+        promised = _seconds(stream.metadata.get("DURATION", ""))
+        if len(container.streams) == 1 and not promised:
+            promised = (container.duration or 0) / av.time_base
+        last = max(packets, key=lambda packet: packet.time or 0)
+        end, frame = (float(t * stream.time_base) for t in (last.end, last.duration))
+        if promised > end + 1.5 * max(frame, 0.001):
+            return f"ends after {end:.2f} of {promised:.2f} seconds"
+    return ""
+
+
+def _seconds(tag: str) -> float:
+    """Of hours:minutes:seconds; 0 of anything else."""
+    parts = re.fullmatch(r"(\d+):(\d+):(\d+\.?\d*)", tag.strip("\0 "))
+    return sum(float(parts[i + 1]) * by for i, by in enumerate((3600, 60, 1))) if parts else 0.0
+
+
+def _time(frame) -> float:
+    return -math.inf if frame.pts is None else frame.pts
+
+
+def _upright(video: VideoFile, frame, index: int) -> np.ndarray:
     picture = frame.to_ndarray(format="rgb24")
-    turns = round(frame.rotation / 90) % 4
-    return np.ascontiguousarray(np.rot90(picture, turns)) if turns else picture
-
-
-def _quarter_turns(stream) -> int:
-    """Rotation is known per frame only, so the first one is decoded where a file hints at it."""
-    container = stream.container
-    container.seek(0, stream=stream, backward=True, any_frame=False)
-    try:
-        frame = next(container.decode(stream), None)
-    except FFmpegError:
-        return 0
-    return 0 if frame is None else round(frame.rotation / 90) % 4
+    if turns := round(frame.rotation / 90) % 4:
+        picture = np.ascontiguousarray(np.rot90(picture, turns))
+    if picture.shape[:2] != (video.height, video.width):
+        raise VideoError(
+            f"{video.path}: frame {index} is {picture.shape[1]} x {picture.shape[0]}, the first "
+            f"is {video.width} x {video.height}"
+        )
+    return picture
 
 
 def _reason(error: Exception) -> str:
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+
+#: The name it had before.
+_decode = decode_frames

@@ -14,7 +14,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Generator, Sequence
+import itertools
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 import grain
@@ -22,9 +23,9 @@ import numpy as np
 
 from jaxvideo.data import flow
 from jaxvideo.data.datasets import VideoDataset
-from jaxvideo.data.decode import VideoFile, open_video, read_clip
-from jaxvideo.data.views import RandomCrop, protocol_views, random_view
-from jaxvideo.types import ConfigError, DataError, Preprocessing, Protocol, VideoError, View
+from jaxvideo.data.decode import VideoFile, read_clip
+from jaxvideo.data.views import RandomCrop, random_view
+from jaxvideo.types import BLACK, ConfigError, DataError, Preprocessing, VideoError, View
 
 Batch = dict[str, np.ndarray]
 
@@ -68,90 +69,82 @@ def train_batches(
     first_batch: int = 0,
     last_batch: int,
     views_per_video: int = 1,
+    repeated: int = 1,
     crop: RandomCrop = RandomCrop(),
     loading: Loading = Loading(),
     share: Share = Share(),
 ) -> Generator[Batch]:
     """Random views in random order, batches `first_batch` to `last_batch` (exclusive).
 
-    A batch: `video` uint8 `[N, T, H, W, C]` (`Preprocessing.video_shape`); `label` int32 `[N]`;
-    `weight` f32 `[N]`, 0 where a video could not be read (its place holds another clip of the
-    batch, which then counts only once); `sample` int32 `[N, 3]`, (epoch, video, view); `error`
+    A batch: `video` uint8 `[N, T, H, W, C]` (`Preprocessing.video_shape`); `label` int32 `[N]`,
+    or of a data set with `label_sets` f32 `[N, classes]`, 1 for each label of the video;
+    `weight` f32 `[N]`, 0 where a video could not be read (its place holds the pixels of the next
+    clip of the global batch that could); `sample` int32 `[N, 3]`, (epoch, video, view); `error`
     uint8 `[N, 240]`, the reason as text, zeros where there is none. N is this host's share of
     `batch_size`.
 
-    An epoch is `views_per_video` views of every video, in an order of its own.
+    An epoch is `views_per_video` views of every video, in an order of its own. `repeated` of
+    them at a time stand next to each other in the batch: the same frames, decoded once, under
+    crops (and all that the step draws) of their own: repeated augmentation (arXiv 1901.09335).
     """
-    positions = _host_positions(batch_size, share)
+    if repeated < 1 or views_per_video < 1 or views_per_video % repeated:
+        raise ConfigError(
+            f"views_per_video={views_per_video}, repeated={repeated}: "
+            "both at least 1, and the second must divide the first"
+        )
+    places_of = _host_places(batch_size, share)
     if not len(dataset):
         raise DataError("the data set holds no video")
+    draws = views_per_video // repeated
 
-    def load(position: int) -> Batch:
-        # Python's whole numbers, because positions of a long run overflow 32 bits.
-        place = first_batch * batch_size + positions(position)
+    def ticket(place: int) -> tuple[int, int, int, int]:
+        """Epoch, video, which draw of it, which of the views that share that."""
+        # Python's whole numbers, because places in a long run overflow 32 bits.
         epoch, within = divmod(place, len(dataset) * views_per_video)
-        ticket = int(_order(seed, epoch, len(dataset) * views_per_video)[within])
-        video, view = divmod(ticket, views_per_video)
-        rng = np.random.default_rng((seed, epoch, video, view))
+        within, copy = divmod(within, repeated)
+        drawn = int(_order(seed, epoch, len(dataset) * draws)[within])
+        return epoch, *divmod(drawn, draws), copy
 
-        def choose(file):
-            drawn = random_view(
-                file.num_frames,
-                file.height,
-                file.width,
-                file.fps,
-                preprocessing,
-                rng,
-                crop=crop,
-            )
-            return [drawn]
+    def read(places: Sequence[int]) -> list[Batch]:
+        samples = []
+        for drawn, group in itertools.groupby(map(ticket, places), lambda found: found[:3]):
+            epoch, video, draw = drawn
+            copies = [copy for *_, copy in group]
 
-        sample = _read(dataset, video, preprocessing, 1, choose)
-        sample["video"] = sample["video"][0]
-        sample["sample"] = np.asarray((epoch, video, view), np.int32)
-        return sample
+            def choose(file: VideoFile, drawn=drawn, copies=copies) -> list[View]:
+                rng = np.random.default_rng((seed, *drawn))
+                size = file.height, file.width
+                view = random_view(
+                    file.num_frames,
+                    *size,
+                    file.fps,
+                    preprocessing,
+                    rng,
+                    crop=crop,
+                    times=file.times,
+                )
+                windows = [view.window]
+                windows += [crop.window(*size, preprocessing, rng) for _ in range(repeated - 1)]
+                return [dataclasses.replace(view, window=windows[copy]) for copy in copies]
 
-    count = (last_batch - first_batch) * (batch_size // share.count)
-    return _batches(load, count, batch_size // share.count, loading)
+            clips = _read(dataset, video, preprocessing, len(copies), choose)
+            for copy, sample in zip(copies, clips, strict=True):
+                view = draw * repeated + copy
+                sample["sample"] = np.asarray((epoch, video, view), np.int32)
+            samples += clips
+        return samples
 
+    def load(batch: int) -> Batch:
+        places = places_of(first_batch + batch)
+        samples = dict(zip(places, read(places), strict=True))
+        for place, sample in samples.items():
+            if not sample["weight"]:
+                # Its weight keeps it out of loss and metrics; but black frames must not enter
+                # BN's statistics.
+                sample["video"] = _stand_in(place, batch_size, samples, read)
+        return _stack(list(samples.values()))
 
-def protocol_batches(
-    dataset: VideoDataset,
-    preprocessing: Preprocessing,
-    protocol: Protocol,
-    *,
-    batch_size: int,
-    loading: Loading = Loading(),
-    share: Share = Share(),
-) -> Generator[Batch]:
-    """Every view of a protocol, of every video, once.
-
-    A batch: `video` uint8 `[N, crops, T, H, W, C]`, `label`, `weight`, `error` as in
-    `train_batches`, and `sample` int32 `[N, 2]`, (video, clip). `weight` is 0 also for the
-    filling of the last batch, whose `error` is empty.
-    """
-    positions = _host_positions(batch_size, share)
-    total = len(dataset) * protocol.clips
-
-    def load(position: int) -> Batch:
-        place = positions(position)
-        video, clip = divmod(min(place, total - 1), protocol.clips)
-
-        def choose(file):
-            views = protocol_views(
-                file.num_frames, file.height, file.width, file.fps, preprocessing, protocol
-            )
-            return views[clip]
-
-        if place < total:
-            sample = _read(dataset, video, preprocessing, protocol.crops, choose)
-        else:
-            sample = _blank(dataset.labels[video], preprocessing, protocol.crops)
-        sample["sample"] = np.asarray((video, clip), np.int32)
-        return sample
-
-    batches = -(-total // batch_size)
-    return _batches(load, batches * (batch_size // share.count), batch_size // share.count, loading)
+    return _batches(load, last_batch - first_batch, loading)
 
 
 def read_views(file: VideoFile, views: Sequence[View], preprocessing: Preprocessing) -> np.ndarray:
@@ -163,7 +156,7 @@ def read_views(file: VideoFile, views: Sequence[View], preprocessing: Preprocess
     """
     p = preprocessing
     if not p.host_flow:
-        return read_clip(file, views, p.crop)
+        return _frames(file, views, p.crop)
     if p.flow == "stored":
         # Field i is the motion from frame i to the next; a segment's last frame has none.
         indices = np.reshape(views[0].frames, (p.segments, p.snippet))[:, :-1].ravel()
@@ -184,6 +177,18 @@ def read_views(file: VideoFile, views: Sequence[View], preprocessing: Preprocess
     return fields if p.modality == "flow" else np.concatenate([frames, fields], -1)
 
 
+def _frames(file: VideoFile, views: Sequence[View], size: int) -> np.ndarray:
+    black = np.asarray(views[0].frames) == BLACK
+    if black.any():
+        # The first frame in their places, to be painted over.
+        first, *_ = views[0].frames
+        shown = tuple(first if index == BLACK else index for index in views[0].frames)
+        views = [dataclasses.replace(view, frames=shown) for view in views]
+    frames = read_clip(file, views, size)
+    frames[:, black] = 0
+    return frames
+
+
 def _stored_flow(file: VideoFile, indices: np.ndarray, view: View, size: int) -> np.ndarray:
     path = flow.flow_path(file.path)
     if not path.exists():
@@ -199,18 +204,19 @@ def error_text(row: np.ndarray) -> str:
     return bytes(row).rstrip(b"\0").decode("utf-8", "replace")
 
 
-def _host_positions(batch_size: int, share: Share):
-    """From a host's own positions to global ones: contiguous parts of every global batch, so
-    that normalisation groups, which are contiguous too, do not depend on the hosts."""
+def _host_places(batch_size: int, share: Share) -> Callable[[int], range]:
+    """From a batch's index to the places of the stream that are this host's: contiguous parts
+    of every global batch, so that normalisation groups, which are contiguous too, do not depend
+    on the hosts."""
     if batch_size < 1 or batch_size % share.count:
         raise ConfigError(f"a batch of {batch_size} cannot be shared by {share.count} hosts")
     local = batch_size // share.count
 
-    def position(own: int) -> int:
-        batch, within = divmod(own, local)
-        return batch * batch_size + share.index * local + within
+    def places(batch: int) -> range:
+        first = batch * batch_size + share.index * local
+        return range(first, first + local)
 
-    return position
+    return places
 
 
 @functools.lru_cache(maxsize=4)
@@ -218,48 +224,63 @@ def _order(seed: int, epoch: int, count: int) -> np.ndarray:
     return np.random.default_rng((seed, epoch)).permutation(count)
 
 
-def _read(dataset, video, preprocessing, crops, choose) -> Batch:
-    label, path = dataset.labels[video], dataset.paths[video]
+def _read(
+    dataset: VideoDataset,
+    video: int,
+    preprocessing: Preprocessing,
+    clips: int,
+    choose: Callable[[VideoFile], Sequence[View]],
+) -> list[Batch]:
+    """Samples of one video: the `clips` views that `choose` makes, which share their frames."""
     try:
-        with open_video(path) as file:
-            clip = read_views(file, choose(file), preprocessing)
+        with dataset.open(video) as file:
+            read = read_views(file, choose(file), preprocessing)
     except VideoError as error:
-        sample = _blank(label, preprocessing, crops)
-        text = str(error).encode()[:_ERROR_BYTES]
-        sample["error"][: len(text)] = np.frombuffer(text, np.uint8)
-        return sample
-    return _sample(clip, label, 1.0)
+        text = np.frombuffer(str(error).encode()[:_ERROR_BYTES], np.uint8)
+        blank = np.zeros(preprocessing.video_shape, np.uint8)
+        samples = [_sample(dataset, video, blank, 0.0) for _ in range(clips)]
+        for sample in samples:
+            sample["error"][: len(text)] = text
+        return samples
+    return [_sample(dataset, video, clip, 1.0) for clip in read]
 
 
-def _blank(label: int, preprocessing: Preprocessing, crops: int) -> Batch:
-    return _sample(np.zeros((crops, *preprocessing.video_shape), np.uint8), label, 0.0)
-
-
-def _sample(clip: np.ndarray, label: int, weight: float) -> Batch:
+def _sample(dataset: VideoDataset, video: int, clip: np.ndarray, weight: float) -> Batch:
+    label = np.asarray(dataset.labels[video], np.int32)
+    if dataset.label_sets:
+        label = np.zeros(len(dataset.classes), np.float32)
+        label[list(dataset.label_sets[video])] = 1
     return {
         "video": clip,
-        "label": np.asarray(label, np.int32),
+        "label": label,
         "weight": np.asarray(weight, np.float32),
         "error": np.zeros(_ERROR_BYTES, np.uint8),
     }
 
 
-def _collate(samples: Sequence[Batch]) -> Batch:
-    """Stacks samples. A video that could not be read gets a neighbour's pixels: its weight
-    keeps it out of loss and metrics, and black frames must not enter BN's statistics."""
-    batch = {key: np.stack([sample[key] for sample in samples]) for key in samples[0]}
-    broken = np.flatnonzero(batch["weight"] == 0)
-    whole = np.flatnonzero(batch["weight"])
-    for number, place in enumerate(broken if len(whole) else ()):
-        batch["video"][place] = batch["video"][whole[number % len(whole)]]
-    return batch
+def _stand_in(
+    place: int, batch_size: int, known: dict[int, Batch], read: Callable[[Sequence[int]], list]
+) -> np.ndarray:
+    """Pixels for a clip that could not be read: those of the next one of the global batch that
+    can, whoever's share that is in, so that hosts do not matter."""
+    start = place // batch_size * batch_size
+    for further in range(1, batch_size):
+        other = start + (place - start + further) % batch_size
+        sample = known.get(other) or read([other])[0]
+        if sample["weight"]:
+            return sample["video"]
+    return known[place]["video"]
 
 
-def _batches(load, count: int, batch_size: int, loading: Loading) -> Generator[Batch]:
+def _stack(samples: Sequence[Batch]) -> Batch:
+    return {key: np.stack([sample[key] for sample in samples]) for key in samples[0]}
+
+
+def _batches(load: Callable[[int], Batch], count: int, loading: Loading) -> Generator[Batch]:
     if count <= 0:
         return
-    stream: Any = grain.MapDataset.range(count).map(load).batch(batch_size, batch_fn=_collate)
-    # Grain reads whole batches per thread here; the buffer is counted in batches too.
+    # A thread reads whole batches; the buffer is counted in batches too.
+    stream: Any = grain.MapDataset.range(count).map(load)
     stream = stream.to_iter_dataset(
         grain.ReadOptions(num_threads=loading.threads, prefetch_buffer_size=loading.prefetch)
     )

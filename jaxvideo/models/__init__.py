@@ -17,6 +17,7 @@ from jaxvideo.models import (
     p3d,
     recurrent,
     slowfast,
+    transfer,
     two_stream,
     x3d,
 )
@@ -215,10 +216,11 @@ def _csn(depth: int, preserved: bool = False) -> Entry:
     return Entry(csn.CSN, arguments, _SLOWFAST, "arXiv 1904.02811")
 
 
-def _densenet3d(name: str) -> Entry:
+def _densenet3d(name: str, build: type[nn.Module] = densenet3d.DenseNet3D, **clip: Any) -> Entry:
     defaults = dict(densenet3d.VARIANTS[name])
     arguments = {"blocks": defaults.pop("blocks")}
-    return Entry(densenet3d.DenseNet3D, arguments, _T3D, "arXiv 1711.08200", defaults)
+    preprocessing = dataclasses.replace(_T3D, **clip)
+    return Entry(build, arguments, preprocessing, "arXiv 1711.08200", defaults)
 
 
 MODELS: dict[str, Entry] = {
@@ -314,6 +316,11 @@ MODELS: dict[str, Entry] = {
     "densenet3d_201": _densenet3d("densenet3d_201"),
     "t3d_121": _densenet3d("t3d_121"),
     "t3d_169": _densenet3d("t3d_169"),
+    # ImageNet's mean and deviation, as its teacher was trained.
+    "t3d_121_transfer": _densenet3d(
+        "t3d_121", transfer.TransferT3D, mean=_TSN_RESNET.mean, std=_TSN_RESNET.std
+    ),
+    "t3d_121_tsn": _densenet3d("t3d_121", transfer.SegmentT3D, frames=96, segments=3),
     "csn_r50": _csn(50),
     "csn_r101": _csn(101),
     "csn_r152": _csn(152),

@@ -58,6 +58,15 @@ def summarise(name: str, *, frames: int = 0, crop: int = 0, **arguments: Any) ->
     )
 
 
+def count_macs(model: Any, clip_shape: tuple[int, ...]) -> int:
+    """Multiply-adds of a model's forward pass for one clip `[T, H, W, C]`."""
+    clip = jax.ShapeDtypeStruct((1, *clip_shape), jnp.float32)
+    variables = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), clip)
+    return _count(
+        jax.make_jaxpr(lambda v, x: model.apply(v, x, train=False)[0])(variables, clip).jaxpr
+    )
+
+
 def _size(tree) -> int:
     return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(tree))
 

@@ -26,13 +26,22 @@ FOLDER = "checkpoints"
 
 @contextlib.contextmanager
 def open_checkpoints(workdir: Path, *, keep: int | None) -> Iterator[Any]:
-    """The checkpoints of a run: for saving, then the latest `keep` are kept; None only reads.
+    """The checkpoints of a run: for saving, then the latest `keep` are kept, and the one with the
+    best one-clip validation; None only reads.
 
     Opening for saving also removes what a killed run left half-written; reading must not, for
     the run may be alive.
     """
     # Any: Orbax's own annotations do not admit its own classes here.
-    policy: Any = None if keep is None else ocp.training.preservation_policies.LatestN(keep)
+    policy: Any = None
+    if keep is not None:
+        kinds = ocp.training.preservation_policies
+        best = kinds.BestN(
+            get_metric_fn=lambda metrics: metrics["val_top1"],
+            n=1,
+            keep_checkpoints_without_metrics=False,
+        )
+        policy = kinds.AnyPreservationPolicy([kinds.LatestN(keep), best])
     folder: Any = Path(workdir).absolute() / FOLDER
     checkpointer = ocp.training.Checkpointer(
         folder, preservation_policy=policy, cleanup_tmp_directories=keep is not None
@@ -46,14 +55,23 @@ def latest_step(checkpointer) -> int | None:
     return None if checkpointer.latest is None else int(checkpointer.latest.step)
 
 
-def save(checkpointer, state: Any, step: int, description: dict[str, Any]) -> None:
-    """Writes a checkpoint; returns when it is complete.
+def save(
+    checkpointer,
+    state: Any,
+    step: int,
+    description: dict[str, Any],
+    metrics: dict[str, float] | None = None,
+) -> None:
+    """Writes a checkpoint, with the validation that was made at it, if one was; returns when it
+    is complete. All processes of a run call it.
 
     Raises:
       CheckpointError: the folder cannot be written, or the disk is full.
     """
     try:
-        checkpointer.save(step, _as_dict(state), custom_metadata=_plain(description))
+        checkpointer.save(
+            step, _as_dict(state), custom_metadata=_plain(description), metrics=metrics
+        )
     except (OSError, ValueError) as error:
         raise CheckpointError(
             f"{checkpointer.directory}: the checkpoint of step {step} cannot be written "
@@ -111,17 +129,21 @@ def load_variables(run: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
         try:
             metadata = checkpointer.metadata(step)
             device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+            # A run with an average of its weights is tested by that.
+            averaged = bool(metadata.metadata.get("ema"))
+            keys = ("ema",) if averaged else ("params", "batch_stats")
             wanted = {
                 key: jax.tree.map(
                     lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device),
                     metadata.metadata[key],
                 )
-                for key in ("params", "batch_stats")
+                for key in keys
             }
             context = ocp.Context()
             context.pytree_options.loading.partial_load = True
             with context:
-                return checkpointer.load(step, wanted), metadata.custom_metadata
+                found = checkpointer.load(step, wanted)
+            return found["ema"] if averaged else found, metadata.custom_metadata
         except Exception as error:
             raise CheckpointError(
                 f"{run}: the checkpoint of step {step} cannot be read ({_first_line(error)})"

@@ -10,14 +10,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from jaxvideo.data.annotations import FORMS
 from jaxvideo.data.pipeline import Loading
 from jaxvideo.data.views import RandomCrop
+from jaxvideo.training.augment import StepAugment
 from jaxvideo.training.optim import Optim
+from jaxvideo.training.parallel import Parallel
 from jaxvideo.types import ConfigError, Preprocessing, Protocol
 from jaxvideo.weights import inflate
 
 # Parts of a config that cannot change a run's numbers: a resumed run may differ in them.
-HARMLESS = ("loading", "log_seconds", "checkpoint", "compilation_cache")
+HARMLESS = ("loading", "log_seconds", "checkpoint", "compilation_cache", "parallel", "profile")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,10 +28,14 @@ class Data:
     """Where the videos are.
 
     Attributes:
-      source: "csv", annotation files over video files; "motion", the embedded data set.
+      source: "csv", lists of videos; "motion", the embedded data set; another form of
+        `annotations.FORMS`; or "auto", whichever of them the folder has.
       root: the data folder ("" for "motion": its cache folder).
-      train, val, classes: file names in `root`; `classes` may be absent there, then the
-        training labels name the classes.
+      train, val, classes: file names in `root`, the first two for "csv" only; `classes` may be
+        absent there, then the training labels name the classes.
+      fold: which split of a data set that has several (but "csv" names its files).
+      videos: the folder of the videos, in `root` or absolute; "" is `root`.
+      quarantine: list of videos to leave out, as `doctor` writes it; "" is none.
       train_videos, val_videos: size of the motion data set, which is made on first use.
       max_broken: the run stops when more than this share of the videos cannot be read.
       hint: what to do when the data are not there; the error ends with it.
@@ -39,14 +46,20 @@ class Data:
     train: str = "train.csv"
     val: str = "val.csv"
     classes: str = "classes.txt"
+    fold: int = 1
+    videos: str = ""
+    quarantine: str = "quarantine.txt"
     train_videos: int = 1200
     val_videos: int = 320
     max_broken: float = 0.05
     hint: str = ""
 
     def __post_init__(self):
-        if self.source not in ("csv", "motion"):
-            raise ConfigError(f"data.source={self.source!r}: allowed are 'csv' and 'motion'")
+        allowed = ("auto", "motion", *FORMS)
+        if self.source not in allowed:
+            raise ConfigError(f"data.source={self.source!r}: allowed are {', '.join(allowed)}")
+        if self.fold < 1:
+            raise ConfigError(f"data.fold={self.fold}: must be at least 1")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,8 +68,11 @@ class Augment:
 
     Attributes:
       flip: left-right, half of the clips. Off where left and right are different classes.
-      scales, scale_steps, ratios, positions: see `views.RandomCrop`.
+      scales, scale_steps, ratios, positions, areas, aspects: see `views.RandomCrop`.
       views_per_video: views of each video in an epoch.
+      repeated: so many of these at a time are the same frames, decoded once, under crops and
+        all else of their own, side by side in the batch (repeated augmentation).
+      brightness ... cutmix: see `augment.StepAugment`.
     """
 
     flip: bool = True
@@ -64,14 +80,39 @@ class Augment:
     scale_steps: int = 0
     ratios: tuple[float, ...] = ()
     positions: str = "uniform"
+    areas: tuple[float, ...] = ()
+    aspects: tuple[float, float] = (3 / 4, 4 / 3)
     views_per_video: int = 1
+    repeated: int = 1
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
+    hue: float = 0.0
+    randaugment: int = 0
+    magnitude: float = 9.0
+    erasing: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
 
     @property
     def crop(self) -> RandomCrop:
-        return RandomCrop(self.scales, self.scale_steps, self.ratios, self.positions)
+        return _part(self, RandomCrop)
+
+    @property
+    def in_step(self) -> StepAugment:
+        return _part(self, StepAugment)
 
     def __post_init__(self):
-        _ = self.crop  # which checks its part
+        _ = self.crop, self.in_step  # which check their parts
+        if self.repeated < 1 or self.views_per_video < 1 or self.views_per_video % self.repeated:
+            raise ConfigError(
+                f"augment.views_per_video={self.views_per_video}, repeated={self.repeated}: "
+                "both at least 1, and the second must divide the first"
+            )
+
+
+def _part(whole: Any, cls: type) -> Any:
+    return cls(**{field.name: getattr(whole, field.name) for field in dataclasses.fields(cls)})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,10 +175,15 @@ class Run:
       epochs: length of the run; 0 tests the first weights.
       epoch_steps: steps of an epoch; 0 is one pass over the data. The papers often call a
         round number an epoch (R(2+1)D: a million clips).
-      batch_size, eval_batch_size: clips per step over all devices.
+      batch_size: clips per step over all devices.
+      eval_batch_size: views per call, at validation and test, over all devices.
       log_seconds: time between two lines of progress.
       model: `name` and arguments of `create_model`.
       init: where its first weights come from.
+      ema: factor per step of a running average of weights and statistics, which is then what is
+        tested; 0 is none. It starts lower, (1 + step) / (10 + step).
+      profile: (start, stop): these steps, the last not included, are traced into the run's folder.
+      parallel: how its arrays lie on the devices.
       compilation_cache: folder where compiled programs are kept, so that a second start need
         not compile; "" is none, "default" the variable JAX_COMPILATION_CACHE_DIR or else
         `xla` under `$JAXVIDEO_CACHE` or `~/.cache/jaxvideo`.
@@ -160,6 +206,9 @@ class Run:
     checkpoint: Checkpointing
     compilation_cache: str = "default"
     init: Init = Init()
+    parallel: Parallel = dataclasses.field(default_factory=Parallel)
+    ema: float = 0.0
+    profile: tuple[int, ...] = ()
 
 
 _SECTIONS = {
@@ -171,6 +220,7 @@ _SECTIONS = {
     "protocol": Protocol,
     "loading": Loading,
     "checkpoint": Checkpointing,
+    "parallel": Parallel,
 }
 
 
@@ -190,6 +240,10 @@ def read_config(config: Mapping[str, Any]) -> Run:
         raise ConfigError(
             f"config.epochs={run.epochs}: must be positive, or 0 to test what config.init names"
         )
+    if not 0 <= run.ema < 1:
+        raise ConfigError(f"config.ema={run.ema}: must be in [0, 1)")
+    if run.profile and not (len(run.profile) == 2 and 0 < run.profile[0] < run.profile[1]):
+        raise ConfigError(f"config.profile={run.profile}: () or two steps, 0 < start < stop")
     if not 0 <= run.label_smoothing < 1:
         raise ConfigError(f"config.label_smoothing={run.label_smoothing}: must be in [0, 1)")
     return run

@@ -14,10 +14,18 @@ import tensorboardX
 
 METRICS = "metrics.jsonl"
 
+_SILENT = [False]
+
+
+def silence() -> None:
+    """From now on this process says nothing: another one of the run does."""
+    _SILENT[0] = True
+
 
 def say(text: str) -> None:
     """One line on the console, at once (also through a pipe)."""
-    print(text, flush=True)
+    if not _SILENT[0]:
+        print(text, flush=True)
 
 
 def warn(text: str) -> None:
@@ -29,8 +37,12 @@ def warn(text: str) -> None:
 def metrics_log(workdir: Path, first_step: int) -> Iterator[Callable[[int, dict[str, Any]], None]]:
     """Gives `write(step, values)`, which appends to `metrics.jsonl` and TensorBoard.
 
-    A resumed run first drops the records that lie after its checkpoint: it makes them again.
+    Only the process that speaks writes. A resumed run first drops the records that lie after its
+    checkpoint: it makes them again.
     """
+    if _SILENT[0]:
+        yield lambda step, values: None
+        return
     path = workdir / METRICS
     kept = [record for record in read_metrics(workdir) if record["step"] <= first_step]
     path.write_text("".join(json.dumps(record) + "\n" for record in kept))

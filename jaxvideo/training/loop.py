@@ -4,32 +4,33 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import io
 import json
 import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
 
-import jaxvideo
 from jaxvideo.data import motion
-from jaxvideo.data.datasets import VideoDataset, read_annotations, read_classes
-from jaxvideo.data.pipeline import Batch, error_text, train_batches
-from jaxvideo.evaluation.protocol import Result, evaluate
+from jaxvideo.data.datasets import VideoDataset, load_splits, pick_split
+from jaxvideo.data.pipeline import Batch, Share, error_text, train_batches
+from jaxvideo.evaluation.protocol import Result, evaluate, join
 from jaxvideo.models import create_model
+from jaxvideo.models.summary import count_macs
 from jaxvideo.pretrained import SOURCES
-from jaxvideo.training import checkpoint
-from jaxvideo.training.config import Data, Run, differences, identity, read_config
+from jaxvideo.training import checkpoint, distributed, run_folder
+from jaxvideo.training.chips import mfu
+from jaxvideo.training.config import Data, Run, read_config
 from jaxvideo.training.initial import initial_weights
-from jaxvideo.training.log import duration, meter, metrics_log, say, warn
+from jaxvideo.training.log import meter, metrics_log, say, warn
 from jaxvideo.training.optim import make_optimizer, make_plateau, make_schedule
+from jaxvideo.training.parallel import Layout, make_layout
 from jaxvideo.training.step import (
     TrainState,
     init_variables,
@@ -37,7 +38,6 @@ from jaxvideo.training.step import (
     make_train_step,
 )
 from jaxvideo.types import (
-    CheckpointError,
     ConfigError,
     DataError,
     Interrupted,
@@ -45,10 +45,6 @@ from jaxvideo.types import (
     Protocol,
     TrainingError,
 )
-
-RESULT = "result.json"
-RUN = "run.json"
-SCORES = "scores.npz"
 
 #: Validation during training; the number to publish comes from the config's protocol.
 ONE_CLIP = Protocol(clips=1, crops=1)
@@ -72,7 +68,9 @@ def train(config: Mapping[str, Any], workdir: str | os.PathLike[str]) -> dict[st
     missing = [p for p in run.init.paths if not Path(p).exists() and p not in SOURCES]
     if missing and not workdir.exists():
         raise ConfigError(f"config.init: {missing[0]!r} is no file, and no run's folder")
-    finished = _claim(workdir, values)
+    finished = distributed.first_says(
+        run_folder.claim(workdir, values) if distributed.writes() else None
+    )
     if finished is not None:
         say(f"{workdir}: finished before, video top-1 {100 * finished['top1']:.1f} %")
         say("  to train again, name another --workdir or remove this one")
@@ -106,24 +104,37 @@ def _use_compilation_cache(folder: str) -> None:
 
 
 def load_data(data: Data) -> tuple[VideoDataset, VideoDataset]:
-    """Training and validation set of a config's data section."""
+    """Training and validation set of a config's data section; UCF101 and others that have no
+    validation split are validated on their test split."""
+    root, form = data.root, data.source
     if data.source == "motion":
         root = motion.ensure_motion(data.root or None, train=data.train_videos, val=data.val_videos)
-    else:
-        root = Path(data.root)
+        form = "csv"
     try:
-        named = root / data.classes
-        classes = read_classes(named) if named.is_file() else None
-        train_set = read_annotations(data.train, root, classes)
-        return train_set, read_annotations(data.val, root, train_set.classes)
+        splits = load_splits(
+            root,
+            form,
+            fold=data.fold,
+            videos=data.videos,
+            lists={"train": data.train, "val": data.val} if form == "csv" else None,
+            classes=data.classes,
+            quarantine=data.quarantine,
+        )
+        train_set = pick_split(splits, root, "train")
+        val_set = pick_split(splits, root, "val" if "val" in splits else "test")
     except DataError as error:
         hint = f". Another folder: --config.data.root=FOLDER. {data.hint}".rstrip()
-        raise DataError(f"{error}{hint if data.source == 'csv' else ''}") from error
+        raise DataError(f"{error}{hint if data.source != 'motion' else ''}") from error
+    for name, dataset in (("training", train_set), ("validation", val_set)):
+        if dataset.missing or dataset.quarantined:
+            say(f"{name}: {dataset.coverage}")
+    return train_set, val_set
 
 
 def _train(run: Run, config, workdir: Path, train_set, val_set) -> dict[str, Any]:
     started = time.perf_counter()
-    whole, shards = _shardings(run)
+    sizes = {"batch_size": run.batch_size, "eval_batch_size": run.eval_batch_size}
+    layout = make_layout(run.parallel, sizes)
     run, given = _given_weights(run, workdir, len(train_set.classes))
     model = create_model(**run.model, num_classes=len(train_set.classes))
     epoch_steps = run.epoch_steps or max(
@@ -133,7 +144,7 @@ def _train(run: Run, config, workdir: Path, train_set, val_set) -> dict[str, Any
     schedule = make_schedule(run.optim, steps_per_epoch=epoch_steps, epochs=run.epochs)
     plateau = make_plateau(run.optim)
     say(f"model: {run.model['name']}; compiling ...")
-    optimizer, state = _initial_state(run, model, schedule, plateau, whole, given)
+    optimizer, state, shardings = _initial_state(run, model, schedule, plateau, layout, given)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     say(f"  {parameters:,} parameters; {total} steps of {run.batch_size} clips on {_devices()}")
     train_step = jax.jit(
@@ -143,28 +154,26 @@ def _train(run: Run, config, workdir: Path, train_set, val_set) -> dict[str, Any
             run.preprocessing,
             flip=run.augment.flip,
             label_smoothing=run.label_smoothing,
+            augment=run.augment.in_step,
+            accumulate=run.parallel.accumulate,
+            remat=run.parallel.remat,
+            ema=run.ema,
         ),
         donate_argnums=0,
-        out_shardings=(whole, whole),
+        out_shardings=(shardings, layout.whole),
     )
-    predict = _predictor(run, model, ONE_CLIP, shards)
-    key = jax.random.key(run.seed)
-
-    def put(batch: Batch) -> dict[str, jax.Array]:
-        names = ("video", "label", "weight", "sample")
-        return {n: jax.make_array_from_process_local_data(shards, batch[n]) for n in names}
+    predict = _predictor(run, model, ONE_CLIP)
 
     with contextlib.ExitStack() as stack:
         checkpoints = stack.enter_context(
             checkpoint.open_checkpoints(workdir, keep=run.checkpoint.keep)
         )
-        step = checkpoint.latest_step(checkpoints) or 0
+        step, best = checkpoint.latest_step(checkpoints) or 0, None
         if step:
             state = checkpoint.restore(checkpoints, step, state)
+            best = (checkpoint.describe(checkpoints) or {}).get("best")
             say(f"  continuing after step {step} of {total}")
         write = stack.enter_context(metrics_log(workdir, step))
-        stop_requested = stack.enter_context(_stop_signals())
-        broken = _broken_watch(train_set, run.data.max_broken)
         stream = train_batches(
             train_set,
             run.preprocessing,
@@ -173,111 +182,122 @@ def _train(run: Run, config, workdir: Path, train_set, val_set) -> dict[str, Any
             first_batch=step,
             last_batch=total,
             views_per_video=run.augment.views_per_video,
+            repeated=run.augment.repeated,
             crop=run.augment.crop,
             loading=run.loading,
+            share=layout.share,
         )
-        batches = stack.enter_context(contextlib.closing(stream))
-        tell = _progress(run, step, total)
+        steps = _Steps(
+            train_step,
+            stack.enter_context(contextlib.closing(stream)),
+            layout,
+            jax.random.key(run.seed),
+            stack.enter_context(_stop_signals()),
+            _broken_watch(train_set, run.data.max_broken),
+            _progress(run, model, step, total),
+            stack.enter_context(_profiler(workdir, run.profile)),
+        )
+
+        def save(**more: Any) -> None:
+            described = run_folder.describe(run, config, train_set, step)
+            checkpoint.save(checkpoints, state, step, {**described, "best": best}, **more)
+
         if not total:
-            checkpoint.save(checkpoints, state, 0, _describe(run, config, train_set, 0))
+            save()
         while step < total:
             last = _next_stop(step, epoch_steps, run.checkpoint.every_steps, total)
-            state, step, means = _run_steps(
-                train_step, state, batches, put, key, step, last, stop_requested, broken, tell
-            )
+            state, step, means, stopped = steps.run(state, step, last)
+            metrics = None
             if step % epoch_steps == 0 or step == total:
-                result = evaluate(
-                    lambda video, state=state: predict(state, video),
-                    val_set,
-                    run.preprocessing,
-                    ONE_CLIP,
-                    batch_size=run.eval_batch_size,
-                    loading=run.loading,
-                )
+                result = _evaluate(run, predict, state, val_set, ONE_CLIP)
                 means["lr"] = float(np.asarray(schedule(step - 1)))
                 if plateau is not None:
                     means["lr"] *= float(state.plateau.scale)
                     loss = jnp.asarray(result.loss, jnp.float32)
                     _, scaling = plateau.update(state.params, state.plateau, value=loss)
-                    state = state.replace(plateau=jax.device_put(scaling, whole))
-                write(step, {**means, "val_loss": result.loss, "val_top1": result.top1})
+                    state = state.replace(plateau=jax.device_put(scaling, layout.whole))
+                metrics = {"val_loss": result.loss, "val_top1": result.top1}
+                if best is None or result.top1 > best["val_top1"]:
+                    best = {"step": step, **metrics}
+                write(step, {**means, **metrics})
                 say(
                     f"epoch {step / epoch_steps:g} of {run.epochs:g}: loss {means['loss']:.3f}, "
                     f"clip top-1 {100 * means['top1']:.1f} %; one-clip validation: "
                     f"loss {result.loss:.3f}, top-1 {100 * result.top1:.1f} %"
                 )
-            checkpoint.save(checkpoints, state, step, _describe(run, config, train_set, step))
-            if stop_requested() and step < total:
+            save(metrics=metrics)
+            if stopped and step < total:
                 raise Interrupted(
                     f"stopped at step {step} of {total}, which is saved; "
                     "the same command continues the run"
                 )
 
-    result = _test(run, _predictor(run, model, run.protocol, shards), state, val_set)
-    return _report(run, workdir, result, val_set.classes, time.perf_counter() - started)
+    result = _test(run, _predictor(run, model, run.protocol), state, val_set)
+    seconds = time.perf_counter() - started
+    report = run_folder.report(run, workdir, result, val_set, seconds, best)
+    return distributed.first_says(report)
 
 
-def _run_steps(
-    train_step: Callable[..., Any],
-    state: TrainState,
-    batches: Iterator[Batch],
-    put: Callable[[Batch], dict[str, jax.Array]],
-    key: jax.Array,
-    first: int,
-    last: int,
-    stop_requested: Callable[[], bool],
-    note_broken: Callable[[Batch], None],
-    tell: Callable[[int, dict[str, float], float], None],
-) -> tuple[TrainState, int, dict[str, float]]:
-    """Steps `first + 1` to `last`, or to a request to stop; state, step and mean metrics."""
-    sums: dict[str, float] = {}
+@dataclasses.dataclass(frozen=True)
+class _Steps:
+    """What a stretch of training steps needs."""
 
-    def read(step: int, metrics: dict[str, jax.Array], waited: float) -> None:
-        values = {name: float(value) for name, value in metrics.items()}
-        for name, value in values.items():
-            if not np.isfinite(value):
-                raise TrainingError(
-                    f"{name} is {value} at step {step}: stopped, earlier checkpoints are kept. "
-                    "Try a lower config.optim.lr, a warm-up or config.optim.clip_norm"
-                )
-            sums[name] = sums.get(name, 0.0) + value
-        tell(step, values, waited)
+    train_step: Callable[..., Any]
+    batches: Iterator[Batch]
+    layout: Layout
+    key: jax.Array
+    stop_requested: Callable[[int], bool]
+    note_broken: Callable[[np.ndarray, dict[int, str]], None]
+    tell: Callable[[int, dict[str, float], float], None]
+    profile: Callable[[int], None]
 
-    pending, step = None, first
-    for step in range(first + 1, last + 1):
-        asked = time.perf_counter()
-        batch = next(batches)
-        waited = time.perf_counter() - asked
-        note_broken(batch)
-        state, metrics = train_step(state, put(batch), key)
-        # Reading waits for the device, so step k is read when step k + 1 is on its way.
+    def run(self, state: TrainState, first: int, last: int):
+        """Steps `first + 1` to `last`, or to a request to stop: state, step, mean metrics, and
+        whether that was asked for."""
+        sums: dict[str, float] = {}
+
+        def read(step: int, metrics: dict[str, jax.Array], waited: float, errors) -> None:
+            self.note_broken(np.asarray(metrics.pop("broken")), errors)
+            values = {name: float(value) for name, value in metrics.items()}
+            for name, value in values.items():
+                if not np.isfinite(value):
+                    raise TrainingError(
+                        f"{name} is {value} at step {step}: stopped, earlier checkpoints are kept. "
+                        "Try a lower config.optim.lr, a warm-up or config.optim.clip_norm"
+                    )
+                sums[name] = sums.get(name, 0.0) + value
+            self.tell(step, values, waited)
+
+        pending, step, stopped = None, first, False
+        for step in range(first + 1, last + 1):
+            asked = time.perf_counter()
+            batch = next(self.batches)
+            waited = time.perf_counter() - asked
+            errors = {
+                int(batch["sample"][place, 1]): error_text(batch["error"][place])
+                for place in np.flatnonzero(batch["weight"] == 0)
+            }
+            self.profile(step)
+            names = ("video", "label", "weight", "sample")
+            given = {name: self.layout.put(name, batch[name]) for name in names}
+            state, metrics = self.train_step(state, given, self.key)
+            # Reading waits for the device, so step k is read when step k + 1 is on its way.
+            if pending:
+                read(*pending)
+            pending = (step, metrics, waited, errors)
+            stopped = self.stop_requested(step)
+            if stopped:
+                break
         if pending:
             read(*pending)
-        pending = (step, metrics, waited)
-        if stop_requested():
-            break
-    if pending:
-        read(*pending)
-    return state, step, {name: total / (step - first) for name, total in sums.items()}
+        means = {name: total / (step - first) for name, total in sums.items()}
+        return state, step, means, stopped
 
 
 def _next_stop(step: int, epoch_steps: int, every: int, total: int) -> int:
     """The next step after which something other than a step happens."""
     ends = [(step // epoch_steps + 1) * epoch_steps, total]
     return min([*ends, (step // every + 1) * every] if every else ends)
-
-
-def _shardings(run: Run) -> tuple[NamedSharding, NamedSharding]:
-    """Replicated, and split over the batch axis, on all devices."""
-    count = jax.device_count()
-    for name in ("batch_size", "eval_batch_size"):
-        if getattr(run, name) % count:
-            raise ConfigError(
-                f"config.{name}={getattr(run, name)}: must be a multiple of the {count} devices"
-            )
-    # Auto axes: under the explicit ones, the default, dropout and reshapes raise.
-    mesh = jax.make_mesh((count,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
-    return NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
 
 
 def _given_weights(run: Run, workdir: Path, num_classes: int) -> tuple[Run, dict[str, Any] | None]:
@@ -300,7 +320,8 @@ def _given_weights(run: Run, workdir: Path, num_classes: int) -> tuple[Run, dict
     return dataclasses.replace(run, model=model), variables
 
 
-def _initial_state(run: Run, model, schedule, plateau, sharding, given):
+def _initial_state(run: Run, model, schedule, plateau, layout: Layout, given):
+    """The optimiser, the state, and its shardings."""
     # A lowering only chooses how to compute, and fresh parameters need the simplest.
     simple = model.clone(lowering=Lowering.DIRECT)
 
@@ -313,63 +334,131 @@ def _initial_state(run: Run, model, schedule, plateau, sharding, given):
 
     def init(given) -> TrainState:
         fresh = given or variables()
+        params, batch_stats = fresh["params"], fresh.get("batch_stats", {})
         return TrainState(
             step=jnp.zeros((), jnp.int32),
-            params=fresh["params"],
-            batch_stats=fresh.get("batch_stats", {}),
-            opt_state=optimizer.init(fresh["params"]),
-            plateau=plateau.init(fresh["params"]) if plateau else None,
+            params=params,
+            batch_stats=batch_stats,
+            opt_state=optimizer.init(params),
+            plateau=plateau.init(params) if plateau else None,
+            ema={"params": params, "batch_stats": batch_stats} if run.ema else {},
         )
 
-    return optimizer, jax.jit(init, out_shardings=sharding)(given)
+    shardings = layout.state(jax.eval_shape(init, given), run.parallel.fsdp)
+    return optimizer, jax.jit(init, out_shardings=shardings)(given), shardings
 
 
-def _predictor(run: Run, model, protocol: Protocol, sharding: NamedSharding):
-    """`(state, uint8 [N, T, H, W, C]) -> scores [N, classes]` in NumPy."""
+def _predictor(run: Run, model, protocol: Protocol):
+    """`(state, uint8 [N, T, H, W, C]) -> scores [N, classes]` in NumPy, N clips of this process
+    on its own devices: each process tests videos of its own, at its own pace."""
     clip = protocol.apply(run.preprocessing)
     step = jax.jit(make_predict_step(model, clip, protocol.aggregation))
+    own = make_layout(run.parallel, {}, jax.local_devices())
+    held: list[Any] = [None, None]
 
     def predict(state: TrainState, video: np.ndarray) -> np.ndarray:
-        variables = {"params": state.params, "batch_stats": state.batch_stats}
-        return np.asarray(step(variables, jax.make_array_from_process_local_data(sharding, video)))
+        if held[0] is not state:  # one state at a time, brought here once
+            tested = state.ema or {"params": state.params, "batch_stats": state.batch_stats}
+            held[:] = state, _brought_here(tested, own)
+        return np.asarray(step(held[1], own.put("video", video)))
 
     return predict
 
 
-def _progress(run: Run, first: int, total: int):
+def _brought_here(variables: Any, own: Layout) -> Any:
+    """Variables of all processes, whole on each device of this one."""
+    if jax.process_count() == 1:
+        return jax.device_put(variables, own.whole)
+    mesh = jax.tree.leaves(variables)[0].sharding.mesh
+    everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    gathered = jax.jit(lambda tree: tree, out_shardings=everywhere)(variables)
+    return jax.tree.map(
+        lambda leaf: jax.make_array_from_single_device_arrays(
+            leaf.shape, own.whole, [shard.data for shard in leaf.addressable_shards]
+        ),
+        gathered,
+    )
+
+
+def _evaluate(run: Run, predict, state: TrainState, dataset, protocol: Protocol, **more) -> Result:
+    """Every video once, by whichever process, and on all of them the same result."""
+    share = Share(jax.process_index(), jax.process_count())
+    result = evaluate(
+        lambda video: predict(state, video),
+        dataset,
+        run.preprocessing,
+        protocol,
+        batch_size=run.eval_batch_size // share.count,
+        loading=run.loading,
+        share=share,
+        **more,
+    )
+    if share.count == 1:
+        return result
+    return join([_unpacked(part) for part in distributed.gather(_packed(result))])
+
+
+def _packed(result: Result) -> bytes:
+    values = {f.name: getattr(result, f.name) for f in dataclasses.fields(result)}
+    arrays = {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
+    others = {name: value for name, value in values.items() if name not in arrays}
+    file = io.BytesIO()
+    np.savez(file, others=np.frombuffer(json.dumps(others).encode(), np.uint8), **arrays)
+    return file.getvalue()
+
+
+def _unpacked(data: bytes) -> Result:
+    with np.load(io.BytesIO(data)) as file:
+        arrays = dict(file)
+    return Result(**json.loads(bytes(arrays.pop("others"))), **arrays)
+
+
+def _progress(run: Run, model, first: int, total: int):
     """Gives `tell(step, values, waited)`, which prints a line every `log_seconds`."""
-    rates, told, told_step, waiting = None, 0.0, first, 0.0
+    rates, told, told_step, waiting, flops = None, 0.0, first, 0.0, 0.0
 
     def tell(step: int, values: dict[str, float], waited: float) -> None:
-        nonlocal rates, told, told_step, waiting
+        nonlocal rates, told, told_step, waiting, flops
         if rates is None:  # the first step is mostly compiling: there is no rate to tell yet
             say(f"  step {step}/{total}  loss {values['loss']:.3f}  compiled")
             rates, told, told_step = meter(total, step), time.perf_counter(), step
             return
         waiting += waited
-        if time.perf_counter() - told < run.log_seconds:
+        seconds, count = time.perf_counter() - told, step - told_step
+        if seconds < run.log_seconds:
             return
-        say(
-            f"  step {step}/{total}  loss {values['loss']:.3f}  "
-            f"{rates(step, waiting, (step - told_step) * run.batch_size)}"
-        )
+        devices, kind = jax.device_count(), jax.devices()[0].device_kind
+        share = None
+        if mfu(1.0, 1.0, kind, devices) is not None:  # its peak is known
+            flops = flops or _training_flops(model, run)
+            share = mfu(flops, seconds / count, kind, devices)
+        line = rates(step, waiting, count * run.batch_size)
+        used = "" if share is None else f"  MFU {100 * share:.0f} %"
+        say(f"  step {step}/{total}  loss {values['loss']:.3f}  {line}{used}")
         told, told_step, waiting = time.perf_counter(), step, 0.0
 
     return tell
 
 
-def _broken_watch(dataset: VideoDataset, most: float) -> Callable[[Batch], None]:
-    """Gives `note(batch)`, which names each video that could not be read once, and stops the
-    run when they are more than the share `most` of the data set."""
+def _training_flops(model, run: Run) -> float:
+    """Of a step: two for each multiply-add, and twice the forward pass's for the backward one."""
+    return 6.0 * count_macs(model, run.preprocessing.shape) * run.batch_size
+
+
+def _broken_watch(dataset: VideoDataset, most: float):
+    """Gives `note(videos, errors)`, which names each video that could not be read once, and stops
+    the run when they are more than the share `most` of the data set.
+
+    `videos` are those of the global batch, the same on all processes, and -1 in between;
+    `errors` are the reasons that this process knows.
+    """
     broken: dict[int, str] = {}
 
-    def note(batch: Batch) -> None:
-        for place in np.flatnonzero(batch["weight"] == 0):
-            video = int(batch["sample"][place, 1])
-            if video in broken:
-                continue
-            broken[video] = error_text(batch["error"][place])
-            warn(f"skipped, {len(broken)} so far: {broken[video]}")
+    def note(videos: np.ndarray, errors: dict[int, str]) -> None:
+        for video in videos[videos >= 0].tolist():
+            if video not in broken:
+                broken[video] = errors.get(video, f"{dataset.paths[video]}: another process's")
+                warn(f"skipped, {len(broken)} so far: {broken[video]}")
         if len(broken) > max(most * len(dataset), 1):
             lines = "\n".join(f"  {reason}" for reason in list(broken.values())[:20])
             raise DataError(
@@ -381,8 +470,12 @@ def _broken_watch(dataset: VideoDataset, most: float) -> Callable[[Batch], None]
 
 
 @contextlib.contextmanager
-def _stop_signals() -> Iterator[Callable[[], bool]]:
-    """SIGTERM and the first Ctrl-C only ask to stop; a second Ctrl-C interrupts at once."""
+def _stop_signals() -> Iterator[Callable[[int], bool]]:
+    """Gives `asked(step)`. SIGTERM and the first Ctrl-C only ask to stop; a second Ctrl-C
+    interrupts at once. Of several processes, JAX's runtime hears SIGTERM and agrees on the step."""
+    if jax.process_count() > 1:
+        yield distributed.stop_agreed
+        return
     asked: list[int] = []
 
     def handle(number, frame):
@@ -397,45 +490,38 @@ def _stop_signals() -> Iterator[Callable[[], bool]]:
     except ValueError:  # not the main thread: its owner handles signals
         before = {}
     try:
-        yield lambda: bool(asked)
+        yield lambda step: bool(asked)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
-def _claim(workdir: Path, config: dict[str, Any]) -> dict[str, Any] | None:
-    """Makes the run's folder ours, or returns the result of the finished run in it."""
-    run_file = workdir / RUN
+@contextlib.contextmanager
+def _profiler(workdir: Path, steps: tuple[int, ...]) -> Iterator[Callable[[int], None]]:
+    """Gives `before(step)`, which traces the steps from the first to before the second of `steps`
+    into the run's folder `profile`."""
+    tracing = False
+
+    def before(step: int) -> None:
+        nonlocal tracing
+        if steps and not tracing and steps[0] <= step < steps[1]:
+            jax.profiler.start_trace(str(workdir / "profile"))
+            tracing = True
+        elif tracing and step >= steps[1]:
+            jax.profiler.stop_trace()
+            tracing = False
+            say(f"  steps {steps[0]} to {steps[1] - 1} traced: {workdir / 'profile'}")
+
     try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        if run_file.exists():
-            lines = differences(identity(json.loads(run_file.read_text())), identity(config))
-            # A run that failed before it saved anything does not keep its folder.
-            if lines and any((workdir / checkpoint.FOLDER).glob("*")):
-                raise CheckpointError(
-                    f"{workdir} holds the run of another config; name another --workdir. "
-                    "Its values and yours:\n  " + "\n  ".join(lines[:20])
-                )
-        elif any(workdir.iterdir()):
-            raise CheckpointError(
-                f"{workdir} is not empty and holds no run; name another --workdir"
-            )
-        if (workdir / RESULT).exists():
-            return json.loads((workdir / RESULT).read_text())
-        _write(run_file, config)
-    except OSError as error:
-        raise CheckpointError(
-            f"the run folder {workdir} cannot be written ({error.strerror}); "
-            "name another with --workdir"
-        ) from error
-    except json.JSONDecodeError as error:
-        raise CheckpointError(f"{workdir}: a file of the run is damaged ({error})") from error
-    return None
+        yield before
+    finally:
+        if tracing:
+            jax.profiler.stop_trace()
 
 
 def _test(run: Run, predict, state: TrainState, val_set: VideoDataset) -> Result:
     say(f"testing: {run.protocol.describe(run.preprocessing)}")
-    told, rates = time.perf_counter(), meter(len(val_set) * run.protocol.clips)
+    told, rates = time.perf_counter(), meter(len(val_set) * max(run.protocol.clips, 1))
     before = (0, 0.0)
 
     def progress(done: int, total: int, waited: float) -> None:
@@ -444,69 +530,9 @@ def _test(run: Run, predict, state: TrainState, val_set: VideoDataset) -> Result
             say(f"  clip {done}/{total}  {rates(done, waited - before[1], done - before[0])}")
             told, before = time.perf_counter(), (done, waited)
 
-    return evaluate(
-        lambda video: predict(state, video),
-        val_set,
-        run.preprocessing,
-        run.protocol,
-        batch_size=run.eval_batch_size,
-        loading=run.loading,
-        progress=progress,
-    )
-
-
-def _report(
-    run: Run, workdir: Path, result: Result, classes: tuple[str, ...], seconds: float
-) -> dict[str, Any]:
-    for reason in result.broken.values():
-        warn(f"not counted: {reason}")
-    report = {
-        "top1": result.top1,
-        "top5": result.top5,
-        "protocol": run.protocol.describe(run.preprocessing),
-        "model": run.model,
-        "videos": len(result.labels),
-        "unreadable_videos": len(result.broken),
-        "seconds": round(seconds, 1),
-        "seed": run.seed,
-        "versions": _versions(),
-    }
-    np.savez(
-        workdir / SCORES, scores=result.scores, labels=result.labels, classes=np.asarray(classes)
-    )
-    _write(workdir / RESULT, report)
-    say(
-        f"video top-1 {100 * result.top1:.1f} %, top-5 {100 * result.top5:.1f} % "
-        f"of {len(result.labels)} videos in {duration(seconds)}; {report['protocol']}"
-    )
-    say(f"result: {workdir / RESULT}")
-    return report
-
-
-def _describe(run: Run, config, dataset: VideoDataset, step: int) -> dict[str, Any]:
-    """What makes a checkpoint usable alone, as JSON; `data` is the state of the stream."""
-    return {
-        "model": {**run.model, "num_classes": len(dataset.classes)},
-        "classes": list(dataset.classes),
-        "preprocessing": dataclasses.asdict(run.preprocessing),
-        "protocol": dataclasses.asdict(run.protocol),
-        "config": config,
-        "data": {"next_batch": step},
-        "versions": _versions(),
-    }
-
-
-def _versions() -> dict[str, str]:
-    names = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "av", "numpy")
-    return {"jaxvideo": jaxvideo.__version__, **{n: metadata.version(n) for n in names}}
+    return _evaluate(run, predict, state, val_set, run.protocol, progress=progress)
 
 
 def _devices() -> str:
     kind = jax.devices()[0].device_kind
     return f"{jax.device_count()} x {kind}" if jax.device_count() > 1 else kind
-
-
-def _write(path: Path, value: Any) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(value, indent=2) + "\n")
-    temporary.replace(path)

@@ -1,13 +1,16 @@
 """Frame k of a clip is frame k of the file, whatever the file's kind."""
 
 import dataclasses
+import re
+from fractions import Fraction
 
 import av
+import cv2
 import numpy as np
 import pytest
+from av.stream import Disposition
 
-from jaxvideo.data import decode
-from jaxvideo.data.decode import open_video, read_clip
+from jaxvideo.data.decode import decode_frames, open_video, read_clip
 from jaxvideo.types import VideoError, View, Window
 from tests.conftest import write_video
 
@@ -31,27 +34,68 @@ def sequential(path):
         return [f.to_ndarray(format="rgb24") for f in container.decode(video=0)]
 
 
+UNEVEN = [k + k // 3 + (k > 20) * 7 for k in range(30)]
+
 KINDS = {
-    "gop-12": {},
-    "one-key-frame": {"gop": 250},
-    "every-frame-a-key": {"gop": 1},
-    "b-frames": {"b_frames": 2},
-    "variable-rate": {"pts": [k + k // 3 + (k > 20) * 7 for k in range(30)]},
-    "mpeg4": {"codec": "mpeg4"},
+    "gop-12.mp4": {},
+    "one-key-frame.mp4": {"gop": 250},
+    "every-frame-a-key.mp4": {"gop": 1},
+    "b-frames.mp4": {"b_frames": 2},
+    "variable-rate.mp4": {"pts": UNEVEN},
+    "variable-rate-b-frames.mp4": {"pts": UNEVEN, "b_frames": 2},
+    "starts-late.mp4": {"pts": [k + 100 for k in range(30)], "b_frames": 2},
+    "b-frames.mkv": {"b_frames": 2},
+    "b-frames.flv": {"b_frames": 2},
+    "mpeg4.avi": {"codec": "mpeg4"},
+    # AVI has no presentation times; MPEG streams have no index.
+    "mpeg4-b-frames.avi": {"codec": "mpeg4", "b_frames": 2},
+    "h264-b-frames.avi": {"b_frames": 2},
+    "transport.ts": {"b_frames": 2},
+    "program.mpg": {"codec": "mpeg2video", "b_frames": 2},
 }
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("kinds")
+    return {kind: write_video(folder / kind, **how) for kind, how in KINDS.items()}
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
     "indices", [range(30), range(9, 25), [0, 29], [28], [13, 14, 27], [3, 3, 4], [20, 25, 0, 5]]
 )
-def test_exactly_the_frames_asked_for(tmp_path, kind, indices):
-    suffix = "avi" if kind == "mpeg4" else "mp4"
-    path = write_video(tmp_path / f"v.{suffix}", **KINDS[kind])
-    with open_video(path) as video:
+def test_exactly_the_frames_asked_for(videos, kind, indices):
+    with open_video(videos[kind]) as video:
         assert video.num_frames == 30
     expected = [8 * k for k in indices]
-    np.testing.assert_allclose(levels(read(path, indices)), expected, atol=3)
+    np.testing.assert_allclose(levels(read(videos[kind], indices)), expected, atol=3)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_times_are_those_that_were_written(videos, kind):
+    ticks = KINDS[kind].get("pts", range(30))
+    with open_video(videos[kind]) as video:
+        assert video.times.dtype == np.float64
+        expected = (np.asarray(ticks) - ticks[0]) / 25
+        np.testing.assert_allclose(video.times, expected, atol=0.001)
+        assert video.fps == pytest.approx(29 / expected[-1], rel=1e-3)
+
+
+def test_a_file_from_memory(videos):
+    """The same frames, as all containers are opened so too."""
+    for kind, path in videos.items():
+        content = path.read_bytes()
+        with open_video(content) as video, open_video(path) as file:
+            np.testing.assert_array_equal(video.times, file.times)
+            assert video.path == "<bytes>"
+            view = View((3, 13, 14), Window(0, 0, video.height, video.width))
+            expected = read_clip(file, [view], 16)
+            np.testing.assert_array_equal(read_clip(video, [view], 16), expected, err_msg=kind)
+    with pytest.raises(VideoError, match=r"^<bytes>: cannot be opened"):
+        open_video(b"no video").__enter__()
+    with pytest.raises(VideoError, match=r"^record 7: cannot be opened"):
+        open_video(b"", name="record 7").__enter__()
 
 
 def test_only_needed_frames_are_decoded(tmp_path):
@@ -59,19 +103,25 @@ def test_only_needed_frames_are_decoded(tmp_path):
     path = write_video(tmp_path / "v.mp4", frames=60, gop=10)
     decoded = []
     with open_video(path) as video:
-        original = video.container.decode
-
-        def counting(stream):
-            for frame in original(stream):
-                decoded.append(int(np.searchsorted(video.pts, frame.pts)))
-                yield frame
 
         class Container:
-            seek = staticmethod(video.container.seek)
-            decode = staticmethod(counting)
+            @staticmethod
+            def seek(offset, stream, **how):
+                video.container.seek(offset, stream=video.stream, **how)
 
-        counted = dataclasses.replace(video, container=Container)
-        got = [index for index, _ in decode._decode(counted, [2, 4, 37])]
+            @staticmethod
+            def demux(stream):
+                return video.container.demux(video.stream)
+
+        class Stream:
+            @staticmethod
+            def decode(packet):
+                frames = video.stream.decode(packet)
+                decoded.extend(int(np.searchsorted(video.pts, frame.pts)) for frame in frames)
+                return frames
+
+        counted = dataclasses.replace(video, container=Container, stream=Stream)
+        got = [index for index, _ in decode_frames(counted, [2, 4, 37])]
     assert got == [2, 4, 37]
     key = max(k for k in video.keyframes if k <= 37)
     assert key > 5
@@ -172,6 +222,127 @@ def test_a_damaged_middle_is_an_error_and_the_rest_is_not(tmp_path):
     assert abs(levels(read(path, [55]))[0] - 8 * 55 % 256) < 3
     with pytest.raises(VideoError, match=r"holed\.mp4.*frame 30"):
         read(path, [30])
+
+
+@pytest.mark.parametrize("kind", ["b-frames.mp4", "mpeg4-b-frames.avi", "b-frames.mkv"])
+@pytest.mark.parametrize("part", [0.5, 0.8])
+def test_what_lies_before_the_cut_is_a_shorter_video(tmp_path, kind, part):
+    """Every frame whose packet is whole, of which the decoder holds the last ones back."""
+    path = write_video(tmp_path / kind, **KINDS[kind])
+    if kind.endswith("mp4"):
+        path = index_first(path)
+    with av.open(str(path)) as container:
+        packets = [packet for packet in container.demux(video=0) if packet.size]
+        # One of the middle is cut in two.
+        cut = int(part * len(packets))
+        end = packets[cut].pos + packets[cut].size // 2
+        shown = sorted(packet.pts for packet in packets[:cut])
+        places = {time: k for k, time in enumerate(sorted(packet.pts for packet in packets))}
+    path.write_bytes(path.read_bytes()[:end])
+    with open_video(path) as video:
+        assert video.pts.tolist() == shown
+        assert re.search(rf"only {cut} of 30|after .* of 1\.20 seconds", video.damage)
+        assert video.corrupt_packets == (not kind.endswith("mkv"))
+    expected = [8 * places[time] for time in shown]
+    np.testing.assert_allclose(levels(read(path, range(cut))), expected, atol=3)
+    np.testing.assert_allclose(levels(read(path, [cut - 1])), expected[-1:], atol=3)
+
+
+def index_first(path):
+    """The same packets, the index before them and not after."""
+    target = path.with_name(f"first_{path.name}")
+    options = {"movflags": "faststart"}
+    with av.open(str(path)) as source, av.open(str(target), "w", options=options) as container:
+        stream = container.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = stream
+                container.mux(packet)
+    return target
+
+
+def test_nothing_is_wrong_with_whole_files(videos):
+    for path in videos.values():
+        with open_video(path) as video:
+            assert (video.damage, video.corrupt_packets) == ("", 0)
+
+
+def test_times_of_a_folder_are_indices(tmp_path):
+    for k in (1, 2, 10):
+        cv2.imwrite(str(tmp_path / f"{k}.png"), np.full((8, 9, 3), 20 * k, np.uint8))
+    with open_video(tmp_path) as video:
+        assert (video.times.tolist(), video.fps) == ([0.0, 1.0, 2.0], 0.0)
+        assert video.times.dtype == np.float64
+        assert [frame[0, 0, 0] for _, frame in decode_frames(video, [1, 2])] == [40, 200]
+
+
+def test_a_packed_bitstream(tmp_path):
+    """As DivX and HMDB51 have it: a P-frame and the B-frame shown before it in one chunk, and then
+    a chunk with an empty frame (ISO/IEC 14496-2, 6.2.5: vop_coded is 0)."""
+    path = tmp_path / "packed.avi"
+    write_packed(path, frames=13)
+    for indices in ([0, 1, 2, 3], [5], [6, 11], range(13)):
+        expected = [8 * k for k in indices]
+        np.testing.assert_allclose(levels(read(path, indices)), expected, atol=3)
+    with open_video(path) as video:
+        assert (video.num_frames, video.seekable, video.damage) == (13, False, "")
+        np.testing.assert_allclose(video.times, np.arange(13) / 25)
+
+
+def write_packed(path, frames):
+    plain = path.with_name("plain.avi")
+    with av.open(str(plain), "w") as container:
+        stream = container.add_stream("mpeg4", rate=25)
+        stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
+        stream.codec_context.max_b_frames, stream.codec_context.gop_size = 1, 250
+        # Always I, P, B, P, B ... in the order of the file.
+        stream.options = {"qmin": "1", "qmax": "1", "b_strategy": "0", "sc_threshold": "1000000000"}
+        for k in range(frames):
+            picture = np.full((48, 64, 3), 8 * k, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+    with av.open(str(plain)) as container, av.open(str(path), "w") as out:
+        source = container.streams.video[0]
+        first, *others = [bytes(packet) for packet in container.demux(source) if packet.size]
+        # The encoder's name in the header tells decoders.
+        start = first.index(b"\0\0\1\xb6")
+        chunks = [first[:start] + b"\0\0\1\xb2DivX503b1393p" + first[start:]]
+        for predicted, between in zip(others[::2], others[1::2], strict=True):
+            # P-frame, no second has passed, 5 bits of time, not coded; filled up with 0111 1111.
+            chunks += [predicted + between, b"\0\0\1\xb6" + bytes([0b01010000, 0b01001111])]
+        stream = out.add_stream_from_template(source)
+        for time, chunk in enumerate(chunks):
+            packet = av.Packet(chunk)
+            packet.stream, packet.time_base = stream, Fraction(1, 25)
+            packet.pts = packet.dts = time
+            packet.is_keyframe = time == 0
+            out.mux(packet)
+
+
+def test_frames_of_another_size_are_an_error(tmp_path):
+    """Two transport streams one after the other are one, whose frames change their size."""
+    parts = [
+        write_video(tmp_path / f"{k}.ts", frames=8, size=size).read_bytes()
+        for k, size in enumerate([(48, 64), (32, 32)])
+    ]
+    path = tmp_path / "both.ts"
+    path.write_bytes(b"".join(parts))
+    assert len(read(path, range(8))) == 8
+    with pytest.raises(VideoError, match=r"both\.ts: frame 9 is 32 x 32, the first is 64 x 48"):
+        read(path, [9])
+
+
+def test_the_cover_of_a_song_is_no_video(tmp_path):
+    path = tmp_path / "song.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mjpeg", rate=25)
+        stream.height, stream.width, stream.pix_fmt = 32, 32, "yuvj420p"
+        stream.disposition = Disposition.attached_pic
+        picture = np.zeros((32, 32, 3), np.uint8)
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+    with pytest.raises(VideoError, match="no video stream"):
+        read(path, [0])
 
 
 def test_metadata_that_is_not_utf8(tmp_path):

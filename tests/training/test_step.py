@@ -12,6 +12,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jaxvideo.models.resnet3d import KINDS, ResNet3D
+from jaxvideo.training.augment import StepAugment, mix
 from jaxvideo.training.optim import Optim, make_optimizer, make_schedule
 from jaxvideo.training.preprocess import normalise, prepare, random_flip, sample_keys
 from jaxvideo.training.step import (
@@ -21,7 +22,7 @@ from jaxvideo.training.step import (
     make_train_step,
     weighted_mean,
 )
-from jaxvideo.types import Lowering, Preprocessing
+from jaxvideo.types import ConfigError, Lowering, Preprocessing
 
 PRE = Preprocessing(frames=4, size=16, crop=16, mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3))
 
@@ -110,6 +111,8 @@ def test_prediction_is_a_distribution():
     logits = make_predict_step(model, PRE, "logits")(variables, video)
     np.testing.assert_allclose(scores.sum(-1), 1.0, rtol=1e-5)
     np.testing.assert_allclose(jax.nn.softmax(logits), scores, rtol=1e-5)
+    each = make_predict_step(model, PRE, "sigmoid")(variables, video)
+    np.testing.assert_allclose(each, 1 / (1 + np.exp(-np.asarray(logits))), rtol=1e-5)
 
 
 @pytest.mark.fast
@@ -189,6 +192,7 @@ class Steps(nn.Module):
     """Answers at every frame in training, at the last one at test, and sows a loss."""
 
     dtype = jnp.float32
+    num_classes = 5
 
     @nn.compact
     def __call__(self, x, *, train):
@@ -236,3 +240,105 @@ def test_flip_depends_on_the_sample_and_not_on_its_place():
 @pytest.mark.fast
 def test_weighted_mean_of_nothing_is_zero():
     assert weighted_mean(jnp.ones(3), jnp.zeros(3)) == 0
+
+
+class Linear(nn.Module):
+    """The smallest network: one answer per clip."""
+
+    dtype = jnp.float32
+    num_classes = 5
+
+    @nn.compact
+    def __call__(self, x, *, train):
+        del train
+        return nn.Dense(5, name="fc")(x.reshape(len(x), -1)), {}
+
+
+def linear(**arguments):
+    """A step of the linear network, jitted; its state; what it answers to a clip."""
+    model = Linear()
+    params = init_variables(model, PRE, 0)["params"]
+    optimizer = optax.sgd(0.1)
+    state = TrainState(jnp.zeros((), jnp.int32), params, {}, optimizer.init(params), None)
+    step = make_train_step(model, optimizer, PRE, flip=False, **arguments)
+    return (
+        step,
+        state,
+        lambda clip: np.asarray(model.apply({"params": params}, clip, train=True)[0]),
+    )
+
+
+def test_the_loss_of_several_labels():
+    """The mean over clips and classes of -log of what the sigmoid gives to the truth."""
+    step, state, answer = linear()
+    data = batch(6)
+    data["label"] = (np.arange(30).reshape(6, 5) % 3 == 0).astype(np.float32)
+    data["weight"][2] = 0
+    _, metrics = jax.jit(step)(state, data, jax.random.key(0))
+    logits = answer(normalise(data["video"], PRE, jnp.float32)).astype(float)
+    right = np.where(data["label"] == 1, 1, -1) * logits
+    losses = np.log1p(np.exp(-right)).mean(1)
+    counted = [0, 1, 3, 4, 5]
+    np.testing.assert_allclose(metrics["loss"], losses[counted].mean(), rtol=1e-5)
+    hits = [data["label"][i, logits[i].argmax()] for i in counted]
+    np.testing.assert_allclose(metrics["top1"], np.mean(hits))
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_mixed_clips_have_mixed_labels(several):
+    augment = StepAugment(mixup=1.0, cutmix=1.0)
+    smoothing = 0.0 if several else 0.1
+    step, state, answer = linear(augment=augment, label_smoothing=smoothing)
+    data, key = batch(8), jax.random.key(5)
+    truth = np.eye(5)[data["label"]]
+    if several:
+        truth = (np.arange(40).reshape(8, 5) % 3 == 0).astype(float)
+        data["label"] = truth.astype(np.float32)
+    _, metrics = jax.jit(step)(state, data, key)
+    keys = sample_keys(jax.random.fold_in(key, 4), data["sample"])
+    clip = normalise(data["video"], PRE, jnp.float32)
+    mixed, share = mix(clip, data["weight"], keys, mixup=1.0, cutmix=1.0)
+    share = np.asarray(share, float)[:, None]
+    truth = share * truth + (1 - share) * truth[[4, 5, 6, 7, 0, 1, 2, 3]]
+    targets = (1 - smoothing) * truth + smoothing / 5
+    logits = answer(mixed).astype(float)
+    if several:
+        losses = (np.logaddexp(0, logits) - targets * logits).mean(1)
+    else:
+        losses = np.logaddexp.reduce(logits, 1) - (targets * logits).sum(1)
+    np.testing.assert_allclose(metrics["loss"], losses.mean(), rtol=1e-4)
+    hits = truth[np.arange(8), logits.argmax(1)] >= 0.5
+    np.testing.assert_allclose(metrics["top1"], hits.mean())
+
+
+def test_augmentation_does_not_depend_on_devices():
+    """Colours, erasing and partners half a batch away: on 8 devices as on 1."""
+    augment = StepAugment(0.4, 0.4, 0.4, 0.1, 1, 9.0, erasing=0.5, mixup=0.8, cutmix=1.0)
+    step, state, _ = linear(augment=augment)
+    losses = []
+    for count in (1, 8):
+        mesh = jax.make_mesh(
+            (count,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:count]
+        )
+        split = NamedSharding(mesh, PartitionSpec("data"))
+        placed = jax.device_put(batch(), split)
+        _, metrics = jax.jit(step)(
+            jax.device_put(state, NamedSharding(mesh, PartitionSpec())), placed, jax.random.key(1)
+        )
+        losses.append(float(metrics["loss"]))
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
+    plain, state, _ = linear()
+    _, metrics = jax.jit(plain)(state, batch(), jax.random.key(1))
+    assert abs(float(metrics["loss"]) - losses[0]) > 1e-3
+
+
+@pytest.mark.fast
+def test_what_cannot_be_augmented():
+    two = {"mean": (0.0,) * 2, "std": (1.0,) * 2}
+    stored = Preprocessing(frames=2, size=48, crop=48, modality="flow", flow="stored", **two)
+    with pytest.raises(ConfigError, match="modality='flow' by 'stored' has none"):
+        make_train_step(Linear(), optax.sgd(0.1), stored, flip=True, augment=StepAugment(hue=0.1))
+    step, state, _ = linear(label_smoothing=0.1)
+    data = {**batch(2), "label": np.zeros((2, 5), np.float32)}
+    with pytest.raises(ConfigError, match=r"label_smoothing=0\.1: multi-label data"):
+        jax.eval_shape(step, state, data, jax.random.key(0))

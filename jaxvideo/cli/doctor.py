@@ -1,0 +1,130 @@
+"""`doctor`: which videos of a data folder can be trained on."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from jaxvideo.cli.shared import progress
+
+# Of each list on the console.
+_LINES = 20
+
+
+def add(commands: Any) -> None:
+    doctor = commands.add_parser(
+        "doctor", help="decode every video of a data folder: broken ones, copies, leaks"
+    )
+    doctor.add_argument("root", metavar="DATA", help="a folder of videos, with annotations or not")
+    doctor.add_argument("--out", metavar="DIR", help="for what it writes (default: DATA)")
+    doctor.add_argument("--threads", type=int, help="that decode (default: one per core)")
+    doctor.add_argument("--form", default="auto", help="of the annotations: auto (default), csv...")
+    doctor.add_argument("--fold", type=int, default=1, help="of a set with several splits (1)")
+    doctor.add_argument("--videos", default="", metavar="DIR", help="where the videos are (DATA)")
+    doctor.set_defaults(run=_doctor)
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    import os
+    import time
+    from collections import Counter
+    from pathlib import Path
+
+    from jaxvideo.data import doctor
+    from jaxvideo.report.doctor import doctor_page
+    from jaxvideo.report.page import write
+    from jaxvideo.types import DataError
+
+    root, out = options.root, Path(options.out or options.root)
+    threads = len(os.sched_getaffinity(0)) if options.threads is None else options.threads
+    splits, missing, paths = _videos(options)
+    index, quarantine, report = (out / n for n in ("index.jsonl", "quarantine.txt", "doctor.html"))
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        file = index.open("a", encoding="utf-8")
+    except OSError as error:
+        raise DataError(f"{out} cannot be written ({error.strerror}); --out DIR") from error
+    known, started = doctor.read_index(index, root), time.perf_counter()
+
+    def keep(record: doctor.Record) -> None:
+        if known.get(record.path) is not record:  # a scan that is stopped goes on from here
+            file.write(doctor.index_line(record, root))
+            file.flush()
+
+    with file:
+        records = doctor.scan(
+            paths,
+            threads,
+            known=known,
+            progress=lambda videos: progress(videos, "video"),
+            done=keep,
+        )
+    seconds = time.perf_counter() - started
+    doctor.write_index(index, records, root)
+    broken = doctor.write_quarantine(quarantine, records, root)
+    copies, leaked = doctor.duplicates(records), doctor.leaks(records, splits)
+    write(report, doctor_page(root, records, splits, missing, copies, leaked))
+
+    counts = Counter(record.status for record in records)
+    states = ", ".join(f"{counts[status]:,} {status}" for status in doctor.STATUSES)
+    same = sum(known.get(record.path) is record for record in records)
+    again = f", {same:,} unchanged since the last scan" * bool(same)
+    _say(f"{root}: {len(records):,} videos, {states} ({seconds:.1f} s{again})")
+    for split, own in splits.items():
+        gone = f", {len(missing[split]):,} not there" * bool(missing[split])
+        _say(f"{split}: {len(own):,} videos{gone}")
+    for status in (doctor.BROKEN, doctor.SUSPICIOUS):
+        found = [record for record in records if record.status == status]
+        _list(status, [f"{doctor.short_path(r.path, root)}: {r.reason}" for r in found])
+    _list("in several splits", [_joined(root, group) for group in leaked])
+    _list("copies", [_joined(root, [("", path) for path in group]) for group in copies])
+    _say(f"report: {report}")
+    if broken:
+        place = out.resolve() / quarantine.name
+        here = out.resolve() == Path(root).resolve()
+        how = "" if here else f" with --config.data.quarantine={place}"
+        _say(f"quarantine: {quarantine}, which training leaves out{how}")
+    return 1 if broken else 0
+
+
+def _videos(options: argparse.Namespace):
+    """(paths by split, names that are not there by split, all paths once)."""
+    from pathlib import Path
+
+    from jaxvideo.data.annotations import annotation_files
+    from jaxvideo.data.datasets import autodetect, load_splits
+    from jaxvideo.data.decode import find_videos
+    from jaxvideo.types import DataError
+
+    form = options.form
+    if form == "auto":
+        try:
+            form = autodetect(options.root)
+        except DataError:
+            if not Path(options.root).is_dir() or annotation_files(Path(options.root)):
+                raise
+            return {}, {}, find_videos([options.root])
+    found = load_splits(options.root, form, fold=options.fold, videos=options.videos, quarantine="")
+    splits = {split: dataset.paths for split, dataset in found.items()}
+    missing = {split: dataset.missing for split, dataset in found.items()}
+    return splits, missing, list(dict.fromkeys(path for own in splits.values() for path in own))
+
+
+def _joined(root: str, group) -> str:
+    from jaxvideo.data.doctor import short_path
+
+    return ", ".join(f"{split} {short_path(path, root)}".strip() for split, path in group)
+
+
+def _list(what: str, lines: list[str]) -> None:
+    if lines:
+        _say(f"{what}:")
+    for line in lines[:_LINES]:
+        _say(f"  {line}")
+    if len(lines) > _LINES:
+        _say(f"  and {len(lines) - _LINES:,} more, in the report")
+
+
+def _say(line: str) -> None:
+    # Names of files may hold bytes that are no text.
+    print(line.encode("utf-8", "replace").decode("utf-8"), flush=True)

@@ -1,0 +1,336 @@
+"""Health of videos before anything is trained on them.
+
+Every frame of every video is decoded once, as nothing less tells whether it can be. A video is
+*broken* if a clip of it exists that cannot be read, so training would skip it now and then;
+*suspicious* if all its frames can be read, but the file promises more than it holds, or its times
+are strange; else it is *ok*. Broken ones go to a quarantine list, which training leaves out.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import dataclasses
+import hashlib
+import json
+import math
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxvideo.data.decode import VideoFile, decode_frames, frames_in, open_video, raw_frames
+from jaxvideo.types import ConfigError, DataError, VideoError
+
+OK, SUSPICIOUS, BROKEN = STATUSES = ("ok", "suspicious", "broken")
+
+# Seconds without a frame that no camera and no screen recorder leaves.
+_GAP = 10.0
+
+_BLOCK = 2**20
+
+# The quarantine list may hold lines of somebody else, which stay.
+_SIGNED = "doctor: "
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """What is known of one video.
+
+    Attributes:
+      path: of the file, or of the folder of frames.
+      status: a row of `STATUSES`; `reason` says why, if it is not "ok".
+      frames: that came out of the decoder; `corrupt` of them from damaged data.
+      packets: frames by the file's packets, which is what the library counts by.
+      corrupt_packets: see `VideoFile`.
+      fps: the average, 0 if unknown; `variable` if frames do not follow each other evenly.
+      duration: seconds from the first frame to the end of the last.
+      rotation: degrees; `height` and `width` are of the upright frame.
+      codec, pixel_format: FFmpeg's names; "images" for a folder of frames.
+      gop: the largest number of frames from a key frame to the next; a clip in the middle costs
+        that many decoded frames at worst.
+      size: bytes; `modified`: nanoseconds of the file system; `digest`: BLAKE2b of the bytes.
+    """
+
+    path: str
+    status: str
+    reason: str = ""
+    frames: int = 0
+    corrupt: int = 0
+    packets: int = 0
+    corrupt_packets: int = 0
+    fps: float = 0.0
+    variable: bool = False
+    duration: float = 0.0
+    rotation: int = 0
+    height: int = 0
+    width: int = 0
+    codec: str = ""
+    pixel_format: str = ""
+    gop: int = 0
+    size: int = 0
+    modified: int = 0
+    digest: str = ""
+
+
+def examine(path: str | os.PathLike[str]) -> Record:
+    """Decodes a video from its first frame to its last. A bad one is a record, not an error."""
+    path = os.fspath(path)
+    known: dict[str, Any] = {}
+    try:
+        known.update(_stamp(path))
+        known["digest"] = _digest(path)
+        with open_video(path) as video:
+            return dataclasses.replace(_examine(video), **known)
+    except VideoError as error:
+        reason = str(error).removeprefix(f"{path}: ")
+    except Exception as error:  # whatever a bad file may cause, it is the file's fault
+        reason = f"{type(error).__name__}: {error}"
+    return Record(path, BROKEN, reason, **known)
+
+
+def scan(
+    paths: Sequence[str],
+    threads: int = 1,
+    *,
+    known: Mapping[str, Record] | None = None,
+    progress: Callable[[Sequence[str]], Iterable[str]] = iter,
+    done: Callable[[Record], None] | None = None,
+) -> list[Record]:
+    """A record of each video, in order.
+
+    Args:
+      threads: that decode; FFmpeg releases Python's lock.
+      known: by path, records of an earlier scan; one is taken over if size and time of
+        modification are still the same.
+      progress: goes over the paths as they are done, and may tell so.
+      done: called with each record, in order.
+
+    Raises:
+      ConfigError: fewer than one thread.
+    """
+    if threads < 1:
+        raise ConfigError(f"threads={threads}: at least 1")
+    known = known or {}
+
+    def look(path: str) -> Record:
+        old = known.get(path)
+        with contextlib.suppress(OSError):
+            if old and _stamp(path) == {"size": old.size, "modified": old.modified}:
+                return old
+        return examine(path)
+
+    records = []
+    pool = ThreadPoolExecutor(threads)
+    try:
+        results = pool.map(look, paths)
+        for _, record in zip(progress(paths), results, strict=True):
+            records.append(record)
+            if done:
+                done(record)
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return records
+
+
+def _examine(video: VideoFile) -> Record:
+    problems, doubts = [], []
+    if video.images:
+        frames, reasons = _count_images(video)
+        corrupt, other, missing, codec, pixels = 0, 0, 0, "images", ""
+    else:
+        reasons: list[str] = []
+        frames, corrupt, other, missing = _count_frames(video, reasons)
+        codec, pixels = video.stream.codec_context.name, video.stream.codec_context.pix_fmt or ""
+        if frames > video.num_frames:
+            doubts.append(f"{frames} frames in {video.num_frames} packets")
+    if reasons:
+        problems.append(f"{len(reasons)} frames cannot be decoded ({reasons[0]})")
+    elif missing:
+        problems.append(f"{missing} of {video.num_frames} frames do not come out of the decoder")
+    if corrupt:
+        problems.append(f"{corrupt} of {frames} frames are corrupt")
+    if other:
+        problems.append(f"{other} of {frames} frames have another size than the first")
+    if video.damage:
+        doubts.append(video.damage)
+    elif video.corrupt_packets:
+        doubts.append(f"{video.corrupt_packets} packets are marked as damaged")
+    steps = np.diff(video.times)
+    usual = float(np.median(steps)) if len(steps) else 0.0
+    if len(steps) and steps.max() > _GAP and not video.images:
+        doubts.append(f"no frame for {steps.max():.1f} seconds")
+    last = usual or (1 / video.fps if video.fps else 0.0)
+    return Record(
+        path=video.path,
+        status=BROKEN if problems else SUSPICIOUS if doubts else OK,
+        reason="; ".join(problems + doubts),
+        frames=frames,
+        corrupt=corrupt,
+        packets=video.num_frames,
+        corrupt_packets=video.corrupt_packets,
+        fps=round(video.fps, 4),
+        # Times are rounded, in Matroska to milliseconds.
+        variable=len(steps) > 1 and bool(np.ptp(steps) > 0.1 * usual + 0.001),
+        duration=0.0 if video.images else round(float(video.times[-1]) + last, 4),
+        rotation=video.rotation,
+        height=video.height,
+        width=video.width,
+        codec=codec,
+        pixel_format=pixels,
+        gop=int(np.diff([0, *video.keyframes, video.num_frames]).max()),
+    )
+
+
+def _count_frames(video: VideoFile, reasons: list[str]) -> tuple[int, int, int, int]:
+    """(all, corrupt, of another size, missing of those that the packets promise) frames."""
+    frames = corrupt = other = 0
+    times, latest = set(), -math.inf
+    for frame in raw_frames(video, failed=reasons.append):
+        frames += 1
+        # One that comes after a later one is not found by its time.
+        if frame.pts is not None and frame.pts > latest:
+            times.add(latest := frame.pts)
+        corrupt += frame.is_corrupt
+        size = (frame.height, frame.width)
+        turned = round(frame.rotation / 90) % 2
+        other += (size[::-1] if turned else size) != (video.height, video.width)
+    if video.seekable:
+        return frames, corrupt, other, len(set(video.pts.tolist()) - times)
+    return frames, corrupt, other, max(video.num_frames - frames, 0)
+
+
+def _count_images(video: VideoFile) -> tuple[int, list[str]]:
+    whole, reasons = 0, []
+    for index in range(video.num_frames):
+        try:
+            whole += len(list(decode_frames(video, [index])))
+        except VideoError as error:
+            reasons.append(str(error))
+    return whole, reasons
+
+
+# --- The file as such ---------------------------------------------------------------------
+
+
+def _parts(path: str) -> list[str]:
+    return frames_in(path) if os.path.isdir(path) else [path]
+
+
+def _stamp(path: str) -> dict[str, int]:
+    found = [os.stat(part) for part in _parts(path)]
+    return {
+        "size": sum(stat.st_size for stat in found),
+        "modified": max((stat.st_mtime_ns for stat in found), default=0),
+    }
+
+
+def _digest(path: str) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for part in _parts(path):
+        with open(part, "rb") as file:
+            while block := file.read(_BLOCK):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+# --- Of several videos --------------------------------------------------------------------
+
+
+def duplicates(records: Sequence[Record]) -> list[list[str]]:
+    """Groups of paths whose files are the same, byte by byte; empty files are not counted."""
+    groups = collections.defaultdict(dict)
+    for record in records:
+        if record.size and record.digest:
+            groups[record.digest][record.path] = None
+    return [list(paths) for paths in groups.values() if len(paths) > 1]
+
+
+def leaks(
+    records: Sequence[Record], splits: Mapping[str, Sequence[str]]
+) -> list[list[tuple[str, str]]]:
+    """Groups of (split, path) that are one video, or the same bytes, in several splits."""
+    digests = {record.path: record.digest for record in records if record.size}
+    groups = collections.defaultdict(dict)
+    for split, paths in splits.items():
+        for path in paths:
+            groups[digests.get(path) or path][split, path] = None
+    return [list(group) for group in groups.values() if len({split for split, _ in group}) > 1]
+
+
+def write_index(path: str | os.PathLike[str], records: Iterable[Record], root: str) -> None:
+    """One JSON object per video and line; paths below `root` are relative to it."""
+    _write(Path(path), "".join(index_line(record, root) for record in records))
+
+
+def index_line(record: Record, root: str) -> str:
+    """The line of a record, with its end."""
+    fields = {**dataclasses.asdict(record), "path": short_path(record.path, root)}
+    return json.dumps(fields) + "\n"
+
+
+def read_index(path: str | os.PathLike[str], root: str) -> dict[str, Record]:
+    """Records by path; none if there is no file. Lines of another version, or cut short, are left
+    out: their videos are examined again."""
+    records = {}
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return records
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read as an index ({error})") from error
+    names = {field.name for field in dataclasses.fields(Record)}
+    for line in lines:
+        with contextlib.suppress(ValueError):
+            fields = json.loads(line)
+            if isinstance(fields, dict) and fields.keys() == names:
+                record = Record(**{**fields, "path": os.path.join(root, fields["path"])})
+                records[record.path] = record
+    return records
+
+
+def write_quarantine(path: str | os.PathLike[str], records: Iterable[Record], root: str) -> int:
+    """Lists the broken videos: `path<TAB>reason` lines, paths relative to `root`.
+
+    Lines that somebody else has put there stay. Returns the number of broken videos.
+    """
+    path = Path(path)
+    kept = []
+    if path.exists():
+        text = path.read_text(encoding="utf-8", errors="surrogateescape")
+        kept = [line for line in text.splitlines() if f"\t{_SIGNED}" not in line]
+    broken = [record for record in records if record.status == BROKEN]
+    own = []
+    for record in broken:
+        reason = " ".join(record.reason.split())
+        own.append(f"{short_path(record.path, root)}\t{_SIGNED}{reason}")
+    if own or path.exists():
+        _write(path, "".join(f"{line}\n" for line in kept + own))
+    return len(broken)
+
+
+def short_path(path: str, root: str) -> str:
+    """Relative to `root`, if it is below."""
+    path, root = os.path.abspath(path), os.path.abspath(root)
+    return os.path.relpath(path, root) if path.startswith(os.path.join(root, "")) else path
+
+
+def _write(path: Path, text: str) -> None:
+    """Whole or not at all."""
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w",
+            encoding="utf-8",
+            errors="surrogateescape",
+            dir=path.parent,
+            prefix=f".{path.name}.",
+            delete=False,
+        ) as file:
+            file.write(text)
+        os.replace(file.name, path)
+    except OSError as error:
+        raise DataError(f"{path} cannot be written ({error.strerror})") from error

@@ -1,0 +1,139 @@
+"""The page of a health check: what is there, what is broken, what is there twice."""
+
+from __future__ import annotations
+
+import collections
+import itertools
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from jaxvideo.data.doctor import BROKEN, STATUSES, SUSPICIOUS, Record, short_path
+from jaxvideo.report.page import page, table, text
+
+# More rows than this make a page that nobody scrolls through; the index has them all.
+_ROWS = 1000
+
+_BARS = 12
+
+_STYLE = """<style>
+.tiles { display: flex; gap: 1rem; flex-wrap: wrap; }
+.tile { border: 1px solid var(--line); border-radius: 6px; padding: .5rem 1rem; min-width: 7rem; }
+.tile b { display: block; font-size: 1.6rem; font-variant-numeric: tabular-nums; }
+.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(20rem, 1fr)); gap: 1rem; }
+.bar { display: grid; grid-template-columns: 9rem 1fr 5rem; gap: .5rem; align-items: center; }
+.bar i { background: var(--accent); height: .8rem; border-radius: 2px; }
+.bar span { font-variant-numeric: tabular-nums; }
+td { overflow-wrap: anywhere; }
+</style>"""
+
+
+def doctor_page(
+    root: str,
+    records: Sequence[Record],
+    splits: Mapping[str, Sequence[str]],
+    missing: Mapping[str, Sequence[str]],
+    doubles: Sequence[Sequence[str]],
+    leaked: Sequence[Sequence[tuple[str, str]]],
+) -> str:
+    """A whole HTML document.
+
+    Args:
+      splits, missing: paths that are there, and names that are not, of each split.
+      doubles, leaked: as `data.doctor.duplicates` and `leaks` give them.
+    """
+    counts = collections.Counter(record.status for record in records)
+    tiles = [(len(records), "videos"), *((counts[status], status) for status in STATUSES)]
+    tiles += [(len(doubles), "groups of copies"), (len(leaked), "in several splits")]
+    body = _STYLE + '<div class="tiles">'
+    body += "".join(f'<div class="tile"><b>{n:,}</b>{text(name)}</div>' for n, name in tiles)
+    body += "</div>"
+    if splits:
+        body += "<h2>Splits</h2>" + table(
+            ("split", "videos", "not there"),
+            [(name, len(paths), len(missing.get(name, ()))) for name, paths in splits.items()],
+        )
+    whole = [record for record in records if record.frames]
+    if whole:
+        body += '<h2>What they are</h2><div class="charts">' + _charts(whole) + "</div>"
+    for status, why in (
+        (BROKEN, "A clip of each exists that cannot be read. They are in the quarantine list."),
+        (SUSPICIOUS, "All their frames can be read, but something is not as it should be."),
+    ):
+        found = [record for record in records if record.status == status]
+        if found:
+            rows = [(_name(r.path, root), r.frames, r.packets, r.reason) for r in found]
+            body += f"<h2>{status.capitalize()}</h2><p>{why}</p>"
+            body += _table(("video", "decoded", "promised", "reason"), rows)
+    if leaked:
+        body += "<h2>In several splits</h2><p>What was trained on is tested on.</p>"
+        rows = [
+            (number, split, _name(path, root))
+            for number, group in enumerate(leaked, 1)
+            for split, path in group
+        ]
+        body += _table(("group", "split", "video"), rows)
+    if doubles:
+        body += "<h2>Copies</h2><p>Files that are the same, byte by byte.</p>"
+        rows = [
+            (number, _name(path, root)) for number, group in enumerate(doubles, 1) for path in group
+        ]
+        body += _table(("group", "video"), rows)
+    return page(f"Videos of {_printable(root)}", body)
+
+
+def _charts(records: Sequence[Record]) -> str:
+    sizes = collections.Counter(f"{r.width} x {r.height}" for r in records)
+    rates = collections.Counter(f"{r.fps:.4g}" if r.fps else "unknown" for r in records)
+    codecs = collections.Counter(
+        f"{r.codec} {r.pixel_format}" + f", turned {r.rotation}" * bool(r.rotation) for r in records
+    )
+    variable = sum(r.variable for r in records)
+    return "".join(
+        (
+            _chart("Frames", _bins([r.frames for r in records])),
+            _chart("Width x height", _most(sizes)),
+            _chart(f"Frames per second ({variable:,} variable)", _most(rates)),
+            _chart("Frames from key frame to key frame", _bins([r.gop for r in records])),
+            _chart("Codec", _most(codecs)),
+        )
+    )
+
+
+def _most(counts: collections.Counter[str]) -> list[tuple[str, int]]:
+    found = counts.most_common()
+    rest = sum(count for _, count in found[_BARS:])
+    return found[:_BARS] + [(f"{len(found) - _BARS} others", rest)] * bool(rest)
+
+
+def _bins(values: Sequence[int]) -> list[tuple[str, int]]:
+    low, high = min(values), max(values)
+    edges = np.unique(np.linspace(low, high + 1, _BARS + 1).astype(int))
+    counts, _ = np.histogram(values, edges)
+    ends = [(first, last - 1) for first, last in itertools.pairwise(edges)]
+    names = [f"{first} to {last}" if last > first else f"{first}" for first, last in ends]
+    return [(name, int(count)) for name, count in zip(names, counts, strict=True)]
+
+
+def _chart(title: str, counts: Sequence[tuple[str, int]]) -> str:
+    most = max(count for _, count in counts)
+    lines = "".join(
+        f'<div class="bar"><span>{text(name)}</span>'
+        f'<i style="width:{100 * count / most:.1f}%"></i><span>{count:,}</span></div>'
+        for name, count in counts
+    )
+    return f"<section><h3>{text(title)}</h3>{lines}</section>"
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    left = len(rows) - _ROWS
+    return table(heads, rows[:_ROWS]) + f"<p>and {left:,} more, in the index</p>" * (left > 0)
+
+
+def _name(path: str, root: str) -> str:
+    return _printable(short_path(path, root))
+
+
+def _printable(path: str) -> str:
+    # Names of files may hold bytes that are no text.
+    return path.encode("utf-8", "replace").decode("utf-8")

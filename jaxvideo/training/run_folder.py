@@ -1,0 +1,112 @@
+"""A run's folder: whose it is, what describes its checkpoints, and its result."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jaxvideo
+from jaxvideo.data.datasets import VideoDataset
+from jaxvideo.evaluation.fusion import SCORES, Scores, save_scores, video_names
+from jaxvideo.evaluation.protocol import Result
+from jaxvideo.training import checkpoint, distributed
+from jaxvideo.training.config import Run, differences, identity
+from jaxvideo.training.log import duration, say, warn
+from jaxvideo.types import CheckpointError
+
+RESULT = "result.json"
+RUN = "run.json"
+
+
+def claim(workdir: Path, config: dict[str, Any]) -> dict[str, Any] | None:
+    """Makes the run's folder ours, or returns the result of the finished run in it."""
+    run_file = workdir / RUN
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        if run_file.exists():
+            lines = differences(identity(json.loads(run_file.read_text())), identity(config))
+            # A run that failed before it saved anything does not keep its folder.
+            if lines and any((workdir / checkpoint.FOLDER).glob("*")):
+                raise CheckpointError(
+                    f"{workdir} holds the run of another config; name another --workdir. "
+                    "Its values and yours:\n  " + "\n  ".join(lines[:20])
+                )
+        elif any(workdir.iterdir()):
+            raise CheckpointError(
+                f"{workdir} is not empty and holds no run; name another --workdir"
+            )
+        if (workdir / RESULT).exists():
+            return json.loads((workdir / RESULT).read_text())
+        write_json(run_file, config)
+    except OSError as error:
+        raise CheckpointError(
+            f"the run folder {workdir} cannot be written ({error.strerror}); "
+            "name another with --workdir"
+        ) from error
+    except json.JSONDecodeError as error:
+        raise CheckpointError(f"{workdir}: a file of the run is damaged ({error})") from error
+    return None
+
+
+def report(
+    run: Run,
+    workdir: Path,
+    result: Result,
+    dataset: VideoDataset,
+    seconds: float,
+    best: dict[str, Any] | None,
+) -> dict[str, Any]:
+    """What `result.json` holds; process 0 writes it, and the scores."""
+    for reason in result.broken.values():
+        warn(f"not counted: {reason}")
+    report = {
+        "top1": result.top1,
+        "top5": result.top5,
+        "protocol": run.protocol.describe(run.preprocessing),
+        "model": run.model,
+        "videos": len(result.labels),
+        "unreadable_videos": len(result.broken),
+        "best_one_clip": best,
+        "seconds": round(seconds, 1),
+        "seed": run.seed,
+        "versions": versions(),
+    }
+    if distributed.writes():
+        names = video_names(dataset.paths)
+        videos = tuple(names[video] for video in result.videos)
+        found = (result.scores, result.labels, dataset.classes, videos, result.label_sets)
+        save_scores(workdir / SCORES, Scores(*found))
+        write_json(workdir / RESULT, report)
+    say(
+        f"video top-1 {100 * result.top1:.1f} %, top-5 {100 * result.top5:.1f} % "
+        f"of {len(result.labels)} videos in {duration(seconds)}; {report['protocol']}"
+    )
+    say(f"result: {workdir / RESULT}")
+    return report
+
+
+def describe(run: Run, config, dataset: VideoDataset, step: int) -> dict[str, Any]:
+    """What makes a checkpoint usable alone, as JSON; `data` is the state of the stream."""
+    return {
+        "model": {**run.model, "num_classes": len(dataset.classes)},
+        "classes": list(dataset.classes),
+        "preprocessing": dataclasses.asdict(run.preprocessing),
+        "protocol": dataclasses.asdict(run.protocol),
+        "config": config,
+        "data": {"next_batch": step},
+        "versions": versions(),
+    }
+
+
+def versions() -> dict[str, str]:
+    names = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "av", "numpy")
+    return {"jaxvideo": jaxvideo.__version__, **{n: metadata.version(n) for n in names}}
+
+
+def write_json(path: Path, value: Any) -> None:
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(value, indent=2) + "\n")
+    temporary.replace(path)

@@ -1,0 +1,99 @@
+"""Hundreds of damaged files: none crashes, hangs or leaks; each is named; training goes on."""
+
+import collections
+import json
+import subprocess
+import sys
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def outcome(tmp_path_factory):
+    """What `broken_videos` tells, from a process of its own."""
+    folder = tmp_path_factory.mktemp("damaged")
+    process = subprocess.run(
+        [sys.executable, "-m", "tests.data.broken_videos", str(folder)],
+        capture_output=True,
+        text=True,
+        errors="replace",
+        timeout=240,
+    )
+    names = [line for line in process.stderr.splitlines() if (folder / line).is_file()]
+    last = names[-1] if names else "making the files"
+    assert process.returncode == 0, f"ended at {last}:\n{process.stderr[-2000:]}"
+    return json.loads(process.stdout)
+
+
+@pytest.fixture(scope="module")
+def pairs(outcome):
+    """Each case with its record."""
+    return list(zip(outcome["cases"], outcome["records"], strict=True))
+
+
+def test_of_every_kind_there_are_many(pairs):
+    fates = collections.Counter(case["fate"] for case, _ in pairs)
+    assert fates["lost"] + fates["damaged"] > 400
+    assert fates["intact"] > 20
+    cut = [case["name"] for case, _ in pairs if "_cut" in case["name"]]
+    assert len(cut) > 200
+    assert {name.split("_")[0] for name in cut} >= {"front", "end", "parts", "xvid", "film", "web"}
+
+
+def test_odd_but_whole_videos_are_ok(pairs):
+    for case, record in pairs:
+        if case["fate"] == "intact":
+            found = record["status"], record["reason"], record["frames"]
+            assert found == ("ok", "", case["frames"]), case
+
+
+def test_lost_frames_are_told(pairs):
+    for case, record in pairs:
+        assert record["status"] in ("ok", "suspicious", "broken")
+        assert bool(record["reason"]) == (record["status"] != "ok"), case
+        if case["fate"] == "lost":
+            assert record["status"] != "ok", case
+
+
+def test_what_is_called_ok_has_all_its_frames(pairs, outcome):
+    """By OpenCV's count too, which knows nothing of ours."""
+    checked = 0
+    for case, record in pairs:
+        if record["status"] == "ok":
+            assert outcome["opencv"][case["name"]] == record["frames"], case
+            if case["fate"] != "shorter":
+                assert record["frames"] == case["frames"], case
+            checked += case["fate"] == "damaged"
+    assert checked > 20
+
+
+def test_memory_and_descriptors_stay(outcome):
+    """A bomb of 2^24 frames would take a gigabyte, and so would frames of 16000 x 16000."""
+    first, *_, last = outcome["used"][1:]
+    assert last[0] - first[0] < 4
+    assert last[1] == first[1]
+    assert outcome["peak"] - first[0] < 64
+
+
+def test_threads_find_the_same(outcome):
+    assert outcome["threads"] == outcome["records"]
+
+
+def test_a_stream_over_all_of_them_delivers_or_names_each(outcome, pairs):
+    one, other = outcome["streams"]
+    assert one == other
+    states = {record["path"]: record["status"] for _, record in pairs}
+    names = [path.rpartition("/")[2] for path, *_ in one]
+    assert sorted(names) == sorted(states)
+    for name, (path, weight, error, _) in zip(names, one, strict=True):
+        assert (weight, bool(error)) in ((1.0, False), (0.0, True)), name
+        assert error.startswith(path) or not error
+        if states[name] != "broken":
+            assert weight == 1.0, error
+    assert sum(weight == 0 for _, weight, *_ in one) > 200
+
+
+def test_without_the_quarantine_list_nothing_fails(outcome, pairs):
+    healthy = {record["path"] for _, record in pairs if record["status"] != "broken"}
+    assert sorted(path.rpartition("/")[2] for path, *_ in outcome["healthy"]) == sorted(healthy)
+    assert all(weight == 1 and not error for _, weight, error, _ in outcome["healthy"])

@@ -1,0 +1,215 @@
+"""Features of whole videos: what the numbers are, and what happens to the files."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from jaxvideo import create_model
+from jaxvideo.data.decode import open_video, read_clip
+from jaxvideo.data.views import protocol_views
+from jaxvideo.extraction import (
+    Extraction,
+    default_endpoint,
+    feature_files,
+    is_extracted,
+    make_extractor,
+    recipe_of,
+    write_features,
+)
+from jaxvideo.models import model_entry
+from jaxvideo.types import ConfigError, DataError, Preprocessing, Protocol, VideoError, View
+from tests.conftest import write_video
+
+PRE = Preprocessing(frames=4, size=40, crop=32, mean=(0.4, 0.5, 0.6), std=(0.2, 0.2, 0.3))
+MIDDLE = Protocol(clips=1)
+VARIABLES = {"params": {"a": np.float32([[1, 0, 2, 1, 0], [0, 1, 1, -1, 3], [1, 1, 0, 0, -2]])}}
+CLASSES = np.float32([[1, 0], [0, 1], [1, -1], [2, 0], [0, 3]])
+
+
+class Network:
+    """Five features of every pixel, and two classes: nothing that NumPy could not do."""
+
+    dtype = np.float32
+
+    def apply(self, variables, clip, *, train):
+        assert not train
+        found = {"map": clip @ variables["params"]["a"]}
+        found["pool"] = found["map"].mean((1, 2, 3))
+        return found["pool"] @ CLASSES, found
+
+
+def extractor(endpoint, *arguments, **more):
+    return make_extractor(Network(), VARIABLES, PRE, Extraction(endpoint, *arguments, **more))
+
+
+def maps_of(video, starts, crop):
+    """`[clips, T, H, W, 5]` of clips of four frames, read one at a time, for one of three crops."""
+    found = []
+    with open_video(video) as file:
+        size = file.num_frames, file.height, file.width, file.fps
+        (views,) = protocol_views(*size, PRE, Protocol(clips=1, crops=3))
+        for start in starts:
+            view = View(tuple(range(start, start + 4)), views[crop].window)
+            pixels = read_clip(file, [view], 32)[0].astype(np.float64)
+            clip = (pixels / 255 - np.asarray(PRE.mean)) / np.asarray(PRE.std)
+            found.append(clip @ VARIABLES["params"]["a"])
+    return np.stack(found)
+
+
+def close(one, other):
+    np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("platform", ["cpu", "gpu"])
+def test_the_numbers_are_the_networks_own(video, platform, monkeypatch):
+    """Clips that are read and computed together, with filling on an accelerator."""
+    monkeypatch.setattr(jax, "default_backend", lambda: platform)
+    starts = [0, 2, 5, 8, 11, 14, 17, 20, 23, 26]  # floor(26 i / 9): more than are read at once
+    ten = Protocol(clips=10, crops=3)
+    found = extractor("map", ten, per_clip=True, keep_map=True)(str(video))
+    assert found["starts"].tolist() == starts
+    np.testing.assert_allclose(found["times"], np.asarray(starts) / 25, atol=1e-6)
+    maps = np.mean([maps_of(video, starts, crop) for crop in range(3)], 0)
+    assert found["features"].dtype == np.float32
+    close(found["features"], maps)
+    close(extractor("map", ten, per_clip=True)(str(video))["features"], maps.mean((1, 2, 3)))
+    close(extractor("map", ten, keep_map=True)(str(video))["features"], maps.mean(0))
+    mean = maps.mean((0, 1, 2, 3))
+    close(extractor("map", ten)(str(video))["features"], mean)
+    unit = extractor("map", ten, normalise=True)(str(video))["features"]
+    close(unit, mean / np.linalg.norm(mean))
+
+
+@pytest.mark.parametrize(("frames", "starts"), [(30, [0, 7, 14, 21]), (4, [0]), (3, [0])])
+def test_a_clip_every_so_many_frames(tmp_path, frames, starts):
+    """As long as it fits: C3D's clips of 16 with 8 in common."""
+    path = write_video(tmp_path / "v.mp4", frames=frames)
+    found = extractor("pool", MIDDLE, every=7, per_clip=True)(str(path))
+    assert found["starts"].tolist() == starts
+    assert found["features"].shape == (len(starts), 5)
+    if frames >= 4:  # else the clip loops
+        close(found["features"], maps_of(path, starts, 1).mean((1, 2, 3)))
+
+
+def test_short_videos_are_filled_as_the_weights_want(tmp_path):
+    """Three frames of four: the fourth is the first again, the last, or black."""
+    path = write_video(tmp_path / "v.mp4", frames=3)
+    first = {}
+    for short in ("loop", "hold", "pad"):
+        p = dataclasses.replace(PRE, short=short)
+        extract = make_extractor(
+            Network(), VARIABLES, p, Extraction("map", MIDDLE, every=1, keep_map=True)
+        )
+        first[short] = extract(str(path))["features"]
+    close(first["loop"][3], first["loop"][0])
+    close(first["hold"][3], first["hold"][2])
+    black = -np.asarray(PRE.mean) / np.asarray(PRE.std) @ VARIABLES["params"]["a"]
+    close(first["pad"][3], np.broadcast_to(black, first["pad"][3].shape))
+    close(first["pad"][:3], first["loop"][:3])
+
+
+def test_normalised_per_clip_and_probabilities(video):
+    rows = extractor("pool", Protocol(clips=3), per_clip=True, normalise=True)(str(video))
+    close(np.linalg.norm(rows["features"], axis=1), np.ones(3))
+    prob, logits = (extractor(name, MIDDLE)(str(video))["features"] for name in ("prob", "logits"))
+    close(logits, maps_of(video, [13], 1).mean((0, 1, 2, 3)) @ CLASSES)
+    close(prob, np.exp(logits) / np.exp(logits).sum())
+    with pytest.raises(ConfigError, match="endpoint 'fc6': the network has map, pool, logits"):
+        extractor("fc6", MIDDLE)(str(video))
+
+
+def test_refusals(tmp_path):
+    (tmp_path / "v.mp4").write_text("no video")
+    with pytest.raises(VideoError, match=r"v\.mp4: cannot be opened"):
+        extractor("pool", MIDDLE)(str(tmp_path / "v.mp4"))
+    with pytest.raises(ConfigError, match="a clip every -1 frames"):
+        Extraction("pool", MIDDLE, every=-1)
+    with pytest.raises(ConfigError, match="not made of segments"):
+        extractor("pool", Protocol(clips=1, segments=2), every=2)
+
+
+@pytest.mark.parametrize(
+    ("name", "endpoint"),
+    [("r2plus1d_18", "pool"), ("i3d_rgb", "avg_pool"), ("c3d", "fc7"), ("x3d_xs", "fc1")],
+)
+def test_what_the_classifier_sees(name, endpoint):
+    assert default_endpoint(create_model(name), model_entry(name).preprocessing) == endpoint
+
+
+@pytest.mark.fast
+def test_names_of_files(tmp_path):
+    for name in ("a/x.mp4", "b/x.mp4", "b/deep/x.avi"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    files = feature_files([str(tmp_path)], "out")
+    assert [str(path) for path in files.values()] == [
+        str(Path("out", f"{name}.npz")) for name in ("a/x.mp4", "b/deep/x.avi", "b/x.mp4")
+    ]
+    (single,) = feature_files([str(tmp_path / "a/x.mp4")], "out").values()
+    assert single == Path("out/x.mp4.npz")
+    with pytest.raises(ConfigError, match=r"x\.mp4 and .*x\.mp4 would both be out/x\.mp4\.npz"):
+        feature_files([str(tmp_path / "a"), str(tmp_path / "b")], "out")
+    with pytest.raises(DataError, match="gone: no such file"):
+        feature_files([str(tmp_path / "gone")], "out")
+
+
+@pytest.mark.fast
+def test_what_is_done_already(tmp_path):
+    model = {"name": "tiny", "width": 4}
+    recipe = recipe_of(Extraction("pool", MIDDLE), model, VARIABLES, PRE)
+    target = tmp_path / "deep" / "v.mp4.npz"
+    assert not is_extracted(target, recipe)
+    write_features(target, {"features": np.ones(3), "recipe": recipe})
+    assert is_extracted(target, recipe)
+    # Other weights, another endpoint: another recipe, which must not be mixed with the first.
+    other = jax.tree.map(lambda leaf: leaf + 1, VARIABLES)
+    with pytest.raises(ConfigError, match=r"holds other features; name another --out\.\n  network"):
+        is_extracted(target, recipe_of(Extraction("pool", MIDDLE), model, other, PRE))
+    with pytest.raises(ConfigError, match="endpoint: pool there, conv1 here"):
+        is_extracted(target, recipe_of(Extraction("conv1", MIDDLE), model, VARIABLES, PRE))
+    whole = target.read_bytes()
+    for damaged in (whole[: len(whole) // 2], whole[:3], b"", b"text" * 99):
+        target.write_bytes(damaged)
+        assert not is_extracted(target, recipe)
+    np.savez(target, features=np.ones(3))
+    assert not is_extracted(target, recipe)
+    assert json.loads(recipe)["preprocessing"]["frames"] == 4
+
+
+@pytest.mark.fast
+def test_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    target = tmp_path / "v.npz"
+    write_features(target, {"features": np.arange(3)})
+    before = target.read_bytes()
+
+    def half(file, **arrays):
+        file.write(b"half")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "savez", half)
+        with pytest.raises(KeyboardInterrupt):
+            write_features(target, {"features": np.arange(4)})
+    assert target.read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["v.npz"]
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match=r"file/v\.npz cannot be written"):
+        write_features(tmp_path / "file" / "v.npz", {"features": np.arange(4)})
+
+
+@pytest.mark.fast
+def test_descriptions():
+    p = Preprocessing(frames=16, size=128, width=171, crop=112)
+    c3d = Extraction("fc6", Protocol(clips=10), every=8, normalise=True)
+    assert c3d.describe(p) == (
+        "fc6 of a clip every 8 frames x centre crop per video (16 frames, stride 1, scaled to "
+        "128 x 171, crop 112), mean over T, H, W and clips, L2-normalised"
+    )
+    rows = Extraction("pool5", Protocol(clips=2, crops=3), per_clip=True, keep_map=True)
+    assert rows.describe(p) == (
+        "pool5 of 2 clips x 3 crops per video (16 frames, stride 1, scaled to 128 x 171, crop 112)"
+    )

@@ -1,0 +1,163 @@
+"""One's own folder in one command: every network's recipe fits it, and a run does what it says."""
+
+import fnmatch
+import importlib.util
+import json
+from functools import partial
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from jaxvideo import create_model
+from jaxvideo.models import list_models, model_entry
+from jaxvideo.pretrained import Weights, save_weights
+from jaxvideo.training.checkpoint import load_variables
+from jaxvideo.training.config import read_config
+from jaxvideo.training.loop import train
+from jaxvideo.training.optim import make_optimizer, make_schedule
+from jaxvideo.types import ConfigError, DataError, Preprocessing
+from jaxvideo.weights import tree
+from tests.conftest import write_video
+
+FILE = Path(__file__).parent.parent / "configs" / "finetune.py"
+NET = {"name": "resnet10_3d_b", "width": 4}
+
+
+@pytest.fixture(scope="module")
+def config():
+    spec = importlib.util.spec_from_file_location("finetune", FILE)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.fast
+def test_what_every_network_sees(config):
+    """The table of the config is a copy, because configs import nothing of the library."""
+    patterns = [pattern for row in config.RECIPES for pattern in row[0]]
+    names = [n for n in list_models() if any(fnmatch.fnmatchcase(n, p) for p in patterns)]
+    assert len(names) > 100  # not two streams, LSTMs and studies, which have their own configs
+    for name in names:
+        run = read_config(config.get_config(name).to_dict())
+        assert run.preprocessing == model_entry(name).preprocessing, name
+    with pytest.raises(ValueError, match=r"'lrcn' after the config's colon: a network of c3d"):
+        config.get_config("lrcn")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("c3d", "c3d_bn", "r2plus1d_18", "resnet10_3d_b", "preact_resnet18_3d", "p3d_63"),
+        *("i3d_rgb", "i3d_flow", "s3d", "x3d_xs", "slowfast_r50", "csn_r50", "t3d_121"),
+    ],
+)
+def test_patterns_name_layers_that_there_are(config, name):
+    run = read_config(config.get_config(name).to_dict())
+    model = create_model(**run.model, num_classes=7)
+    # Small clips have the same names.
+    size = {"c3d": 112, "i3d": 32, "s3d": 32}.get(name[:3], 64)
+    channels = run.preprocessing.shape[-1]
+    clip = jax.ShapeDtypeStruct((1, 16, size, size, channels), np.float32)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    params = jax.eval_shape(partial(model.init, train=False), key, clip)["params"]
+    schedule = make_schedule(run.optim, steps_per_epoch=10, epochs=run.epochs)
+    make_optimizer(run.optim, schedule, params)  # checks its patterns
+    names = tree.flatten(params)
+    fresh = tree.matching(list(names), run.init.leave_out, "init.leave_out")
+    # All that depends on the number of classes starts fresh, and nothing else.
+    assert fresh == {n for n, leaf in names.items() if leaf.shape[-1] == 7}
+    trained = set(names) - tree.matching(list(names), run.optim.frozen, "optim.frozen")
+    assert fresh <= trained
+    assert len(trained) < len(names) or not run.optim.frozen
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Two classes, a folder each; one video is none."""
+    root = tmp_path_factory.mktemp("own")
+    for name, frames in (("left", 12), ("right", 16)):
+        (root / name).mkdir()
+        for number in range(10):
+            write_video(root / name / f"{number}.mp4", frames=frames, size=(32, 40))
+    return root
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """Of a network of five classes."""
+    model, rng = create_model(**NET, num_classes=5), np.random.default_rng(0)
+    p = Preprocessing(frames=4, size=24, crop=20)
+    shapes = jax.eval_shape(
+        lambda: model.init(jax.random.key(0), np.zeros((1, *p.shape), np.float32), train=False)
+    )
+    variables = jax.tree_util.tree_map_with_path(
+        lambda path, leaf: (
+            np.abs(rng.standard_normal(leaf.shape)).astype(np.float32) * 0.1
+            + (path[-1].key in ("var", "scale"))
+        ),
+        shapes,
+    )
+    path = tmp_path_factory.mktemp("weights") / "w.safetensors"
+    classes = tuple("abcde")
+    save_weights(path, Weights(variables, {**NET, "num_classes": 5}, p, classes, {"source": "t"}))
+    return path, variables
+
+
+@pytest.mark.parametrize("key", ["path", "weights"])
+def test_the_command_names_the_weights(config, key, weights):
+    values = config.get_config(NET["name"])
+    setattr(values.init, key, str(weights[0]))
+    assert read_config(values.to_dict()).init.path == str(weights[0])
+
+
+@pytest.fixture
+def quick_compiler():
+    """Numbers near enough, programs in a fraction of the time."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.mark.usefixtures("quick_compiler")
+def test_a_run(config, folder, weights, tmp_path, capsys):
+    """Hara's recipe: conv5_x and fc learn, all else keeps its numbers; fc has two classes now."""
+    path, before = weights
+    values = config.get_config(NET["name"])
+    values.init.path = str(path)
+    values.data.root = str(folder)
+    values.model.width = 4
+    values.epochs = 1.0
+    values.batch_size = values.eval_batch_size = jax.device_count()
+    values.preprocessing.frames = 4
+    values.preprocessing.size, values.preprocessing.crop = 24, 20
+    values.protocol.clips = 1
+    values.compilation_cache = ""
+    values.optim.multipliers = (("fc/bias", 1e-6),)
+    values.optim.lr = 0.1
+    result = train(values.to_dict(), tmp_path / "run")
+    assert result["videos"] >= 2
+    after, described = load_variables(tmp_path / "run")
+    assert described["classes"] == ["left", "right"]
+    assert json.loads(json.dumps(described["model"]))["num_classes"] == 2
+    old, new = tree.flatten(before["params"]), tree.flatten(after["params"])
+    for name, leaf in new.items():
+        if name.startswith("fc/"):
+            assert leaf.shape[-1] == 2
+        elif name.startswith("conv5_x/"):
+            assert np.abs(leaf - old[name]).max() > 0, name
+        else:
+            np.testing.assert_array_equal(leaf, old[name], name)
+    # The rate of a single leaf: it starts at zero, and stays near it.
+    assert np.abs(new["fc/bias"]).max() < 1e-5
+    assert "first weights:" in capsys.readouterr().out
+
+
+def test_what_is_missing_is_named(config, folder, weights, tmp_path):
+    values = config.get_config("r2plus1d_18")
+    with pytest.raises(ConfigError, match=r"'weights/r2plus1d_18\.safetensors' is no file"):
+        train(values.to_dict(), tmp_path / "a")
+    values.init.path = str(weights[0])
+    with pytest.raises(DataError, match=r"data/own does not exist.*--config\.data\.root=FOLDER"):
+        train(values.to_dict(), tmp_path / "b")
