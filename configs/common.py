@@ -18,7 +18,7 @@ def default_config() -> ml_collections.ConfigDict:
     config.compilation_cache = "default"
     config.model = ml_collections.ConfigDict({"name": "", "dtype": "float32"})
     config.init = ml_collections.ConfigDict(
-        {"path": "", "source": "", "leave_out": (), "inflate": "", "parts": {}}
+        {"path": "", "weights": "", "source": "", "leave_out": (), "inflate": "", "parts": {}}
     )
     config.preprocessing = ml_collections.ConfigDict(
         {

@@ -106,6 +106,7 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
     common.use_motion(config, train_videos=1200, val_videos=320)
     config.model.name = argument or "r2plus1d_18"
     config.model.width = 8
+    config.model.bn_groups = 1
     config.model.bn_epsilon = 1e-3
     config.epochs = 9.0
     config.batch_size = 32
@@ -125,4 +126,5 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
         config.update_from_flattened_dict(RECIPES.get(config.model.name, {}))
     if config.model.bn_epsilon is None:
         del config.model.bn_epsilon
+        del config.model.bn_groups
     return config

@@ -279,9 +279,9 @@ def parse_macs(text: str) -> float:
 def motion_objective(
     folder: Path,
     *,
-    base_crop: int = 32,
+    base_crop: int = 48,
     base_fps: float = 4.0,
-    epochs: float = 9.0,
+    epochs: float = 27.0,
     train_videos: int = 1200,
     val_videos: int = 320,
 ) -> Objective:

@@ -30,12 +30,12 @@ def add(commands: Any) -> None:
     )
     motion = expand.add_argument_group("the objective motion")
     motion.add_argument(
-        "--base-crop", type=int, default=32, help="pixels that stand for 112 (default: 32)"
+        "--base-crop", type=int, default=48, help="pixels that stand for 112 (default: 48)"
     )
     motion.add_argument(
         "--base-fps", type=float, default=4.0, help="frames per second of x2d (default: 4)"
     )
-    motion.add_argument("--epochs", type=float, default=9.0, help="of each training (default: 9)")
+    motion.add_argument("--epochs", type=float, default=27.0, help="of each training (default: 27)")
     motion.add_argument("--train-videos", type=int, default=1200, help="(default: 1200)")
     motion.add_argument("--val-videos", type=int, default=320, help="(default: 320)")
     expand.set_defaults(run=_expand)

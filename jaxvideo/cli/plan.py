@@ -24,7 +24,9 @@ def add(commands: Any) -> None:
     )
     plan.add_argument("--batch", type=int, metavar="PER_CHIP", help="clips (default: the config's)")
     plan.add_argument(
-        "--largest", action="store_true", help="the largest batch that fits; compiles many times"
+        "--largest",
+        action="store_true",
+        help="the largest batch that fits, to 3 %%; compiles many times",
     )
     data = plan.add_mutually_exclusive_group()
     data.add_argument("--dataset", help="e.g. kinetics400: its classes, and epochs an hour")
@@ -111,10 +113,10 @@ def _settle(topology: str) -> int | None:
         from jaxvideo.training.plan import memory_size
 
         return memory_size(topology)
-    # Before JAX starts: a machine with TPUs, or in a cloud, would be asked about them.
-    os.environ["TPU_SKIP_MDS_QUERY"] = "1"
-    os.environ["JAX_PLATFORMS"] = "cpu"
-    os.environ.setdefault("TPU_MIN_LOG_LEVEL", "3")
+    # Before JAX starts: a machine with TPUs, or in a cloud, would be asked about them, and another
+    # one warned that nobody answers.
+    os.environ |= {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_ID": "0"}
+    os.environ |= {"TPU_ACCELERATOR_TYPE": "v5litepod-4", "TPU_WORKER_HOSTNAMES": "localhost"}
     import jax
 
     jax.config.update("jax_platforms", "cpu")  # if somebody else has imported it before
@@ -170,14 +172,14 @@ def _largest(asked, first: int, count: int, limit: int, compare: bool, compile_o
 
 def _hint(run, count: int) -> None:
     """A batch that the chips do not divide, with what to do about it here."""
-    from jaxvideo.training.plan import batch_unit, parallel_of
+    from jaxvideo.training.plan import batch_unit
 
-    groups = count // parallel_of(run).split
+    groups = count // run.parallel.split
     if groups and run.batch_size % groups:
         unit = batch_unit(run, count)
         raise ConfigError(
             f"config.batch_size={run.batch_size}: must be a multiple of the {groups} devices"
-            f"{f' (groups of {parallel_of(run).split})' * (groups < count)}. Here, "
+            f"{f' (groups of {run.parallel.split})' * (groups < count)}. Here, "
             f"--batch {max(unit // count, 1)} for {max(unit, count)} clips a step"
         )
 
@@ -249,14 +251,12 @@ def _lines(run, plan, chip, limit: int, videos: int | None, dataset: str, fits: 
 
 def _flags(asked, run, count: int) -> list[str]:
     """What `train.py` must be told, that the config does not say."""
-    from jaxvideo.training.plan import parallel_of
-
     flags = []
     if run.batch_size != asked.batch_size:
         flags.append(f"--config.batch_size={run.batch_size}")
     if run.model.get("bn_groups") != asked.model.get("bn_groups"):
         flags.append(f"--config.model.bn_groups={run.model['bn_groups']}")
-    groups = count // parallel_of(run).split
+    groups = count // run.parallel.split
     if run.eval_batch_size % groups:
         flags.append(f"--config.eval_batch_size={-(-run.eval_batch_size // groups) * groups}")
     return flags

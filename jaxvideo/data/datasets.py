@@ -365,7 +365,7 @@ def _folders_once(tell: Callable[[int], None]) -> Callable[[str], bool]:
         if folder not in known:
             known[folder] = frozenset()
             with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-                known[folder] = frozenset(os.listdir(folder))
+                known[folder] = frozenset(os.listdir(folder or "."))
             tell(len(known[folder]))
         return name in known[folder]
 

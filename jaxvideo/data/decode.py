@@ -14,12 +14,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import io
 import itertools
 import math
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from typing import Any, BinaryIO
 
 import av
@@ -27,6 +28,7 @@ import cv2
 import numpy as np
 from av.error import FFmpegError
 from av.stream import Disposition
+from av.video.reformatter import VideoReformatter
 
 from jaxvideo.types import DataError, VideoError, View
 
@@ -65,7 +67,7 @@ FLOW_ENDING = ".flow.mkv"
 class VideoFile:
     """An open video and the table of its frames, in presentation order.
 
-    A folder of `images` is a video too; it has no stream.
+    A folder of `images` is a video too, and so is whatever has a `reader`; they have no stream.
 
     Attributes:
       path: of the file or the folder, or what bytes were called.
@@ -80,6 +82,7 @@ class VideoFile:
       corrupt_packets: packets that the file's own checks call damaged, or that its end cuts.
       cut: (pts, dts) of those at the end; they are no frames.
       damage: what is missing of that which the file promises; empty if nothing is.
+      reader: instead of a stream; what `decode_frames` is to do with the indices.
     """
 
     path: str
@@ -97,6 +100,7 @@ class VideoFile:
     corrupt_packets: int = 0
     cut: frozenset[tuple[int | None, int | None]] = frozenset()
     damage: str = ""
+    reader: Callable[[Sequence[int]], Iterator[tuple[int, np.ndarray]]] | None = None
 
     @property
     def num_frames(self) -> int:
@@ -208,7 +212,10 @@ def read_frames(video: VideoFile, first: int, last: int, height: int, width: int
 
 
 def raw_frames(
-    video: VideoFile, start: int | None = None, failed: Callable[[str], None] | None = None
+    video: VideoFile,
+    start: int | None = None,
+    failed: Callable[[str], None] | None = None,
+    needed: Container[int] | None = None,
 ) -> Iterator[Any]:
     """PyAV's frames up to the last whole packet, as they come out of the decoder.
 
@@ -237,6 +244,9 @@ def raw_frames(
         if packet is not None and not packet.size:  # to a decoder, that would be the end
             continue
         last = packet is None or (packet.pts, packet.dts) in video.cut
+        if needed is not None and packet is not None and not last:
+            skip = "DEFAULT" if packet.pts in needed else "NONREF"
+            video.stream.codec_context.skip_frame = skip
         try:
             # At the end, the frames that it still holds back.
             yield from video.stream.decode(None if last else packet)
@@ -255,24 +265,35 @@ def decode_frames(video: VideoFile, wanted: Sequence[int]) -> Iterator[tuple[int
     Raises:
       VideoError: a frame cannot be decoded, is decoded from corrupt packets, or has another size.
     """
+    if video.reader is not None:
+        yield from video.reader(wanted)
+        return
     if video.images:
         yield from _read_images(video, wanted)
         return
     remaining = list(wanted)
     seeking, sought = video.seekable, False
+    # Nothing refers to H.264's frames of this kind, B-frames above all.
+    needed = None
+    if video.seekable and video.stream.codec_context.name == "h264":
+        needed = frozenset(video.pts[remaining].tolist())
+    # Shared by the frames, because to set one up takes longer than to convert a frame.
+    reformatter = VideoReformatter()
     try:
-        position, frames = 0, raw_frames(video)
+        position, frames = 0, raw_frames(video, needed=needed)
         while remaining:
             target = remaining[0]
             if seeking:
                 key = int(video.keyframes[np.searchsorted(video.keyframes, target, "right") - 1])
                 if position < key <= target:
-                    position, frames, sought = key, raw_frames(video, int(video.pts[key])), True
+                    frames = raw_frames(video, int(video.pts[key]), needed=needed)
+                    position, sought = key, True
             frame = next(frames, None)
             past = video.seekable and frame is not None and _time(frame) > video.pts[target]
             if sought and (frame is None or past):
                 # The index has led past the frame: without it, then.
-                position, frames, seeking, sought = 0, raw_frames(video), False, False
+                position, frames = 0, raw_frames(video, needed=needed)
+                seeking, sought = False, False
                 continue
             if frame is None:
                 raise VideoError(
@@ -289,7 +310,7 @@ def decode_frames(video: VideoFile, wanted: Sequence[int]) -> Iterator[tuple[int
                 continue
             if frame.is_corrupt:
                 raise VideoError(f"{video.path}: frame {target} is corrupt")
-            yield target, _upright(video, frame, target)
+            yield target, _upright(video, frame, target, reformatter)
             position = target + 1
             remaining.pop(0)
     except FFmpegError as error:
@@ -412,7 +433,7 @@ def _frame_table(path: str, container: Any, stream: Any, size: int, cut_box: str
             if packet.size or packet.dts is not None:  # else it is the mark of the end
                 packets.append(_Packet.of(packet))
             if packet.size and first is None:
-                first, reason = _first_frame(packet.decode)
+                first, reason = _first_frame(functools.partial(_at_once, packet))
     except FFmpegError as error:
         problem = _reason(error)
     if first is None:
@@ -490,6 +511,11 @@ class _Packet:
         return (self.time or 0) + self.duration
 
 
+def _at_once(packet: Any) -> list[Any]:
+    """Its frames, though a decoder of B-frames would hold them back for others."""
+    return [*packet.decode(), *packet.stream.decode(None)]
+
+
 def _first_frame(decode: Callable[[], Sequence[Any]]) -> tuple[Any, str]:
     try:
         return next(iter(decode()), None), ""
@@ -541,8 +567,8 @@ def _time(frame) -> float:
     return -math.inf if frame.pts is None else frame.pts
 
 
-def _upright(video: VideoFile, frame, index: int) -> np.ndarray:
-    picture = frame.to_ndarray(format="rgb24")
+def _upright(video: VideoFile, frame, index: int, reformatter) -> np.ndarray:
+    picture = reformatter.reformat(frame, format="rgb24").to_ndarray()
     if turns := round(frame.rotation / 90) % 4:
         picture = np.ascontiguousarray(np.rot90(picture, turns))
     if picture.shape[:2] != (video.height, video.width):
@@ -555,7 +581,3 @@ def _upright(video: VideoFile, frame, index: int) -> np.ndarray:
 
 def _reason(error: Exception) -> str:
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
-
-
-#: The name it had before.
-_decode = decode_frames

@@ -44,6 +44,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from absl import logging
 from array_record.python.array_record_module import ArrayRecordWriter
+from av.error import FFmpegError
 from av.video.reformatter import VideoReformatter
 from etils import epath
 from tensorflow_datasets.core import dataset_info as tfds_info
@@ -217,67 +218,24 @@ def _jpeg(picture: np.ndarray, quality: int) -> bytes:
 # Reading one video.
 
 
-@dataclasses.dataclass(frozen=True)
-class _Frame:
-    """What `decode` asks of PyAV's frames, and of its packets."""
-
-    pts: int
-    picture: Callable[[], np.ndarray] | None = None
-    is_corrupt: bool = False
-    rotation: int = 0
-    size: int = 1
-
-    @property
-    def dts(self) -> int:
-        return self.pts
-
-    def to_ndarray(self, format: str) -> np.ndarray:
-        del format  # always RGB
-        assert self.picture is not None
-        return self.picture()
-
-
-# Feeds a decoder the frame of an index, None for the end; gives the frames that come out.
-_Decoder = Callable[[int | None], Iterable[_Frame]]
-
-
-@dataclasses.dataclass(frozen=True)
-class _Stream:
-    """What `decode` asks of PyAV's containers and their streams. Times are indices."""
-
-    count: int
-    new_decoder: Callable[[], _Decoder]
-    state: dict[str, Any] = dataclasses.field(default_factory=dict)
-
-    def seek(self, offset: int, **how: Any) -> None:
-        del how
-        self.state.update(first=offset, decoder=self.new_decoder())
-
-    def demux(self, stream: Any) -> Iterator[_Frame]:
-        del stream
-        return map(_Frame, range(self.state["first"], self.count))
-
-    def decode(self, packet: _Frame | None) -> Iterable[_Frame]:
-        return self.state["decoder"](None if packet is None else packet.pts)
+# Gives (index, uint8 RGB [H, W, 3]) of ascending indices.
+_Reader = Callable[[Sequence[int]], Iterator[tuple[int, np.ndarray]]]
 
 
 def record_file(record: Mapping[str, Any], path: str) -> VideoFile:
     """A `VideoFile` of a record's fields (see `pack_video`); `path` names it in errors."""
-    new_decoder = _h264_decoder if record["extradata"] else _jpeg_decoder
+    read = _read_h264 if record["extradata"] else _read_jpeg
     height, width = (int(side) for side in record["shape"])
     times, keyframes = np.asarray(record["times"]), np.asarray(record["keyframes"])
-    return _file(
-        path, functools.partial(new_decoder, record, path), times, keyframes, height, width
-    )
+    return _file(path, functools.partial(read, record, path), times, keyframes, height, width)
 
 
-def _file(path, new_decoder, times, keyframes, height, width) -> VideoFile:
-    stream = _Stream(len(times), new_decoder)
+def _file(path, reader: _Reader, times, keyframes, height: int, width: int) -> VideoFile:
     span = float(times[-1] - times[0])
     return VideoFile(
         path=path,
-        container=stream,
-        stream=stream,
+        container=None,
+        stream=None,
         pts=np.arange(len(times)),
         times=times,
         keyframes=keyframes,
@@ -286,48 +244,48 @@ def _file(path, new_decoder, times, keyframes, height, width) -> VideoFile:
         fps=(len(times) - 1) / span if span > 0 else 0.0,
         rotation=0,
         seekable=True,
+        reader=reader,
     )
 
 
-def _h264_decoder(record: Mapping[str, Any], path: str) -> _Decoder:
-    del path
-    content, offsets = record["video"], record["offsets"]
+def _read_h264(
+    record: Mapping[str, Any], path: str, wanted: Sequence[int]
+) -> Iterator[tuple[int, np.ndarray]]:
+    content, offsets, keyframes = record["video"], record["offsets"], record["keyframes"]
+    # Shared by the frames: to set one up takes longer than to convert a frame of this size.
+    reformatter = VideoReformatter()
+    codec, position = _h264_codec(record), 0
+    for index in wanted:
+        key = int(keyframes[np.searchsorted(keyframes, index, "right") - 1])
+        if position < key:
+            codec, position = _h264_codec(record), key
+        frames: list[Any] = []
+        try:
+            for place in range(position, index + 1):
+                # Without B-frames every packet gives its frame at once.
+                frames = codec.decode(av.Packet(content[offsets[place] : offsets[place + 1]]))
+        except FFmpegError as error:
+            reason = error.strerror
+            raise VideoError(f"{path}: frame {index} cannot be decoded ({reason})") from error
+        position = index + 1
+        if len(frames) != 1 or frames[0].is_corrupt:
+            raise VideoError(f"{path}: frame {index} is corrupt")
+        yield index, reformatter.reformat(frames[0], format="rgb24").to_ndarray()
+
+
+def _h264_codec(record: Mapping[str, Any]) -> Any:
     codec: Any = av.CodecContext.create("h264", "r")
     codec.extradata = record["extradata"]
     codec.thread_type, codec.thread_count = "NONE", 1
-    # Shared by all frames: to set one up takes longer than to convert a frame of this size.
-    reformatter = VideoReformatter()
-
-    def picture(frame: Any) -> np.ndarray:
-        return reformatter.reformat(frame, format="rgb24").to_ndarray()
-
-    def decode(index: int | None) -> Iterator[_Frame]:
-        packet = None
-        if index is not None:
-            packet = av.Packet(content[offsets[index] : offsets[index + 1]])
-            packet.pts = index
-        for frame in codec.decode(packet):
-            yield _Frame(frame.pts, functools.partial(picture, frame), frame.is_corrupt)
-
-    return decode
+    return codec
 
 
-def _jpeg_decoder(record: Mapping[str, Any], path: str) -> _Decoder:
+def _read_jpeg(
+    record: Mapping[str, Any], path: str, wanted: Sequence[int]
+) -> Iterator[tuple[int, np.ndarray]]:
     content, offsets = record["video"], record["offsets"]
-
-    def picture(index: int) -> np.ndarray:
-        return _picture(content[offsets[index] : offsets[index + 1]], path, index)
-
-    return _each(picture)
-
-
-def _each(picture: Callable[[int], np.ndarray]) -> _Decoder:
-    """Of frames that need no others."""
-
-    def decode(index: int | None) -> list[_Frame]:
-        return [] if index is None else [_Frame(index, functools.partial(picture, index))]
-
-    return decode
+    for index in wanted:
+        yield index, _picture(content[offsets[index] : offsets[index + 1]], path, index)
 
 
 def _picture(content: bytes, path: str, index: int) -> np.ndarray:
@@ -458,14 +416,9 @@ def load_tfds(root: str | os.PathLike[str], split: str, *, fps: float = 0.0) -> 
     Raises:
       DataError: none of these, no such split, or TensorFlow is missing where it is needed.
     """
-    if os.path.isdir(root):
-        with _opened_by_tfds(root):
-            builder = _open_folder(root)
-        if "packing" in builder.info.metadata:
-            return load_packed(root, split)
-    else:
-        with _opened_by_tfds(root):
-            builder = tfds.builder(os.fspath(root))
+    builder = _builder(root)
+    if os.path.isdir(root) and "packing" in builder.info.metadata:
+        return load_packed(root, split)
     _known(builder, split, root)
     features: Any = builder.info.features
     for field in ("video", "label"):
@@ -482,6 +435,22 @@ def load_tfds(root: str | os.PathLike[str], split: str, *, fps: float = 0.0) -> 
     return load_foreign(
         source, features["label"].names or (), labels=labels, fps=fps, name=f"{root} {split}"
     )
+
+
+def validation_split(root: str | os.PathLike[str]) -> str:
+    """The split of TFDS's, named as for `load_tfds`, that is validated on."""
+    splits = list(_builder(root).info.splits)
+    for name in ("val", "validation", "test"):
+        if name in splits:
+            return name
+    raise DataError(
+        f"{root}: no split to validate on (val, validation or test); it has {', '.join(splits)}"
+    )
+
+
+def _builder(root: str | os.PathLike[str]):
+    with _opened_by_tfds(root):
+        return _open_folder(root) if os.path.isdir(root) else tfds.builder(os.fspath(root))
 
 
 @contextlib.contextmanager
@@ -545,9 +514,12 @@ def _frames_file(frames, path: str, rate: float) -> VideoFile:
             )
         return frame if frame.shape[-1] == 3 else np.repeat(frame, 3, axis=-1)
 
+    def read(wanted: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
+        return ((index, picture(index)) for index in wanted)
+
     height, width, _ = picture(0).shape
     everyone = np.arange(count)
-    file = _file(path, lambda: _each(picture), everyone / (rate or 1.0), everyone, height, width)
+    file = _file(path, read, everyone / (rate or 1.0), everyone, height, width)
     return dataclasses.replace(file, fps=rate)
 
 

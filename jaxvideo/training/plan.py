@@ -25,7 +25,7 @@ from jaxvideo.models.summary import summarise
 from jaxvideo.training.chips import Chip, chip_of_topology
 from jaxvideo.training.config import Run
 from jaxvideo.training.optim import make_optimizer, make_plateau, make_schedule
-from jaxvideo.training.parallel import Layout, Parallel, make_layout
+from jaxvideo.training.parallel import Layout, make_layout
 from jaxvideo.training.step import TrainState, init_variables, make_train_step
 from jaxvideo.types import ConfigError, Lowering
 
@@ -87,13 +87,14 @@ def lowered_step(run: Run, num_classes: int, layout: Layout, *, epoch_steps: int
             batch_stats=variables.get("batch_stats", {}),
             opt_state=optimizer.init(variables["params"]),
             plateau=plateau.init(variables["params"]) if plateau else None,
+            ema=dict(variables) if run.ema else {},
         )
 
     def at(leaf, sharding):
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
     shapes = jax.eval_shape(init, variables)
-    shardings = layout.state(shapes, parallel_of(run).fsdp)
+    shardings = layout.state(shapes, run.parallel.fsdp)
     n = run.batch_size
     batch = {
         "video": jax.ShapeDtypeStruct((n, *run.preprocessing.video_shape), jnp.uint8),
@@ -109,6 +110,9 @@ def lowered_step(run: Run, num_classes: int, layout: Layout, *, epoch_steps: int
             flip=run.augment.flip,
             label_smoothing=run.label_smoothing,
             augment=run.augment.in_step,
+            accumulate=run.parallel.accumulate,
+            remat=run.parallel.remat,
+            ema=run.ema,
         ),
         donate_argnums=0,
         out_shardings=(shardings, layout.whole),
@@ -119,10 +123,6 @@ def lowered_step(run: Run, num_classes: int, layout: Layout, *, epoch_steps: int
         {k: at(v, layout.video if k == "video" else layout.rows) for k, v in batch.items()},
         at(jax.eval_shape(lambda: jax.random.key(0)), layout.whole),
     )
-
-
-def parallel_of(run: Run) -> Parallel:
-    return getattr(run, "parallel", Parallel())
 
 
 def model_flops(run: Run, num_classes: int) -> int:
@@ -394,7 +394,7 @@ def make_plan(
       ConfigError: the devices do not divide the batch.
       DoesNotFit: there is not memory enough.
     """
-    layout = make_layout(parallel_of(run), {"batch_size": run.batch_size}, devices)
+    layout = make_layout(run.parallel, {"batch_size": run.batch_size}, devices)
     step = lowered_step(run, num_classes, layout, epoch_steps=epoch_steps)
     started = time.perf_counter()
     try:
@@ -405,6 +405,7 @@ def make_plan(
         raise DoesNotFit(_shortage(str(error))) from error
     seconds = time.perf_counter() - started
     stats = compiled.memory_analysis()
+    assert stats is not None
     costs = compiled.cost_analysis() or {}
     return Plan(
         batch=run.batch_size,
@@ -418,7 +419,7 @@ def make_plan(
         ),
         flops=costs.get("flops", 0.0) * len(devices),
         model_flops=model_flops(run, num_classes),
-        cost=read_program(compiled.as_text()),
+        cost=read_program(compiled.as_text() or ""),
         parameters=sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(step.state.params)),
         clip_bytes=sum(
             leaf.dtype.itemsize * math.prod(leaf.sharding.shard_shape(leaf.shape))
@@ -432,7 +433,7 @@ def _shortage(message: str) -> str:
     """The part of the compiler's message that tells how much memory was missing."""
     said = message.partition("RESOURCE_EXHAUSTED: ")[2].splitlines()[0]
     found = re.search(r"Used \S+ of \S+ \w+", message)
-    return found[0] if found else said
+    return found[0] if found else said.rstrip(".")
 
 
 def tpu_devices(topology: str) -> tuple[list[Any], Chip]:
@@ -477,8 +478,7 @@ def memory_size(text: str) -> int:
 
 def batch_unit(run: Run, devices: int) -> int:
     """What a global batch must be a multiple of, if BN sees as many clips as the config says."""
-    parallel = parallel_of(run)
-    return parallel.accumulate * math.lcm(devices // parallel.split, _bn_size(run))
+    return run.parallel.accumulate * math.lcm(devices // run.parallel.split, _bn_size(run))
 
 
 def with_batch(run: Run, batch: int) -> Run:
@@ -501,10 +501,10 @@ def _bn_size(run: Run) -> int:
 
 
 def largest(fits: Callable[[int], bool], first: int) -> int:
-    """The largest number from 1 that fits, 0 if none does; all below one that fits do."""
-    low, high = 0, None
-    number = first
-    while high is None or high - low > 1:
+    """The largest number from 1 that fits, to 3 % where it is large; 0 if none does. By doubling
+    and bisection, as every question is a compilation; whatever is below one that fits does."""
+    low, high, number = 0, None, first
+    while high is None or high - low > max(low // 32, 1):
         if fits(number):
             low = number
         else:

@@ -207,6 +207,8 @@ def test_erasing():
         erased += 1
         h, w = rows[-1] - rows[0] + 1, columns[-1] - columns[0] + 1
         assert (picture == 0).sum() == h * w  # a whole rectangle, and nothing beside it
+        assert h < 30  # what does not fit is drawn anew
+        assert w < 40
         # Sides are rounded to pixels: half of one each way.
         assert (h - 0.5) * (w - 0.5) <= 1200 / 3
         assert (h + 0.5) * (w + 0.5) >= 1200 * 0.02
