@@ -4,10 +4,10 @@ compiler.
     python benchmarks/models.py [--models r3d_18,s3d] [--rounds 5] [--no-plain]
     python benchmarks/models.py --platform tpu --topology v5e:2x2  # no TPU needed: extra [tpu]
 
-Needs torch (extra [torch]), torchvision and, for SlowFast and X3D, pytorchvideo: `--no-deps` does for
-these two, with fvcore, iopath and parameterized beside. Times inference and a full training step
-(forward, backward, SGD with momentum, BN statistics) of batch 2, f32, medians over rounds in which
-every contender has one turn:
+Needs torch (extra [torch]), torchvision and, for SlowFast and X3D, pytorchvideo: `--no-deps` will
+do for these two, with fvcore, iopath and parameterized beside. Times inference and a full training
+step (forward, backward, SGD with momentum, BN statistics) of batch 2, f32, medians over rounds in
+which every contender has one turn:
 
     torch   in the better of its two memory formats, as many threads as JAX
     ours    every convolution AUTO

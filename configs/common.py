@@ -18,7 +18,15 @@ def default_config() -> ml_collections.ConfigDict:
     config.compilation_cache = "default"
     config.model = ml_collections.ConfigDict({"name": "", "dtype": "float32"})
     config.init = ml_collections.ConfigDict(
-        {"path": "", "weights": "", "source": "", "leave_out": (), "inflate": "", "parts": {}}
+        {
+            "path": "",
+            "weights": "",
+            "source": "",
+            "scope": "",
+            "leave_out": (),
+            "inflate": "",
+            "parts": {},
+        }
     )
     config.preprocessing = ml_collections.ConfigDict(
         {
@@ -169,6 +177,7 @@ def use_slowfast(config: ml_collections.ConfigDict, name: str) -> None:
     config.preprocessing.fps = 30.0
     config.preprocessing.size = 256
     config.preprocessing.crop = 224
+    config.preprocessing.short = "hold"
     config.preprocessing.mean = (0.45, 0.45, 0.45)
     config.preprocessing.std = (0.225, 0.225, 0.225)
     config.augment.scales = (1.0, 1.25)
@@ -224,4 +233,5 @@ def use_smoke(config: ml_collections.ConfigDict) -> None:
     config.protocol.clips = 1
     config.protocol.crops = 1
     config.protocol.crop = 0
+    config.protocol.starts = "ends"
     config.protocol.frames = 0

@@ -27,7 +27,7 @@ import jax
 
 from jaxvideo.models import MODELS, model_entry
 from jaxvideo.models.summary import summarise
-from jaxvideo.models.x3d import _BLOCKS, _CHANNELS, X3D, round_width
+from jaxvideo.models.x3d import BLOCKS, CHANNELS, X3D, round_width
 from jaxvideo.training.loop import train
 from jaxvideo.types import CheckpointError, ConfigError, Preprocessing
 
@@ -196,9 +196,9 @@ def complexity(factors: Factors) -> int:
     too often to trace the network."""
     f = factors
     side, total, last = _half(f.crop), 0, 0
-    inputs = round_width(_CHANNELS[0], f.width)
+    inputs = round_width(CHANNELS[0], f.width)
     total += f.frames * side**2 * inputs * (3 * 9 + 5)
-    for channels, base in zip(_CHANNELS, _BLOCKS, strict=True):
+    for channels, base in zip(CHANNELS, BLOCKS, strict=True):
         outputs = round_width(channels, f.width)
         last, blocks = int(f.bottleneck * outputs), math.ceil(f.depth * base)
         before, side = side, _half(side)

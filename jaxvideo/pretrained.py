@@ -76,6 +76,13 @@ _IMAGENET = {
 }
 _I3D = ("i3d_rgb", "i3d_flow")
 _S3D_TORCHVISION = {"naming": from_torch.torchvision_s3d, "epsilon": 1e-3, "arguments": {}}
+# The teacher alone; pixels are the network's own.
+_DENSENET_TORCHVISION = {
+    "naming": from_torch.torchvision_densenet,
+    "arguments": {},
+    "preprocessing": {},
+    "classes": "",
+}
 _SLOWFAST = ("slow_*", "slowfast_*", "c2d_r50*", "i3d_r50*")
 _X3D = ("x3d_xs", "x3d_s", "x3d_m", "x3d_l")
 _X3D_PYSLOWFAST = {"arguments": {"positions": "softmax", "res2_shortcut_bn": True}}
@@ -83,12 +90,12 @@ _X3D_PYSLOWFAST = {"arguments": {"positions": "softmax", "res2_shortcut_bn": Tru
 SOURCES: dict[str, Source] = {
     # The ResNets: 16 frames at 15 fps; S3D: 128 (the weights' own metadata).
     "torchvision": Source(
-        ("r3d_18", "mc3_18", "r2plus1d_18", "s3d"),
+        ("r3d_18", "mc3_18", "r2plus1d_18", "s3d", "t3d_121_transfer"),
         from_torch.torchvision,
         arguments={"mid_channels": "per_block"},
         preprocessing={"fps": 15.0},
         classes="kinetics400",
-        others={"s3d": _S3D_TORCHVISION},
+        others={"s3d": _S3D_TORCHVISION, "t3d_121_transfer": _DENSENET_TORCHVISION},
     ),
     # VMZ's and moabitcoin/ig65m-pytorch's nets in torch.
     "vmz": Source(

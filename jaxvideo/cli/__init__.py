@@ -7,7 +7,18 @@ import sys
 from collections.abc import Sequence
 
 from jaxvideo import __version__
-from jaxvideo.cli import data, doctor, evaluate, features, models, pack, runs, videos, weights
+from jaxvideo.cli import (
+    data,
+    doctor,
+    evaluate,
+    expand,
+    features,
+    models,
+    pack,
+    runs,
+    videos,
+    weights,
+)
 from jaxvideo.types import JaxvideoError
 
 
@@ -18,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=f"jaxvideo {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
-    for topic in (models, videos, weights, runs, evaluate, features, data, doctor, pack):
+    for topic in (models, videos, weights, runs, evaluate, features, data, doctor, pack, expand):
         topic.add(commands)
     options = parser.parse_args(arguments)
     try:

@@ -33,8 +33,8 @@ from jaxvideo.models.slowfast import POSITIONS, joint_answer, window_means
 from jaxvideo.types import ConfigError, Lowering
 
 # Blocks and channels of res2 to res5 before the factors.
-_BLOCKS = (1, 2, 5, 3)
-_CHANNELS = (12, 24, 48, 96)
+BLOCKS = (1, 2, 5, 3)
+CHANNELS = (12, 24, 48, 96)
 
 
 def round_width(channels: float, factor: float, least: int = 8, divisor: int = 8) -> int:
@@ -171,14 +171,14 @@ class X3D(nn.Module):
             )
 
         endpoints = {}
-        channels = [round_width(c, self.width) for c in _CHANNELS]
+        channels = [round_width(c, self.width) for c in CHANNELS]
         x = conv(channels[0], (1, 3, 3), (1, 2, 2), name="conv1_spatial")(x)
         x = conv(channels[0], (5, 1, 1), groups=channels[0], name="conv1_temporal")(x)
         endpoints["conv1"] = x = nn.relu(norm(name="bn1")(x, train=train))
         inner = 0
         for index, features in enumerate(channels):
             name, inner = f"res{index + 2}", int(self.bottleneck * features)
-            blocks = math.ceil(self.depth * _BLOCKS[index])
+            blocks = math.ceil(self.depth * BLOCKS[index])
             bn = index > 0 or self.res2_shortcut_bn
             x = Stage(blocks, inner, features, bn, conv, norm, name=name)(x, train=train)
             endpoints[name] = x

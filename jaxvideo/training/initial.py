@@ -63,7 +63,7 @@ def initial_weights(
         flat = _joined(init.parts)
         variables = adopt(flat, ", ".join(init.paths), name, **shared, **arguments)
         return variables, {"name": name, **arguments}, []
-    if not Path(init.path).is_dir() and not init.inflate:
+    if not Path(init.path).is_dir() and not init.inflate and not init.scope:
         where = (None, init.path) if init.path in SOURCES else (init.path, init.source or None)
         weights = read_weights(name, *where, **shared, **arguments)
         notes = _differences(dataclasses.asdict(weights.preprocessing), preprocessing)
@@ -71,7 +71,9 @@ def initial_weights(
     if Path(init.path).is_dir() and init.source:
         raise ConfigError(f"init.source={init.source!r}: {init.path} is a run's folder, of ours")
     flat, described = _read(init.path)
-    theirs = described["model"] if described else None
+    theirs = described["model"] if described and not init.scope else None
+    if init.scope:
+        flat = _part(flat, init.scope, init.path)
     if theirs:
         arguments = {**{k: v for k, v in theirs.items() if k in _FORMS}, **arguments}
         _shift_variances(flat, create_model(**theirs), create_model(name, **arguments))
@@ -90,6 +92,19 @@ def _read(path: str) -> tuple[dict[str, np.ndarray], dict[str, Any] | None]:
     else:
         flat, described = files.read_arrays(path), files.read_description(path)
     return {name: np.asarray(array) for name, array in flat.items()}, described
+
+
+def _part(flat: Mapping[str, np.ndarray], scope: str, path: str) -> dict[str, np.ndarray]:
+    """The arrays of one scope under the names they have without it: the inverse of `_joined`."""
+    found = {}
+    for name, array in flat.items():
+        collection, _, rest = name.partition("/")
+        if rest.startswith(f"{scope}/"):
+            found[f"{collection}/{rest.removeprefix(f'{scope}/')}"] = array
+    if not found:
+        scopes = sorted({name.split("/")[1] for name in flat})
+        raise CheckpointError(f"{path} has no scope {scope!r}: {', '.join(scopes)}")
+    return found
 
 
 def _joined(parts: Mapping[str, str]) -> dict[str, np.ndarray]:

@@ -104,6 +104,23 @@ def torchvision(scope: str, names: Collection[str]) -> str:
     )
 
 
+def torchvision_densenet(scope: str, names: Collection[str]) -> str:
+    """`torchvision.models.densenet121`, ... as the teacher of `models.transfer`."""
+    del names
+    return replaced(
+        scope,
+        {
+            r"^teacher/": "features.",
+            r"\.bn_last$": ".norm5",
+            r"\.(conv|bn)0$": r".\g<1>0",
+            r"dense_(\d)/layer_(\d+)/": r"denseblock\1.denselayer\2.",
+            r"transition_(\d)/(conv|bn)_1$": r"transition\1.\2",
+            r"\.(conv|bn)_(\d)$": r".\1\2",
+            r"\.bn(\d?)$": r".norm\1",
+        },
+    )
+
+
 def hara(scope: str, names: Collection[str]) -> str:
     """3D-ResNets-PyTorch: ResNet, pre-activation, wide, ResNeXt, (2+1)D."""
     convolution = re.sub(r"bn_?(\d)$", r"conv_\1" if "/" in scope else r"conv\1", scope)

@@ -1,18 +1,11 @@
-"""One process of `test_layouts`: 20 steps of a small network in some layout; prints JSON.
+"""One process of `test_layouts`: steps of a small network in some layout; prints JSON.
 
-    python -m tests.training.layout_worker '{"model": ..., "devices": 4, ...}'
+python -m tests.training.layout_worker '{"model": ..., "clip": ..., "parallel": ..., ...}'
 """
 
 import json
-import os
-import sys
-
-asked = json.loads(sys.argv[1]) if __name__ == "__main__" else {}
-if asked:  # before JAX starts
-    os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={asked['devices']}"
-    os.environ["JAX_PLATFORMS"] = "cpu"
-
 import re
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -66,9 +59,7 @@ def train(model: dict, clip: tuple, parallel: dict, steps: int) -> dict:
         own = slice(layout.share.index * each, (layout.share.index + 1) * each)
         given = {name: layout.put(name, array[own]) for name, array in batch.items()}
         if compiled is None:
-            jitted = jax.jit(
-                train_step, donate_argnums=0, out_shardings=(shardings, layout.whole)
-            )
+            jitted = jax.jit(train_step, donate_argnums=0, out_shardings=(shardings, layout.whole))
             compiled = jitted.lower(state, given, jax.random.key(0)).compile()
         state, metrics = compiled(state, given, jax.random.key(0))
         losses.append(float(metrics["loss"]))
@@ -81,6 +72,7 @@ def train(model: dict, clip: tuple, parallel: dict, steps: int) -> dict:
 
 
 if __name__ == "__main__":
+    asked = json.loads(sys.argv[1])
     where = asked.get("processes")
     if where:
         distributed.start(f"127.0.0.1:{where['port']}", where["count"], where["index"])
