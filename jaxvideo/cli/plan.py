@@ -8,6 +8,18 @@ from typing import Any
 
 from jaxvideo.types import ConfigError
 
+# Before JAX and libtpu start: a machine with TPUs, or in a cloud, would be asked about them, and
+# libtpu would complain that another one does not answer, or that another plan is being made.
+ALONE = {
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+    "JAX_PLATFORMS": "cpu",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+    "TPU_MIN_LOG_LEVEL": "3",
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_WORKER_ID": "0",
+}
+
 
 def add(commands: Any) -> None:
     plan = commands.add_parser(
@@ -113,10 +125,7 @@ def _settle(topology: str) -> int | None:
         from jaxvideo.training.plan import memory_size
 
         return memory_size(topology)
-    # Before JAX starts: a machine with TPUs, or in a cloud, would be asked about them, and another
-    # one warned that nobody answers.
-    os.environ |= {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_ID": "0"}
-    os.environ |= {"TPU_ACCELERATOR_TYPE": "v5litepod-4", "TPU_WORKER_HOSTNAMES": "localhost"}
+    os.environ.update(ALONE)
     import jax
 
     jax.config.update("jax_platforms", "cpu")  # if somebody else has imported it before

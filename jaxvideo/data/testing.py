@@ -13,11 +13,10 @@ import contextlib
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 
-import cv2
 import numpy as np
 
 from jaxvideo.data.datasets import VideoDataset
-from jaxvideo.data.decode import VideoFile, decode_frames
+from jaxvideo.data.decode import VideoFile, cut, decode_frames
 from jaxvideo.data.pipeline import Loading, read_views
 from jaxvideo.data.views import protocol_views
 from jaxvideo.types import BLACK, Preprocessing, Protocol, VideoError, View
@@ -49,7 +48,7 @@ def protocol_clips(
         needed = set(views[0].frames)
         while not needed <= kept.keys():
             index, frame = next(stream)
-            kept[index] = np.stack([_cut(frame, view, size) for view in views])
+            kept[index] = np.stack([cut(frame, view, size) for view in views])
         yield np.stack([kept[index] for index in views[0].frames], axis=1)
         for index in needed - {BLACK}:
             left[index] -= 1
@@ -174,10 +173,3 @@ def _size(piece: object) -> int:
 def _same_windows(clips: Sequence[Sequence[View]]) -> bool:
     shapes = {tuple((view.window, view.mirrored) for view in views) for views in clips}
     return len(shapes) == 1
-
-
-def _cut(frame: np.ndarray, view: View, size: int) -> np.ndarray:
-    w = view.window
-    part = frame[w.top : w.top + w.height, w.left : w.left + w.width]
-    picture = cv2.resize(part, (size, size), interpolation=cv2.INTER_LINEAR)
-    return picture[:, ::-1] if view.mirrored else picture

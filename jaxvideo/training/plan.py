@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxvideo.models import create_model
-from jaxvideo.models.summary import summarise
+from jaxvideo.models.summary import count_macs
 from jaxvideo.training.chips import Chip, chip_of_topology
 from jaxvideo.training.config import Run
 from jaxvideo.training.optim import make_optimizer, make_plateau, make_schedule
@@ -125,18 +125,10 @@ def lowered_step(run: Run, num_classes: int, layout: Layout, *, epoch_steps: int
     )
 
 
-def model_flops(run: Run, num_classes: int) -> int:
+def model_flops(model: Any, run: Run) -> int:
     """FLOPs of the network for one step: two for each multiply-add of convolutions and matrix
     products, and the backward pass counted as two forward ones. What `chips.mfu` divides."""
-    arguments = {key: value for key, value in run.model.items() if key != "name"}
-    macs = summarise(
-        run.model["name"],
-        frames=run.preprocessing.frames,
-        crop=run.preprocessing.crop,
-        num_classes=num_classes,
-        **arguments,
-    ).macs
-    return 2 * 3 * macs * run.batch_size
+    return 2 * 3 * count_macs(model, run.preprocessing.shape) * run.batch_size
 
 
 # --- The program's text ---------------------------------------------------------------------
@@ -418,7 +410,7 @@ def make_plan(
             stats.generated_code_size_in_bytes,
         ),
         flops=costs.get("flops", 0.0) * len(devices),
-        model_flops=model_flops(run, num_classes),
+        model_flops=model_flops(create_model(**run.model, num_classes=num_classes), run),
         cost=read_program(compiled.as_text() or ""),
         parameters=sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(step.state.params)),
         clip_bytes=sum(
@@ -431,9 +423,10 @@ def make_plan(
 
 def _shortage(message: str) -> str:
     """The part of the compiler's message that tells how much memory was missing."""
-    said = message.partition("RESOURCE_EXHAUSTED: ")[2].splitlines()[0]
-    found = re.search(r"Used \S+ of \S+ \w+", message)
-    return found[0] if found else said.rstrip(".")
+    for pattern in (r"Used (\S+) of (\S+) hbm", r"\((\S+)\) exceeds available HBM \((\S+)\)"):
+        if found := re.search(pattern, message):
+            return f"the compiler wants {found[1]} of {found[2]}"
+    return message.partition("RESOURCE_EXHAUSTED: ")[2].splitlines()[0]
 
 
 def tpu_devices(topology: str) -> tuple[list[Any], Chip]:
@@ -464,6 +457,8 @@ def tpu_devices(topology: str) -> tuple[list[Any], Chip]:
         )
     except jax.errors.JaxRuntimeError as error:
         said = str(error).splitlines()[0]
+        if not said.startswith(("INVALID_ARGUMENT", "NOT_FOUND")):
+            raise ConfigError(f"libtpu does not start: {said}") from error
         raise ConfigError(f"topology {topology!r}: allowed are {_FORMS} ({said})") from error
     return list(description.devices), chip
 

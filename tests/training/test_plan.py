@@ -4,7 +4,6 @@ import argparse
 import dataclasses
 import functools
 import importlib.util
-import os
 import re
 
 import jax
@@ -398,10 +397,9 @@ def test_overrides():
 
 
 @pytest.fixture
-def cloud(monkeypatch):
-    """What the command sets, and unsets after the test."""
-    monkeypatch.setattr(os, "environ", os.environ.copy())
-    command._settle("v5e:2x2")
+def alone(monkeypatch):
+    for name, value in command.ALONE.items():
+        monkeypatch.setenv(name, value)
 
 
 @tpu
@@ -416,7 +414,7 @@ def cloud(monkeypatch):
         ("tpu7x:2x2x1", 8, "TPU7x"),
     ],
 )
-def test_topologies(cloud, topology, count, kind):
+def test_topologies(alone, topology, count, kind):
     devices, chip = plan.tpu_devices(topology)
     assert (len(devices), devices[0].device_kind) == (count, kind)
     assert kind in chip.kinds
@@ -425,7 +423,7 @@ def test_topologies(cloud, topology, count, kind):
 
 
 @tpu
-def test_cycles_of_a_loop(cloud):
+def test_cycles_of_a_loop(alone):
     """A bf16 product of 2048 x 2048, five times: no fewer cycles than its multiply-adds take on
     full matrix units, and not twice as many."""
     devices, _ = plan.tpu_devices("v5e:2x2")
