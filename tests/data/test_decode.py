@@ -99,7 +99,8 @@ def test_a_file_from_memory(videos):
 
 
 def test_only_needed_frames_are_decoded(tmp_path):
-    """A seek goes to the key frame before, and none is made where decoding on is shorter."""
+    """A seek goes to the key frame before, and none is made where decoding on is shorter; of what
+    lies between, frames that no other one refers to are skipped."""
     path = write_video(tmp_path / "v.mp4", frames=60, gop=10)
     decoded = []
     with open_video(path) as video:
@@ -114,6 +115,8 @@ def test_only_needed_frames_are_decoded(tmp_path):
                 return video.container.demux(video.stream)
 
         class Stream:
+            codec_context = video.stream.codec_context
+
             @staticmethod
             def decode(packet):
                 frames = video.stream.decode(packet)
@@ -125,7 +128,8 @@ def test_only_needed_frames_are_decoded(tmp_path):
     assert got == [2, 4, 37]
     key = max(k for k in video.keyframes if k <= 37)
     assert key > 5
-    assert decoded == [0, 1, 2, 3, 4, *range(key, 38)]
+    assert {2, 4, 37} <= set(decoded) <= {0, 1, 2, 3, 4, *range(key, 38)}
+    assert len(decoded) == len(set(decoded)) < 5 + 38 - key
 
 
 def test_window_is_cropped_and_scaled(video):
