@@ -16,7 +16,7 @@ from jaxvideo import create_model
 from jaxvideo.training import distributed
 from jaxvideo.training.parallel import Parallel, make_layout
 from jaxvideo.training.step import TrainState, init_variables, make_train_step
-from jaxvideo.types import Preprocessing
+from jaxvideo.types import Lowering, Preprocessing
 
 BATCH = 16
 
@@ -24,10 +24,11 @@ BATCH = 16
 def train(model: dict, clip: tuple, parallel: dict, steps: int) -> dict:
     """Losses of the steps, a checksum of the last parameters, and the step's collectives."""
     layout = make_layout(Parallel(**parallel), {"batch_size": BATCH})
-    network = create_model(**model, num_classes=5)
+    lowering = Lowering(model.pop("lowering", "auto"))
+    network = create_model(**model, lowering=lowering, num_classes=5)
     frames, size = clip
     preprocessing = Preprocessing(frames=frames, size=size, crop=size)
-    optimizer = optax.sgd(0.01, momentum=0.9)
+    optimizer = optax.sgd(1e-3, momentum=0.9)
 
     def fresh():
         variables = init_variables(network, preprocessing, 0)

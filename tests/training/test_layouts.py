@@ -1,0 +1,169 @@
+"""The same run on 1, 2, 4 or 8 devices, in one process or two, sharded or not."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec
+
+from jaxvideo.training.parallel import Parallel, make_layout
+from jaxvideo.types import ConfigError
+
+ROOT = Path(__file__).parent.parent.parent
+STEPS = 20
+MODELS = {
+    # As on TPUs and GPUs; the loops that a CPU likes gather what they loop over.
+    "r2plus1d": (
+        {"name": "r2plus1d_18", "width": 4, "bn_groups": 4, "lowering": "direct"},
+        (8, 32),
+    ),
+    "slowfast": (
+        {"name": "slowfast_r50", "width": 8, "blocks": [1, 1, 1, 1], "bn_groups": 4},
+        (8, 32),
+    ),
+}
+
+
+def start(model, devices, steps, processes=None, **parallel):
+    """A worker; see `layout_worker`."""
+    network, clip = MODELS[model]
+    asked = {"model": network, "clip": clip, "parallel": parallel, "steps": steps}
+    environment = {
+        **os.environ,
+        "JAX_NUM_CPU_DEVICES": str(devices),
+        "JAX_PLATFORMS": "cpu",
+    }
+    command = [sys.executable, "-m", "tests.training.layout_worker"]
+    return subprocess.Popen(
+        [*command, json.dumps({**asked, "processes": processes})],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(*workers):
+    outputs = [worker.communicate(timeout=900) for worker in workers]
+    for worker, (_, errors) in zip(workers, outputs, strict=True):
+        assert worker.returncode == 0, errors[-2000:]
+    return json.loads(outputs[0][0].splitlines()[-1])
+
+
+@cache
+def alone(model, steps=STEPS):
+    return finish(start(model, 1, steps))
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_eight_devices_learn_as_one(model):
+    found = finish(start(model, 8, STEPS))
+    np.testing.assert_allclose(found["losses"], alone(model)["losses"], atol=1e-4)
+    assert alone(model)["collectives"] == dict.fromkeys(found["collectives"], 0)
+
+
+def test_collectives_are_those_of_theory():
+    """Gradients are summed over all devices, and where a BN group spans two, so are its sums, in
+    both passes. Nothing else crosses: the one gather is of the list of broken videos."""
+    found = finish(start("r2plus1d", 8, 1))["collectives"]
+    assert found["all-gather"] <= 1
+    assert found["all-to-all"] == found["collective-permute"] == found["reduce-scatter"] == 0
+    assert found["all-reduce"] > 0
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_two_processes_learn_as_one(model):
+    port = free_port()
+    workers = [
+        start(model, 4, STEPS, {"port": port, "count": 2, "index": index}) for index in (0, 1)
+    ]
+    found = finish(*workers)
+    np.testing.assert_allclose(found["losses"], alone(model)["losses"], atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("devices", "parallel"),
+    [
+        (8, {"fsdp": True}),
+        (4, {"split": 2}),
+        (4, {"split": 2, "axis": "time"}),
+        (2, {"accumulate": 2, "remat": True}),
+    ],
+    ids=["fsdp", "height", "time", "accumulate"],
+)
+def test_every_layout_learns_the_same(devices, parallel):
+    found = finish(start("r2plus1d", devices, STEPS, **parallel))
+    np.testing.assert_allclose(found["losses"], alone("r2plus1d")["losses"], atol=1e-4)
+    if "split" in parallel:  # neighbours exchange their borders
+        assert found["collectives"]["collective-permute"] > 0
+
+
+def test_a_process_that_dies_ends_the_others():
+    """The other one says so within a minute, and does not wait for it."""
+    port = free_port()
+    workers = [
+        start("r2plus1d", 1, 100_000, {"port": port, "count": 2, "index": index})
+        for index in (0, 1)
+    ]
+    # It speaks of its peers when it has found them, and then compiles.
+    for line in workers[0].stderr:
+        if "Gloo" in line:
+            break
+    workers[1].kill()
+    _, errors = workers[0].communicate(timeout=60)
+    assert workers[0].returncode != 0
+    assert errors
+    workers[1].communicate()
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(
+    ("parallel", "text"),
+    [
+        ({"split": 0}, "split=0"),
+        ({"accumulate": 0}, "accumulate=0"),
+        ({"axis": "width"}, "height"),
+    ],
+)
+def test_bad_layouts(parallel, text):
+    with pytest.raises(ConfigError, match=text):
+        Parallel(**parallel)
+
+
+@pytest.mark.fast
+def test_devices_that_do_not_fit():
+    devices = jax.devices()
+    with pytest.raises(ConfigError, match=r"batch_size=9: must be a multiple of the 8 devices"):
+        make_layout(Parallel(), {"batch_size": 9}, devices)
+    with pytest.raises(ConfigError, match=r"batch_size=6.*4 groups of 2"):
+        make_layout(Parallel(split=2), {"batch_size": 6}, devices)
+    with pytest.raises(ConfigError, match=r"split=3: must divide the 8 devices"):
+        make_layout(Parallel(split=3), {}, devices)
+
+
+@pytest.mark.fast
+def test_large_arrays_are_sharded_along_their_longest_axis():
+    layout = make_layout(Parallel(fsdp=True), {"batch_size": 8}, jax.devices())
+    shapes = {
+        "kernel": jax.ShapeDtypeStruct((3, 3, 3, 64, 512), np.float32),
+        "odd": jax.ShapeDtypeStruct((3, 3, 3, 45, 333), np.float32),
+        "bias": jax.ShapeDtypeStruct((512,), np.float32),
+    }
+    found = {name: s.spec for name, s in layout.state(shapes, True).items()}
+    assert found["kernel"] == PartitionSpec(None, None, None, None, "data")
+    assert found["odd"] == found["bias"] == PartitionSpec()
+    assert all(s.spec == PartitionSpec() for s in layout.state(shapes, False).values())
