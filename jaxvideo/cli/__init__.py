@@ -15,6 +15,7 @@ from jaxvideo.cli import (
     features,
     models,
     pack,
+    plan,
     runs,
     videos,
     weights,
@@ -29,7 +30,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=f"jaxvideo {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
-    for topic in (models, videos, weights, runs, evaluate, features, data, doctor, pack, expand):
+    for topic in (
+        models,
+        videos,
+        weights,
+        runs,
+        evaluate,
+        features,
+        data,
+        doctor,
+        pack,
+        expand,
+        plan,
+    ):
         topic.add(commands)
     options = parser.parse_args(arguments)
     try:
