@@ -125,12 +125,9 @@ def main() -> None:
         "in the last step": lambda run: run.wait(lambda: run.said("step 15/16"), seconds),
         "in the test": lambda run: run.wait(lambda: run.said("testing:"), seconds),
     }
-    names = (
-        [*moments][1:4] * 3
-        + ["at random"] * (options.kills - 15)
-        + [*moments][1:]
-        + ["in the test"]
-    )
+    first, *chosen = moments
+    # Early ones come again: a run is killed in them before it gets on.
+    names = chosen[:3] * 3 + [first] * (options.kills - 15) + chosen + chosen[-1:]
     for number, name in enumerate(names[: options.kills], start=1):
         run = Run(killed)
         moments[name](run)

@@ -67,9 +67,8 @@ def main() -> None:
         sys.exit(f"the run failed: exit status {run.returncode}")
     lasting = max(len(rows) for rows in seen.values())
     steps_per_second = options.steps / (time.monotonic() - started)
-    print(
-        "| process | MiB | slope, MiB per 1000 steps | scatter, MiB | descriptors |\n|---|---|---|---|---|"
-    )
+    print("| process | MiB | slope, MiB per 1000 steps | scatter, MiB | descriptors |")
+    print("|---|---|---|---|---|")
     for process, rows in seen.items():
         if len(rows) < lasting / 2:
             continue  # not there for the whole run
