@@ -134,24 +134,11 @@ def _config(options: argparse.Namespace) -> dict[str, Any]:
 
 def _dataset(data, split: str | None):
     """The split to test on, and its name. Training videos need not be there."""
-    from jaxvideo.data import motion
-    from jaxvideo.data.datasets import load_splits, pick_split
+    from jaxvideo.training.inputs import pick, splits_of
 
-    root, form = data.root, data.source
-    if form == "motion":
-        root = motion.ensure_motion(data.root or None, train=data.train_videos, val=data.val_videos)
-        form = "csv"
-    splits = load_splits(
-        root,
-        form,
-        fold=data.fold,
-        videos=data.videos,
-        lists={"train": data.train, "val": data.val} if form == "csv" else None,
-        classes=data.classes,
-        quarantine=data.quarantine,
-    )
+    splits = splits_of(data)
     split = split or ("val" if "val" in splits else "test")
-    return split, pick_split(splits, root, split)
+    return split, pick(splits, data, split)
 
 
 def _columns(network, data):

@@ -62,6 +62,7 @@ def _plan(options: argparse.Namespace) -> int:
     _check(options)
     size = _settle(options.topology)
     from jaxvideo.training import plan as planning
+    from jaxvideo.training.parallel import make_layout
 
     run = read_config(load_config(options.config, options.override))
     classes, videos, dataset = _data(options, run)
@@ -76,6 +77,7 @@ def _plan(options: argparse.Namespace) -> int:
         devices = jax.devices()
         chip, limit, where = chip_of_kind(devices[0].device_kind), size, options.topology
     count = len(devices)
+    make_layout(run.parallel, {}, devices)  # which says if they cannot be divided so
     _say(f"{'config':<12} {options.config}: {run.model['name']}, {_clip(run)}, {classes} classes")
     _say(f"{'devices':<12} {count} x {devices[0].device_kind} ({where}), {_size(limit)} each")
     asked = run
@@ -107,6 +109,8 @@ def _plan(options: argparse.Namespace) -> int:
         _say(f"{name:<12} {text}")
     if flags := _flags(asked, run, count):
         _say(f"{'train with':<12} {' '.join(flags)}")
+    if run.batch_size != asked.batch_size:
+        _say(f"{'':<12} optim.lr and epoch_steps are the config's, for {asked.batch_size} clips")
     return 0 if fits else 1
 
 
@@ -184,7 +188,7 @@ def _hint(run, count: int) -> None:
     from jaxvideo.training.plan import batch_unit
 
     groups = count // run.parallel.split
-    if groups and run.batch_size % groups:
+    if run.batch_size % groups:
         unit = batch_unit(run, count)
         raise ConfigError(
             f"config.batch_size={run.batch_size}: must be a multiple of the {groups} devices"

@@ -417,7 +417,7 @@ def load_tfds(root: str | os.PathLike[str], split: str, *, fps: float = 0.0) -> 
       DataError: none of these, no such split, or TensorFlow is missing where it is needed.
     """
     builder = _builder(root)
-    if os.path.isdir(root) and "packing" in builder.info.metadata:
+    if os.path.isdir(root) and "packing" in (builder.info.metadata or {}):
         return load_packed(root, split)
     _known(builder, split, root)
     features: Any = builder.info.features
@@ -437,15 +437,12 @@ def load_tfds(root: str | os.PathLike[str], split: str, *, fps: float = 0.0) -> 
     )
 
 
-def validation_split(root: str | os.PathLike[str]) -> str:
-    """The split of TFDS's, named as for `load_tfds`, that is validated on."""
-    splits = list(_builder(root).info.splits)
-    for name in ("val", "validation", "test"):
-        if name in splits:
-            return name
-    raise DataError(
-        f"{root}: no split to validate on (val, validation or test); it has {', '.join(splits)}"
-    )
+def split_names(root: str | os.PathLike[str]) -> dict[str, str]:
+    """TFDS's names of the splits of `root`, as for `load_tfds`, by ours: "train", "val", "test"."""
+    found = {}
+    for name in _builder(root).info.splits:
+        found[{"validation": "val"}.get(name, name)] = name
+    return found
 
 
 def _builder(root: str | os.PathLike[str]):

@@ -17,20 +17,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxvideo.data import motion
-from jaxvideo.data.datasets import VideoDataset, load_splits, pick_split
+from jaxvideo.data.datasets import VideoDataset
 from jaxvideo.data.pipeline import Batch, Share, error_text, train_batches
 from jaxvideo.evaluation.protocol import Result, evaluate, join
 from jaxvideo.models import create_model
-from jaxvideo.models.summary import count_macs
 from jaxvideo.pretrained import SOURCES
 from jaxvideo.training import checkpoint, distributed, run_folder
 from jaxvideo.training.chips import mfu
-from jaxvideo.training.config import Data, Run, read_config
+from jaxvideo.training.config import Run, read_config
 from jaxvideo.training.initial import initial_weights
+from jaxvideo.training.inputs import load_data
 from jaxvideo.training.log import meter, metrics_log, say, warn
 from jaxvideo.training.optim import make_optimizer, make_plateau, make_schedule
-from jaxvideo.training.parallel import Layout, make_layout
+from jaxvideo.training.parallel import Layout, check_split, make_layout
+from jaxvideo.training.plan import model_flops
 from jaxvideo.training.step import (
     TrainState,
     init_variables,
@@ -103,45 +103,13 @@ def _use_compilation_cache(folder: str) -> None:
     say(f"compiled programs are kept in {path}")
 
 
-def load_data(data: Data) -> tuple[VideoDataset, VideoDataset]:
-    """Training and validation set of a config's data section; UCF101 and others that have no
-    validation split are validated on their test split."""
-    root, form = data.root, data.source
-    if form == "tfds":
-        from jaxvideo.data.tfds import load_tfds, validation_split  # a second to import
-
-        train_set = load_tfds(root, "train")
-        return train_set, load_tfds(root, validation_split(root))
-    if data.source == "motion":
-        root = motion.ensure_motion(data.root or None, train=data.train_videos, val=data.val_videos)
-        form = "csv"
-    try:
-        splits = load_splits(
-            root,
-            form,
-            fold=data.fold,
-            videos=data.videos,
-            lists={"train": data.train, "val": data.val} if form == "csv" else None,
-            classes=data.classes,
-            quarantine=data.quarantine,
-        )
-        train_set = pick_split(splits, root, "train")
-        val_set = pick_split(splits, root, "val" if "val" in splits else "test")
-    except DataError as error:
-        hint = f". Another folder: --config.data.root=FOLDER. {data.hint}".rstrip()
-        raise DataError(f"{error}{hint if data.source != 'motion' else ''}") from error
-    for name, dataset in (("training", train_set), ("validation", val_set)):
-        if dataset.missing or dataset.quarantined:
-            say(f"{name}: {dataset.coverage}")
-    return train_set, val_set
-
-
 def _train(run: Run, config, workdir: Path, train_set, val_set) -> dict[str, Any]:
     started = time.perf_counter()
     sizes = {"batch_size": run.batch_size, "eval_batch_size": run.eval_batch_size}
     layout = make_layout(run.parallel, sizes)
     run, given = _given_weights(run, workdir, len(train_set.classes))
     model = create_model(**run.model, num_classes=len(train_set.classes))
+    check_split(run.parallel, model, run.preprocessing.shape)
     epoch_steps = run.epoch_steps or max(
         len(train_set) * run.augment.views_per_video // run.batch_size, 1
     )
@@ -408,7 +376,8 @@ def _packed(result: Result) -> bytes:
     arrays = {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
     others = {name: value for name, value in values.items() if name not in arrays}
     file = io.BytesIO()
-    np.savez(file, others=np.frombuffer(json.dumps(others).encode(), np.uint8), **arrays)
+    arrays["others"] = np.frombuffer(json.dumps(others).encode(), np.uint8)
+    np.savez(file, allow_pickle=False, **arrays)
     return file.getvalue()
 
 
@@ -435,7 +404,7 @@ def _progress(run: Run, model, first: int, total: int):
         devices, kind = jax.device_count(), jax.devices()[0].device_kind
         share = None
         if mfu(1.0, 1.0, kind, devices) is not None:  # its peak is known
-            flops = flops or _training_flops(model, run)
+            flops = flops or model_flops(model, run)
             share = mfu(flops, seconds / count, kind, devices)
         line = rates(step, waiting, count * run.batch_size)
         used = "" if share is None else f"  MFU {100 * share:.0f} %"
@@ -443,11 +412,6 @@ def _progress(run: Run, model, first: int, total: int):
         told, told_step, waiting = time.perf_counter(), step, 0.0
 
     return tell
-
-
-def _training_flops(model, run: Run) -> float:
-    """Of a step: two for each multiply-add, and twice the forward pass's for the backward one."""
-    return 6.0 * count_macs(model, run.preprocessing.shape) * run.batch_size
 
 
 def _broken_watch(dataset: VideoDataset, most: float):

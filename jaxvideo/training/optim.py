@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from jaxvideo.types import ConfigError
@@ -107,6 +108,7 @@ def make_schedule(optim: Optim, *, steps_per_epoch: int, epochs: float) -> optax
         raise ConfigError(
             f"optim.warmup_epochs={optim.warmup_epochs}: not shorter than the run's {epochs}"
         )
+    after: optax.Schedule
     if optim.schedule == "step":
         # Counted from the start of the run, while `join_schedules` counts from the warm-up.
         steps = [round(m * steps_per_epoch) - warmup for m in optim.milestones]
@@ -118,13 +120,14 @@ def make_schedule(optim: Optim, *, steps_per_epoch: int, epochs: float) -> optax
     elif optim.schedule == "whole_cosine":
         whole = optax.cosine_decay_schedule(optim.lr, total)
 
-        def after(step):
-            return whole(step + warmup)
+        after = lambda step: whole(step + warmup)  # noqa: E731
     else:
         after = optax.constant_schedule(optim.lr)
     if not warmup:
         return after
-    rise = optax.linear_schedule(optim.warmup_factor * optim.lr, float(after(0)), warmup)
+    rise = optax.linear_schedule(
+        optim.warmup_factor * optim.lr, float(np.asarray(after(0))), warmup
+    )
     return optax.join_schedules([rise, after], [warmup])
 
 

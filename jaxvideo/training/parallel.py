@@ -30,7 +30,7 @@ class Parallel:
 
     Attributes:
       split: devices that share one clip, for clips too large for one; they must belong to the
-        same process.
+        same process, and every stage of the network must leave each of them two rows or frames.
       axis: of the clip that these split: "height" or "time".
       fsdp: parameters and optimiser state are spread over the data axis, and gathered where used.
       accumulate: parts of a batch that are computed one after another, so that only one's
@@ -92,6 +92,32 @@ class Layout:
             return NamedSharding(self.mesh, PartitionSpec(*spec))
 
         return jax.tree.map(one, shapes)
+
+
+def check_split(parallel: Parallel, model: Any, clip_shape: tuple[int, ...]) -> None:
+    """Refuses a network whose maps `[T, H, W, C]` become too small to be split: with one row on
+    a device, XLA's partitioner (of jax 0.10) gives wrong gradients and says nothing.
+
+    Raises:
+      ConfigError: it names the stage.
+    """
+    if parallel.split == 1:
+        return
+    clip = jax.ShapeDtypeStruct((1, *clip_shape), np.float32)
+
+    def endpoints(clip):
+        return model.init_with_output(jax.random.key(0), clip, train=False)[0][1]
+
+    for name, shape in jax.eval_shape(endpoints, clip).items():
+        if len(shape.shape) != 5:
+            continue
+        size = shape.shape[AXES[parallel.axis]]
+        if size % parallel.split or size < 2 * parallel.split:
+            raise ConfigError(
+                f"config.parallel.split={parallel.split}: {name} has {size} in {parallel.axis}, "
+                f"which must be a multiple of it and at least {2 * parallel.split}; a larger "
+                "clip, the other parallel.axis, or none"
+            )
 
 
 def make_layout(parallel: Parallel, batches: dict[str, int], devices: Any = None) -> Layout:

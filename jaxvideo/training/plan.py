@@ -360,10 +360,6 @@ class Plan:
     clip_bytes: int
     seconds: float
 
-    @property
-    def per_device(self) -> float:
-        return self.batch / self.devices
-
     def step_seconds(self, chip: Chip) -> float | None:
         """The compiler's ESTIMATE, without collectives; None where it makes none."""
         return self.cost.cycles / chip.clock if chip.clock and self.cost.cycles else None

@@ -20,7 +20,7 @@ from jaxvideo.data.datasets import (
     read_classes,
 )
 from jaxvideo.training.config import Data
-from jaxvideo.training.loop import load_data
+from jaxvideo.training.inputs import load_data
 from jaxvideo.types import ConfigError, DataError
 from tests.conftest import write_video
 

@@ -144,7 +144,7 @@ def test_collectives_of_a_compiled_program():
     w = jax.ShapeDtypeStruct((32, 48), jnp.float32, sharding=whole)
     x = jax.ShapeDtypeStruct((16, 32), jnp.float32, sharding=rows)
     compiled = jax.jit(step, out_shardings=(whole, whole)).lower(w, x).compile()
-    cost = plan.read_program(compiled.as_text())
+    cost = plan.read_program(compiled.as_text() or "")
     assert cost.collectives == {
         "all-reduce": (5, 5 * 32 * 48 * 4),
         "all-gather": (1, 16 * 32 * 4),
@@ -354,6 +354,7 @@ def test_command_for_the_largest_batch(capsys, compiled):
     assert "63 clips per chip: 7.63 MiB, fits" in captured.err
     assert "64 clips per chip: 8.58 MiB, does not fit" in captured.err
     assert "--config.batch_size=126" in captured.out
+    assert "optim.lr and epoch_steps are the config's, for 16 clips" in captured.out
     assert run_command(*CONFIG, "--topology", "0.5MB", "--largest") == 1
     assert "DOES NOT FIT with any batch" in capsys.readouterr().out
 
@@ -362,6 +363,7 @@ def test_command_for_the_largest_batch(capsys, compiled):
     ("arguments", "message"),
     [
         (("--override", "batch_size=15"), r"batch_size=15.*2 devices.*--batch 1 for 2 clips"),
+        (("--override", "parallel.split=3", "--largest"), r"parallel.split=3.*the 2 devices"),
         (("--batch", "0"), "--batch=0"),
         (("--dataset", "kinetics"), "kinetics400"),
         (("--override", "optim.lrr=1"), "optim.lr'"),
@@ -434,7 +436,7 @@ def test_cycles_of_a_loop(alone):
         return jax.lax.scan(lambda y, _: (jnp.tanh(y @ x), None), x, None, length=5)[0]
 
     compiled = jax.jit(five).trace(x).lower(lowering_platforms=("tpu",)).compile()
-    cost = plan.read_program(compiled.as_text())
+    cost = plan.read_program(compiled.as_text() or "")
     least = 5 * 2048**3 / (4 * 128**2)
     assert least <= cost.matrix_cycles < 2 * least
     assert cost.unknown_loops == 0
