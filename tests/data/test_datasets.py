@@ -560,7 +560,10 @@ def test_videos_are_listed_and_not_looked_at(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "stat", lambda path, **k: looks.append(str(path)) or stat(path, **k))
     data = load_dataset(tmp_path)
     assert (len(data), len(data.missing)) == (400, 100)
-    assert len(listed) == len(set(listed)) == 6
+    # The root also by pathlib's search for annotations, which some versions do by `os.scandir`.
+    assert [listed.count(str(tmp_path / f"train/c{k}")) for k in range(4)] == [1] * 4
+    assert len(set(listed)) == 6
+    assert len(listed) < 12
     assert not [path for path in looks if path.endswith(".mp4")]
 
 
@@ -836,7 +839,9 @@ def test_only_secret_labels(tmp_path):
 
 
 def test_config_section():
-    with pytest.raises(ConfigError, match=r"data\.source='webcam': allowed are auto, motion, csv"):
+    with pytest.raises(
+        ConfigError, match=r"data\.source='webcam': allowed are auto, motion, tfds, csv"
+    ):
         Data(source="webcam")
     with pytest.raises(ConfigError, match=r"data\.fold=0: must be at least 1"):
         Data(fold=0)

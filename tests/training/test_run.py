@@ -241,7 +241,7 @@ def test_compiled_programs_are_kept(environment, finished, tmp_path):
         ("--config.optim.lrr=1", ["lrr", "Did you mean", "lr"]),
         ("--config.optim.lr=fast", ["config.optim.lr", "fast"]),
         ("--config.model.name=r3d18", ["r3d18", "Did you mean", "r3d_18"]),
-        ("--config.optim.schedule=stepp", ["stepp", "constant, step, cosine, plateau"]),
+        ("--config.optim.schedule=stepp", ["stepp", "step, cosine, whole_cosine, plateau"]),
         ("--config.batch_size=0", ["batch_size=0"]),
         ("--config.optim.frozen=('conv9*',)", ["conv9*", "matches no parameter"]),
         ("--config.data.source=webcam", ["webcam", "csv"]),
