@@ -135,7 +135,10 @@ def _train(run: Run, config, workdir: Path, train_set, val_set) -> dict[str, Any
         donate_argnums=0,
         out_shardings=(shardings, layout.whole),
     )
-    predict = _predictor(run, model, ONE_CLIP)
+    one_clip = ONE_CLIP
+    if train_set.label_sets:
+        one_clip = dataclasses.replace(ONE_CLIP, aggregation="sigmoid")
+    predict = _predictor(run, model, one_clip)
 
     with contextlib.ExitStack() as stack:
         checkpoints = stack.enter_context(
@@ -182,7 +185,7 @@ def _train(run: Run, config, workdir: Path, train_set, val_set) -> dict[str, Any
             state, step, means, stopped = steps.run(state, step, last)
             metrics = None
             if step % epoch_steps == 0 or step == total:
-                result = _evaluate(run, predict, state, val_set, ONE_CLIP)
+                result = _evaluate(run, predict, state, val_set, one_clip)
                 means["lr"] = float(np.asarray(schedule(step - 1)))
                 if plateau is not None:
                     means["lr"] *= float(state.plateau.scale)

@@ -268,6 +268,38 @@ def linear(**arguments):
     )
 
 
+def test_the_average_of_weights():
+    """keep a + (1 - keep) w after every step, with keep 1/10, 2/11, 3/12 and then at most 0.25."""
+    step, state, _ = linear(ema=0.25)
+    state = state.replace(ema={"params": state.params, "batch_stats": {}})
+    average = np.asarray(state.params["fc"]["bias"])
+    for keep in (1 / 10, 2 / 11, 1 / 4, 1 / 4):
+        state, _ = jax.jit(step)(state, batch(6), jax.random.key(0))
+        average = keep * average + (1 - keep) * np.asarray(state.params["fc"]["bias"])
+        found = state.ema["params"]["fc"]["bias"]
+        np.testing.assert_allclose(found, average, rtol=1e-5, atol=1e-7)
+    assert np.abs(average - np.asarray(state.params["fc"]["bias"])).max() > 1e-5
+
+
+def test_parts_of_a_batch_are_whole_groups():
+    """The linear network has no BN: two parts give what the whole does."""
+    one, state, _ = linear()
+    two, _, _ = linear(accumulate=2)
+    data = batch(6)
+    data["weight"][1] = 0
+    whole, metrics = jax.jit(one)(state, data, jax.random.key(0))
+    parts, others = jax.jit(two)(state, data, jax.random.key(0))
+    for name in ("loss", "top1", "grad_norm"):
+        np.testing.assert_allclose(others[name], metrics[name], rtol=1e-5)
+    np.testing.assert_allclose(
+        parts.params["fc"]["kernel"], whole.params["fc"]["kernel"], rtol=1e-5, atol=1e-7
+    )
+    assert np.asarray(metrics["broken"]).tolist() == [-1, 1, -1, -1, -1, -1]
+    model, optimizer, _ = setup(bn_groups=3)
+    with pytest.raises(ConfigError, match=r"accumulate=2: must divide config.model.bn_groups=3"):
+        make_train_step(model, optimizer, PRE, flip=False, accumulate=2)
+
+
 def test_the_loss_of_several_labels():
     """The mean over clips and classes of -log of what the sigmoid gives to the truth."""
     step, state, answer = linear()
