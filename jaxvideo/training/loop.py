@@ -67,7 +67,10 @@ def train(config: Mapping[str, Any], workdir: str | os.PathLike[str]) -> dict[st
     workdir = Path(workdir)
     missing = [p for p in run.init.paths if not Path(p).exists() and p not in SOURCES]
     if missing and not workdir.exists():
-        raise ConfigError(f"config.init: {missing[0]!r} is no file, and no run's folder")
+        raise ConfigError(
+            f"config.init: {missing[0]!r} is no file, and no run's folder; weights that you have: "
+            "--config.init.weights=FILE, none: --config.init.path="
+        )
     finished = distributed.first_says(
         run_folder.claim(workdir, values) if distributed.writes() else None
     )
