@@ -30,12 +30,11 @@ from jaxvideo.training.inputs import load_data
 from jaxvideo.training.log import meter, metrics_log, say, warn
 from jaxvideo.training.optim import make_optimizer, make_plateau, make_schedule
 from jaxvideo.training.parallel import Layout, check_split, make_layout
-from jaxvideo.training.plan import model_flops
+from jaxvideo.training.program import first_state, jit_step, model_flops
 from jaxvideo.training.step import (
     TrainState,
     init_variables,
     make_predict_step,
-    make_train_step,
 )
 from jaxvideo.types import (
     ConfigError,
@@ -123,21 +122,7 @@ def _train(run: Run, config, workdir: Path, train_set, val_set) -> dict[str, Any
     optimizer, state, shardings = _initial_state(run, model, schedule, plateau, layout, given)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     say(f"  {parameters:,} parameters; {total} steps of {run.batch_size} clips on {_devices()}")
-    train_step = jax.jit(
-        make_train_step(
-            model,
-            optimizer,
-            run.preprocessing,
-            flip=run.augment.flip,
-            label_smoothing=run.label_smoothing,
-            augment=run.augment.in_step,
-            accumulate=run.parallel.accumulate,
-            remat=run.parallel.remat,
-            ema=run.ema,
-        ),
-        donate_argnums=0,
-        out_shardings=(shardings, layout.whole),
-    )
+    train_step = jit_step(run, model, optimizer, layout, shardings)
     one_clip = ONE_CLIP
     if train_set.label_sets:
         one_clip = dataclasses.replace(ONE_CLIP, aggregation="sigmoid")
@@ -312,16 +297,7 @@ def _initial_state(run: Run, model, schedule, plateau, layout: Layout, given):
     optimizer = make_optimizer(run.optim, schedule, shapes["params"])
 
     def init(given) -> TrainState:
-        fresh = given or variables()
-        params, batch_stats = fresh["params"], fresh.get("batch_stats", {})
-        return TrainState(
-            step=jnp.zeros((), jnp.int32),
-            params=params,
-            batch_stats=batch_stats,
-            opt_state=optimizer.init(params),
-            plateau=plateau.init(params) if plateau else None,
-            ema={"params": params, "batch_stats": batch_stats} if run.ema else {},
-        )
+        return first_state(run, given or variables(), optimizer, plateau)
 
     shardings = layout.state(jax.eval_shape(init, given), run.parallel.fsdp)
     return optimizer, jax.jit(init, out_shardings=shardings)(given), shardings

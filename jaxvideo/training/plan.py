@@ -21,12 +21,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxvideo.models import create_model
-from jaxvideo.models.summary import count_macs
 from jaxvideo.training.chips import Chip, chip_of_topology
 from jaxvideo.training.config import Run
 from jaxvideo.training.optim import make_optimizer, make_plateau, make_schedule
 from jaxvideo.training.parallel import Layout, make_layout
-from jaxvideo.training.step import TrainState, init_variables, make_train_step
+from jaxvideo.training.program import first_state, jit_step, model_flops
+from jaxvideo.training.step import TrainState, init_variables
 from jaxvideo.types import ConfigError, Lowering
 
 # Classes and training videos of data sets, as their papers or lists count them.
@@ -80,20 +80,10 @@ def lowered_step(run: Run, num_classes: int, layout: Layout, *, epoch_steps: int
     optimizer = make_optimizer(run.optim, schedule, variables["params"])
     plateau = make_plateau(run.optim)
 
-    def init(variables) -> TrainState:
-        return TrainState(
-            step=jnp.zeros((), jnp.int32),
-            params=variables["params"],
-            batch_stats=variables.get("batch_stats", {}),
-            opt_state=optimizer.init(variables["params"]),
-            plateau=plateau.init(variables["params"]) if plateau else None,
-            ema=dict(variables) if run.ema else {},
-        )
-
     def at(leaf, sharding):
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
-    shapes = jax.eval_shape(init, variables)
+    shapes = jax.eval_shape(lambda v: first_state(run, v, optimizer, plateau), variables)
     shardings = layout.state(shapes, run.parallel.fsdp)
     n = run.batch_size
     batch = {
@@ -102,33 +92,12 @@ def lowered_step(run: Run, num_classes: int, layout: Layout, *, epoch_steps: int
         "weight": jax.ShapeDtypeStruct((n,), jnp.float32),
         "sample": jax.ShapeDtypeStruct((n, 3), jnp.int32),
     }
-    function = jax.jit(
-        make_train_step(
-            model,
-            optimizer,
-            run.preprocessing,
-            flip=run.augment.flip,
-            label_smoothing=run.label_smoothing,
-            augment=run.augment.in_step,
-            accumulate=run.parallel.accumulate,
-            remat=run.parallel.remat,
-            ema=run.ema,
-        ),
-        donate_argnums=0,
-        out_shardings=(shardings, layout.whole),
-    )
     return Step(
-        function,
+        jit_step(run, model, optimizer, layout, shardings),
         jax.tree.map(at, shapes, shardings),
         {k: at(v, layout.video if k == "video" else layout.rows) for k, v in batch.items()},
         at(jax.eval_shape(lambda: jax.random.key(0)), layout.whole),
     )
-
-
-def model_flops(model: Any, run: Run) -> int:
-    """FLOPs of the network for one step: two for each multiply-add of convolutions and matrix
-    products, and the backward pass counted as two forward ones. What `chips.mfu` divides."""
-    return 2 * 3 * count_macs(model, run.preprocessing.shape) * run.batch_size
 
 
 # --- The program's text ---------------------------------------------------------------------

@@ -1,0 +1,49 @@
+"""What is compiled for a run: its state and its step, the same in `loop` and in `plan`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxvideo.models.summary import count_macs
+from jaxvideo.training.config import Run
+from jaxvideo.training.parallel import Layout
+from jaxvideo.training.step import TrainState, make_train_step
+
+
+def first_state(run: Run, variables: Mapping[str, Any], optimizer, plateau) -> TrainState:
+    """The state before the first step."""
+    params, batch_stats = variables["params"], variables.get("batch_stats", {})
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        batch_stats=batch_stats,
+        opt_state=optimizer.init(params),
+        plateau=plateau.init(params) if plateau else None,
+        ema={"params": params, "batch_stats": batch_stats} if run.ema else {},
+    )
+
+
+def jit_step(run: Run, model, optimizer, layout: Layout, shardings: Any):
+    """The training step of a run, jitted; it gives its state away, which lies as `shardings`."""
+    step = make_train_step(
+        model,
+        optimizer,
+        run.preprocessing,
+        flip=run.augment.flip,
+        label_smoothing=run.label_smoothing,
+        augment=run.augment.in_step,
+        accumulate=run.parallel.accumulate,
+        remat=run.parallel.remat,
+        ema=run.ema,
+    )
+    return jax.jit(step, donate_argnums=0, out_shardings=(shardings, layout.whole))
+
+
+def model_flops(model: Any, run: Run) -> int:
+    """FLOPs of the network for one step: two for each multiply-add of convolutions and matrix
+    products, and the backward pass counted as two forward ones. What `chips.mfu` divides."""
+    return 2 * 3 * count_macs(model, run.preprocessing.shape) * run.batch_size
