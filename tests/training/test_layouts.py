@@ -23,7 +23,7 @@ MODELS = {
     # As on TPUs and GPUs; the loops that a CPU likes gather what they loop over.
     "r2plus1d": (
         {
-            "name": "r2plus1d_18",
+            "name": "r2plus1d",
             "width": 4,
             "bn_groups": 2,
             "bn_momentum": 0.1,
@@ -65,7 +65,7 @@ def start(model, devices, steps, processes=None, **parallel):
 
 
 def finish(*workers):
-    outputs = [worker.communicate(timeout=900) for worker in workers]
+    outputs = [worker.communicate(timeout=600) for worker in workers]
     for worker, (_, errors) in zip(workers, outputs, strict=True):
         assert worker.returncode == 0, errors[-2000:]
     return json.loads(outputs[0][0].splitlines()[-1])
@@ -126,24 +126,6 @@ def test_a_map_too_small_to_be_split():
     check_split(Parallel(split=2), model, (16, 64, 64, 3))
     with pytest.raises(ConfigError, match=r"conv5_x has 2 in time"):
         check_split(Parallel(split=2, axis="time"), model, (16, 64, 64, 3))
-
-
-def test_a_process_that_dies_ends_the_others():
-    """The other one says so within a minute, and does not wait for it."""
-    port = free_port()
-    workers = [
-        start("r2plus1d", 1, 100_000, {"port": port, "count": 2, "index": index})
-        for index in (0, 1)
-    ]
-    # It speaks of its peers when it has found them, and then compiles.
-    for line in workers[0].stderr:
-        if "Gloo" in line:
-            break
-    workers[1].kill()
-    _, errors = workers[0].communicate(timeout=60)
-    assert workers[0].returncode != 0
-    assert errors
-    workers[1].communicate()
 
 
 @pytest.mark.fast
