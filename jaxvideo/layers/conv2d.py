@@ -102,6 +102,23 @@ def dw(x, g, w, strides, pads):
     return total.reshape(kh, kw, c, d).astype(x.dtype)
 
 
+def rows_product(x, g):
+    """x^T g over all axes but the last, `[C, D]`, in f32: some rows at a time, because XLA's CPU
+    backend transposes whole operands first."""
+    c, d = x.shape[-1], g.shape[-1]
+    x, g = x.reshape(-1, c), g.reshape(-1, d)
+    rows = divisor(len(x), _UNFOLDED_BYTES // (4 * c))
+
+    def accumulate(index, total):
+        some = (lax.dynamic_slice_in_dim(a, index * rows, rows) for a in (x, g))
+        return total + lax.dot_general(
+            *some, (((0,), (0,)), ((), ())), preferred_element_type=jnp.float32
+        )
+
+    zeros = jnp.zeros((c, d), jnp.float32)
+    return lax.fori_loop(0, len(x) // rows, accumulate, zeros).astype(x.dtype)
+
+
 def _blocks(g, channels: int, whole_columns: bool) -> tuple[int, int, int]:
     """Rows and columns of an image, and images, in a block: divisors, so blocks are equal."""
     batch, height, width, _ = g.shape

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxvideo.layers import depthwise, folds, space_to_depth, unfold, winograd
+from jaxvideo.layers import conv2d, depthwise, folds, space_to_depth, unfold, winograd
 from jaxvideo.layers.geometry import Geometry, Pass, padded, w_like, x_like
 from jaxvideo.types import Lowering
 
@@ -101,6 +101,14 @@ def _matmul(x, w, geometry):
     return padded(x, geometry.pads)[:, ::st, ::sh, ::sw] @ w[0, 0, 0]
 
 
+def _matmul_dw(x, g, geometry):
+    """Blocks of rows of the very views that the forward and dx products read: a reshape of its
+    own would have XLA compute what produced x and g a second time."""
+    st, sh, sw = geometry.strides
+    x = padded(x, geometry.pads)[:, ::st, ::sh, ::sw]
+    return conv2d.rows_product(x, g).reshape(1, 1, 1, x.shape[-1], -1)
+
+
 # --- WINOGRAD -----------------------------------------------------------------------------
 
 
@@ -176,7 +184,7 @@ def _diagonal_blocks(w, together):
 _LOWERINGS: dict[Lowering, tuple[Callable, Callable, Callable]] = {
     Lowering.DIRECT: _with_transposes(_direct),
     Lowering.SPACE_TO_DEPTH: _with_transposes(space_to_depth.forward),
-    Lowering.MATMUL: _with_transposes(_matmul),
+    Lowering.MATMUL: (_matmul, _transposed_dx(_matmul), _matmul_dw),
     Lowering.SHIFT: (depthwise.forward, depthwise.input_gradient, depthwise.weight_gradient),
     Lowering.FOLD_TIME: folds.folded(folds.fold_time),
     Lowering.FOLD_SPACE: folds.folded(folds.fold_space),
@@ -214,13 +222,17 @@ def _resolve_cpu(what: Pass, geometry: Geometry, in_channels: int, features: int
     kt, kh, kw = geometry.kernel
     area = geometry.out_size[1] * geometry.out_size[2]
     if kt == kh == kw == 1:
-        strided = geometry.strides != (1, 1, 1)
-        if what is Pass.WEIGHT_GRADIENT or (strided and what is Pass.INPUT_GRADIENT):
+        if geometry.strides != (1, 1, 1) and what is not Pass.FORWARD:
             return Lowering.FOLD_SPACE
         return Lowering.MATMUL
-    if kh == kw == 1:
-        return Lowering.FOLD_SPACE
     forward, dx = what is Pass.FORWARD, what is Pass.INPUT_GRADIENT
+    # The side that becomes kt times as large should be the one with few channels.
+    to_few = what is Pass.WEIGHT_GRADIENT and geometry.strides[0] == 1
+    if kh == kw == 1:
+        few = to_few and in_channels >= 3 * features
+        return Lowering.TIME_FROM_CHANNELS if few else Lowering.FOLD_SPACE
+    if to_few and kt > 1 and in_channels <= 4 and features <= 16:  # SlowFast's Fast stem
+        return Lowering.TIME_FROM_CHANNELS
     small, strided = area < 100, geometry.strides != (1, 1, 1)
     # On small maps the transformed kernels outweigh the tiles, with few channels the
     # transforms outweigh the products.

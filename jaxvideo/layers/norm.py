@@ -121,6 +121,8 @@ def _normalised(x, centre, scale, bias, groups, columns, epsilon, dtype):
     deviation = view - _tiled(centre, columns)
     offset = mean(deviation)
     var = jnp.maximum(mean(jnp.square(deviation)) - jnp.square(offset), 0.0)
+    # A multiple of the deviation and a shift, so that the gradient, too, is made of sums over
+    # g and g * deviation: nothing else of x's size is written.
     factor = scale * lax.rsqrt(var + epsilon)
-    y = (deviation - spread(offset)) * spread(factor) + _tiled(bias, columns)
+    y = deviation * spread(factor) + spread(bias - offset * factor)
     return y.reshape(x.shape).astype(dtype), offset.mean(0), var.mean(0)
