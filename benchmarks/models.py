@@ -6,15 +6,16 @@ compiler.
 
 Needs torch (extra [torch]), torchvision and, for SlowFast and X3D, pytorchvideo: `--no-deps` will
 do for these two, with fvcore, iopath and parameterized beside. Times inference and a full training
-step (forward, backward, SGD with momentum, BN statistics) of batch 2, f32, medians over rounds in
-which every contender has one turn:
+step (forward, backward, SGD with momentum, BN statistics) of batch 2, f32, by medians. Every
+contender has a process of its own, as in a run, and a turn in each round: one call that is not
+counted, because the others' turns left the caches and the memory cold, and two that are:
 
     torch   in the better of its two memory formats, as many threads as JAX
     ours    every convolution AUTO
     plain   every convolution DIRECT: `lax.conv_general_dilated`, a plain port
 
-Ratios above 1: ours is faster. Memory is the growth of the process's peak over one training
-step, each contender alone in a fresh process; compile is ours, of the training step.
+Ratios above 1: ours is faster. Memory is the growth of the process's peak over its first training
+step; compile is ours, of the training step.
 
 For a TPU: millions of cycles that its compiler estimates for a bf16 training step on one chip,
 a plain port against ours, and the cycles in which the matrix units could do the multiplications.
@@ -172,41 +173,69 @@ CONTENDERS = {
 }
 
 
-def seconds(function) -> float:
-    started = time.perf_counter()
-    function()
-    return time.perf_counter() - started
-
-
 def _peak_mib() -> int:
     status = Path("/proc/self/status").read_text()
     return int(status.split("VmHWM:")[1].split()[0]) // 1024
 
 
-def peak_memory(name: str, contender: str) -> int:
-    """MiB that one training step adds to a fresh process's peak."""
-    command = [sys.executable, __file__, "--models", name, "--measure-memory", contender]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    return int(done.stdout.splitlines()[-1])
+def serve(name: str, contender: str) -> None:
+    """A contender's process: prints MiB of a step and seconds to compile it, then, for every line
+    with 0 (inference) or 1 (training step), the milliseconds of two calls."""
+    infer, step, *compile_s = CONTENDERS[contender](name)
+    # Writing 5 there resets the peak to what is held now (Linux, man 5 proc).
+    Path("/proc/self/clear_refs").write_text("5")
+    before = _peak_mib()
+    step()
+    print(_peak_mib() - before, *compile_s or [0], flush=True)
+    for line in sys.stdin:
+        function = (infer, step)[int(line)]
+        function()
+        for _ in range(2):
+            started = time.perf_counter()
+            function()
+            print(1e3 * (time.perf_counter() - started), flush=True)
+
+
+class Contender:
+    def __init__(self, name: str, contender: str):
+        command = [sys.executable, __file__, "--models", name, "--serve", contender]
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        self.mib, self.compile_s = map(float, self._line().split())
+
+    def _line(self) -> str:
+        line = self.process.stdout.readline()
+        if not line:
+            sys.exit(f"{self.process.args[-1]} failed")
+        return line
+
+    def turn(self, index: int) -> list[float]:
+        self.process.stdin.write(f"{index}\n")
+        self.process.stdin.flush()
+        return [float(self._line()) for _ in range(2)]
+
+    def end(self):
+        self.process.stdin.close()
+        self.process.wait()
 
 
 def compare(name: str, rounds: int, plain: bool) -> dict[str, float]:
     """Prints a network's row; returns ours against torch: inference and training ratio."""
-    names = [c for c in CONTENDERS if plain or c != "plain"]
-    built = {c: CONTENDERS[c](name) for c in names}
+    built = {c: Contender(name, c) for c in CONTENDERS if plain or c != "plain"}
     medians = {}
     for index in (0, 1):
-        times = {c: [] for c in names}
-        for turn in range(rounds + 1):  # the first warms up
-            for c in names:
-                # A plain port takes a minute or so for a step: one turn after warming up.
-                if c != "plain" or turn < 2:
-                    times[c].append(1e3 * seconds(built[c][index]))
-        for c in names:
-            medians[c, index] = float(np.median(times[c][1:]))
+        times = {c: [] for c in built}
+        for turn in range(rounds):
+            for c, contender in built.items():
+                if c != "plain" or turn < 1:  # it takes a minute or so for a step
+                    times[c] += contender.turn(index)
+        for c in built:
+            medians[c, index] = float(np.median(times[c]))
+    for contender in built.values():
+        contender.end()
     best = {i: min(medians["torch", i], medians["torch, channels last", i]) for i in (0, 1)}
     ratios = {"inference": best[0] / medians["ours", 0], "training": best[1] / medians["ours", 1]}
-    memory = {c: peak_memory(name, c) for c in names}
     cells = [
         name,
         f"{best[0]:.0f} / {best[1]:.0f}",
@@ -217,8 +246,8 @@ def compare(name: str, rounds: int, plain: bool) -> dict[str, float]:
         ratios["plain"] = medians["plain", 1] / medians["ours", 1]
         cells.append(f"{medians['plain', 0]:.0f} / {medians['plain', 1]:.0f}")
         cells.append(f"{ratios['plain']:.1f}")
-    cells.append(" / ".join(str(memory[c]) for c in names if c != "torch"))
-    cells.append(f"{built['ours'][2]:.0f}")
+    cells.append(" / ".join(f"{built[c].mib:.0f}" for c in built if c != "torch"))
+    cells.append(f"{built['ours'].compile_s:.0f}")
     print(f"| {' | '.join(cells)} |", flush=True)
     return ratios
 
@@ -281,18 +310,13 @@ def main() -> None:
     parser.add_argument("--platform", choices=["tpu"], help="default: this CPU")
     parser.add_argument("--topology", default="v5e:2x2")
     parser.add_argument("--tpu-batch", type=int, default=8, help="clips per chip")
-    parser.add_argument("--measure-memory", choices=CONTENDERS, help=argparse.SUPPRESS)
+    parser.add_argument("--serve", choices=CONTENDERS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.platform == "tpu":
         compare_on_tpu(options.models.split(","), options.topology, options.tpu_batch)
         return
-    if options.measure_memory:
-        _, step, *_ = CONTENDERS[options.measure_memory](options.models)
-        # Writing 5 there resets the peak to what is held now (Linux, man 5 proc).
-        Path("/proc/self/clear_refs").write_text("5")
-        before = _peak_mib()
-        step()
-        print(_peak_mib() - before)
+    if options.serve:
+        serve(options.models, options.serve)
         return
     plain = not options.no_plain
     heads = ["network", "torch", "ours", "torch / ours"]

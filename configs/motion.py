@@ -61,12 +61,23 @@ RECIPES = {
         "optim.lr": 2e-3,
         "epochs": 27.0,
     },
-    "slowfast_r50": {**_LONG, "model.width": 32, "model.dropout_rate": 0.2},
-    "slow_r50": {"model.width": 16, "model.dropout_rate": 0.2},
+    # The loss of Slow-only and CSN rises above chance at 0.05.
+    "slowfast_r50": {
+        **_LONG,
+        "model.width": 32,
+        "model.dropout_rate": 0.2,
+        "optim.lr": 0.02,
+    },
+    "slow_r50": {
+        "model.width": 16,
+        "model.dropout_rate": 0.2,
+        "optim.lr": 0.02,
+        "epochs": 18.0,
+    },
     "fast_r50": {**_LONG, "model.width": 64, "model.dropout_rate": 0.2},
     # A factor of the network's own width.
     "x3d_xs": {"model.width": 1.0, "model.dropout_rate": 0.2},
-    "csn_r50": {"model.width": 16},
+    "csn_r50": {"model.width": 16, "optim.lr": 0.02, "epochs": 18.0},
     "t3d_121": {**_LONG, "model.width": 16},
     "tsn_rgb": {**_TSN, "preprocessing.frames": 3, "protocol.frames": 1},
     "tsn_rgb_diff": {
