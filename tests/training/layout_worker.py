@@ -74,6 +74,7 @@ def train(model: dict, clip: tuple, parallel: dict, steps: int) -> dict:
             compiled = lowered.compile(compiler_options=SOONEST)
         state, metrics = compiled(state, given, jax.random.key(0))
         losses.append(float(metrics["loss"]))
+        print(f"step {step + 1}", flush=True)
         assert np.asarray(metrics["broken"]).tolist().count(-1) == BATCH - 1
     kinds = ("all-reduce", "all-gather", "reduce-scatter", "collective-permute", "all-to-all")
     text = compiled.as_text()
@@ -87,6 +88,7 @@ if __name__ == "__main__":
     where = asked.get("processes")
     if where:
         distributed.start(f"127.0.0.1:{where['port']}", where["count"], where["index"])
-    found = train(asked["model"], tuple(asked["clip"]), asked["parallel"], asked["steps"])
+    with distributed.together():
+        found = train(asked["model"], tuple(asked["clip"]), asked["parallel"], asked["steps"])
     if distributed.writes():
         print(json.dumps(found))

@@ -108,6 +108,26 @@ def test_two_processes_learn_as_one(model):
     np.testing.assert_allclose(found["losses"], alone(model)["losses"], atol=1e-4)
 
 
+@pytest.mark.parametrize("gone", [0, 1])
+def test_a_process_that_dies_ends_the_other(gone):
+    """Within a minute, with an error; also where it was the one that all report to."""
+    port = free_port()
+    workers = [
+        start("r2plus1d", 1, 10**6, {"port": port, "count": 2, "index": index}) for index in (0, 1)
+    ]
+    try:
+        for worker in workers:
+            assert any(line == "step 1\n" for line in worker.stdout)
+        workers[gone].kill()
+        _, errors = workers[1 - gone].communicate(timeout=60)
+        assert workers[1 - gone].returncode not in (0, None)
+        assert errors
+    finally:
+        for worker in workers:
+            worker.kill()
+            worker.communicate()
+
+
 @pytest.mark.parametrize(
     ("devices", "parallel"),
     [(8, {"fsdp": True}), (2, {"accumulate": 2, "remat": True})],
