@@ -195,15 +195,18 @@ def test_a_file_without_torch(tmp_path, source):
 
 
 @pytest.mark.torch
-def test_x3d(hub, tmp_path):  # noqa: F811
+@pytest.mark.parametrize(
+    ("name", "shape"), [("x3d_xs", (4, 160, 192)), ("x3d_m", (16, 224, 224))], ids=["xs", "m"]
+)
+def test_x3d(hub, tmp_path, name, shape):  # noqa: F811
     """At 1 x 2 places of the head, whose softmaxes release 0.1.5 averages, and later ones the
     logits."""
     import torch
 
-    network = hub.x3d_xs(model_num_class=7, head_activation=None)
-    path, clip = tmp_path / "x3d.pyth", clip_of((1, 4, 160, 192, 3))
+    network = getattr(hub, name)(model_num_class=7, head_activation=None)
+    path, clip = tmp_path / "x3d.pyth", clip_of((1, *shape, 3))
     saved(network, path)
-    weights = read_weights("x3d_xs", path, "pytorchvideo")
+    weights = read_weights(name, path, "pytorchvideo")
     outputs = block_outputs(network, to_torch(clip))
     stages = dict(zip(("conv1", "res2", "res3", "res4", "res5", "logits"), outputs, strict=True))
     ours = applied(weights, clip)
