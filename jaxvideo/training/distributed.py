@@ -15,7 +15,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from jaxvideo.training import log
-from jaxvideo.types import ConfigError, JaxvideoError, TrainingError
+from jaxvideo.types import ConfigError, Interrupted, JaxvideoError, TrainingError
 
 # A process that is gone is noticed after this long, and the others end.
 _HEARTBEAT_SECONDS = 20
@@ -104,6 +104,8 @@ def together() -> Iterator[None]:
     runtime's last barrier, and the others because it is gone."""
     try:
         yield
+    except Interrupted:  # all have agreed on it
+        raise
     except Exception as error:
         if jax.process_count() == 1:
             raise

@@ -14,8 +14,9 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from jaxvideo import create_model
+from jaxvideo.training.distributed import together
 from jaxvideo.training.parallel import Parallel, check_split, make_layout
-from jaxvideo.types import ConfigError
+from jaxvideo.types import ConfigError, Interrupted
 
 ROOT = Path(__file__).parent.parent.parent
 STEPS = 20
@@ -127,6 +128,14 @@ def test_a_process_that_dies_ends_the_other(gone):
         for worker in workers:
             worker.kill()
             worker.communicate()
+
+
+@pytest.mark.fast
+def test_being_asked_to_stop_is_no_failure(monkeypatch):
+    """What all processes have agreed on leaves `together` as it is; nothing ends abruptly."""
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(Interrupted, match="stopped"), together():
+        raise Interrupted("stopped")
 
 
 @pytest.mark.parametrize(
