@@ -65,4 +65,7 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
         config.model.dtype = "float32"
         config.model.width = 8
         config.preprocessing.frames = 8
+        # An untrained teacher's BN leaves its features as large as they come.
+        config.optim.lr = 0.001
+        config.optim.clip_norm = 1.0
     return config
