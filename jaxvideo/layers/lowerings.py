@@ -102,8 +102,6 @@ def _matmul(x, w, geometry):
 
 
 def _matmul_dw(x, g, geometry):
-    """Blocks of rows of the very views that the forward and dx products read: a reshape of its
-    own would have XLA compute what produced x and g a second time."""
     st, sh, sw = geometry.strides
     x = padded(x, geometry.pads)[:, ::st, ::sh, ::sw]
     return conv2d.rows_product(x, g).reshape(1, 1, 1, x.shape[-1], -1)

@@ -154,11 +154,27 @@ def test_many_blocks(monkeypatch):
 
 @pytest.mark.fast
 def test_resolve_is_a_table():
-    def choice(platform, kernel, what=Pass.FORWARD, size=28, channels=64, stride=1, groups=1):
+    def choice(
+        platform,
+        kernel,
+        what=Pass.FORWARD,
+        size=28,
+        channels=64,
+        stride=1,
+        groups=1,
+        features=None,
+    ):
         pads = tuple((k // 2, k // 2) for k in kernel)
         geometry = Geometry(kernel, (8, size, size), (1, stride, stride), pads, groups)
-        return resolve(platform, what, geometry, channels, channels)
+        return resolve(platform, what, geometry, channels, features or channels)
 
+    few = {"what": Pass.WEIGHT_GRADIENT, "channels": 64, "features": 16}
+    assert choice("cpu", (3, 1, 1), **few) is Lowering.TIME_FROM_CHANNELS
+    assert choice("cpu", (3, 1, 1), **{**few, "features": 32}) is Lowering.FOLD_SPACE
+    stem = {"what": Pass.WEIGHT_GRADIENT, "channels": 3, "features": 8, "stride": 2}
+    assert choice("cpu", (5, 7, 7), **stem) is Lowering.TIME_FROM_CHANNELS
+    assert choice("cpu", (1, 1, 1), Pass.WEIGHT_GRADIENT) is Lowering.MATMUL
+    assert choice("cpu", (1, 1, 1), Pass.WEIGHT_GRADIENT, stride=2) is Lowering.FOLD_SPACE
     assert choice("cpu", (1, 3, 3)) is Lowering.WINOGRAD
     assert choice("cpu", (1, 3, 3), channels=16) is Lowering.FOLD_TIME
     assert choice("cpu", (1, 3, 3), stride=2) is Lowering.FOLD_TIME
