@@ -30,8 +30,8 @@ flags.mark_flag_as_required("config")
 def main(arguments: list[str]) -> None:
     if len(arguments) > 1:
         raise JaxvideoError(f"unknown arguments {arguments[1:]}: flags begin with --")
-    # One line per file operation of a checkpoint would bury the progress of the run.
-    logging.set_verbosity(logging.ERROR)
+    # Orbax logs a line per file operation, and the traceback of every error that it also raises.
+    logging.set_verbosity(logging.FATAL)
     from jaxvideo import visualize
     from jaxvideo.training import distributed
     from jaxvideo.training.config import default_workdir

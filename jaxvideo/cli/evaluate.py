@@ -274,7 +274,7 @@ def _write(
     from jaxvideo.evaluation.fusion import SCORES, Scores, save_scores, video_names
     from jaxvideo.report.evaluation import evaluation_page
     from jaxvideo.report.page import write
-    from jaxvideo.training.run_folder import versions
+    from jaxvideo.training.checkpoint import versions
 
     names = video_names(dataset.paths)
     videos = tuple(names[video] for video in result.videos)

@@ -3,7 +3,8 @@
 A checkpoint is the training state as a tree of arrays, and a JSON description beside it that
 is enough to use it alone: model, classes, preprocessing, config, and the state of the data
 stream (the index of the next batch). Reading one executes nothing from it. Orbax writes into
-a temporary folder and renames it, so a half-written checkpoint is never picked up.
+a temporary folder and renames it, so a half-written checkpoint is never picked up; one that was
+damaged later is refused, with what can be done about it.
 """
 
 from __future__ import annotations
@@ -12,16 +13,21 @@ import contextlib
 import dataclasses
 import json
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import jax
 from orbax.checkpoint import v1 as ocp
 
+import jaxvideo
 from jaxvideo.types import CheckpointError
 from jaxvideo.weights import tree
 
 FOLDER = "checkpoints"
+
+#: Of the tree and its description. Whoever changes what they hold counts on.
+FORMAT = 1
 
 
 @contextlib.contextmanager
@@ -43,11 +49,17 @@ def open_checkpoints(workdir: Path, *, keep: int | None) -> Iterator[Any]:
         )
         policy = kinds.AnyPreservationPolicy([kinds.LatestN(keep), best])
     folder: Any = Path(workdir).absolute() / FOLDER
-    checkpointer = ocp.training.Checkpointer(
-        folder, preservation_policy=policy, cleanup_tmp_directories=keep is not None
-    )
-    with contextlib.closing(checkpointer):
+    with _explained(f"{folder} cannot be read"):
+        checkpointer = ocp.training.Checkpointer(
+            folder, preservation_policy=policy, cleanup_tmp_directories=keep is not None
+        )
+    try:
         yield checkpointer
+    except BaseException:
+        with contextlib.suppress(Exception):  # a save's error again
+            checkpointer.close()
+        raise
+    checkpointer.close()
 
 
 def latest_step(checkpointer) -> int | None:
@@ -66,45 +78,39 @@ def save(
     is complete. All processes of a run call it.
 
     Raises:
-      CheckpointError: the folder cannot be written, or the disk is full.
+      CheckpointError: the folder is gone or cannot be written, or the disk is full.
     """
-    try:
-        checkpointer.save(
-            step, _as_dict(state), custom_metadata=_plain(description), metrics=metrics
-        )
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{checkpointer.directory}: the checkpoint of step {step} cannot be written "
-            f"({error}); earlier ones are untouched"
-        ) from error
+    where = f"{checkpointer.directory}: the checkpoint of step {step} cannot be written"
+    # Orbax would make it anew: under a mount point, say, whose disk went away.
+    if not Path(checkpointer.directory).is_dir():
+        raise CheckpointError(f"{where}: the folder is gone")
+    described = json.loads(json.dumps({**description, "format": FORMAT, "versions": versions()}))
+    with _explained(where, "; earlier ones are untouched"):
+        checkpointer.save(step, _as_dict(state), custom_metadata=described, metrics=metrics)
 
 
 def restore(checkpointer, step: int, like: Any) -> Any:
     """The state of a checkpoint, with the shapes, types and shardings of `like`.
 
     Raises:
-      CheckpointError: it holds another model's state (the difference is listed), or is damaged.
+      CheckpointError: it holds another model's state (the difference is listed), is of another
+        format, or is damaged.
     """
-    where = f"{checkpointer.directory}/{step}"
     expected = _as_dict(like)
-    try:
-        found = checkpointer.metadata(step).metadata
-        check = {"params": expected["params"], "batch_stats": expected["batch_stats"]}
-        tree.check_same(tree.flatten(check), tree.flatten({k: found[k] for k in check}), where)
-        abstract = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), expected
-        )
+    found, described = _read(checkpointer, step)
+    where = f"{checkpointer.directory}/{step}{_written_with(described)}"
+    tree.check_same(_names(expected), _names(found), where)
+    abstract = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), expected
+    )
+    with _damage(checkpointer, step):
         return dataclasses.replace(like, **checkpointer.load(step, abstract))
-    except CheckpointError:
-        raise
-    except Exception as error:  # Orbax raises its own and its storage's errors, of many types.
-        raise CheckpointError(f"{where} cannot be restored ({_first_line(error)})") from error
 
 
 def describe(checkpointer) -> dict[str, Any] | None:
     """The description of the newest complete checkpoint, or None."""
     step = latest_step(checkpointer)
-    return None if step is None else checkpointer.metadata(step).custom_metadata
+    return None if step is None else _read(checkpointer, step)[1]
 
 
 def load_variables(run: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -126,37 +132,79 @@ def load_variables(run: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
         step = latest_step(checkpointer)
         if step is None:
             raise CheckpointError(f"{run}: no checkpoint has been completed in it yet")
-        try:
-            metadata = checkpointer.metadata(step)
-            device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-            # A run with an average of its weights is tested by that.
-            averaged = bool(metadata.metadata.get("ema"))
-            keys = ("ema",) if averaged else ("params", "batch_stats")
-            wanted = {
-                key: jax.tree.map(
-                    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device),
-                    metadata.metadata[key],
-                )
-                for key in keys
-            }
-            context = ocp.Context()
-            context.pytree_options.loading.partial_load = True
-            with context:
-                found = checkpointer.load(step, wanted)
-            return found["ema"] if averaged else found, metadata.custom_metadata
-        except Exception as error:
-            raise CheckpointError(
-                f"{run}: the checkpoint of step {step} cannot be read ({_first_line(error)})"
-            ) from error
+        arrays, described = _read(checkpointer, step)
+        device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        # A run with an average of its weights is tested by that.
+        averaged = bool(arrays.get("ema"))
+        wanted = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device),
+            {key: arrays[key] for key in (("ema",) if averaged else ("params", "batch_stats"))},
+        )
+        context = ocp.Context()
+        context.pytree_options.loading.partial_load = True
+        with _damage(checkpointer, step), context:
+            found = checkpointer.load(step, wanted)
+        return found["ema"] if averaged else found, described
+
+
+def versions() -> dict[str, str]:
+    """Of this library and of those that decide what a checkpoint or a result is."""
+    names = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "av", "numpy")
+    return {"jaxvideo": jaxvideo.__version__, **{n: metadata.version(n) for n in names}}
+
+
+def _read(checkpointer, step: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What arrays a checkpoint has, as a tree, and its description."""
+    with _damage(checkpointer, step):
+        found = checkpointer.metadata(step)
+        if not found.metadata or not found.custom_metadata:
+            raise ValueError(f"its {'description' if found.metadata else 'list of arrays'} is lost")
+    described = found.custom_metadata
+    if described.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{checkpointer.directory}/{step} is of format {described.get('format')}"
+            f"{_written_with(described)}; this jaxvideo reads format {FORMAT}"
+        )
+    return found.metadata, described
+
+
+def _written_with(described: dict[str, Any]) -> str:
+    """The libraries that were others then, if any: what a difference may come from."""
+    then, now = described.get("versions", {}), versions()
+    others = [f"{n} {then[n]}, here {now.get(n)}" for n in then if then[n] != now.get(n)]
+    return f" (written with {'; '.join(others)})" if others else ""
+
+
+@contextlib.contextmanager
+def _damage(checkpointer, step: int) -> Iterator[None]:
+    """Tells of a checkpoint that cannot be read, and from where the run could go on."""
+    earlier = [int(other.step) for other in checkpointer.checkpoints if other.step < step]
+    then = f"goes on after step {max(earlier)}" if earlier else "begins anew"
+    with _explained(
+        f"{checkpointer.directory}/{step} is damaged", f"; without this folder, the run {then}"
+    ):
+        yield
+
+
+@contextlib.contextmanager
+def _explained(what: str, remedy: str = "") -> Iterator[None]:
+    """Orbax and its storage raise errors of many types, the cause often below others."""
+    try:
+        yield
+    except Exception as error:
+        cause: BaseException = error
+        while cause.__cause__:
+            cause = cause.__cause__
+        said = (str(cause).splitlines() or [type(cause).__name__])[0]
+        said = said if len(said) <= 300 else f"{said[:300]} ..."
+        raise CheckpointError(f"{what} ({said}){remedy}") from error
+
+
+def _names(state: Any) -> dict[str, Any]:
+    """`{name: leaf}` of a state, or of what Orbax says of one."""
+    leaves = jax.tree_util.tree_flatten_with_path(state)[0]
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
 
 def _as_dict(state: Any) -> dict[str, Any]:
     return {f.name: getattr(state, f.name) for f in dataclasses.fields(state)}
-
-
-def _plain(description: dict[str, Any]) -> dict[str, Any]:
-    return json.loads(json.dumps(description))
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import jaxvideo
 from jaxvideo.data.datasets import VideoDataset
 from jaxvideo.evaluation.fusion import SCORES, Scores, save_scores, video_names
 from jaxvideo.evaluation.protocol import Result
@@ -72,7 +70,7 @@ def report(
         "best_one_clip": best,
         "seconds": round(seconds, 1),
         "seed": run.seed,
-        "versions": versions(),
+        "versions": checkpoint.versions(),
     }
     if distributed.writes():
         names = video_names(dataset.paths)
@@ -97,13 +95,7 @@ def describe(run: Run, config, dataset: VideoDataset, step: int) -> dict[str, An
         "protocol": dataclasses.asdict(run.protocol),
         "config": config,
         "data": {"next_batch": step},
-        "versions": versions(),
     }
-
-
-def versions() -> dict[str, str]:
-    names = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "av", "numpy")
-    return {"jaxvideo": jaxvideo.__version__, **{n: metadata.version(n) for n in names}}
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -1,0 +1,199 @@
+"""Checkpoints that were damaged, or come from elsewhere, and folders that stop taking them."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxvideo.training import checkpoint
+from jaxvideo.training.step import TrainState
+from jaxvideo.types import CheckpointError
+from jaxvideo.weights import tree
+
+DESCRIPTION = {"model": {"name": "r3d_18"}, "data": {"next_batch": 8}}
+
+
+def make_state(scale: float = 1.0, optimizer=None) -> TrainState:
+    # Too large to be kept in the folder's own index, as every real kernel is.
+    kernel = scale * jax.random.normal(jax.random.key(0), (100, 1000))
+    params = {"conv1": {"kernel": kernel}, "fc": {"bias": jnp.full(3, scale)}}
+    optimizer = optimizer or optax.sgd(0.1, momentum=0.9)
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        batch_stats={"bn1": {"mean": jnp.full(4, scale)}},
+        opt_state=optimizer.init(params),
+        plateau={},
+        ema={},
+    )
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """A run's folder with the checkpoints of steps 4 and 8."""
+    folder = tmp_path_factory.mktemp("run")
+    with checkpoint.open_checkpoints(folder, keep=2) as checkpoints:
+        checkpoint.save(checkpoints, make_state(1.0), 4, DESCRIPTION)
+        checkpoint.save(checkpoints, make_state(2.0), 8, DESCRIPTION)
+    return folder
+
+
+def restored(folder: Path, like: TrainState | None = None, step: int | None = None) -> TrainState:
+    with checkpoint.open_checkpoints(folder, keep=None) as checkpoints:
+        step = step or checkpoint.latest_step(checkpoints)
+        return checkpoint.restore(checkpoints, step, like or make_state())
+
+
+def check_equal(found: TrainState, expected: TrainState) -> None:
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+def files(folder: Path) -> list[str]:
+    newest = folder / checkpoint.FOLDER / "8"
+    return sorted(str(p.relative_to(newest)) for p in newest.rglob("*") if p.is_file())
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def halve(path: Path) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+
+
+# Orbax leaves tasks behind that also failed.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("damage", [empty, halve, Path.unlink])
+def test_truncated(saved, tmp_path, damage):
+    """Whichever file of it was cut: one error that says what to do, or nothing was lost."""
+    refused = 0
+    for number, name in enumerate(files(saved)):
+        folder = tmp_path / str(number)
+        shutil.copytree(saved, folder)
+        damage(folder / checkpoint.FOLDER / "8" / name)
+        said = ""
+        try:
+            check_equal(restored(folder), make_state(2.0))
+            variables = tree.flatten(checkpoint.load_variables(folder)[0])
+            np.testing.assert_array_equal(variables["params/fc/bias"], np.full(3, 2.0))
+        except CheckpointError as error:
+            said = str(error)
+        if said:
+            refused += 1
+            assert said.startswith(f"{folder}/checkpoints/8 is damaged (")
+            assert said.endswith("; without this folder, the run goes on after step 4")
+            shutil.rmtree(folder / checkpoint.FOLDER / "8")
+            check_equal(restored(folder), make_state(1.0))
+    assert refused >= 4  # the numbers, two indices of them, the description
+
+
+def test_the_only_one_damaged(saved, tmp_path):
+    shutil.copytree(saved / checkpoint.FOLDER / "8", tmp_path / checkpoint.FOLDER / "8")
+    empty(tmp_path / checkpoint.FOLDER / "8/_CHECKPOINT_METADATA")
+    with pytest.raises(CheckpointError, match=r"its description is lost.*the run begins anew"):
+        checkpoint.load_variables(tmp_path)
+
+
+def test_a_half_written_one_is_not_picked_up(saved, tmp_path):
+    """As a kill in the middle of a save leaves it."""
+    shutil.copytree(saved, tmp_path, dirs_exist_ok=True)
+    folder = tmp_path / checkpoint.FOLDER
+    shutil.copytree(folder / "8", folder / "12.orbax-checkpoint-tmp")
+    shutil.rmtree(folder / "12.orbax-checkpoint-tmp/state/d")
+    check_equal(restored(tmp_path), make_state(2.0))
+    assert (folder / "12.orbax-checkpoint-tmp").exists()  # its run may be alive
+    with checkpoint.open_checkpoints(tmp_path, keep=2) as checkpoints:
+        assert checkpoint.latest_step(checkpoints) == 8
+        checkpoint.save(checkpoints, make_state(3.0), 12, DESCRIPTION)
+    assert sorted(path.name for path in folder.iterdir()) == ["12", "8"]
+    check_equal(restored(tmp_path), make_state(3.0))
+
+
+def edited(saved: Path, folder: Path, change) -> Path:
+    shutil.copytree(saved, folder, dirs_exist_ok=True)
+    file = folder / checkpoint.FOLDER / "8/_CHECKPOINT_METADATA"
+    content = json.loads(file.read_text())
+    change(content["custom_metadata"])
+    file.write_text(json.dumps(content))
+    return folder
+
+
+def test_another_format(saved, tmp_path):
+    def change(described):
+        described["format"] = 7
+        described["versions"]["jaxvideo"] = "9.1"
+
+    folder = edited(saved, tmp_path, change)
+    text = r"checkpoints/8 is of format 7 \(written with jaxvideo 9\.1, here .* reads format 1"
+    for read in (restored, checkpoint.load_variables):
+        with pytest.raises(CheckpointError, match=text):
+            read(folder)
+    check_equal(restored(folder, step=4), make_state(1.0))
+
+
+def test_another_optimizer(saved, tmp_path):
+    """As after an update of Optax: the versions tell where the difference comes from."""
+    folder = edited(saved, tmp_path, lambda described: described["versions"].update(optax="0.0.1"))
+    with pytest.raises(CheckpointError) as caught:
+        restored(folder, make_state(optimizer=optax.adam(0.1)))
+    assert "(written with optax 0.0.1, here" in str(caught.value)
+    assert "missing   opt_state/0/nu/conv1/kernel (100, 1000)" in str(caught.value)
+    assert "unknown   opt_state/0/trace/conv1/kernel (100, 1000)" in str(caught.value)
+
+
+def test_another_model(saved):
+    params = {"conv1": {"kernel": jnp.ones((100, 999))}, "fc": {"bias": jnp.ones(3)}}
+    with pytest.raises(CheckpointError, match=r"params/conv1/kernel \(100, 1000\), the model has"):
+        restored(saved, make_state().replace(params=params))
+
+
+def test_a_lost_folder(saved, tmp_path):
+    """Not made anew, as it would be where a disk was mounted before."""
+    shutil.copytree(saved, tmp_path, dirs_exist_ok=True)
+    with checkpoint.open_checkpoints(tmp_path, keep=2) as checkpoints:
+        (tmp_path / checkpoint.FOLDER).rename(tmp_path / "elsewhere")
+        with pytest.raises(CheckpointError, match="step 12 cannot be written: the folder is gone"):
+            checkpoint.save(checkpoints, make_state(3.0), 12, DESCRIPTION)
+        assert not (tmp_path / checkpoint.FOLDER).exists()
+    (tmp_path / "elsewhere").rename(tmp_path / checkpoint.FOLDER)
+    check_equal(restored(tmp_path), make_state(2.0))
+
+
+FULL = """
+import resource, sys
+from pathlib import Path
+from jaxvideo.training import checkpoint
+from tests.training.test_checkpoint import DESCRIPTION, make_state
+with checkpoint.open_checkpoints(Path(sys.argv[1]), keep=1) as checkpoints:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+    try:
+        checkpoint.save(checkpoints, make_state(3.0), 12, DESCRIPTION)
+    except checkpoint.CheckpointError as error:
+        sys.exit(str(error))
+"""
+
+
+def test_a_disk_that_takes_no_more(saved, tmp_path):
+    """A limit on the size of files stands for it: writing fails in the same place."""
+    shutil.copytree(saved, tmp_path, dirs_exist_ok=True)
+    root = Path(__file__).parent.parent.parent
+    done = subprocess.run(
+        [sys.executable, "-c", FULL, str(tmp_path)],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    said = done.stderr.strip().splitlines()[-1]
+    assert said.startswith(f"{tmp_path}/checkpoints: the checkpoint of step 12 cannot be written (")
+    assert "File too large" in said
+    assert said.endswith("; earlier ones are untouched")
+    check_equal(restored(tmp_path), make_state(2.0))
