@@ -105,67 +105,9 @@ def _scaled(x, factor, shift, columns, dtype):
 @functools.partial(jax.jit, static_argnums=(4, 5, 6, 7))
 def _normalised(x, centre, scale, bias, groups, columns, epsilon, dtype):
     """y, and over the groups the mean offset from `centre` and the mean variance, `[C]`."""
-    # For the gradient JAX would keep the deviation, which is f32 and so twice the size of a bf16
-    # x: a third more memory for a network, and a seventh more cycles on a TPU.
-    compute = _by_group if x.dtype.itemsize >= 4 else _keeping_x
-    y, offset, var = compute(x, centre, scale, bias, groups, columns, epsilon, dtype)
-    return y, offset.mean(0), var.mean(0)
-
-
-def _by_group(x, centre, scale, bias, groups, columns, epsilon, dtype):
-    """y, and of each group the mean offset from `centre` and the variance, `[groups, C]`."""
-    view, mean, spread = _views(x, groups, columns)
-    # One pass over the data, E[d^2] - E[d]^2, loses digits when the mean is far from zero;
-    # taken about the running mean, d is centred as soon as training has begun.
-    deviation = view(x) - _tiled(centre, columns)
-    offset = mean(deviation)
-    var = jnp.maximum(mean(jnp.square(deviation)) - jnp.square(offset), 0.0)
-    # A multiple of the deviation and a shift, so that the gradient, too, is made of sums over
-    # g and g * deviation: nothing else of x's size is written.
-    factor = scale * lax.rsqrt(var + epsilon)
-    y = deviation * spread(factor) + spread(bias - offset * factor)
-    return y.reshape(x.shape).astype(dtype), offset, var
-
-
-_keeping_x = jax.custom_vjp(_by_group, nondiff_argnums=(4, 5, 6, 7))
-
-
-def _keep(x, centre, scale, bias, groups, columns, epsilon, dtype):
-    y, offset, var = _by_group(x, centre, scale, bias, groups, columns, epsilon, dtype)
-    return (y, offset, var), (x, centre, scale, offset, var)
-
-
-def _gradient(groups, columns, epsilon, dtype, kept, given):
-    del dtype
-    x, centre, scale, offset, var = kept
-    view, mean, spread = _views(x, groups, columns)
-    count = x.size // offset.size
-    deviation, g = view(x) - _tiled(centre, columns), view(given[0])
-    inverse = lax.rsqrt(var + epsilon)
-    factor = scale * inverse
-    # What the loss changes by, divided by `count`, when each of these does.
-    shift = mean(g)
-    multiple = mean(g * deviation) - offset * shift
-    variance = given[2] / count - 0.5 * multiple * factor * jnp.square(inverse)
-    variance = jnp.where(var > 0, variance, 0.0)
-    middle = given[1] / count - factor * shift - 2 * offset * variance
-    dx = g * spread(factor) + deviation * spread(2 * variance) + spread(middle)
-    dscale = count * (multiple * inverse).sum(0 if jnp.ndim(scale) else None)
-    # The centre is a constant: what is taken off here, the statistics put back.
-    return dx.reshape(x.shape).astype(x.dtype), jnp.zeros_like(centre), dscale, count * shift.sum(0)
-
-
-_keeping_x.defvjp(_keep, _gradient)
-
-
-def _views(x, groups, columns):
-    """How groups of x's clips are seen side by side, the means of such a view per group and
-    channel, `[groups, C]`, and such values spread over the view again."""
-    middle = [1] * (x.ndim - 1)
-
-    def view(x):
-        lanes = _side_by_side(x, columns)
-        return lanes.reshape(groups, -1, *lanes.shape[1:])
+    view = _side_by_side(x, columns)
+    view = view.reshape(groups, -1, *view.shape[1:])
+    middle = [1] * (view.ndim - 2)
 
     def mean(values):
         per_lane = values.mean(tuple(range(1, values.ndim - 1)))
@@ -174,4 +116,13 @@ def _views(x, groups, columns):
     def spread(per_group):
         return _tiled(per_group, columns).reshape(groups, *middle, -1)
 
-    return view, mean, spread
+    # One pass over the data, E[d^2] - E[d]^2, loses digits when the mean is far from zero;
+    # taken about the running mean, d is centred as soon as training has begun.
+    deviation = view - _tiled(centre, columns)
+    offset = mean(deviation)
+    var = jnp.maximum(mean(jnp.square(deviation)) - jnp.square(offset), 0.0)
+    # A multiple of the deviation and a shift, so that the gradient, too, is made of sums over
+    # g and g * deviation: nothing else of x's size is written.
+    factor = scale * lax.rsqrt(var + epsilon)
+    y = deviation * spread(factor) + spread(bias - offset * factor)
+    return y.reshape(x.shape).astype(dtype), offset.mean(0), var.mean(0)
