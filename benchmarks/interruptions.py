@@ -6,7 +6,8 @@ A small run on the motion data, once undisturbed, then killed at random moments 
 ones: in the first step, while a checkpoint is written, in validation, in the last step, in the
 test. Each time the same command continues it. The weights at the end must be the undisturbed
 run's bit for bit. Then a run on one device is killed once and continued on four, which changes
-the order of sums: there, the largest difference relative to each tensor is printed.
+the order of sums: the largest difference, relative to the largest value of its tensor, must be
+below 1e-5.
 """
 
 import argparse
@@ -34,7 +35,9 @@ OVERRIDES = (
     "--config.preprocessing.size=34",
     "--config.preprocessing.crop=32",
     "--config.optim.warmup_epochs=1.0",
-    "--config.optim.lr=0.001",
+    # At 0.001 and above a rounding error grows a hundredfold per step in so small a network, on
+    # one device as on four: two compilations of the same program differ as much.
+    "--config.optim.lr=0.00001",
     "--config.checkpoint.every_steps=3",
     "--config.log_seconds=0.0",
     "--config.ema=0.9",
@@ -155,8 +158,8 @@ def main() -> None:
     }
     worst = max(far, key=far.get)
     print(f"continued on four devices: {far[worst]:.1e} at most, at {worst}")
-    if same < len(expected):
-        sys.exit(1)
+    if same < len(expected) or far[worst] > 1e-5:
+        sys.exit("which should not be")
 
 
 if __name__ == "__main__":

@@ -96,13 +96,13 @@ def _tiled(per_channel, columns):
     return repeated.reshape(*rest, columns * channels)
 
 
-@functools.partial(jax.jit, static_argnums=(3, 4))
+@functools.partial(jax.jit, static_argnums=(3, 4), inline=True)
 def _scaled(x, factor, shift, columns, dtype):
     y = _side_by_side(x, columns) * _tiled(factor, columns) + _tiled(shift, columns)
     return y.reshape(x.shape).astype(dtype)
 
 
-@functools.partial(jax.jit, static_argnums=(4, 5, 6, 7))
+@functools.partial(jax.jit, static_argnums=(4, 5, 6, 7), inline=True)
 def _normalised(x, centre, scale, bias, groups, columns, epsilon, dtype):
     """y, and over the groups the mean offset from `centre` and the mean variance, `[C]`."""
     view = _side_by_side(x, columns)
