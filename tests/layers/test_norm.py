@@ -102,3 +102,21 @@ def test_frozen_uses_and_keeps_the_running_statistics():
     y, updated = BatchNorm(frozen=True).apply(variables, x, train=True, mutable=["batch_stats"])
     np.testing.assert_array_equal(y, BatchNorm().apply(variables, x, train=False))
     jax.tree.map(np.testing.assert_array_equal, updated["batch_stats"], stats)
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("train", [True, False])
+def test_no_function_of_its_own(train):
+    """A call would keep views between it and the convolutions around, and XLA from packing
+    them: 2.7 times the cycles and memory of R(2+1)D-18's training step on a TPU."""
+    x = jnp.zeros((2, 3, 8, 8, 64), jnp.bfloat16)
+    module = BatchNorm(dtype=jnp.bfloat16)
+    variables = module.init(jax.random.key(0), x, train=False)
+
+    def loss(x):
+        y, _ = module.apply(variables, x, train=train, mutable=["batch_stats"])
+        return y.sum().astype(jnp.float32)
+
+    program = str(jax.make_jaxpr(jax.grad(loss))(x))
+    assert "rsqrt" in program
+    assert "jit[" not in program, program
