@@ -11,7 +11,6 @@ So torch's 0.1 is 0.9 here. All of them normalise with the biased variance.
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import flax.linen as nn
@@ -80,8 +79,8 @@ class BatchNorm(nn.Module):
         return y
 
 
-# Both are jitted, so that layers of the same shape are traced once, and both look at x as the
-# convolutions around hold it (`layers.space_to_depth`): a view, nothing moves.
+# Both look at x as the convolutions around hold it (`layers.space_to_depth`): a view, nothing
+# moves. Neither may be jitted: XLA would not see through the call, see the test.
 
 
 def _side_by_side(x, columns):
@@ -96,13 +95,11 @@ def _tiled(per_channel, columns):
     return repeated.reshape(*rest, columns * channels)
 
 
-@functools.partial(jax.jit, static_argnums=(3, 4), inline=True)
 def _scaled(x, factor, shift, columns, dtype):
     y = _side_by_side(x, columns) * _tiled(factor, columns) + _tiled(shift, columns)
     return y.reshape(x.shape).astype(dtype)
 
 
-@functools.partial(jax.jit, static_argnums=(4, 5, 6, 7), inline=True)
 def _normalised(x, centre, scale, bias, groups, columns, epsilon, dtype):
     """y, and over the groups the mean offset from `centre` and the mean variance, `[C]`."""
     view = _side_by_side(x, columns)

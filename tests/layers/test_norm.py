@@ -119,4 +119,4 @@ def test_no_function_of_its_own(train):
 
     program = str(jax.make_jaxpr(jax.grad(loss))(x))
     assert "rsqrt" in program
-    assert "jit[" not in program, program
+    assert "name=_" not in program, program  # as JAX writes a call of our functions
