@@ -80,7 +80,7 @@ class BatchNorm(nn.Module):
 
 
 # Both look at x as the convolutions around hold it (`layers.space_to_depth`): a view, nothing
-# moves. Neither may be jitted: XLA would not see through the call, see the test.
+# moves. Neither may be jitted: the call keeps XLA from moving those views on a TPU.
 
 
 def _side_by_side(x, columns):

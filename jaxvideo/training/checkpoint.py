@@ -181,7 +181,8 @@ def _damage(checkpointer, step: int) -> Iterator[None]:
     earlier = [int(other.step) for other in checkpointer.checkpoints if other.step < step]
     then = f"goes on after step {max(earlier)}" if earlier else "begins anew"
     with _explained(
-        f"{checkpointer.directory}/{step} is damaged", f"; without this folder, the run {then}"
+        f"{checkpointer.directory}/{step} cannot be read",
+        f"; if it is damaged: without it, the run {then}",
     ):
         yield
 

@@ -97,8 +97,10 @@ def test_truncated(saved, tmp_path, damage):
             said = str(error)
         if said:
             refused += 1
-            assert said.startswith(f"{folder}/checkpoints/8 is damaged (")
-            assert said.endswith("; without this folder, the run goes on after step 4")
+            assert said.startswith(f"{folder}/checkpoints/8 cannot be read (")
+            assert said.endswith(
+                "; if it is damaged: without this folder, the run goes on after step 4"
+            )
             shutil.rmtree(folder / checkpoint.FOLDER / "8")
             check_equal(restored(folder), make_state(1.0))
     assert refused >= 4  # the numbers, two indices of them, the description
@@ -107,7 +109,7 @@ def test_truncated(saved, tmp_path, damage):
 def test_the_only_one_damaged(saved, tmp_path):
     shutil.copytree(saved / checkpoint.FOLDER / "8", tmp_path / checkpoint.FOLDER / "8")
     empty(tmp_path / checkpoint.FOLDER / "8/_CHECKPOINT_METADATA")
-    with pytest.raises(CheckpointError, match=r"its description is lost.*the run begins anew"):
+    with pytest.raises(CheckpointError, match=r"its description is lost.*, the run begins anew"):
         checkpoint.load_variables(tmp_path)
 
 
