@@ -98,9 +98,7 @@ def test_truncated(saved, tmp_path, damage):
         if said:
             refused += 1
             assert said.startswith(f"{folder}/checkpoints/8 cannot be read (")
-            assert said.endswith(
-                "; if it is damaged: without this folder, the run goes on after step 4"
-            )
+            assert said.endswith("; if it is damaged: without it, the run goes on after step 4")
             shutil.rmtree(folder / checkpoint.FOLDER / "8")
             check_equal(restored(folder), make_state(1.0))
     assert refused >= 4  # the numbers, two indices of them, the description
