@@ -103,10 +103,11 @@ def make_videos(folder: Path, form: str, source: str | None) -> VideoDataset:
 
 
 def packed(dataset: VideoDataset, folder: Path, form: str):
-    from jaxvideo.data import tfds
+    from jaxvideo.data.packing import Packing, pack
+    from jaxvideo.data.tfds import load_packed
 
-    tfds.pack({"train": dataset}, folder, tfds.Packing(format=form))
-    return tfds.load_packed(folder, "train")
+    pack({"train": dataset}, folder, Packing(format=form))
+    return load_packed(folder, "train")
 
 
 # The peers.

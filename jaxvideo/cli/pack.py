@@ -33,7 +33,9 @@ def add(commands: Any) -> None:
 
 def _pack(options: argparse.Namespace) -> int:
     from jaxvideo.data.datasets import load_splits
-    from jaxvideo.data.tfds import Packing, load_packed, pack
+    from jaxvideo.data.packing import pack
+    from jaxvideo.data.records import Packing
+    from jaxvideo.data.tfds import load_packed
     from jaxvideo.types import ConfigError
 
     packing = Packing(
@@ -71,7 +73,7 @@ def _pack(options: argparse.Namespace) -> int:
 def _compare(dataset, packed, root: str) -> None:
     import numpy as np
 
-    from jaxvideo.data.tfds import psnr
+    from jaxvideo.data.packing import psnr
 
     place = {name: i for i, name in enumerate(packed.paths)}
     both = [

@@ -1,4 +1,4 @@
-"""Lists of labelled videos: from a data folder in any form that `annotations.FORMS` knows.
+"""Lists of labelled videos: from a data folder in any form that `forms.FORMS` knows.
 
 `load_splits` finds out the form, reads its files and looks which videos are there, by one listing
 per folder: a look at each of a quarter of a million files takes minutes on a network disk. What
@@ -21,22 +21,19 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from jaxvideo.data.annotations import (
-    FORMS,
     LINE_FORMAT,
     SPLITS,
     Annotations,
     Row,
-    Source,
     annotation_files,
-    class_videos,
     classes_of,
-    form_named,
     index_of,
-    is_video,
     read_classes,
     read_pairs,
 )
 from jaxvideo.data.decode import VideoFile, open_video
+from jaxvideo.data.folders import class_videos, is_video
+from jaxvideo.data.forms import FORMS, Source, form_named
 from jaxvideo.types import ConfigError, DataError
 
 __all__ = [
@@ -136,7 +133,7 @@ def read_annotations(
 
 
 def autodetect(root: str | os.PathLike[str]) -> str:
-    """The form of a data folder, a row of `annotations.FORMS`.
+    """The form of a data folder, a row of `forms.FORMS`.
 
     Annotation files go before class folders.
 
@@ -194,7 +191,7 @@ def load_splits(
 
     Args:
       root: the folder with the annotations.
-      form: a row of `annotations.FORMS`, or "auto".
+      form: a row of `forms.FORMS`, or "auto".
       fold: which split into training and test, of forms that have several; of class folders
         without splits, the seed that divides them.
       videos: where in `root` the videos lie (or an absolute folder). They are found anywhere

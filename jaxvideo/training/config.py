@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jaxvideo.data.annotations import FORMS
+from jaxvideo.data.forms import FORMS
 from jaxvideo.data.pipeline import Loading
 from jaxvideo.data.views import RandomCrop
 from jaxvideo.training.augment import StepAugment
@@ -29,7 +29,7 @@ class Data:
 
     Attributes:
       source: "csv", lists of videos; "motion", the embedded data set; another form of
-        `annotations.FORMS`; "auto", whichever of them the folder has; or "tfds", what `pack`
+        `forms.FORMS`; "auto", whichever of them the folder has; or "tfds", what `pack`
         wrote, or any other data set of TFDS's.
       root: the data folder ("" for "motion": its cache folder).
       train, val, classes: file names in `root`, the first two for "csv" only; `classes` may be

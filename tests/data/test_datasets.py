@@ -10,7 +10,7 @@ import pytest
 
 from jaxvideo.cli import data as data_command
 from jaxvideo.data import annotations
-from jaxvideo.data.annotations import FORMS, annotation_files, split_of
+from jaxvideo.data.annotations import annotation_files, split_of
 from jaxvideo.data.datasets import (
     VideoDataset,
     autodetect,
@@ -19,6 +19,7 @@ from jaxvideo.data.datasets import (
     read_annotations,
     read_classes,
 )
+from jaxvideo.data.forms import FORMS
 from jaxvideo.training.config import Data
 from jaxvideo.training.inputs import load_data
 from jaxvideo.types import ConfigError, DataError

@@ -16,15 +16,15 @@ import pytest
 import tensorflow_datasets
 
 from jaxvideo.cli import pack as pack_command
-from jaxvideo.data import tfds
+from jaxvideo.data import packing, records, tfds
 from jaxvideo.data.datasets import VideoDataset, load_splits
-from jaxvideo.data.decode import open_video, read_clip
+from jaxvideo.data.decode import decode_frames, open_video, read_clip
 from jaxvideo.data.pipeline import Loading, train_batches
 from jaxvideo.types import ConfigError, DataError, Preprocessing, VideoError, View, Window
 from tests.conftest import write_video
 
-SMALL = tfds.Packing(size=32, per_shard=3, gop=5)
-JPEG = tfds.Packing(format="jpeg", size=32, per_shard=3)
+SMALL = records.Packing(size=32, per_shard=3, gop=5)
+JPEG = records.Packing(format="jpeg", size=32, per_shard=3)
 COUNT, BROKEN, UNEVEN = 7, 4, 3
 
 
@@ -50,7 +50,7 @@ def dataset(folder) -> VideoDataset:
 @pytest.fixture(scope="module")
 def packed(folder, dataset, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("packed") / "out"
-    tfds.pack({"train": dataset}, out, SMALL, root=folder)
+    packing.pack({"train": dataset}, out, SMALL, root=folder)
     return out
 
 
@@ -73,10 +73,11 @@ def test_names_and_labels_without_reading_a_record(packed):
     assert found.missing == (f"v{BROKEN}.mp4",)
 
 
-@pytest.mark.parametrize("packing", [SMALL, JPEG], ids=["mp4", "jpeg"])
-def test_frames_and_times_are_those_of_the_files(folder, dataset, tmp_path, packing):
+@pytest.mark.parametrize("settings", [SMALL, JPEG], ids=["mp4", "jpeg"])
+def test_frames_and_times_are_those_of_the_files(folder, dataset, tmp_path, settings):
     told = []
-    summary = tfds.pack({"train": dataset}, tmp_path / "o", packing, root=folder, note=told.append)
+    out = tmp_path / "o"
+    summary = packing.pack({"train": dataset}, out, settings, root=folder, note=told.append)
     assert summary.videos == len(KEPT)
     assert list(summary.left_out) == [f"train: v{BROKEN}.mp4"]
     assert len(told) == 1
@@ -94,12 +95,12 @@ def test_frames_and_times_are_those_of_the_files(folder, dataset, tmp_path, pack
         with found.open(place) as file:
             assert (file.height, file.width, file.num_frames) == (32, 42, len(frames))
             np.testing.assert_allclose(file.times, times, atol=1e-9)
-            own = [p for _, p in tfds.decode.decode_frames(file, range(len(frames)))]
+            own = [p for _, p in decode_frames(file, range(len(frames)))]
             error = np.mean(np.square(np.subtract(own, expected, dtype=np.float64)))
             decibels = 10 * np.log10(255**2 / error)
             assert decibels > 40
             with dataset.open(index) as before:
-                assert tfds.psnr(before, file) == pytest.approx(decibels, abs=1e-3)
+                assert packing.psnr(before, file) == pytest.approx(decibels, abs=1e-3)
 
 
 def test_a_clip_from_memory_is_that_of_the_whole_file(packed):
@@ -124,29 +125,29 @@ def test_a_clip_from_memory_is_that_of_the_whole_file(packed):
 def test_no_more_is_decoded_than_from_the_key_frame(packed):
     """Bytes of all frames but those from the key frame to the last wanted are of no account."""
     record = dict(tfds.load_packed(packed, "train").source[0])
-    with_all = whole(tfds.record_file(record, "r"), [7, 8])
+    with_all = whole(records.record_file(record, "r"), [7, 8])
     offsets, content = record["offsets"], bytearray(record["video"])
     content[: offsets[5]] = bytes(offsets[5])
     content[offsets[9] :] = bytes(len(content) - offsets[9])
     record["video"] = bytes(content)
-    np.testing.assert_array_equal(whole(tfds.record_file(record, "r"), [7, 8]), with_all)
+    np.testing.assert_array_equal(whole(records.record_file(record, "r"), [7, 8]), with_all)
 
 
 def test_jpeg_frames_are_in_a_row(dataset):
     with dataset.open(0) as file:
-        record = tfds.pack_video(file, JPEG)
+        record = records.pack_video(file, JPEG)
     pieces = record["video"].split(b"\xff\xd8\xff")[1:]
     assert len(pieces) == 20
     lengths = np.diff(record["offsets"])
     np.testing.assert_array_equal(lengths, [len(piece) + 3 for piece in pieces])
     picture = cv2.imdecode(np.frombuffer(b"\xff\xd8\xff" + pieces[13], np.uint8), 1)
-    own = whole(tfds.record_file(record, "r"), [13])[0]
+    own = whole(records.record_file(record, "r"), [13])[0]
     assert abs(own[20:, 20:].mean() - 8 * 13) < 3
     assert abs(float(picture.mean()) - own.mean()) < 3
 
 
 def test_workers_write_the_same_shards(folder, dataset, packed, tmp_path):
-    tfds.pack({"train": dataset}, tmp_path / "o", SMALL, root=folder, workers=2)
+    packing.pack({"train": dataset}, tmp_path / "o", SMALL, root=folder, workers=2)
     assert contents(tmp_path / "o") == contents(packed)
     assert json.loads((tmp_path / "o/metadata.json").read_text()) == json.loads(
         (packed / "metadata.json").read_text()
@@ -155,15 +156,15 @@ def test_workers_write_the_same_shards(folder, dataset, packed, tmp_path):
 
 KILLED = """
 import os, sys
-from jaxvideo.data import tfds
 from jaxvideo.data.datasets import load_splits
+from jaxvideo.data.packing import Packing, pack
 def watch(videos):
     for count, video in enumerate(videos):
         if count == 5:
             os._exit(9)
         yield video
-packing = tfds.Packing(size=32, per_shard=3, gop=5)
-tfds.pack({"train": load_splits(sys.argv[1])["train"]}, sys.argv[2], packing, root=sys.argv[1],
+packing = Packing(size=32, per_shard=3, gop=5)
+pack({"train": load_splits(sys.argv[1])["train"]}, sys.argv[2], packing, root=sys.argv[1],
           watch=watch)
 """
 
@@ -186,8 +187,8 @@ def test_a_killed_run_is_resumed(folder, dataset, packed, tmp_path, repository):
         return videos
 
     with pytest.raises(DataError, match="other packing"):
-        tfds.pack({"train": dataset}, out, JPEG, root=folder)
-    tfds.pack({"train": dataset}, out, SMALL, root=folder, watch=watch)
+        packing.pack({"train": dataset}, out, JPEG, root=folder)
+    packing.pack({"train": dataset}, out, SMALL, root=folder, watch=watch)
     assert again == [3, 4, 5, 6]
     assert (out / first).stat().st_mtime_ns == stamp
     assert contents(out) == contents(packed)
@@ -200,7 +201,7 @@ def test_an_interrupted_run_leaves_no_half_shard(folder, dataset, packed, tmp_pa
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        tfds.pack({"train": dataset}, tmp_path / "o", SMALL, root=folder, watch=watch)
+        packing.pack({"train": dataset}, tmp_path / "o", SMALL, root=folder, watch=watch)
     assert len(contents(tmp_path / "o")) == 1
     assert not any((tmp_path / "o").glob("incomplete-*"))
 
@@ -211,38 +212,38 @@ def test_a_finished_folder_is_not_written_again(folder, dataset, packed):
     def watch(videos):
         raise AssertionError("nothing is to be done")
 
-    summary = tfds.pack({"train": dataset}, packed, SMALL, root=folder, watch=watch)
+    summary = packing.pack({"train": dataset}, packed, SMALL, root=folder, watch=watch)
     assert summary.videos == len(KEPT)
     assert {path: path.stat().st_mtime_ns for path in packed.iterdir()} == before
     with pytest.raises(DataError, match="other packing"):
-        tfds.pack({"train": dataset}, packed, JPEG, root=folder)
+        packing.pack({"train": dataset}, packed, JPEG, root=folder)
     fewer = VideoDataset(dataset.paths[:2], dataset.labels[:2], dataset.classes)
     with pytest.raises(DataError, match="other videos"):
-        tfds.pack({"train": fewer}, packed, SMALL, root=folder)
+        packing.pack({"train": fewer}, packed, SMALL, root=folder)
 
 
 def test_refusals(folder, dataset, packed, tmp_path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full/mine.txt").write_text("mine")
     with pytest.raises(DataError, match="not empty"):
-        tfds.pack({"train": dataset}, tmp_path / "full", SMALL)
+        packing.pack({"train": dataset}, tmp_path / "full", SMALL)
     broken = VideoDataset((dataset.paths[BROKEN],), (0,), dataset.classes)
     with pytest.raises(DataError, match=rf"no video of 'train'.*\n.*v{BROKEN}\.mp4"):
-        tfds.pack({"train": broken}, tmp_path / "o", SMALL)
+        packing.pack({"train": broken}, tmp_path / "o", SMALL)
     other = VideoDataset(dataset.paths, dataset.labels, ("b", "a"))
     with pytest.raises(DataError, match="other classes"):
-        tfds.pack({"train": dataset, "val": other}, tmp_path / "p", SMALL)
+        packing.pack({"train": dataset, "val": other}, tmp_path / "p", SMALL)
     with pytest.raises(DataError, match="no split 'test', only train"):
         tfds.load_packed(packed, "test")
     with pytest.raises(DataError, match="does not exist"):
         tfds.load_packed(tmp_path / "nowhere", "train")
     for wrong in ({"format": "avi"}, {"size": 0}, {"gop": 0}, {"crf": 60}):
         with pytest.raises(ConfigError, match=next(iter(wrong))):
-            tfds.Packing(**wrong)
+            records.Packing(**wrong)
 
 
 def test_a_shard_that_is_gone_names_the_video(folder, dataset, tmp_path):
-    tfds.pack({"train": dataset}, tmp_path / "o", SMALL, root=folder)
+    packing.pack({"train": dataset}, tmp_path / "o", SMALL, root=folder)
     found = tfds.load_packed(tmp_path / "o", "train")
     for path in (tmp_path / "o").glob("*-00001-of-*"):
         path.unlink()
@@ -299,7 +300,7 @@ def test_tfds_reads_it_without_tensorflow(packed, repository):
 
 
 def test_the_builder_of_tfds_packs_the_same(folder, dataset, packed, tmp_path):
-    builder = tfds.PackedVideos({"train": dataset}, SMALL, root=str(folder), data_dir=tmp_path)
+    builder = packing.PackedVideos({"train": dataset}, SMALL, root=str(folder), data_dir=tmp_path)
     builder.download_and_prepare()
     assert builder.info.splits["train"].num_examples == len(KEPT)
     found, expected = (tfds.load_packed(d, "train") for d in (builder.data_dir, packed))
@@ -311,7 +312,7 @@ def test_the_builder_of_tfds_packs_the_same(folder, dataset, packed, tmp_path):
 
 def test_several_labels_of_a_video(dataset, tmp_path):
     many = VideoDataset(dataset.paths[:3], (0, 1, 0), ("a", "b"), ((0, 1), (1,), (0,)))
-    tfds.pack({"train": many}, tmp_path / "o", SMALL)
+    packing.pack({"train": many}, tmp_path / "o", SMALL)
     found = tfds.load_packed(tmp_path / "o", "train")
     assert found.label_sets == ((0, 1), (1,), (0,))
     assert found.labels == (0, 1, 0)
@@ -321,7 +322,7 @@ def test_several_labels_of_a_video(dataset, tmp_path):
 
 def test_foreign_records(dataset):
     with dataset.open(0) as file:
-        frames = [frame for _, frame in tfds.decode.decode_frames(file, range(file.num_frames))]
+        frames = [frame for _, frame in decode_frames(file, range(file.num_frames))]
         expected = whole(file, [3, 9])
     pngs = [cv2.imencode(".png", frame[..., ::-1])[1].tobytes() for frame in frames]
     content = Path(dataset.paths[0]).read_bytes()
@@ -344,7 +345,7 @@ def test_foreign_records(dataset):
 def test_a_foreign_folder_of_tfds(dataset, tmp_path):
     """Somebody else's builder, with encoded frames."""
     with dataset.open(0) as file:
-        frames = [frame for _, frame in tfds.decode.decode_frames(file, range(5))]
+        frames = [frame for _, frame in decode_frames(file, range(5))]
     pngs = [cv2.imencode(".png", frame[..., ::-1])[1].tobytes() for frame in frames]
     features = tensorflow_datasets.features
 
@@ -377,9 +378,7 @@ def test_a_foreign_folder_of_tfds(dataset, tmp_path):
     for i in range(3):
         with found.open(i) as file:
             assert found.labels[i] == file.num_frames % 2
-            np.testing.assert_array_equal(
-                [p for _, p in tfds.decode.decode_frames(file, [1])], [frames[1]]
-            )
+            np.testing.assert_array_equal([p for _, p in decode_frames(file, [1])], [frames[1]])
 
 
 def test_tensorflow_is_asked_for_where_it_is_needed():
