@@ -204,7 +204,7 @@ def resolve(
     """The lowering that AUTO stands for: a pure function of platform, pass and shapes."""
     if geometry.groups != 1:
         if geometry.groups == in_channels == features:
-            return Lowering.SHIFT
+            return _resolve_depthwise(platform, what, geometry)
         # XLA's CPU backend needs up to 40 times as long for 32 groups of 4 channels.
         return Lowering.GROUP_BY_GROUP if platform == "cpu" else Lowering.DIRECT
     if platform == "cpu":
@@ -212,6 +212,15 @@ def resolve(
     if platform == "tpu" and space_to_depth.pays(geometry, in_channels, features):
         return Lowering.SPACE_TO_DEPTH
     return Lowering.DIRECT
+
+
+def _resolve_depthwise(platform: str, what: Pass, geometry: Geometry) -> Lowering:
+    # Where the kernel reaches over space, XLA's own on a TPU sums over the positions of all taps
+    # at once, and puts nothing between the columns of a strided one.
+    strided_dx = what is Pass.INPUT_GRADIENT and geometry.strides != (1, 1, 1)
+    if platform == "tpu" and geometry.kernel[1:] != (1, 1):
+        return Lowering.DIRECT if what is Pass.WEIGHT_GRADIENT or strided_dx else Lowering.SHIFT
+    return Lowering.SHIFT
 
 
 def _resolve_cpu(what: Pass, geometry: Geometry, in_channels: int, features: int) -> Lowering:

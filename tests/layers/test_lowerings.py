@@ -188,6 +188,11 @@ def test_resolve_is_a_table():
     assert choice("cpu", (3, 3, 3), Pass.WEIGHT_GRADIENT, size=14) is Lowering.WINOGRAD
     assert choice("cpu", (3, 3, 3), groups=64) is Lowering.SHIFT
     assert choice("cpu", (3, 3, 3), groups=32) is Lowering.GROUP_BY_GROUP
+    assert choice("tpu", (3, 3, 3), groups=64) is Lowering.SHIFT
+    assert choice("tpu", (3, 3, 3), Pass.WEIGHT_GRADIENT, groups=64) is Lowering.DIRECT
+    assert choice("tpu", (5, 1, 1), Pass.WEIGHT_GRADIENT, groups=64) is Lowering.SHIFT
+    assert choice("tpu", (3, 3, 3), Pass.INPUT_GRADIENT, groups=64) is Lowering.SHIFT
+    assert choice("tpu", (3, 3, 3), Pass.INPUT_GRADIENT, groups=64, stride=2) is Lowering.DIRECT
     assert choice("tpu", (3, 3, 3), groups=32) is Lowering.DIRECT
     assert choice("cpu", (1, 1, 1)) is Lowering.MATMUL
     assert choice("tpu", (3, 7, 7), channels=3) is Lowering.SPACE_TO_DEPTH
