@@ -35,15 +35,12 @@ def test_max_pool_and_its_gradient(kernel, strides, padding, ties):
 
 
 @pytest.mark.fast
-@pytest.mark.parametrize(
-    ("platform", "by_window"), [("cpu", False), ("cuda", False), ("tpu", True)]
-)
-def test_a_tpu_reads_windows_at_once(platform, by_window):
+@pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu"])
+def test_a_tpu_reads_windows_at_once(platform):
     """Nothing runs: the program for each platform is only written."""
     pool = jax.jit(jax.grad(lambda x: max_pool(x, (1, 3, 3), (1, 2, 2), "SAME").sum()))
     text = pool.trace(jnp.ones((1, 2, 8, 8, 3))).lower(lowering_platforms=(platform,)).as_text()
     assert ("select_and_scatter" in text) == (platform == "tpu")
-    assert ('stablehlo.select"' in text or "stablehlo.select " in text) == (not by_window)
 
 
 @pytest.mark.fast
