@@ -8,6 +8,7 @@ second half of the run, in MiB per 1000 steps, beside the scatter around it.
 """
 
 import argparse
+import contextlib
 import os
 import shutil
 import subprocess
@@ -25,7 +26,8 @@ def family(process: int) -> list[int]:
     found = [process]
     for parent in found:
         for task in Path(f"/proc/{parent}/task").glob("*/children"):
-            found += [int(child) for child in task.read_text().split()]
+            with contextlib.suppress(OSError):  # a thread that has just ended
+                found += [int(child) for child in task.read_text().split()]
     return found
 
 
