@@ -1,6 +1,9 @@
 """The commands that need no run: videos in every form, flow, fusion, Frechet distance."""
 
 import json
+import os
+import subprocess
+import sys
 
 import cv2
 import numpy as np
@@ -169,3 +172,13 @@ def test_fusion_of_runs(tmp_path, capsys):
     )
     assert cli.main(["fuse", *runs]) == 1
     assert "were tested on other labels" in capsys.readouterr().err
+
+
+def test_a_reader_that_has_gone_is_no_error(repository):
+    """As in `python -m jaxvideo models | head -1`."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "jaxvideo", "models"]
+    done = subprocess.run(command, cwd=repository, stdout=writer, stderr=subprocess.PIPE)
+    os.close(writer)
+    assert (done.returncode, done.stderr.decode()) == (1, "")

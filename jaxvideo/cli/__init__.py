@@ -46,9 +46,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         topic.add(commands)
     options = parser.parse_args(arguments)
     try:
-        return options.run(options)
+        status = options.run(options)
+        sys.stdout.flush()
+        return status
     except JaxvideoError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:  # `| head` has read enough
+        from jaxvideo.training.log import drop_output
+
+        drop_output()
         return 1
     except KeyboardInterrupt:
         return 130

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -23,9 +24,20 @@ def silence() -> None:
 
 
 def say(text: str) -> None:
-    """One line on the console, at once (also through a pipe)."""
+    """One line on the console, at once (also through a pipe). Nobody reading there any more is
+    no reason for a run to end."""
     if not _SILENT[0]:
-        print(text, flush=True)
+        try:
+            print(text, flush=True)
+        except BrokenPipeError:
+            drop_output()
+
+
+def drop_output() -> None:
+    """Standard output goes nowhere from now on: its reader has gone, as `| head` does."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
 
 
 def warn(text: str) -> None:
