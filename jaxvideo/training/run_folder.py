@@ -80,7 +80,7 @@ def report(
         write_json(workdir / RESULT, report)
     say(
         f"video top-1 {100 * result.top1:.1f} %, top-5 {100 * result.top5:.1f} % "
-        f"of {len(result.labels)} videos in {duration(seconds)}; {report['protocol']}"
+        f"of {len(result.labels)} videos, {duration(seconds)} after the start; {report['protocol']}"
     )
     say(f"result: {workdir / RESULT}")
     return report
