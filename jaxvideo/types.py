@@ -57,6 +57,7 @@ class Lowering(enum.Enum):
     UNFOLD = "unfold"  #: im2col: a matrix product per block of unfolded input
     GROUP_BY_GROUP = "group_by_group"  #: grouped: a loop over plain convolutions
     SHIFT = "shift"  #: depthwise: a sum of shifted, scaled copies
+    ONEDNN = "onednn"  #: CPU: the oneDNN library inside jaxlib
 
 
 @dataclasses.dataclass(frozen=True)

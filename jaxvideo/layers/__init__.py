@@ -1,6 +1,6 @@
 """Arrays in, arrays out: convolution with its lowerings, normalisation, pooling."""
 
-from jaxvideo.layers.blocks import Conv2Plus1D, average_predictions
+from jaxvideo.layers.blocks import Conv2Plus1D, average_predictions, conv_norm
 from jaxvideo.layers.conv import Conv3D, conv3d, explicit_padding
 from jaxvideo.layers.norm import BatchNorm
 from jaxvideo.layers.pool import adaptive_avg_pool, avg_pool, max_pool
@@ -13,6 +13,7 @@ __all__ = [
     "average_predictions",
     "avg_pool",
     "conv3d",
+    "conv_norm",
     "explicit_padding",
     "max_pool",
 ]

@@ -10,7 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxvideo.layers.conv import ACTIVATIONS, Conv3D
 from jaxvideo.layers.geometry import Triple
+from jaxvideo.layers.norm import BatchNorm
 
 
 def average_predictions(*logits: jax.Array) -> jax.Array:
@@ -19,14 +21,57 @@ def average_predictions(*logits: jax.Array) -> jax.Array:
     return jax.nn.logsumexp(together, axis=0) - np.log(len(logits))
 
 
+def conv_norm(
+    conv: Conv3D,
+    norm: BatchNorm | None,
+    x: jax.Array,
+    *,
+    train: bool,
+    activation: str = "",
+    residual: jax.Array | None = None,
+) -> jax.Array:
+    """Computes `activation(norm(conv(x)) + residual)`: the building block of every network.
+
+    In training these are separate operations. For inference, BatchNorm is folded into the kernel
+    and the bias, and bias, sum and activation are part of the convolution, so that a lowering can
+    fuse them and no platform reads the activations once more for BatchNorm.
+
+    Args:
+      conv: a `Conv3D` in the caller's scope.
+      norm: a `BatchNorm` in the caller's scope, or None.
+      x: `[N, T, H, W, C]`.
+      train: True for training.
+      activation: a key of `layers.conv.ACTIVATIONS`, applied last; "" (default) for none.
+      residual: of the result's shape, added before the activation, or None.
+
+    Example:
+      x = conv_norm(Conv3D(64, (3, 3, 3), name="conv"), BatchNorm(name="bn"), x,
+                    train=train, activation="relu", residual=x)
+    """
+    if train:
+        x = conv(x)
+        if norm is not None:
+            x = norm(x, train=True)
+        if residual is not None:
+            x = x + residual
+        return ACTIVATIONS[activation](x)
+
+    def affine():
+        result = jax.ShapeDtypeStruct((1, conv.features), jnp.float32)
+        return norm(result, train=False, as_affine=True)
+
+    affine_or_none = None if norm is None else affine
+    return conv(x, affine_or_none, residual=residual, activation=activation, inference=True)
+
+
 class Conv2Plus1D(nn.Module):
     """t x k x k as 1 x k x k to `mid` channels, BN, ReLU, t x 1 x 1.
 
     R(2+1)D's factorisation (arXiv 1711.11248, section 3.5), which chooses `mid` to keep the
     number of weights, and S3D's (arXiv 1712.04851, section 4.2), where `mid` is `features`.
-    The second BN and ReLU are the caller's, as with any other convolution.
-
-    `conv(features, kernel, strides, name=)` and `norm(name=)` make the layers.
+    `conv(features, kernel, strides, name=)` and `norm(name=)` make the layers. What follows the
+    second convolution is given by the caller as for `conv_norm`, and its BN is in the caller's
+    scope.
     """
 
     features: int
@@ -37,8 +82,19 @@ class Conv2Plus1D(nn.Module):
     norm: Callable[..., Any]
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    def __call__(
+        self,
+        x: jax.Array,
+        norm: BatchNorm | None = None,
+        *,
+        train: bool,
+        activation: str = "",
+        residual: jax.Array | None = None,
+    ) -> jax.Array:
         (t, *k), (st, *s) = self.kernel, self.strides
-        x = self.conv(self.mid, (1, *k), (1, *s), name="spatial")(x)
-        x = nn.relu(self.norm(name="bn")(x, train=train))
-        return self.conv(self.features, (t, 1, 1), (st, 1, 1), name="temporal")(x)
+        spatial = self.conv(self.mid, (1, *k), (1, *s), name="spatial")
+        x = conv_norm(spatial, self.norm(name="bn"), x, train=train, activation="relu")
+        temporal = self.conv(self.features, (t, 1, 1), (st, 1, 1), name="temporal")
+        return conv_norm(
+            temporal, norm, x, train=train, activation=activation, residual=residual
+        )

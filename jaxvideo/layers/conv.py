@@ -23,9 +23,18 @@ import numpy as np
 from jax.extend import core
 from jax.interpreters import ad, batching, mlir
 
+from jaxvideo.layers import onednn
 from jaxvideo.layers.geometry import Geometry, Pads, Pass, Triple
 from jaxvideo.layers.lowerings import compute, fits, resolve
 from jaxvideo.types import ConfigError, Lowering
+
+#: Functions that can follow a convolution.
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "": lambda x: x,
+    "relu": jax.nn.relu,
+    "sigmoid": jax.nn.sigmoid,
+    "swish": jax.nn.swish,
+}
 
 Padding = str | int | Sequence[int] | Sequence[tuple[int, int]]
 
@@ -70,8 +79,12 @@ def conv3d(
     padding: Padding = 0,
     groups: int = 1,
     lowering: Lowering | str = Lowering.AUTO,
+    *,
+    bias: jax.Array | None = None,
+    residual: jax.Array | None = None,
+    activation: str = "",
 ) -> jax.Array:
-    """3-D cross-correlation, NTHWC.
+    """Computes `activation(conv(x, w) + bias + residual)`, a 3-D cross-correlation in NTHWC.
 
     Args:
       x: `[N, T, H, W, C]`.
@@ -82,12 +95,15 @@ def conv3d(
       lowering: how to compute it; the result does not depend on it beyond rounding. AUTO
         chooses per platform and pass when the program is lowered, so that one traced program
         serves all; any other, or its name ("direct"), is used for the value and both gradients.
+      bias: `[D]`, or None.
+      residual: `[N, T', H', W', D]` of x's dtype, added before the activation, or None.
+      activation: a key of `ACTIVATIONS`: "" (default: none), "relu", "sigmoid" or "swish".
 
     Returns:
-      `[N, T', H', W', D]` in x's dtype, accumulated in f32 where the platform does.
+      `[N, T', H', W', D]` in x's dtype, accumulated in f32 if the platform does so.
 
     Raises:
-      ConfigError: shapes that do not fit each other, or a lowering that cannot compute them.
+      ConfigError: the shapes or dtypes do not match, or the lowering cannot compute them.
     """
     try:
         lowering = Lowering(lowering)
@@ -114,7 +130,24 @@ def conv3d(
     geometry = Geometry(kernel, size, strides, pads, groups)
     if lowering is not Lowering.AUTO:
         _check(lowering, geometry, depthwise=groups == x.shape[-1] == w.shape[-1])
-    return _bind(Pass.FORWARD, x, w, geometry=geometry, lowering=lowering)
+    if activation not in ACTIVATIONS:
+        raise ConfigError(f"activation={activation!r}: allowed are {list(ACTIVATIONS)}")
+    if bias is None and residual is None and not activation:
+        return _bind(Pass.FORWARD, x, w, geometry=geometry, lowering=lowering)
+    result = (x.shape[0], *geometry.out_size, w.shape[-1])
+    for name, array, shape in (("bias", bias, result[-1:]), ("residual", residual, result)):
+        if array is not None and array.shape != shape:
+            raise ConfigError(f"conv3d: {name} has shape {array.shape}; it must be {shape}")
+    epilogue = [array for array in (bias, residual) if array is not None]
+    return _fused_p.bind(
+        x,
+        w,
+        *epilogue,
+        geometry=geometry,
+        lowering=lowering,
+        activation=activation,
+        with_bias=bias is not None,
+    )
 
 
 def _triple(values: Sequence[int]) -> Triple:
@@ -153,13 +186,32 @@ def _abstract(a, b, *, what, geometry, lowering):
     return jax.core.ShapedArray(shape, a.dtype)
 
 
-def _compute_on(platform: str, a, b, *, what, geometry, lowering):
+def _compute_on(platform: str, has_onednn: bool, a, b, *, what, geometry, lowering):
     if lowering is Lowering.AUTO:
         channels = a.shape[-1], b.shape[-1]
         if what is Pass.INPUT_GRADIENT:
             channels = b.shape[3] * geometry.groups, a.shape[-1]
-        lowering = resolve(platform, what, geometry, *channels)
+        lowering = resolve(platform, what, geometry, *channels, onednn=has_onednn)
+    elif lowering is Lowering.ONEDNN:
+        onednn.require(platform, a.dtype)
     return compute(what, lowering, a, b, geometry)
+
+
+def _lowering_rule(compute_on: Callable[..., jax.Array], platform: str):
+    """A lowering rule from a function `(platform, has_onednn, *operands, **parameters)`."""
+
+    def rule(context, *operands, **parameters):
+        has_onednn = (
+            platform == "cpu"
+            # `jax.export` refuses custom calls whose stability XLA does not guarantee.
+            and not context.module_context.lowering_parameters.for_export
+            and onednn.knows_devices(context)
+            and onednn.available(context.avals_in[0].dtype)
+        )
+        function = functools.partial(compute_on, platform, has_onednn)
+        return mlir.lower_fun(function, multiple_results=False)(context, *operands, **parameters)
+
+    return rule
 
 
 def _transpose_first(cotangent, a, b, *, what, **rest):
@@ -200,17 +252,87 @@ def _run(a, b, **static):
 
 _conv3d_p.def_impl(_run)
 _conv3d_p.def_abstract_eval(_abstract)
+onednn.needs_devices(_conv3d_p)
 ad.defbilinear(_conv3d_p, _transpose_first, _transpose_second)
 batching.primitive_batchers[_conv3d_p] = _batched
 for _platform in ("cpu", "tpu", None):  # any other is treated like the GPU
     mlir.register_lowering(
-        _conv3d_p,
-        mlir.lower_fun(functools.partial(_compute_on, _platform or "gpu"), multiple_results=False),
-        platform=_platform,
+        _conv3d_p, _lowering_rule(_compute_on, _platform or "gpu"), platform=_platform
+    )
+
+
+# --- A second primitive: a convolution with what follows it ---------------------------------
+
+_fused_p = core.Primitive("conv3d_fused")
+
+
+def _composed(x, w, *epilogue, geometry, lowering, activation, with_bias):
+    """The separate operations that the primitive stands for, with the epilogue in f32."""
+    y = _bind(Pass.FORWARD, x, w, geometry=geometry, lowering=lowering)
+    wide = jnp.promote_types(y.dtype, jnp.float32)
+    y = y.astype(wide)
+    for array in epilogue:
+        y = y + array.astype(wide)
+    return ACTIVATIONS[activation](y).astype(x.dtype)
+
+
+def _fused_on(platform, has_onednn, x, w, *epilogue, geometry, lowering, activation, with_bias):
+    chosen = lowering
+    if lowering is Lowering.AUTO:
+        channels = x.shape[-1], w.shape[-1]
+        chosen = resolve(platform, Pass.FORWARD, geometry, *channels, onednn=has_onednn)
+    elif lowering is Lowering.ONEDNN:
+        onednn.require(platform, x.dtype)
+    if chosen is not Lowering.ONEDNN:
+        parameters = {"geometry": geometry, "lowering": lowering, "activation": activation}
+        return _composed(x, w, *epilogue, **parameters, with_bias=with_bias)
+    bias = epilogue[0].astype(x.dtype) if with_bias else None
+    residual = epilogue[-1] if len(epilogue) > with_bias else None
+    return onednn.convolution(x, w, geometry, bias, residual, activation)
+
+
+def _fused_abstract(x, w, *epilogue, geometry, **rest):
+    del epilogue, rest
+    return jax.core.ShapedArray((x.shape[0], *geometry.out_size, w.shape[4]), x.dtype)
+
+
+def _fused_jvp(primals, tangents, **parameters):
+    active = [i for i, tangent in enumerate(tangents) if not isinstance(tangent, ad.Zero)]
+
+    def composed(*some):
+        operands = list(primals)
+        for index, value in zip(active, some, strict=True):
+            operands[index] = value
+        return _composed(*operands, **parameters)
+
+    return jax.jvp(composed, [primals[i] for i in active], [tangents[i] for i in active])
+
+
+def _fused_batched(operands, axes, **parameters):
+    return jax.vmap(functools.partial(_composed, **parameters), in_axes=axes)(*operands), 0
+
+
+@functools.partial(jax.jit, static_argnames=("geometry", "lowering", "activation", "with_bias"))
+def _run_fused(*operands, **static):
+    return _fused_p.bind(*operands, **static)
+
+
+_fused_p.def_impl(_run_fused)
+_fused_p.def_abstract_eval(_fused_abstract)
+onednn.needs_devices(_fused_p)
+ad.primitive_jvps[_fused_p] = _fused_jvp
+batching.primitive_batchers[_fused_p] = _fused_batched
+for _platform in ("cpu", "tpu", None):
+    mlir.register_lowering(
+        _fused_p, _lowering_rule(_fused_on, _platform or "gpu"), platform=_platform
     )
 
 
 # --- The module ---------------------------------------------------------------------------
+
+#: Collection of the kernels and biases that inference uses, with BatchNorm folded into them and
+#: kernels in the compute dtype. `models.folding.fold` computes it once per set of weights.
+FOLDED = "folded"
 
 #: Kaiming normal over fan-out, as VMZ and torchvision initialise video ResNets.
 kaiming_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -235,21 +357,54 @@ class Conv3D(nn.Module):
     bias_init: Callable[..., Any] = nn.initializers.zeros
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        shape = (*self.kernel, x.shape[-1] // self.groups, self.features)
-        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
-        y = conv3d(
+    def __call__(
+        self,
+        x: jax.Array,
+        affine: Callable[[], tuple[jax.Array, jax.Array]] | None = None,
+        *,
+        residual: jax.Array | None = None,
+        activation: str = "",
+        inference: bool = False,
+    ) -> jax.Array:
+        """Convolves, and for inference also applies what follows; see `blocks.conv_norm`.
+
+        Args:
+          x: `[N, T, H, W, C]`.
+          affine: returns (factor, shift), each `[features]`, of the BatchNorm that follows.
+          residual: see `conv3d`.
+          activation: see `conv3d`.
+          inference: True to use the variables of the collection `FOLDED` if they are given, and
+            to store them if that collection is mutable.
+        """
+        if inference and self.has_variable(FOLDED, "kernel") and not self.is_initializing():
+            kernel = self.get_variable(FOLDED, "kernel")
+            bias = self.get_variable(FOLDED, "bias")
+        else:
+            shape = (*self.kernel, x.shape[-1] // self.groups, self.features)
+            kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
+            bias = None
+            if self.use_bias:
+                bias = self.param("bias", self.bias_init, (self.features,), jnp.float32)
+            if affine is not None:
+                factor, shift = affine()
+                kernel = kernel * factor
+                bias = shift if bias is None else shift + bias * factor
+            kernel = kernel.astype(self.dtype)
+            if inference and self.is_mutable_collection(FOLDED) and not self.is_initializing():
+                self.put_variable(FOLDED, "kernel", kernel)
+                if bias is not None:
+                    self.put_variable(FOLDED, "bias", bias)
+        return conv3d(
             x.astype(self.dtype),
-            kernel.astype(self.dtype),
+            kernel,
             self.strides,
             self.padding,
             self.groups,
             self.lowering,
+            bias=bias,
+            residual=None if residual is None else residual.astype(self.dtype),
+            activation=activation,
         )
-        if self.use_bias:
-            bias = self.param("bias", self.bias_init, (self.features,), jnp.float32)
-            y = y + bias.astype(self.dtype)
-        return y
 
 
 def multiply_adds(out_shape: Sequence[int], w_shape: Sequence[int]) -> int:

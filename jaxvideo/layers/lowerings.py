@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxvideo.layers import conv2d, depthwise, folds, space_to_depth, unfold, winograd
+from jaxvideo.layers import conv2d, depthwise, folds, onednn, space_to_depth, unfold, winograd
 from jaxvideo.layers.geometry import Geometry, Pass, padded, w_like, x_like
 from jaxvideo.types import Lowering
 
@@ -41,6 +41,8 @@ def fits(lowering: Lowering, geometry: Geometry, depthwise: bool) -> bool:
     """Whether a lowering can compute this convolution; `depthwise`: one channel per group."""
     kt, kh, kw = geometry.kernel
     st, sh, sw = geometry.strides
+    if lowering is Lowering.ONEDNN:
+        return onednn.fits(geometry)
     if lowering is Lowering.SHIFT:
         return depthwise
     if geometry.groups != 1:
@@ -176,6 +178,17 @@ def _diagonal_blocks(w, together):
     return jnp.einsum("ptijgcgd->ptijcgd", w).reshape(parts, *k, c // together, d)
 
 
+# --- ONEDNN -------------------------------------------------------------------------------
+
+
+def _onednn_dw(x, g, geometry):
+    if geometry.groups != 1:
+        depthwise_ = geometry.groups == x.shape[-1] == g.shape[-1]
+        other = Lowering.SHIFT if depthwise_ else Lowering.GROUP_BY_GROUP
+        return compute(Pass.WEIGHT_GRADIENT, other, x, g, geometry)
+    return onednn.weight_gradient(x, g, geometry)
+
+
 # --- The table ----------------------------------------------------------------------------
 
 #: (forward, input gradient, weight gradient), each `(a, b, geometry) -> array`.
@@ -195,13 +208,25 @@ _LOWERINGS: dict[Lowering, tuple[Callable, Callable, Callable]] = {
     ),
     Lowering.UNFOLD: (unfold.forward, _unfold_dx, folds.folded(folds.time_to_channels)[2]),
     Lowering.WINOGRAD: (winograd.forward, winograd.input_gradient, _winograd_dw),
+    Lowering.ONEDNN: (onednn.forward, onednn.input_gradient, _onednn_dw),
 }
 
 
 def resolve(
-    platform: str, what: Pass, geometry: Geometry, in_channels: int, features: int
+    platform: str,
+    what: Pass,
+    geometry: Geometry,
+    in_channels: int,
+    features: int,
+    *,
+    onednn: bool = False,
 ) -> Lowering:
-    """The lowering that AUTO stands for: a pure function of platform, pass and shapes."""
+    """The lowering that AUTO stands for: a pure function of platform, pass and shapes.
+
+    `onednn` is True if the platform is a CPU on which ONEDNN computes this dtype.
+    """
+    if onednn and onednn_pays(what, geometry, in_channels, features):
+        return Lowering.ONEDNN
     if geometry.groups != 1:
         if geometry.groups == in_channels == features:
             return _resolve_depthwise(platform, what, geometry)
@@ -212,6 +237,10 @@ def resolve(
     if platform == "tpu" and space_to_depth.pays(geometry, in_channels, features):
         return Lowering.SPACE_TO_DEPTH
     return Lowering.DIRECT
+
+
+def onednn_pays(what: Pass, geometry: Geometry, in_channels: int, features: int) -> bool:
+    return what is not Pass.WEIGHT_GRADIENT and fits(Lowering.ONEDNN, geometry, False)
 
 
 def _resolve_depthwise(platform: str, what: Pass, geometry: Geometry) -> Lowering:

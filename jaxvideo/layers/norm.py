@@ -47,7 +47,13 @@ class BatchNorm(nn.Module):
     scale_init: Any = nn.initializers.ones
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    def __call__(self, x: Any, *, train: bool, as_affine: bool = False) -> Any:
+        """Normalizes `x [N, ..., C]`.
+
+        With `as_affine` only the shape of x is read, which may be a `ShapeDtypeStruct`; the
+        result is (factor, shift), each f32 `[C]`: for inference, the normalized x is
+        `x * factor + shift`.
+        """
         channels = x.shape[-1]
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, channels, jnp.float32)
         running_var = self.variable("batch_stats", "var", jnp.ones, channels, jnp.float32)
@@ -56,10 +62,13 @@ class BatchNorm(nn.Module):
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros, (channels,))
 
-        columns = columns_together(x.shape[-2], channels) if x.ndim > 3 else 1
-        if not train or self.frozen:
+        if not train or self.frozen or as_affine:
             factor = scale * lax.rsqrt(running_var.value + self.epsilon)
             shift = bias - running_mean.value * factor
+            if as_affine:
+                return factor, shift
+        columns = columns_together(x.shape[-2], channels) if x.ndim > 3 else 1
+        if not train or self.frozen:
             return _scaled(x, factor, shift, columns, self.dtype)
 
         if x.shape[0] % self.groups:

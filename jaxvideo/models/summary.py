@@ -77,9 +77,10 @@ def convolutions(model: Any, clip_shape: tuple[int, ...]) -> list[tuple[Any, Any
     variables = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), clip)
     program = jax.make_jaxpr(lambda v, x: model.apply(v, x, train=False)[0])(variables, clip)
     return [
-        (*(v.aval.shape for v in equation.invars), equation.params["geometry"])
+        (*(v.aval.shape for v in equation.invars[:2]), equation.params["geometry"])
         for equation, _ in _equations(program.jaxpr)
-        if equation.primitive.name == "conv3d" and equation.params["what"] is Pass.FORWARD
+        if equation.primitive.name == "conv3d_fused"
+        or (equation.primitive.name == "conv3d" and equation.params["what"] is Pass.FORWARD)
     ]
 
 
@@ -100,9 +101,9 @@ def _count(jaxpr) -> int:
     for equation, times in _equations(jaxpr):
         operands = (*equation.invars, *equation.outvars)
         shapes: list[tuple[int, ...]] = [getattr(v.aval, "shape", ()) for v in operands]
-        if equation.primitive.name == "conv3d":
+        if equation.primitive.name in ("conv3d", "conv3d_fused"):
             # A transposed convolution multiplies once per position of its input, the smaller side.
-            transposed = equation.params["what"] is Pass.INPUT_GRADIENT
+            transposed = equation.params.get("what") is Pass.INPUT_GRADIENT
             total += times * multiply_adds(shapes[0 if transposed else -1], shapes[1])
         elif equation.primitive.name == "dot_general":
             (contracting, _), _ = equation.params["dimension_numbers"]

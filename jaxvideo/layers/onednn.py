@@ -1,0 +1,281 @@
+"""3-D convolution on CPUs by the oneDNN inside jaxlib.
+
+jaxlib's Linux x86 wheels contain oneDNN, the library behind torch's CPU convolutions, and XLA's
+CPU runtime calls it for two custom calls, `__onednn$convolution` and `__onednn$matmul`. Their
+configuration is the JSON form of XLA's `BackendConfig` (xla/service/cpu/onednn_config.proto), an
+interface of XLA's own that may change between releases. Therefore nothing here runs before
+`layers.onednn_probe` has compared its results with XLA's on this machine.
+
+    forward           one call; bias, residual sum and activation can be part of it
+    input gradient    the same call with the kernel reversed; one call per phase of the strides
+    weight gradient   one matrix product per tap of the kernel
+
+A batch that is sharded over devices stays sharded (`_partitioned`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.experimental.custom_partitioning import custom_partitioning
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from jaxvideo.layers.geometry import Geometry, padded, turned
+
+#: Activations that oneDNN applies to the result of a convolution, by their names in its interface.
+ACTIVATIONS = {"relu": "RELU", "sigmoid": "SIGMOID", "swish": "SWISH"}
+
+
+def convolution(
+    x: jax.Array,
+    w: jax.Array,
+    geometry: Geometry,
+    bias: jax.Array | None = None,
+    residual: jax.Array | None = None,
+    activation: str = "",
+) -> jax.Array:
+    """`activation(conv(x, w) + bias + residual)` in one call.
+
+    Args:
+      x: `[N, T, H, W, C]`, f32 or bf16.
+      w: `[kt, kh, kw, C / groups, D]`, of x's dtype.
+      geometry: see `layers.geometry`.
+      bias: `[D]`, of x's dtype.
+      residual: `[N, T', H', W', D]`, of x's dtype.
+      activation: a key of `ACTIVATIONS`, or "" for none.
+    """
+    operations, operands = [], [x, w]
+    if bias is not None:
+        operations.append("BIAS")
+        operands.append(bias)
+    if residual is not None:
+        operations.append("BINARY_ADD")
+        operands.append(residual)
+    if activation:
+        operations.append(ACTIVATIONS[activation])
+    config = _convolution_config(geometry, operations)
+
+    def call(x, *rest):
+        shape = (x.shape[0], *geometry.out_size, rest[0].shape[-1])
+        return _call("convolution", config, jax.ShapeDtypeStruct(shape, x.dtype), x, *rest)
+
+    batched = [operand is x or operand is residual for operand in operands]
+    return _partitioned(call, operands, batched, out_ndim=5)
+
+
+def _convolution_config(geometry: Geometry, operations: Sequence[str]) -> dict[str, Any]:
+    data = {
+        "dims": "5",
+        "data": {"batch_dim": "0", "feature_dim": "4", "spatial_dims": ["1", "2", "3"]},
+    }
+    kernel = {
+        "dims": "5",
+        "filter": {
+            "input_feature_dim": "3",
+            "output_feature_dim": "4",
+            "spatial_dims": ["0", "1", "2"],
+        },
+    }
+    return {
+        "dims": "5",
+        "input": data,
+        "output": data,
+        "kernel": kernel,
+        "window": {
+            "size": [],
+            "pad_left": [str(before) for before, _ in geometry.pads],
+            "pad_right": [str(after) for _, after in geometry.pads],
+            "strides": [str(stride) for stride in geometry.strides],
+            "window_dilations": ["1", "1", "1"],
+        },
+        "feature_groups": str(geometry.groups),
+        "fusions": {"ops": list(operations)},
+    }
+
+
+def product(a: jax.Array, b: jax.Array) -> jax.Array:
+    """`a^T b` in f32 of `[M, C]` and `[M, D]`."""
+    result = jax.ShapeDtypeStruct((a.shape[1], b.shape[1]), jnp.float32)
+    return _call("matmul", {"transpose_a": True, "transpose_b": False}, result, a, b)
+
+
+def _call(name: str, config: dict[str, Any], result: jax.ShapeDtypeStruct, *operands):
+    key = {"convolution": "onednn_conv_config", "matmul": "onednn_matmul_config"}[name]
+    return jax.ffi.ffi_call(
+        f"__onednn${name}",
+        result,
+        custom_call_api_version=1,
+        legacy_backend_config=json.dumps({key: config}),
+    )(*operands)
+
+
+# --- Where it can be used -----------------------------------------------------------------
+
+
+def fits(geometry: Geometry) -> bool:
+    """Returns True if oneDNN computes this convolution, on a machine that has it."""
+    return all(
+        max(pad) < k or pad == (0, 0) for pad, k in zip(geometry.pads, geometry.kernel, strict=True)
+    )
+
+
+def available(dtype: Any) -> bool:
+    return jnp.dtype(dtype) == jnp.float32
+
+
+def require(platform: str, dtype: Any) -> None:
+    pass
+
+
+# --- The three passes ---------------------------------------------------------------------
+
+
+def forward(x, w, geometry: Geometry):
+    """`(x, w) -> y`."""
+    return convolution(x, w, geometry)
+
+
+def input_gradient(g, w, geometry: Geometry):
+    """`(g, w) -> dx`. With strides, input positions of one phase meet only the taps of that
+    phase, so each phase is a small convolution without strides, and the phases interleave."""
+    w = _transposed_per_group(w, geometry.groups)
+    if geometry.strides == (1, 1, 1):
+        g, w, back = turned(g, w, geometry)
+        return convolution(g, w.swapaxes(3, 4), _with_groups(back, geometry.groups))
+    strides, size = geometry.strides, geometry.in_size
+    steps = [
+        -(-(n + sum(pad)) // s) for n, pad, s in zip(size, geometry.pads, strides, strict=True)
+    ]
+    after = [q - n for q, n in zip(steps, geometry.out_size, strict=True)]
+    phases = []
+    for phase in np.ndindex(*strides):
+        st, sh, sw = strides
+        taps = w[phase[0] :: st, phase[1] :: sh, phase[2] :: sw]
+        if 0 in taps.shape[:3]:
+            phases.append(jnp.zeros((len(g), *steps, w.shape[4]), g.dtype))
+            continue
+        pads = tuple((k - 1, end) for k, end in zip(taps.shape[:3], after, strict=True))
+        # A negative pad cuts off results that no input position has.
+        kept = tuple((before, max(end, 0)) for before, end in pads)
+        cut = tuple(min(end, 0) for _, end in pads)
+        source = g[:, : g.shape[1] + cut[0], : g.shape[2] + cut[1], : g.shape[3] + cut[2]]
+        small = Geometry(taps.shape[:3], source.shape[1:4], (1, 1, 1), kept, geometry.groups)
+        phases.append(convolution(source, taps[::-1, ::-1, ::-1], small))
+    n, t, h, v, c = phases[0].shape
+    st, sh, sw = strides
+    dx = jnp.stack(phases, axis=4).reshape(n, t, h, v, st, sh, sw, c)
+    dx = dx.transpose(0, 1, 4, 2, 5, 3, 6, 7).reshape(n, t * st, h * sh, v * sw, c)
+    first = [pad[0] for pad in geometry.pads]
+    return lax.slice(dx, (0, *first, 0), (n, *(f + k for f, k in zip(first, size, strict=True)), c))
+
+
+def weight_gradient(x, g, geometry: Geometry):
+    """`(x, g) -> dw`, without groups: one product over all positions per tap."""
+    channels, features = x.shape[-1], g.shape[-1]
+
+    def by_tap(x, g):
+        x, rows = padded(x, geometry.pads), g.reshape(-1, features)
+        taps = []
+        for tap in np.ndindex(*geometry.kernel):
+            ends = [
+                first + (n - 1) * stride + 1
+                for first, n, stride in zip(tap, geometry.out_size, geometry.strides, strict=True)
+            ]
+            under = lax.slice(x, (0, *tap, 0), (len(x), *ends, channels), (1, *geometry.strides, 1))
+            taps.append(product(under.reshape(-1, channels), rows))
+        return jnp.stack(taps).reshape(*geometry.kernel, channels, features).astype(x.dtype)
+
+    return _partitioned(by_tap, [x, g], [True, True], out_ndim=5, summed=True)
+
+
+def _transposed_per_group(w, groups: int):
+    """`[kt, kh, kw, C / groups, D]` to `[kt, kh, kw, D / groups, C]`."""
+    if groups == 1:
+        return w.swapaxes(3, 4)
+    *kernel, c, features = w.shape
+    w = w.reshape(*kernel, c, groups, features // groups)
+    return jnp.moveaxis(w, 3, 5).swapaxes(3, 4).reshape(*kernel, features // groups, groups * c)
+
+
+def _with_groups(geometry: Geometry, groups: int) -> Geometry:
+    return Geometry(geometry.kernel, geometry.in_size, geometry.strides, geometry.pads, groups)
+
+
+# --- Several devices ----------------------------------------------------------------------
+
+
+def needs_devices(primitive: Any) -> None:
+    """Makes JAX pass the devices to the lowering rule, which `custom_partitioning` needs."""
+    # JAX has no public way. Without it `knows_devices` is False and other lowerings are used.
+    with contextlib.suppress(ImportError, AttributeError):
+        from jax._src import dispatch
+
+        dispatch.prim_requires_devices_during_lowering.add(primitive)
+
+
+def knows_devices(context: Any) -> bool:
+    """Returns False if a lowering context does not name the devices."""
+    axes = context.module_context.axis_context
+    return getattr(axes, "device_assignment", True) is not None
+
+
+def _partitioned(
+    function: Callable[..., jax.Array],
+    operands: Sequence[jax.Array],
+    batched: Sequence[bool],
+    out_ndim: int,
+    summed: bool = False,
+) -> jax.Array:
+    """Calls `function` on each device's part of the batch.
+
+    XLA's partitioner does not know the custom calls and would gather the batch on every device.
+
+    Args:
+      function: computes the result from the operands, for any batch size.
+      operands: arrays.
+      batched: for each operand, True if its first axis is the batch.
+      out_ndim: number of axes of the result.
+      summed: True if the result is a sum over the batch; False if its first axis is the batch.
+    """
+    whole = custom_partitioning(function)
+
+    def partition(mesh, arguments, result):
+        del result
+        spec = arguments[0].sharding.spec
+        axes = spec[0] if len(spec) else None
+        shardings = [NamedSharding(mesh, P(axes) if one else P()) for one in batched]
+        if not summed:
+            return mesh, function, NamedSharding(mesh, P(axes)), tuple(shardings)
+        if axes is None:
+            return mesh, function, NamedSharding(mesh, P()), tuple(shardings)
+        local = lambda *arrays: lax.psum(function(*arrays), axes)  # noqa: E731
+        return mesh, local, NamedSharding(mesh, P()), tuple(shardings)
+
+    names = iter(f"f{number}" for number in range(100))
+    inside = []
+
+    def factors(ndim: int, with_batch: bool) -> str:
+        own = [next(names) for _ in range(ndim - with_batch)]
+        inside.extend(own)
+        return " ".join(["n"] * with_batch + own)
+
+    sources = ", ".join(
+        factors(operand.ndim, one) for operand, one in zip(operands, batched, strict=True)
+    )
+    rule = f"{sources} -> {factors(out_ndim, not summed)}"
+    reduction = {"reduction_factors": ("n",)} if summed else {}
+    whole.def_partition(
+        partition,
+        sharding_rule=rule,
+        need_replication_factors=tuple(inside),
+        **reduction,
+    )
+    return whole(*operands)
