@@ -23,7 +23,7 @@ import numpy as np
 from jax.extend import core
 from jax.interpreters import ad, batching, mlir
 
-from jaxvideo.layers import onednn
+from jaxvideo.layers import onednn, onednn_probe
 from jaxvideo.layers.geometry import Geometry, Pads, Pass, Triple
 from jaxvideo.layers.lowerings import compute, fits, resolve
 from jaxvideo.types import ConfigError, Lowering
@@ -186,29 +186,27 @@ def _abstract(a, b, *, what, geometry, lowering):
     return jax.core.ShapedArray(shape, a.dtype)
 
 
-def _compute_on(platform: str, has_onednn: bool, a, b, *, what, geometry, lowering):
+def _compute_on(platform: str, engine: str, a, b, *, what, geometry, lowering):
     if lowering is Lowering.AUTO:
         channels = a.shape[-1], b.shape[-1]
         if what is Pass.INPUT_GRADIENT:
             channels = b.shape[3] * geometry.groups, a.shape[-1]
-        lowering = resolve(platform, what, geometry, *channels, onednn=has_onednn)
+        lowering = resolve(platform, what, geometry, *channels, engine=engine)
     elif lowering is Lowering.ONEDNN:
-        onednn.require(platform, a.dtype)
+        onednn_probe.require(platform, a.dtype)
     return compute(what, lowering, a, b, geometry)
 
 
 def _lowering_rule(compute_on: Callable[..., jax.Array], platform: str):
-    """A lowering rule from a function `(platform, has_onednn, *operands, **parameters)`."""
+    """A lowering rule from a function `(platform, engine, *operands, **parameters)`."""
 
     def rule(context, *operands, **parameters):
-        has_onednn = (
-            platform == "cpu"
-            # `jax.export` refuses custom calls whose stability XLA does not guarantee.
-            and not context.module_context.lowering_parameters.for_export
-            and onednn.knows_devices(context)
-            and onednn.available(context.avals_in[0].dtype)
-        )
-        function = functools.partial(compute_on, platform, has_onednn)
+        # `jax.export` refuses custom calls whose stability XLA does not guarantee.
+        exported = context.module_context.lowering_parameters.for_export
+        engine = ""
+        if platform == "cpu" and not exported and onednn.knows_devices(context):
+            engine = onednn_probe.engine(context.avals_in[0].dtype)
+        function = functools.partial(compute_on, platform, engine)
         return mlir.lower_fun(function, multiple_results=False)(context, *operands, **parameters)
 
     return rule
@@ -276,13 +274,13 @@ def _composed(x, w, *epilogue, geometry, lowering, activation, with_bias):
     return ACTIVATIONS[activation](y).astype(x.dtype)
 
 
-def _fused_on(platform, has_onednn, x, w, *epilogue, geometry, lowering, activation, with_bias):
+def _fused_on(platform, engine, x, w, *epilogue, geometry, lowering, activation, with_bias):
     chosen = lowering
     if lowering is Lowering.AUTO:
         channels = x.shape[-1], w.shape[-1]
-        chosen = resolve(platform, Pass.FORWARD, geometry, *channels, onednn=has_onednn)
+        chosen = resolve(platform, Pass.FORWARD, geometry, *channels, engine=engine)
     elif lowering is Lowering.ONEDNN:
-        onednn.require(platform, x.dtype)
+        onednn_probe.require(platform, x.dtype)
     if chosen is not Lowering.ONEDNN:
         parameters = {"geometry": geometry, "lowering": lowering, "activation": activation}
         return _composed(x, w, *epilogue, **parameters, with_bias=with_bias)

@@ -219,13 +219,14 @@ def resolve(
     in_channels: int,
     features: int,
     *,
-    onednn: bool = False,
+    engine: str = "",
 ) -> Lowering:
     """The lowering that AUTO stands for: a pure function of platform, pass and shapes.
 
-    `onednn` is True if the platform is a CPU on which ONEDNN computes this dtype.
+    `engine` is how oneDNN computes this dtype on this CPU, see `onednn_probe.engine`; "" if it
+    does not.
     """
-    if onednn and onednn_pays(what, geometry, in_channels, features):
+    if engine and _onednn_pays(engine, what, geometry, in_channels, features):
         return Lowering.ONEDNN
     if geometry.groups != 1:
         if geometry.groups == in_channels == features:
@@ -239,8 +240,39 @@ def resolve(
     return Lowering.DIRECT
 
 
-def onednn_pays(what: Pass, geometry: Geometry, in_channels: int, features: int) -> bool:
-    return what is not Pass.WEIGHT_GRADIENT and fits(Lowering.ONEDNN, geometry, False)
+def _onednn_pays(
+    engine: str, what: Pass, geometry: Geometry, in_channels: int, features: int
+) -> bool:
+    """True if oneDNN is the fastest on this kind of shape, by `benchmarks/conv.py`."""
+    if not onednn.fits(geometry):
+        return False
+    kt, kh, kw = geometry.kernel
+    strided = geometry.strides != (1, 1, 1)
+    area = geometry.out_size[1] * geometry.out_size[2]
+    positions = area * geometry.out_size[0]
+    if geometry.groups != 1:
+        # A group has few channels: its input gradient by phases is mostly copies.
+        return what is Pass.FORWARD or (what is Pass.INPUT_GRADIENT and not strided)
+    if what is Pass.WEIGHT_GRADIENT:
+        # A product per tap reads x and g once for each: it pays if these are small or few.
+        if kt == kh == kw == 1:
+            return positions > 1
+        if engine == "bfloat16":
+            return min(in_channels, features) >= 32
+        return area <= 7 * 7 or (kt > 1 and kh > 1 and strided and area <= 14 * 14)
+    # Winograd's products are a fraction of the convolution's; vectors of 512 bits outweigh that.
+    return not (engine == "avx2" and _winograd_pays(what, geometry, in_channels, features))
+
+
+def _winograd_pays(what: Pass, geometry: Geometry, in_channels: int, features: int) -> bool:
+    """True if WINOGRAD outdoes a direct convolution at full speed."""
+    kt, *_ = geometry.kernel
+    least = 64 if kt > 1 else 128
+    return (
+        fits(Lowering.WINOGRAD, geometry, False)
+        and min(in_channels, features) >= least
+        and _resolve_cpu(what, geometry, in_channels, features) is Lowering.WINOGRAD
+    )
 
 
 def _resolve_depthwise(platform: str, what: Pass, geometry: Geometry) -> Lowering:

@@ -127,14 +127,6 @@ def fits(geometry: Geometry) -> bool:
     )
 
 
-def available(dtype: Any) -> bool:
-    return jnp.dtype(dtype) == jnp.float32
-
-
-def require(platform: str, dtype: Any) -> None:
-    pass
-
-
 # --- The three passes ---------------------------------------------------------------------
 
 
@@ -162,13 +154,16 @@ def input_gradient(g, w, geometry: Geometry):
         if 0 in taps.shape[:3]:
             phases.append(jnp.zeros((len(g), *steps, w.shape[4]), g.dtype))
             continue
-        pads = tuple((k - 1, end) for k, end in zip(taps.shape[:3], after, strict=True))
-        # A negative pad cuts off results that no input position has.
-        kept = tuple((before, max(end, 0)) for before, end in pads)
-        cut = tuple(min(end, 0) for _, end in pads)
-        source = g[:, : g.shape[1] + cut[0], : g.shape[2] + cut[1], : g.shape[3] + cut[2]]
-        small = Geometry(taps.shape[:3], source.shape[1:4], (1, 1, 1), kept, geometry.groups)
-        phases.append(convolution(source, taps[::-1, ::-1, ::-1], small))
+        # Beyond the kernel's reach the results are zeros; a negative end cuts off results that no
+        # input position has.
+        reach = [min(k - 1, max(end, 0)) for k, end in zip(taps.shape[:3], after, strict=True)]
+        pads = tuple((k - 1, end) for k, end in zip(taps.shape[:3], reach, strict=True))
+        kept = [n + min(end, 0) for n, end in zip(g.shape[1:4], after, strict=True)]
+        source = g[:, : kept[0], : kept[1], : kept[2]]
+        small = Geometry(taps.shape[:3], source.shape[1:4], (1, 1, 1), pads, geometry.groups)
+        y = convolution(source, taps[::-1, ::-1, ::-1], small)
+        missing = [(0, q - n) for q, n in zip(steps, y.shape[1:4], strict=True)]
+        phases.append(padded(y, missing))
     n, t, h, v, c = phases[0].shape
     st, sh, sw = strides
     dx = jnp.stack(phases, axis=4).reshape(n, t, h, v, st, sh, sw, c)
