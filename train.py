@@ -10,6 +10,7 @@ from pathlib import Path
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from jaxvideo import startup
 from jaxvideo.types import Interrupted, JaxvideoError
 
 _CONFIG = config_flags.DEFINE_config_file("config", help_string="A file of configs/.")
@@ -32,10 +33,11 @@ def main(arguments: list[str]) -> None:
         raise JaxvideoError(f"unknown arguments {arguments[1:]}: flags begin with --")
     # Orbax logs a line per file operation, and the traceback of every error that it also raises.
     logging.set_verbosity(logging.FATAL)
-    from jaxvideo import visualize
-    from jaxvideo.training import distributed
-    from jaxvideo.training.config import default_workdir
-    from jaxvideo.training.loop import train
+    with startup.abortable():
+        from jaxvideo import visualize
+        from jaxvideo.training import distributed
+        from jaxvideo.training.config import default_workdir
+        from jaxvideo.training.loop import train
 
     config = _CONFIG.value.to_dict()
     name = Path(flags.FLAGS["config"].config_filename.partition(":")[0]).stem
@@ -60,11 +62,10 @@ def parse(arguments: list[str]) -> list[str]:
 
 
 if __name__ == "__main__":
-    try:
-        app.run(main, flags_parser=parse)
-    except Interrupted as stop:
-        print(stop, file=sys.stderr)
-    except JaxvideoError as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("interrupted")
+    with startup.interrupts():
+        try:
+            app.run(main, flags_parser=parse)
+        except Interrupted as stop:
+            print(stop, file=sys.stderr)
+        except JaxvideoError as error:
+            sys.exit(f"error: {error}")

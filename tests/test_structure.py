@@ -21,13 +21,23 @@ CONFIGS = sorted(p for p in (ROOT / "configs").glob("*.py") if p.stem != "common
 # Who may import whom inside jaxvideo.
 ALLOWED = {
     "types": set(),
-    "layers": {"types"},
+    "startup": {"types"},
+    "layers": {"types", "startup"},
     "models": {"types", "layers"},
     "weights": {"types"},
-    "data": {"types"},
+    "data": {"types", "startup"},
     "evaluation": {"types", "data"},
     "pretrained": {"types", "models", "weights", "__init__"},
-    "training": {"types", "layers", "models", "weights", "data", "evaluation", "pretrained"},
+    "training": {
+        "types",
+        "startup",
+        "layers",
+        "models",
+        "weights",
+        "data",
+        "evaluation",
+        "pretrained",
+    },
     "visualize": None,  # anything
     "expansion": None,
     "extraction": None,

@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from jaxvideo import __version__
+from jaxvideo import __version__, startup
 from jaxvideo.cli import (
     data,
     doctor,
@@ -24,7 +24,11 @@ from jaxvideo.types import JaxvideoError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command; the exit status is 0, 1 for an error that was explained, 2 for usage."""
+    """Runs a command and returns its exit status.
+
+    0: success; 1: an error with an explanation on stderr; argparse exits with 2 if the arguments
+    are wrong. A command whose parser has the default `compiles=True` uses the compilation cache.
+    """
     parser = argparse.ArgumentParser(
         prog="python -m jaxvideo", description="Video ConvNets in JAX, on one's own videos."
     )
@@ -45,6 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ):
         topic.add(commands)
     options = parser.parse_args(arguments)
+    if getattr(options, "compiles", False):
+        startup.use_compilation_cache()
     try:
         status = options.run(options)
         sys.stdout.flush()
@@ -57,5 +63,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         drop_output()
         return 1
-    except KeyboardInterrupt:
-        return 130

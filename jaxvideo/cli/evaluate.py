@@ -51,7 +51,7 @@ def add(commands: Any) -> None:
     command.add_argument(
         "--out", metavar="DIR", help="where the results go (default: beside the checkpoint)"
     )
-    command.set_defaults(run=_evaluate)
+    command.set_defaults(run=_evaluate, compiles=True)
 
 
 def _evaluate(options: argparse.Namespace) -> int:

@@ -38,7 +38,7 @@ def add(commands: Any) -> None:
     motion.add_argument("--epochs", type=float, default=27.0, help="of each training (default: 27)")
     motion.add_argument("--train-videos", type=int, default=1200, help="(default: 1200)")
     motion.add_argument("--val-videos", type=int, default=320, help="(default: 320)")
-    expand.set_defaults(run=_expand)
+    expand.set_defaults(run=_expand, compiles=True)
 
 
 def _expand(options: argparse.Namespace) -> int:

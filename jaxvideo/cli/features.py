@@ -32,7 +32,7 @@ def add(commands: Any) -> None:
     extract.add_argument(
         "--threads", type=int, default=2, help="videos that are read at the same time (default: 2)"
     )
-    extract.set_defaults(run=_extract)
+    extract.set_defaults(run=_extract, compiles=True)
 
     svm = commands.add_parser("svm", help="a linear SVM on features")
     _add_labelled(svm)

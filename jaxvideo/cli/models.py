@@ -8,7 +8,7 @@ from typing import Any
 
 def add(commands: Any) -> None:
     models = commands.add_parser("models", help="table of all networks")
-    models.set_defaults(run=_models)
+    models.set_defaults(run=_models, compiles=True)
 
 
 def _models(options: argparse.Namespace) -> int:

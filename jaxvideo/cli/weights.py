@@ -22,7 +22,7 @@ def add(commands: Any) -> None:
     )
     convert.add_argument("--frames", type=int, default=0, help="of a clip (R2D's stem has them)")
     convert.add_argument("--crop", type=int, default=0, help="of a clip (C3D's fc6 depends on it)")
-    convert.set_defaults(run=_convert)
+    convert.set_defaults(run=_convert, compiles=True)
 
 
 def _convert(options: argparse.Namespace) -> int:

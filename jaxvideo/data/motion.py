@@ -44,6 +44,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from jaxvideo.startup import cache_directory
 from jaxvideo.types import DataError
 
 try:
@@ -191,7 +192,7 @@ def ensure_motion(
     Args:
         root: the folder itself. It must be absent, empty, or a motion set with the same
             parameters. Default: `motion-v<version>-<train>-<val>-<seed>` under
-            `$JAXVIDEO_CACHE`, or under `~/.cache/jaxvideo`.
+            `startup.cache_directory()`.
         train, val: numbers of videos, multiples of 8 (the classes; in `val` also the twins).
         seed: 0 or more.
         threads: videos made at the same time; default: the cores this process may use.
@@ -207,8 +208,7 @@ def ensure_motion(
         raise DataError(f"seed={seed} must be at least 0 and threads={threads} at least 1")
     wanted = {"version": VERSION, "train": train, "val": val, "seed": seed}
     if root is None:
-        cache = Path(os.environ.get("JAXVIDEO_CACHE") or "~/.cache/jaxvideo").expanduser()
-        folder = cache / f"motion-v{VERSION}-{train}-{val}-{seed}"
+        folder = cache_directory() / f"motion-v{VERSION}-{train}-{val}-{seed}"
         advice = " Set JAXVIDEO_CACHE to a folder with space to keep it elsewhere."
     else:
         folder, advice = Path(root), ""

@@ -193,9 +193,8 @@ class Run:
         tested; 0 is none. It starts lower, (1 + step) / (10 + step).
       profile: (start, stop): these steps, the last not included, are traced into the run's folder.
       parallel: how its arrays lie on the devices.
-      compilation_cache: folder where compiled programs are kept, so that a second start need
-        not compile; "" is none, "default" the variable JAX_COMPILATION_CACHE_DIR or else
-        `xla` under `$JAXVIDEO_CACHE` or `~/.cache/jaxvideo`.
+      compilation_cache: directory of compiled programs, so that a second start does not compile.
+        "default": `startup.compilation_cache_directory()`; "": no cache.
     """
 
     seed: int

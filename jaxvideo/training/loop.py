@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxvideo import startup
 from jaxvideo.data.datasets import VideoDataset
 from jaxvideo.data.pipeline import Batch, Share, error_text, train_batches
 from jaxvideo.evaluation.protocol import Result, evaluate, join
@@ -78,31 +79,14 @@ def train(config: Mapping[str, Any], workdir: str | os.PathLike[str]) -> dict[st
         say("  to train again, name another --workdir or remove this one")
         return finished
     say(f"run folder: {workdir}")
-    _use_compilation_cache(run.compilation_cache)
+    if cache := startup.use_compilation_cache(run.compilation_cache, warn):
+        say(f"compiled programs are kept in {cache}")
     train_set, val_set = load_data(run.data)
     say(
         f"data: {len(train_set)} training and {len(val_set)} validation videos, "
         f"{len(train_set.classes)} classes"
     )
     return _train(run, values, workdir, train_set, val_set)
-
-
-def _use_compilation_cache(folder: str) -> None:
-    if not folder:
-        return
-    if folder == "default":
-        cache = os.environ.get("JAXVIDEO_CACHE") or "~/.cache/jaxvideo"
-        folder = os.environ.get("JAX_COMPILATION_CACHE_DIR") or f"{cache}/xla"
-    path = Path(folder).expanduser()
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(
-            f"config.compilation_cache={folder!r} cannot be written: {error.strerror}; "
-            "another folder, or '' for none"
-        ) from error
-    jax.config.update("jax_compilation_cache_dir", str(path))
-    say(f"compiled programs are kept in {path}")
 
 
 def _train(run: Run, config, workdir: Path, train_set, val_set) -> dict[str, Any]:
@@ -119,7 +103,8 @@ def _train(run: Run, config, workdir: Path, train_set, val_set) -> dict[str, Any
     schedule = make_schedule(run.optim, steps_per_epoch=epoch_steps, epochs=run.epochs)
     plateau = make_plateau(run.optim)
     say(f"model: {run.model['name']}; compiling ...")
-    optimizer, state, shardings = _initial_state(run, model, schedule, plateau, layout, given)
+    with startup.abortable():
+        optimizer, state, shardings = _initial_state(run, model, schedule, plateau, layout, given)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     say(f"  {parameters:,} parameters; {total} steps of {run.batch_size} clips on {_devices()}")
     train_step = jit_step(run, model, optimizer, layout, shardings)
@@ -129,6 +114,9 @@ def _train(run: Run, config, workdir: Path, train_set, val_set) -> dict[str, Any
     predict = _predictor(run, model, one_clip)
 
     with contextlib.ExitStack() as stack:
+        # Until the first step is compiled, Ctrl-C has nothing to save.
+        starting = stack.enter_context(contextlib.ExitStack())
+        starting.enter_context(startup.abortable())
         checkpoints = stack.enter_context(
             checkpoint.open_checkpoints(workdir, keep=run.checkpoint.keep)
         )
@@ -160,6 +148,7 @@ def _train(run: Run, config, workdir: Path, train_set, val_set) -> dict[str, Any
             _broken_watch(train_set, run.data.max_broken),
             _progress(run, model, step, total),
             stack.enter_context(_profiler(workdir, run.profile)),
+            starting.close,
         )
 
         def save(**more: Any) -> None:
@@ -167,6 +156,7 @@ def _train(run: Run, config, workdir: Path, train_set, val_set) -> dict[str, Any
             checkpoint.save(checkpoints, state, step, {**described, "best": best}, **more)
 
         if not total:
+            starting.close()
             save()
         while step < total:
             last = _next_stop(step, epoch_steps, run.checkpoint.every_steps, total)
@@ -196,7 +186,8 @@ def _train(run: Run, config, workdir: Path, train_set, val_set) -> dict[str, Any
                     "the same command continues the run"
                 )
 
-    result = _test(run, _predictor(run, model, run.protocol), state, val_set)
+    with startup.abortable():  # the state is saved
+        result = _test(run, _predictor(run, model, run.protocol), state, val_set)
     seconds = time.perf_counter() - started
     report = run_folder.report(run, workdir, result, val_set, seconds, best)
     return distributed.first_says(report)
@@ -214,6 +205,7 @@ class _Steps:
     note_broken: Callable[[np.ndarray, dict[int, str]], None]
     tell: Callable[[int, dict[str, float], float], None]
     profile: Callable[[int], None]
+    started: Callable[[], None]
 
     def run(self, state: TrainState, first: int, last: int):
         """Steps `first + 1` to `last`, or to a request to stop: state, step, mean metrics, and
@@ -245,6 +237,7 @@ class _Steps:
             names = ("video", "label", "weight", "sample")
             given = {name: self.layout.put(name, batch[name]) for name in names}
             state, metrics = self.train_step(state, given, self.key)
+            self.started()
             # Reading waits for the device, so step k is read when step k + 1 is on its way.
             if pending:
                 read(*pending)

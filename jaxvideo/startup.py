@@ -1,0 +1,221 @@
+"""Process start-up: cache directories, the compilation cache and Ctrl-C.
+
+This module imports the standard library only, because `--help`, loader workers and `import
+jaxvideo` must not load JAX.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import sys
+import tempfile
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+from jaxvideo.types import ConfigError
+
+#: Exit status of a process that Ctrl-C ended, as shells report it (128 + SIGINT).
+INTERRUPTED = 130
+
+# JAX keeps only programs that took 1 s to compile. A prediction also compiles small ones.
+_MIN_COMPILE_SECONDS = 0.1
+
+
+def cache_directory() -> Path:
+    """Returns the directory for everything that jaxvideo can build again.
+
+    The first of these that is set: `$JAXVIDEO_CACHE`, `$XDG_CACHE_HOME/jaxvideo`,
+    `~/.cache/jaxvideo`. The directory is not created.
+
+    Example:
+      >>> import os
+      >>> os.environ["JAXVIDEO_CACHE"] = "/tmp/jaxvideo"
+      >>> cache_directory().as_posix()
+      '/tmp/jaxvideo'
+    """
+    if own := os.environ.get("JAXVIDEO_CACHE"):
+        return Path(own).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "jaxvideo"
+
+
+def compilation_cache_directory() -> Path:
+    """Returns `$JAX_COMPILATION_CACHE_DIR` if it is set, otherwise `cache_directory() / "xla"`."""
+    if given := os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        return Path(given).expanduser()
+    return cache_directory() / "xla"
+
+
+def print_warning(text: str) -> None:
+    """Writes `warning: text` to stderr."""
+    print(f"warning: {text}", file=sys.stderr, flush=True)
+
+
+def use_compilation_cache(
+    folder: str = "default", warn: Callable[[str], None] = print_warning
+) -> Path | None:
+    """Lets JAX store compiled programs on disk, so that the next process does not compile them.
+
+    JAX is not imported: if it is not loaded yet, the environment variables that it reads are set.
+    Values that the user has set (`JAX_COMPILATION_CACHE_DIR`,
+    `JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS`) are kept.
+
+    Args:
+      folder: directory of the cache; "default" is `compilation_cache_directory()`; "" disables
+        the cache.
+      warn: receives one line if the default directory is not writable. The cache is then disabled.
+
+    Returns:
+      The directory, or None if the cache is disabled.
+
+    Raises:
+      ConfigError: `folder` names a directory that is not writable.
+
+    Example:
+      >>> use_compilation_cache("") is None
+      True
+    """
+    if not folder:
+        _set_jax("jax_compilation_cache_dir", None)
+        return None
+    path = compilation_cache_directory() if folder == "default" else Path(folder).expanduser()
+    if folder == "default" and "jax" in sys.modules:  # the program may have chosen a directory
+        path = Path(sys.modules["jax"].config.jax_compilation_cache_dir or path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        reason = error.strerror or str(error)
+        if folder != "default":
+            raise ConfigError(
+                f"config.compilation_cache={folder!r} cannot be written: {reason}. Name a writable "
+                "directory, or '' for none"
+            ) from error
+        _set_jax("jax_compilation_cache_dir", None)
+        warn(
+            f"compiled programs are not cached: {path} cannot be written ({reason}). Set "
+            "JAXVIDEO_CACHE to a writable directory"
+        )
+        return None
+    # jaxlib cannot serialize programs that call oneDNN (`layers.onednn`); they are compiled anew.
+    warnings.filterwarnings("ignore", "Error writing persistent .*std::bad_alloc", UserWarning)
+    _set_jax("jax_compilation_cache_dir", str(path))
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+        _set_jax("jax_persistent_cache_min_compile_time_secs", _MIN_COMPILE_SECONDS)
+    return path
+
+
+def _set_jax(name: str, value: Any) -> None:
+    if "jax" in sys.modules:
+        sys.modules["jax"].config.update(name, value)
+    elif value is None:
+        os.environ.pop(name.upper(), None)
+    else:
+        os.environ[name.upper()] = str(value)
+
+
+# Ctrl-C. Python runs signal handlers between bytecodes of the main thread, hence not before a
+# call into XLA's compiler has returned, which takes seconds to minutes. A thread that reads the
+# descriptor of `signal.set_wakeup_fd` learns of the signal at once.
+
+_ABORTABLE = [0]  # depth of `abortable` contexts
+_REPORTED = [threading.Lock()]
+
+
+@contextlib.contextmanager
+def abortable() -> Iterator[None]:
+    """Marks work that Ctrl-C may abort without any cleanup, such as compilation.
+
+    It has an effect inside `interrupts` only: SIGINT then ends the process at once, even if the
+    main thread is inside the compiler.
+
+    Example:
+      >>> with abortable():
+      ...     compiled = sum([1, 2])
+    """
+    _ABORTABLE[0] += 1
+    try:
+        yield
+    finally:
+        _ABORTABLE[0] -= 1
+
+
+@contextlib.contextmanager
+def interrupts(grace: float | None = None) -> Iterator[None]:
+    """Handles Ctrl-C for a whole program, also while the main thread is inside compiled code.
+
+    Inside `abortable`, SIGINT ends the process at once. Elsewhere the usual handler runs, which
+    by default raises KeyboardInterrupt. In both cases the exit status is 130 and stderr gets the
+    line `interrupted`; no traceback is printed.
+
+    Args:
+      grace: seconds after SIGINT in which the program must end; then it is ended. It applies only
+        to Python's default handler. None waits for as long as the program takes.
+
+    Example:
+      >>> with interrupts():
+      ...     pass
+    """
+    _REPORTED[0] = threading.Lock()
+    reader, writer = socket.socketpair()
+    writer.setblocking(False)
+    try:
+        before = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+    except ValueError:  # not the main thread, which alone may set it
+        reader.close()
+        writer.close()
+        yield
+        return
+    threading.Thread(target=_watch, args=(reader, grace), name="interrupts", daemon=True).start()
+    try:
+        yield
+    except KeyboardInterrupt:
+        with contextlib.suppress(OSError, ValueError):
+            sys.stdout.flush()
+        _end()
+    finally:
+        signal.set_wakeup_fd(before)
+        writer.close()  # which ends the thread
+
+
+def _watch(reader: socket.socket, grace: float | None) -> None:
+    """Reads numbers of signals until the socket is closed on the other side."""
+    deadline = None
+    with reader:
+        while True:
+            if deadline is not None:
+                reader.settimeout(max(deadline - time.monotonic(), 0.001))
+            try:
+                numbers = reader.recv(64)
+            except TimeoutError:
+                _end()
+            if not numbers:
+                return
+            if signal.SIGINT not in numbers:
+                continue
+            if _ABORTABLE[0]:
+                _end()
+            usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+            if grace is not None and usual and deadline is None:
+                deadline = time.monotonic() + grace
+
+
+def _end() -> NoReturn:
+    """Ends the process without Python's and JAX's teardown, which crashes during a compilation."""
+    if not _REPORTED[0].acquire(blocking=False):
+        while True:  # another thread is about to end the process
+            time.sleep(1)
+    try:
+        os.write(2, b"interrupted\n")
+        if "multiprocessing" in sys.modules:
+            for child in sys.modules["multiprocessing"].active_children():
+                child.kill()
+    finally:
+        os._exit(INTERRUPTED)

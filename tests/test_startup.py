@@ -1,0 +1,174 @@
+"""Start of a process: caches, Ctrl-C, and what is not imported."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import pytest
+
+from jaxvideo import startup
+from jaxvideo.types import ConfigError
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def jax_cache():
+    """Restores JAX's settings of the compilation cache."""
+    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    before = {name: getattr(jax.config, name) for name in names}
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+
+
+@pytest.fixture
+def no_variables(monkeypatch):
+    for name in ("JAXVIDEO_CACHE", "XDG_CACHE_HOME", "JAX_COMPILATION_CACHE_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    return monkeypatch
+
+
+@pytest.mark.fast
+def test_cache_directory(no_variables):
+    assert startup.cache_directory() == Path("~/.cache/jaxvideo").expanduser()
+    no_variables.setenv("XDG_CACHE_HOME", "/x")
+    assert startup.cache_directory() == Path("/x/jaxvideo")
+    no_variables.setenv("JAXVIDEO_CACHE", "/own")
+    assert startup.cache_directory() == Path("/own")
+    assert startup.compilation_cache_directory() == Path("/own/xla")
+    no_variables.setenv("JAX_COMPILATION_CACHE_DIR", "/programs")
+    assert startup.compilation_cache_directory() == Path("/programs")
+
+
+def test_programs_are_stored(no_variables, jax_cache, tmp_path):
+    jax.config.update("jax_compilation_cache_dir", None)
+    no_variables.setenv("JAXVIDEO_CACHE", str(tmp_path))
+    no_variables.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    assert startup.use_compilation_cache() == tmp_path / "xla"
+    jax.clear_caches()
+    jax.jit(lambda x: x * 3 + 1)(2.0).block_until_ready()
+    assert list((tmp_path / "xla").glob("jit*"))
+
+
+@pytest.mark.fast
+def test_a_directory_chosen_before_is_kept(no_variables, jax_cache, tmp_path):
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path / "mine"))
+    assert startup.use_compilation_cache() == tmp_path / "mine"
+    assert startup.use_compilation_cache("") is None
+    assert jax.config.jax_compilation_cache_dir is None
+
+
+@pytest.mark.fast
+def test_a_cache_that_cannot_be_written(no_variables, jax_cache, tmp_path):
+    """The default is skipped with one warning; a directory that was asked for is an error."""
+    jax.config.update("jax_compilation_cache_dir", None)
+    (tmp_path / "file").touch()
+    no_variables.setenv("JAXVIDEO_CACHE", str(tmp_path / "file"))
+    said = []
+    assert startup.use_compilation_cache(warn=said.append) is None
+    assert len(said) == 1
+    assert "JAXVIDEO_CACHE" in said[0]
+    assert jax.config.jax_compilation_cache_dir is None
+    with pytest.raises(ConfigError, match=r"cannot be written: .* Name a writable"):
+        startup.use_compilation_cache(str(tmp_path / "file" / "cache"))
+
+
+@contextlib.contextmanager
+def started(*command):
+    """A process that SIGINT reaches."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a background job, which hands this down
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    process = subprocess.Popen(
+        [sys.executable, *command],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+# A program that takes XLA several seconds to compile.
+_COMPILES = """
+import sys
+from jaxvideo import startup
+grace = float(sys.argv[1]) if sys.argv[1] else None
+with startup.interrupts(grace):
+    import jax, jax.numpy as jnp
+    def slow(x):
+        for i in range(4000):
+            x = jnp.sin(x[::-1] * i) @ x
+        return x
+    lowered = jax.jit(slow).lower(jnp.ones((4, 4)))
+    print("compiling", flush=True)
+    with startup.abortable() if grace is None else startup.contextlib.nullcontext():
+        lowered.compile()
+    print("compiled", flush=True)
+"""
+
+
+@pytest.mark.parametrize("grace", ["", "0.5"], ids=["abortable", "grace"])
+@pytest.mark.parametrize("times", [1, 3])
+def test_ctrl_c_ends_a_compilation(grace, times):
+    with started("-c", _COMPILES, grace) as process:
+        assert process.stdout.readline() == "compiling\n"
+        time.sleep(0.3)
+        sent = time.monotonic()
+        for _ in range(times):
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.02)
+        stdout, stderr = process.communicate(timeout=60)
+        assert time.monotonic() - sent < 2
+        assert (process.returncode, stdout, stderr) == (130, "", "interrupted\n")
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ("time.sleep(30)", (130, "interrupted\n")),
+        # A handler of the program's own, as training has it, decides.
+        ("signal.signal(2, lambda *_: sys.exit(7))\n    time.sleep(30)", (7, "")),
+    ],
+)
+def test_ctrl_c_elsewhere(body, expected):
+    program = (
+        "import signal, sys, time\nfrom jaxvideo import startup\n"
+        f"with startup.interrupts(5.0):\n    print('ready')\n    {body}\n"
+    )
+    with started("-c", program) as process:
+        assert process.stdout.readline() == "ready\n"
+        time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=20)
+        assert (process.returncode, stderr) == expected
+
+
+def test_ctrl_c_ends_training_that_compiles(tmp_path):
+    arguments = [
+        *("train.py", "--config=configs/motion.py", f"--workdir={tmp_path / 'run'}"),
+        *("--config.data.train_videos=16", "--config.data.val_videos=16"),
+        *(f"--config.data.root={tmp_path / 'motion'}", "--config.compilation_cache="),
+    ]
+    with started(*arguments) as process:
+        assert any("compiling ..." in line for line in process.stdout)
+        time.sleep(1)
+        sent = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=60)
+        assert time.monotonic() - sent < 2
+        assert process.returncode == 130
+        assert stderr.splitlines()[-1] == "interrupted"
+        assert "Traceback" not in stderr
