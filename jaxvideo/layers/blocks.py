@@ -22,7 +22,7 @@ def average_predictions(*logits: jax.Array) -> jax.Array:
 
 
 def conv_norm(
-    conv: Conv3D,
+    conv: Conv3D | Conv2Plus1D,
     norm: BatchNorm | None,
     x: jax.Array,
     *,
@@ -37,7 +37,7 @@ def conv_norm(
     fuse them and no platform reads the activations once more for BatchNorm.
 
     Args:
-      conv: a `Conv3D` in the caller's scope.
+      conv: a `Conv3D` or `Conv2Plus1D` in the caller's scope.
       norm: a `BatchNorm` in the caller's scope, or None.
       x: `[N, T, H, W, C]`.
       train: True for training.
@@ -69,9 +69,9 @@ class Conv2Plus1D(nn.Module):
 
     R(2+1)D's factorisation (arXiv 1711.11248, section 3.5), which chooses `mid` to keep the
     number of weights, and S3D's (arXiv 1712.04851, section 4.2), where `mid` is `features`.
-    `conv(features, kernel, strides, name=)` and `norm(name=)` make the layers. What follows the
-    second convolution is given by the caller as for `conv_norm`, and its BN is in the caller's
-    scope.
+    `conv(features, kernel, strides, name=)` and `norm(name=)` make the layers. It is called like
+    a `Conv3D`: the BN and activation after the second convolution are the caller's, see
+    `conv_norm`.
     """
 
     features: int
@@ -85,16 +85,14 @@ class Conv2Plus1D(nn.Module):
     def __call__(
         self,
         x: jax.Array,
-        norm: BatchNorm | None = None,
+        affine: Callable[[], tuple[jax.Array, jax.Array]] | None = None,
         *,
-        train: bool,
-        activation: str = "",
         residual: jax.Array | None = None,
+        activation: str = "",
+        inference: bool = False,
     ) -> jax.Array:
         (t, *k), (st, *s) = self.kernel, self.strides
         spatial = self.conv(self.mid, (1, *k), (1, *s), name="spatial")
-        x = conv_norm(spatial, self.norm(name="bn"), x, train=train, activation="relu")
+        x = conv_norm(spatial, self.norm(name="bn"), x, train=not inference, activation="relu")
         temporal = self.conv(self.features, (t, 1, 1), (st, 1, 1), name="temporal")
-        return conv_norm(
-            temporal, norm, x, train=train, activation=activation, residual=residual
-        )
+        return temporal(x, affine, residual=residual, activation=activation, inference=inference)

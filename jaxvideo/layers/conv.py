@@ -12,6 +12,7 @@ bilinear, and the transposes of its three passes are the other two.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -26,6 +27,7 @@ from jax.interpreters import ad, batching, mlir
 from jaxvideo.layers import onednn, onednn_probe
 from jaxvideo.layers.geometry import Geometry, Pads, Pass, Triple
 from jaxvideo.layers.lowerings import compute, fits, resolve
+from jaxvideo.layers.partition import devices_of, needs_devices, over_batch
 from jaxvideo.types import ConfigError, Lowering
 
 #: Functions that can follow a convolution.
@@ -186,27 +188,51 @@ def _abstract(a, b, *, what, geometry, lowering):
     return jax.core.ShapedArray(shape, a.dtype)
 
 
-def _compute_on(platform: str, engine: str, a, b, *, what, geometry, lowering):
+def _compute_on(platform: str, target: _Target, a, b, *, what, geometry, lowering):
     if lowering is Lowering.AUTO:
         channels = a.shape[-1], b.shape[-1]
         if what is Pass.INPUT_GRADIENT:
             channels = b.shape[3] * geometry.groups, a.shape[-1]
-        lowering = resolve(platform, what, geometry, *channels, engine=engine)
+        lowering = resolve(platform, what, geometry, *channels, engine=target.engine)
     elif lowering is Lowering.ONEDNN:
         onednn_probe.require(platform, a.dtype)
-    return compute(what, lowering, a, b, geometry)
+
+    def run(a, b):
+        return compute(what, lowering, a, b, geometry)
+
+    summed = what is Pass.WEIGHT_GRADIENT
+    return target.run(run, [a, b], [True, summed], lowering, summed)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Target:
+    """What a program is lowered for.
+
+    Attributes:
+      engine: see `onednn_probe.engine`.
+      partitioned: True if operands can be sharded over several CPU devices.
+    """
+
+    engine: str
+    partitioned: bool
+
+    def run(self, function, operands, batched, lowering, summed=False):
+        if not self.partitioned or lowering is Lowering.DIRECT:
+            return function(*operands)
+        return over_batch(function, operands, batched, summed)
 
 
 def _lowering_rule(compute_on: Callable[..., jax.Array], platform: str):
-    """A lowering rule from a function `(platform, engine, *operands, **parameters)`."""
+    """A lowering rule from a function `(platform, target, *operands, **parameters)`."""
 
     def rule(context, *operands, **parameters):
         # `jax.export` refuses custom calls whose stability XLA does not guarantee.
         exported = context.module_context.lowering_parameters.for_export
-        engine = ""
-        if platform == "cpu" and not exported and onednn.knows_devices(context):
-            engine = onednn_probe.engine(context.avals_in[0].dtype)
-        function = functools.partial(compute_on, platform, engine)
+        devices = devices_of(context)
+        usable = platform == "cpu" and not exported and devices > 0
+        engine = onednn_probe.engine(context.avals_in[0].dtype) if usable else ""
+        target = _Target(engine, partitioned=usable and devices > 1)
+        function = functools.partial(compute_on, platform, target)
         return mlir.lower_fun(function, multiple_results=False)(context, *operands, **parameters)
 
     return rule
@@ -250,7 +276,7 @@ def _run(a, b, **static):
 
 _conv3d_p.def_impl(_run)
 _conv3d_p.def_abstract_eval(_abstract)
-onednn.needs_devices(_conv3d_p)
+needs_devices(_conv3d_p)
 ad.defbilinear(_conv3d_p, _transpose_first, _transpose_second)
 batching.primitive_batchers[_conv3d_p] = _batched
 for _platform in ("cpu", "tpu", None):  # any other is treated like the GPU
@@ -274,19 +300,24 @@ def _composed(x, w, *epilogue, geometry, lowering, activation, with_bias):
     return ACTIVATIONS[activation](y).astype(x.dtype)
 
 
-def _fused_on(platform, engine, x, w, *epilogue, geometry, lowering, activation, with_bias):
+def _fused_on(platform, target, x, w, *epilogue, geometry, lowering, activation, with_bias):
     chosen = lowering
     if lowering is Lowering.AUTO:
         channels = x.shape[-1], w.shape[-1]
-        chosen = resolve(platform, Pass.FORWARD, geometry, *channels, engine=engine)
+        chosen = resolve(platform, Pass.FORWARD, geometry, *channels, engine=target.engine)
     elif lowering is Lowering.ONEDNN:
         onednn_probe.require(platform, x.dtype)
     if chosen is not Lowering.ONEDNN:
         parameters = {"geometry": geometry, "lowering": lowering, "activation": activation}
         return _composed(x, w, *epilogue, **parameters, with_bias=with_bias)
-    bias = epilogue[0].astype(x.dtype) if with_bias else None
-    residual = epilogue[-1] if len(epilogue) > with_bias else None
-    return onednn.convolution(x, w, geometry, bias, residual, activation)
+
+    def run(x, w, *epilogue):
+        bias = epilogue[0].astype(x.dtype) if with_bias else None
+        residual = epilogue[-1] if len(epilogue) > with_bias else None
+        return onednn.convolution(x, w, geometry, bias, residual, activation)
+
+    batched = [True, False, *(array.ndim > 1 for array in epilogue)]
+    return target.run(run, [x, w, *epilogue], batched, chosen)
 
 
 def _fused_abstract(x, w, *epilogue, geometry, **rest):
@@ -317,7 +348,7 @@ def _run_fused(*operands, **static):
 
 _fused_p.def_impl(_run_fused)
 _fused_p.def_abstract_eval(_fused_abstract)
-onednn.needs_devices(_fused_p)
+needs_devices(_fused_p)
 ad.primitive_jvps[_fused_p] = _fused_jvp
 batching.primitive_batchers[_fused_p] = _fused_batched
 for _platform in ("cpu", "tpu", None):

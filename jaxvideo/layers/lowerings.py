@@ -257,8 +257,10 @@ def _onednn_pays(
         # A product per tap reads x and g once for each: it pays if these are small or few.
         if kt == kh == kw == 1:
             return positions > 1
+        if kt * kh * kw > 27 or min(in_channels, features) < 32:
+            return False
         if engine == "bfloat16":
-            return min(in_channels, features) >= 32
+            return True
         return area <= 7 * 7 or (kt > 1 and kh > 1 and strided and area <= 14 * 14)
     # Winograd's products are a fraction of the convolution's; vectors of 512 bits outweigh that.
     return not (engine == "avx2" and _winograd_pays(what, geometry, in_channels, features))

@@ -47,7 +47,9 @@ class BatchNorm(nn.Module):
     scale_init: Any = nn.initializers.ones
 
     @nn.compact
-    def __call__(self, x: Any, *, train: bool, as_affine: bool = False) -> Any:
+    def __call__(
+        self, x: jax.Array | jax.ShapeDtypeStruct, *, train: bool, as_affine: bool = False
+    ) -> Any:
         """Normalizes `x [N, ..., C]`.
 
         With `as_affine` only the shape of x is read, which may be a `ShapeDtypeStruct`; the

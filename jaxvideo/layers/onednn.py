@@ -10,23 +10,19 @@ interface of XLA's own that may change between releases. Therefore nothing here 
     input gradient    the same call with the kernel reversed; one call per phase of the strides
     weight gradient   one matrix product per tap of the kernel
 
-A batch that is sharded over devices stays sharded (`_partitioned`).
+XLA's partitioner does not know the calls; see `layers.partition`.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.experimental.custom_partitioning import custom_partitioning
-from jax.sharding import NamedSharding
-from jax.sharding import PartitionSpec as P
 
 from jaxvideo.layers.geometry import Geometry, padded, turned
 
@@ -61,14 +57,8 @@ def convolution(
         operands.append(residual)
     if activation:
         operations.append(ACTIVATIONS[activation])
-    config = _convolution_config(geometry, operations)
-
-    def call(x, *rest):
-        shape = (x.shape[0], *geometry.out_size, rest[0].shape[-1])
-        return _call("convolution", config, jax.ShapeDtypeStruct(shape, x.dtype), x, *rest)
-
-    batched = [operand is x or operand is residual for operand in operands]
-    return _partitioned(call, operands, batched, out_ndim=5)
+    result = jax.ShapeDtypeStruct((x.shape[0], *geometry.out_size, w.shape[-1]), x.dtype)
+    return _call("convolution", _convolution_config(geometry, operations), result, *operands)
 
 
 def _convolution_config(geometry: Geometry, operations: Sequence[str]) -> dict[str, Any]:
@@ -175,20 +165,15 @@ def input_gradient(g, w, geometry: Geometry):
 def weight_gradient(x, g, geometry: Geometry):
     """`(x, g) -> dw`, without groups: one product over all positions per tap."""
     channels, features = x.shape[-1], g.shape[-1]
-
-    def by_tap(x, g):
-        x, rows = padded(x, geometry.pads), g.reshape(-1, features)
-        taps = []
-        for tap in np.ndindex(*geometry.kernel):
-            ends = [
-                first + (n - 1) * stride + 1
-                for first, n, stride in zip(tap, geometry.out_size, geometry.strides, strict=True)
-            ]
-            under = lax.slice(x, (0, *tap, 0), (len(x), *ends, channels), (1, *geometry.strides, 1))
-            taps.append(product(under.reshape(-1, channels), rows))
-        return jnp.stack(taps).reshape(*geometry.kernel, channels, features).astype(x.dtype)
-
-    return _partitioned(by_tap, [x, g], [True, True], out_ndim=5, summed=True)
+    x, rows, taps = padded(x, geometry.pads), g.reshape(-1, features), []
+    for tap in np.ndindex(*geometry.kernel):
+        ends = [
+            first + (n - 1) * stride + 1
+            for first, n, stride in zip(tap, geometry.out_size, geometry.strides, strict=True)
+        ]
+        under = lax.slice(x, (0, *tap, 0), (len(x), *ends, channels), (1, *geometry.strides, 1))
+        taps.append(product(under.reshape(-1, channels), rows))
+    return jnp.stack(taps).reshape(*geometry.kernel, channels, features).astype(x.dtype)
 
 
 def _transposed_per_group(w, groups: int):
@@ -202,75 +187,3 @@ def _transposed_per_group(w, groups: int):
 
 def _with_groups(geometry: Geometry, groups: int) -> Geometry:
     return Geometry(geometry.kernel, geometry.in_size, geometry.strides, geometry.pads, groups)
-
-
-# --- Several devices ----------------------------------------------------------------------
-
-
-def needs_devices(primitive: Any) -> None:
-    """Makes JAX pass the devices to the lowering rule, which `custom_partitioning` needs."""
-    # JAX has no public way. Without it `knows_devices` is False and other lowerings are used.
-    with contextlib.suppress(ImportError, AttributeError):
-        from jax._src import dispatch
-
-        dispatch.prim_requires_devices_during_lowering.add(primitive)
-
-
-def knows_devices(context: Any) -> bool:
-    """Returns False if a lowering context does not name the devices."""
-    axes = context.module_context.axis_context
-    return getattr(axes, "device_assignment", True) is not None
-
-
-def _partitioned(
-    function: Callable[..., jax.Array],
-    operands: Sequence[jax.Array],
-    batched: Sequence[bool],
-    out_ndim: int,
-    summed: bool = False,
-) -> jax.Array:
-    """Calls `function` on each device's part of the batch.
-
-    XLA's partitioner does not know the custom calls and would gather the batch on every device.
-
-    Args:
-      function: computes the result from the operands, for any batch size.
-      operands: arrays.
-      batched: for each operand, True if its first axis is the batch.
-      out_ndim: number of axes of the result.
-      summed: True if the result is a sum over the batch; False if its first axis is the batch.
-    """
-    whole = custom_partitioning(function)
-
-    def partition(mesh, arguments, result):
-        del result
-        spec = arguments[0].sharding.spec
-        axes = spec[0] if len(spec) else None
-        shardings = [NamedSharding(mesh, P(axes) if one else P()) for one in batched]
-        if not summed:
-            return mesh, function, NamedSharding(mesh, P(axes)), tuple(shardings)
-        if axes is None:
-            return mesh, function, NamedSharding(mesh, P()), tuple(shardings)
-        local = lambda *arrays: lax.psum(function(*arrays), axes)  # noqa: E731
-        return mesh, local, NamedSharding(mesh, P()), tuple(shardings)
-
-    names = iter(f"f{number}" for number in range(100))
-    inside = []
-
-    def factors(ndim: int, with_batch: bool) -> str:
-        own = [next(names) for _ in range(ndim - with_batch)]
-        inside.extend(own)
-        return " ".join(["n"] * with_batch + own)
-
-    sources = ", ".join(
-        factors(operand.ndim, one) for operand, one in zip(operands, batched, strict=True)
-    )
-    rule = f"{sources} -> {factors(out_ndim, not summed)}"
-    reduction = {"reduction_factors": ("n",)} if summed else {}
-    whole.def_partition(
-        partition,
-        sharding_rule=rule,
-        need_replication_factors=tuple(inside),
-        **reduction,
-    )
-    return whole(*operands)

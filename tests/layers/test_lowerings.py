@@ -6,12 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from zoo_convolutions import zoo
 
 from jaxvideo.layers import conv2d, winograd
 from jaxvideo.layers.geometry import Geometry, Pass
 from jaxvideo.layers.lowerings import compute, fits, resolve
-from jaxvideo.models import create_model, list_models, model_entry
-from jaxvideo.models.summary import convolutions
 from jaxvideo.types import Lowering
 
 CHANNELS, FEATURES = 4, 6
@@ -33,33 +32,6 @@ def grid():
     # Winograd's tiles: results of one row or column, and padding wider than the kernel.
     for size, pads in [((3, 3), (0, 0)), ((4, 5), (0, 0)), ((5, 4), (3, 4)), ((1, 2), (1, 1))]:
         yield Geometry((3, 3, 3), (3, *size), (1, 1, 1), ((1, 1), pads, pads))
-
-
-def zoo(depthwise=False):
-    """Every distinct convolution of the registry's models, on maps and channels made small.
-
-    Depthwise ones come out as 4 groups of 4 channels, unless `depthwise` keeps them.
-    """
-    seen, kinds = set(), {}
-    for name in list_models():
-        entry = model_entry(name)
-        # Networks that differ in depth only have the same convolutions.
-        form = {key: value for key, value in entry.arguments.items() if key != "blocks"}
-        kinds.setdefault((entry.build, entry.preprocessing, repr(form)), name)
-    for name in kinds.values():
-        shape = (1, *model_entry(name).preprocessing.shape)
-        for x, w, geometry in convolutions(create_model(name), shape):
-            size = tuple(
-                n if n < 9 else max(8 + n % 2, k)
-                for n, k in zip(geometry.in_size, geometry.kernel, strict=True)
-            )
-            groups = min(geometry.groups, 4)
-            channels, features = min(x[-1], 16), min(w[-1], 16)
-            if depthwise and geometry.groups == x[-1] == w[-1] != 1:
-                groups = channels = features
-            small = Geometry(geometry.kernel, size, geometry.strides, geometry.pads, groups)
-            seen.add((small, channels, features))
-    return sorted(seen, key=repr)
 
 
 def possible(geometry, depthwise=False):

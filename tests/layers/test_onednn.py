@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
+from zoo_convolutions import zoo
 
 from jaxvideo.layers import conv3d, onednn_probe
 from jaxvideo.layers.geometry import Geometry, Pass
-from jaxvideo.layers.lowerings import compute, resolve
+from jaxvideo.layers.lowerings import compute, fits, resolve
 from jaxvideo.types import ConfigError, Lowering
 
 ROOT = Path(__file__).parents[2]
@@ -48,35 +49,28 @@ def close(results, expected, limit=1e-5):
 PROGRAM = """
 import json, sys
 from jaxvideo.layers.onednn_probe import differences
-dtype, part, parts = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-cases = json.load(sys.stdin)[part::parts]
+dtype, cases = sys.argv[1], json.load(sys.stdin)
 for start in range(0, len(cases), 25):
     some = [tuple(tuple(map(tuple, v)) if i == 3 else tuple(v) if isinstance(v, list) else v
             for i, v in enumerate(case)) for case in cases[start : start + 25]]
     print(start, some, flush=True)
-    wrong = differences(some, dtype)
+    wrong = differences(some, dtype, most_taps=49)
     if wrong:
         sys.exit("\\n".join(wrong))
 print("compared", len(cases))
 """
 
 
-@pytest.fixture(scope="module")
-def zoo_cases():
-    from tests.layers.test_lowerings import zoo
-
-    return [
-        (g.kernel, g.in_size, g.strides, g.pads, channels, features, g.groups)
-        for g, channels, features in zoo(depthwise=True)
-    ]
-
-
-@pytest.mark.parametrize("part", range(4))
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_every_convolution_of_the_registry(dtype, part, zoo_cases):
+def test_every_convolution_of_the_registry(dtype):
     if not usable(dtype):
         pytest.skip(f"no oneDNN for {dtype}: {onednn_probe.refusal(dtype)}")
-    assert len(zoo_cases) > 150
+    cases = [
+        (g.kernel, g.in_size, g.strides, g.pads, channels, features, g.groups)
+        for g, channels, features in zoo(depthwise=True)
+        if fits(Lowering.ONEDNN, g, depthwise=False)
+    ]
+    assert len(cases) > 150
     environment = os.environ | {
         "JAXVIDEO_ONEDNN": "0",
         "PYTHONPATH": str(ROOT),
@@ -84,8 +78,8 @@ def test_every_convolution_of_the_registry(dtype, part, zoo_cases):
         "JAX_NUM_CPU_DEVICES": "1",
     }
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, dtype, str(part), "4"],
-        input=json.dumps(zoo_cases),
+        [sys.executable, "-c", PROGRAM, dtype],
+        input=json.dumps(cases),
         env=environment,
         capture_output=True,
         text=True,
@@ -95,7 +89,7 @@ def test_every_convolution_of_the_registry(dtype, part, zoo_cases):
     assert "compared" in done.stdout
 
 
-@pytest.mark.parametrize("case", onednn_probe.probe_cases(), ids=str)
+@pytest.mark.parametrize("case", list(onednn_probe.probe_cases()), ids=str)
 def test_the_reference_of_the_probe_is_direct(case):
     kernel, size, strides, pads, channels, features, groups = case
     geometry = Geometry(kernel, size, strides, pads, groups)
@@ -149,7 +143,7 @@ def test_auto_uses_it_on_a_cpu_and_not_in_exports():
     function = jax.jit(lambda x, w: conv3d(x, w, padding=1, bias=w[0, 0, 0, 0], activation="relu"))
     assert "__onednn$convolution" in function.lower(x, w).as_text()
     exported = jax.export.export(function, platforms=("cpu", "tpu"))(x, w)
-    assert "onednn" not in exported.mlir_module()
+    assert "__onednn" not in exported.mlir_module()
     close(exported.call(x, w), function(x, w))
 
 
@@ -180,7 +174,7 @@ def fresh(monkeypatch, tmp_path):
     """A machine that has no verdict yet."""
     monkeypatch.setenv("JAXVIDEO_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("JAXVIDEO_ONEDNN", raising=False)
-    monkeypatch.setattr(onednn_probe, "_cpu_info", lambda: ("a CPU", frozenset({"avx512bw"})))
+    monkeypatch.setattr(onednn_probe, "_cpu_info", lambda: ("a CPU", frozenset({"avx2"})))
     monkeypatch.setattr(onednn_probe.sys, "platform", "linux")
     monkeypatch.setattr(onednn_probe.platform, "machine", lambda: "x86_64")
     refusal = onednn_probe.refusal
@@ -207,9 +201,8 @@ def test_a_probe_that_fails_is_one_warning_and_is_remembered(fresh, tmp_path, ca
     fresh.setattr(onednn_probe.sys, "executable", interpreter(tmp_path / "python", body))
     with caplog.at_level(logging.WARNING, "jaxvideo"):
         assert onednn_probe.engine("float32") == ""
-    assert len(caplog.records) == 1
-    assert caplog.records[0].levelno == logging.WARNING
-    assert "oneDNN is not used for float32" in caplog.text
+    (warning,) = [record for record in caplog.records if record.levelno == logging.WARNING]
+    assert "oneDNN is not used for float32" in warning.getMessage()
     with pytest.raises(ConfigError, match=reason):
         onednn_probe.require("cpu", "float32")
     # The next process reads the verdict.
@@ -256,7 +249,7 @@ def test_the_environment_variable(fresh):
         onednn_probe.engine("float32")
     fresh.setenv("JAXVIDEO_ONEDNN", "1")
     fresh.setattr(onednn_probe.platform, "machine", lambda: "aarch64")
-    with pytest.raises(ConfigError, match="JAXVIDEO_ONEDNN=1, but .* jaxlib has none for linux"):
+    with pytest.raises(ConfigError, match=r"JAXVIDEO_ONEDNN=1, but .* jaxlib has none for linux"):
         onednn_probe.engine("float32")
     fresh.delenv("JAXVIDEO_ONEDNN")
     assert onednn_probe.engine("float32") == ""
@@ -295,7 +288,7 @@ def test_a_sharded_batch_stays_sharded(devices):
         y = conv3d(y, depthwise, padding=1, groups=8, lowering=lowering)
         z = conv3d(y, w[:1, :1, :1].repeat(2, 3), lowering=lowering)
         z = conv3d(z, w.repeat(2, 3), padding=1, lowering=lowering)
-        return (jnp.sin(z) ** 2).sum()
+        return jnp.sin(z / 100).sum()
 
     def step(x, w, depthwise, lowering="onednn"):
         y = conv3d(x, w, padding=1, bias=bias, activation="relu", lowering=lowering)
@@ -327,7 +320,9 @@ def test_inside_shard_map():
         return y, dw[None]
 
     mapped = jax.jit(
-        jax.shard_map(local, mesh=mesh, in_specs=(P("data"), P()), out_specs=P("data"), check_vma=False)
+        jax.shard_map(
+            local, mesh=mesh, in_specs=(P("data"), P()), out_specs=P("data"), check_vma=False
+        )
     )
     y, dw = mapped(x, w)
     close(y, conv3d(x, w, padding=1, lowering="direct"))
@@ -375,9 +370,7 @@ def test_fused_calls_and_their_derivatives(with_bias, with_residual, activation)
         some = {name: given[name] for name in axes}
 
         def one(some):
-            clip = {
-                name: some[name][None] if axes[name] == 0 else some[name] for name in axes
-            }
+            clip = {name: some[name][None] if axes[name] == 0 else some[name] for name in axes}
             return function({**dict.fromkeys(given), **clip})[0]
 
         return {

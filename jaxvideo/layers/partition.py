@@ -1,0 +1,85 @@
+"""Computations that XLA's partitioner would not split over the batch.
+
+A custom call is opaque to it, and a loop over blocks of the batch looks like random access: in
+both cases every device would gather the whole batch. `over_batch` splits such a computation by
+hand.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+from jax import lax
+from jax.experimental.custom_partitioning import custom_partitioning
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+
+def needs_devices(primitive: Any) -> None:
+    """Makes JAX pass the devices to the lowering rule, which `custom_partitioning` needs."""
+    # JAX has no public way. Without it `devices_of` is 0.
+    with contextlib.suppress(ImportError, AttributeError):
+        from jax._src import dispatch
+
+        dispatch.prim_requires_devices_during_lowering.add(primitive)
+
+
+def devices_of(context: Any) -> int:
+    """Number of devices of a lowering context; 0 if JAX does not name them."""
+    axes = context.module_context.axis_context
+    if hasattr(axes, "device_assignment"):  # plain `jit`
+        return len(axes.device_assignment or ())
+    # Inside `shard_map` the program is one device's, if all axes of the mesh are manual.
+    manual = getattr(axes, "manual_axes", None)
+    return 1 if manual is not None and set(manual) == set(axes.mesh.axis_names) else 0
+
+
+def over_batch(
+    function: Callable[..., jax.Array],
+    operands: Sequence[jax.Array],
+    batched: Sequence[bool],
+    summed: bool = False,
+) -> jax.Array:
+    """Calls `function` on each device's part of the batch.
+
+    Args:
+      function: computes the result, which has 5 axes, from the operands, for any batch size.
+      operands: arrays; the first one has the batch as its first axis.
+      batched: for each operand, True if its first axis is the batch.
+      summed: True if the result is a sum over the batch; False if its first axis is the batch.
+    """
+
+    def partition(mesh, arguments, result):
+        del result
+        spec = arguments[0].sharding.spec
+        axes = spec[0] if len(spec) else None
+        whole, split = NamedSharding(mesh, P()), NamedSharding(mesh, P(axes))
+
+        def local(*arrays):
+            part = function(*arrays)
+            return lax.psum(part, axes) if summed and axes is not None else part
+
+        given = tuple(split if b else whole for b in batched)
+        return mesh, local, whole if summed else split, given
+
+    # One name per axis. Only the batch, "n", may be sharded.
+    inside: list[str] = []
+
+    def axes_of(ndim: int, with_batch: bool) -> str:
+        own = [f"f{len(inside) + axis}" for axis in range(ndim - with_batch)]
+        inside.extend(own)
+        return " ".join(["n"] * with_batch + own)
+
+    sources = [axes_of(array.ndim, b) for array, b in zip(operands, batched, strict=True)]
+    rule = f"{', '.join(sources)} -> {axes_of(5, not summed)}"
+    call = custom_partitioning(function)
+    call.def_partition(
+        partition,
+        sharding_rule=rule,
+        reduction_factors=("n",) if summed else (),
+        need_replication_factors=tuple(inside),
+    )
+    return call(*operands)
