@@ -33,7 +33,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxvideo.layers import BatchNorm, Conv2Plus1D, Conv3D, avg_pool, max_pool
+from jaxvideo.layers import BatchNorm, Conv2Plus1D, Conv3D, avg_pool, conv_norm, max_pool
 from jaxvideo.types import ConfigError, Lowering
 
 # b0, b1 reduce, b1, b2 reduce, b2, b3 (Inception-v1; paper, Figure 3).
@@ -202,27 +202,23 @@ class InceptionTrunk(nn.Module):
         """Convolution, BN, ReLU and perhaps a gate; fills the scope of its caller."""
         name, (t, *_) = f"conv_{suffix}", kernel
         halves = self.separable and t > 1 and (self.separable_stem or suffix != "1a")
-        if not halves:
-            x = self.conv(features, kernel, strides, name=name)(x)
-            x = nn.relu(self.norm(name=f"bn_{suffix}")(x, train=train))
+        if halves:
+            part = self.conv if self.temporal_bn else self._conv_of_slim
+            conv = Conv2Plus1D(features, features, kernel, strides, part, self.norm, name=name)
         else:
-            conv = self.conv if self.temporal_bn else self._conv_of_slim
-            x = Conv2Plus1D(features, features, kernel, strides, conv, self.norm, name=name)(
-                x, train=train
-            )
-            if self.temporal_bn:
-                x = self.norm(name=f"bn_{suffix}")(x, train=train)
-            x = nn.relu(x)
+            conv = self.conv(features, kernel, strides, name=name)
+        norm = self.norm(name=f"bn_{suffix}") if self.temporal_bn or not halves else None
+        x = conv_norm(conv, norm, x, train=train, activation="relu")
         if gated or (self.gates == "temporal" and t > 1 and suffix != "1a"):
-            x = self.gate(x, f"gate_{suffix}")
+            x = self.gate(x, f"gate_{suffix}", train=train)
         return x
 
     @nn.nowrap
-    def gate(self, x, name):
+    def gate(self, x, name, *, train):
         """Feature gating (S3D paper, section 4.4): x * sigmoid(W mean over T, H, W of x + b)."""
         summary = x.mean((1, 2, 3), keepdims=True)
         conv = self.conv(x.shape[-1], (1, 1, 1), use_bias=self.gate_bias, name=name)
-        return x * nn.sigmoid(conv(summary))
+        return x * conv_norm(conv, None, summary, train=train, activation="sigmoid")
 
     @nn.nowrap
     def _conv_of_slim(self, features, kernel, strides=(1, 1, 1), *, name):
@@ -267,7 +263,7 @@ class Branch(nn.Module):
         for suffix, features, kernel in self.convolutions:
             x = self.parts.unit(x, suffix, features, kernel, train=train)
         if self.parts.gates == "all":
-            x = self.parts.gate(x, "gate")
+            x = self.parts.gate(x, "gate", train=train)
         return x
 
 
@@ -293,8 +289,8 @@ class I3D(InceptionTrunk):
         endpoints["avg_pool"] = x
         x = nn.Dropout(self.dropout_rate, deterministic=not train, name="dropout")(x)
         head = self.clone(parent=None, name=None, dtype=jnp.float32)
-        x = head.conv(self.num_classes, (1, 1, 1), use_bias=True, name="logits")(x)
-        logits = x.mean((1, 2, 3))
+        conv = head.conv(self.num_classes, (1, 1, 1), use_bias=True, name="logits")
+        logits = conv_norm(conv, None, x, train=train).mean((1, 2, 3))
         endpoints["logits"] = logits
         return logits, endpoints
 

@@ -36,7 +36,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxvideo.layers import BatchNorm, Conv2Plus1D, Conv3D, max_pool
+from jaxvideo.layers import BatchNorm, Conv2Plus1D, Conv3D, conv_norm, max_pool
 from jaxvideo.types import ConfigError, Lowering
 
 #: How the convolutions of a stage see time.
@@ -74,34 +74,31 @@ class ResidualBlock(nn.Module):
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         shortcut, width = self._shortcut(x, train), x.shape[-1]
         strided = next(i for i, (_, taps) in enumerate(self.convs) if taps > 1)
-        for index, (features, taps) in enumerate(self.convs):
-            number = index + 1
+        norms = [self.norm(name=f"bn_{number}") for number in range(1, len(self.convs) + 1)]
+        if self.preactivation:
+            x = nn.relu(norms.pop(0)(x, train=train))
+            norms.append(None)
+        for index, ((features, taps), norm) in enumerate(zip(self.convs, norms, strict=True)):
             strides = self.strides if index == strided else (1, 1, 1)
-            norm = self.norm(name=f"bn_{number}")
-            if self.preactivation:
-                x = nn.relu(norm(x, train=train))
-            x = self._convolve(x, features, taps, strides, width, f"conv_{number}", train)
-            if not self.preactivation:
-                x = norm(x, train=train)
-                x = nn.relu(x) if number < len(self.convs) else x
-        x = x + shortcut
-        return x if self.preactivation else nn.relu(x)
-
-    def _convolve(self, x, features, taps, strides, block_input, name, train):
-        if taps == 1:
-            return self.conv(features, (1, 1, 1), strides, name=name)(x)
-        if self.kind != FACTORISED:
-            t = taps if self.kind == FULL else 1
-            kernel = (t, taps, taps)
-            return self.conv(features, kernel, strides, groups=self.groups, name=name)(x)
-        mid = self._given_mid(name)
-        if not mid:
-            mid = mid_width(
-                block_input if self.mid_channels == "per_block" else x.shape[-1], features
+            inputs = width if self.mid_channels == "per_block" else x.shape[-1]
+            x = conv_norm(
+                self._conv(inputs, features, taps, strides, f"conv_{index + 1}"),
+                norm,
+                x,
+                train=train,
+                activation="relu" if norm else "",
+                residual=shortcut if index == len(self.convs) - 1 else None,
             )
-        return Conv2Plus1D(
-            features, mid, (taps, taps, taps), strides, self.conv, self.norm, name=name
-        )(x, train=train)
+        return x
+
+    def _conv(self, inputs, features, taps, strides, name):
+        if taps > 1 and self.kind == FACTORISED:
+            mid = self._given_mid(name) or mid_width(inputs, features)
+            kernel = (taps, taps, taps)
+            return Conv2Plus1D(features, mid, kernel, strides, self.conv, self.norm, name=name)
+        kernel = (taps if self.kind == FULL else 1, taps, taps)
+        groups = self.groups if taps > 1 else 1
+        return self.conv(features, kernel, strides, groups=groups, name=name)
 
     def _given_mid(self, name) -> int:
         """The mid width of the parameters that "auto" is applied with; 0 while there are none."""
@@ -118,8 +115,8 @@ class ResidualBlock(nn.Module):
             t, h, w = self.strides
             x = x[:, ::t, ::h, ::w]
             return jnp.pad(x, [(0, 0)] * 4 + [(0, features - x.shape[-1])])
-        x = self.conv(features, (1, 1, 1), self.strides, name="projection")(x)
-        return self.norm(name="bn_projection")(x, train=train)
+        projection = self.conv(features, (1, 1, 1), self.strides, name="projection")
+        return conv_norm(projection, self.norm(name="bn_projection"), x, train=train)
 
 
 class Stage(nn.Module):
@@ -239,14 +236,12 @@ class ResNet3D(nn.Module):
             # Tran: 45 at width 64 (appendix), where the formula would give 83.
             tran = max(45 * self.width // 64, 1)
             mid = mid_width(x.shape[-1], self.width, t, 7) if self.hara else tran
-            x = Conv2Plus1D(self.width, mid, (t, 7, 7), (1, 2, 2), conv, norm, name="conv1")(
-                x, train=train
-            )
+            conv1 = Conv2Plus1D(self.width, mid, (t, 7, 7), (1, 2, 2), conv, norm, name="conv1")
         else:
             t = {SPATIAL: 1, FULL: t, ALL_FRAMES: x.shape[1]}[kind]
             padding = (0 if kind == ALL_FRAMES else t // 2, 3, 3)
-            x = conv(self.width, (t, 7, 7), (1, 2, 2), padding, name="conv1")(x)
-        return nn.relu(norm(name="bn1")(x, train=train))
+            conv1 = conv(self.width, (t, 7, 7), (1, 2, 2), padding, name="conv1")
+        return conv_norm(conv1, norm(name="bn1"), x, train=train, activation="relu")
 
 
 # How conv1, conv2_x, ..., conv5_x see time, one row per network. MCx is 3-D below stage x
