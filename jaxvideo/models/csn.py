@@ -16,6 +16,7 @@ another 1 x 1 x 1 and BN before it.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -23,7 +24,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxvideo.layers import BatchNorm, Conv3D, max_pool
+from jaxvideo.layers import BatchNorm, Conv3D, conv_norm, max_pool
 from jaxvideo.models.slowfast import POSITIONS, joint_answer, window_means
 from jaxvideo.types import ConfigError, Lowering
 
@@ -39,21 +40,20 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        features = 4 * self.inner
+        conv, norm, features = self.conv, self.norm, 4 * self.inner
+        unit = functools.partial(conv_norm, train=train, activation="relu")
         shortcut = x
         if self.strides != (1, 1, 1) or x.shape[-1] != features:
-            shortcut = self.conv(features, (1, 1, 1), self.strides, name="projection")(x)
-            shortcut = self.norm(name="bn_projection")(shortcut, train=train)
-        x = self.conv(self.inner, (1, 1, 1), name="conv_a")(x)
-        x = nn.relu(self.norm(name="bn_a")(x, train=train))
+            projection = conv(features, (1, 1, 1), self.strides, name="projection")
+            shortcut = conv_norm(projection, norm(name="bn_projection"), x, train=train)
+        x = unit(conv(self.inner, (1, 1, 1), name="conv_a"), norm(name="bn_a"), x)
         if self.preserved:
-            x = self.conv(self.inner, (1, 1, 1), name="conv_i")(x)
-            x = self.norm(name="bn_i")(x, train=train)
-        x = self.conv(self.inner, (3, 3, 3), self.strides, groups=self.inner, name="conv_b")(x)
-        x = nn.relu(self.norm(name="bn_b")(x, train=train))
-        x = self.conv(features, (1, 1, 1), name="conv_c")(x)
-        x = self.norm(scale_init=nn.initializers.zeros, name="bn_c")(x, train=train)
-        return nn.relu(x + shortcut)
+            conv_i = conv(self.inner, (1, 1, 1), name="conv_i")
+            x = conv_norm(conv_i, norm(name="bn_i"), x, train=train)
+        depthwise = conv(self.inner, (3, 3, 3), self.strides, groups=self.inner, name="conv_b")
+        x = unit(depthwise, norm(name="bn_b"), x)
+        bn_c = norm(scale_init=nn.initializers.zeros, name="bn_c")
+        return unit(conv(features, (1, 1, 1), name="conv_c"), bn_c, x, residual=shortcut)
 
 
 class Stage(nn.Module):
@@ -128,8 +128,8 @@ class CSN(nn.Module):
             )
 
         endpoints = {}
-        x = conv(self.width, (3, 7, 7), (1, 2, 2), name="conv1")(x)
-        endpoints["conv1"] = x = nn.relu(norm(name="bn1")(x, train=train))
+        conv1, bn1 = conv(self.width, (3, 7, 7), (1, 2, 2), name="conv1"), norm(name="bn1")
+        endpoints["conv1"] = x = conv_norm(conv1, bn1, x, train=train, activation="relu")
         endpoints["pool1"] = x = max_pool(x, (1, 3, 3), (1, 2, 2), (0, 1, 1))
         for index, blocks in enumerate(self.blocks):
             name, strides = f"res{index + 2}", (2, 2, 2) if index else (1, 1, 1)

@@ -35,7 +35,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxvideo.layers import BatchNorm, Conv3D, max_pool
+from jaxvideo.layers import BatchNorm, Conv3D, conv_norm, max_pool
 from jaxvideo.types import ConfigError, Lowering
 
 _EXPANSION = 4
@@ -54,28 +54,27 @@ class Bottleneck(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        def unit(x, features, kernel, name, strides=(1, 1, 1)):
-            x = self.conv(features, kernel, strides, name=name)(x)
-            return self.norm(name=f"bn_{name.removeprefix('conv_')}")(x, train=train)
+        def unit(x, features, kernel, name, strides=(1, 1, 1), activation="relu", residual=None):
+            conv = self.conv(features, kernel, strides, name=name)
+            norm = self.norm(name=f"bn_{name.removeprefix('conv_')}")
+            return conv_norm(conv, norm, x, train=train, activation=activation, residual=residual)
 
         wide = self.features * _EXPANSION
         shortcut = x
         if self.strides != (1, 1, 1) or x.shape[-1] != wide:
-            shortcut = unit(x, wide, (1, 1, 1), "projection", self.strides)
-        x = nn.relu(unit(x, self.features, (1, 1, 1), "conv_1", self.strides))
-        s = nn.relu(unit(x, self.features, (1, 3, 3), "spatial"))
+            shortcut = unit(x, wide, (1, 1, 1), "projection", self.strides, activation="")
+        x = unit(x, self.features, (1, 1, 1), "conv_1", self.strides)
+        s = unit(x, self.features, (1, 3, 3), "spatial")
+        temporal = (x if self.wiring == "B" else s, self.features, (3, 1, 1), "temporal")
         if self.wiring == "2D":
             x = s
+        elif self.wiring == "A":
+            x = unit(*temporal)
+        elif self.form == "port":
+            x = s + unit(*temporal)
         else:
-            t = unit(x if self.wiring == "B" else s, self.features, (3, 1, 1), "temporal")
-            if self.wiring == "A":
-                x = nn.relu(t)
-            elif self.form == "port":
-                x = s + nn.relu(t)
-            else:
-                x = nn.relu(s + t)
-        x = unit(x, wide, (1, 1, 1), "conv_2")
-        return nn.relu(x + shortcut)
+            x = unit(*temporal, residual=s)
+        return unit(x, wide, (1, 1, 1), "conv_2", residual=shortcut)
 
 
 class Stage(nn.Module):
@@ -147,8 +146,8 @@ class P3D(nn.Module):
             dtype=self.dtype,
         )
         endpoints = {}
-        x = conv(self.width, (1, 7, 7), (1, 2, 2), name="conv1")(x)
-        x = nn.relu(norm(name="bn1")(x, train=train))
+        conv1 = conv(self.width, (1, 7, 7), (1, 2, 2), name="conv1")
+        x = conv_norm(conv1, norm(name="bn1"), x, train=train, activation="relu")
         endpoints["conv1"] = x
         pad = "CEIL" if self.form == "official" else (0, 1, 1)
         x = _halve(x, (3, 3), (2, 2), pad)

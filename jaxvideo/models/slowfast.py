@@ -34,7 +34,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxvideo.layers import BatchNorm, Conv3D, average_predictions, avg_pool, max_pool
+from jaxvideo.layers import BatchNorm, Conv3D, average_predictions, avg_pool, conv_norm, max_pool
 from jaxvideo.types import ConfigError, Lowering
 
 #: Kernel taps over time of a stage: of every block, or block by block.
@@ -59,18 +59,16 @@ class Bottleneck(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        strides = (1, self.stride, self.stride)
+        conv, norm, strides = self.conv, self.norm, (1, self.stride, self.stride)
+        unit = functools.partial(conv_norm, train=train, activation="relu")
         shortcut = x
         if self.stride > 1 or x.shape[-1] != self.features:
-            shortcut = self.conv(self.features, (1, 1, 1), strides, name="projection")(x)
-            shortcut = self.norm(name="bn_projection")(shortcut, train=train)
-        x = self.conv(self.inner, (self.taps, 1, 1), name="conv_a")(x)
-        x = nn.relu(self.norm(name="bn_a")(x, train=train))
-        x = self.conv(self.inner, (1, 3, 3), strides, name="conv_b")(x)
-        x = nn.relu(self.norm(name="bn_b")(x, train=train))
-        x = self.conv(self.features, (1, 1, 1), name="conv_c")(x)
-        x = self.norm(scale_init=nn.initializers.zeros, name="bn_c")(x, train=train)
-        return nn.relu(x + shortcut)
+            projection = conv(self.features, (1, 1, 1), strides, name="projection")
+            shortcut = conv_norm(projection, norm(name="bn_projection"), x, train=train)
+        x = unit(conv(self.inner, (self.taps, 1, 1), name="conv_a"), norm(name="bn_a"), x)
+        x = unit(conv(self.inner, (1, 3, 3), strides, name="conv_b"), norm(name="bn_b"), x)
+        bn_c = norm(scale_init=nn.initializers.zeros, name="bn_c")
+        return unit(conv(self.features, (1, 1, 1), name="conv_c"), bn_c, x, residual=shortcut)
 
 
 class NonLocal(nn.Module):
@@ -88,8 +86,8 @@ class NonLocal(nn.Module):
         inner = x.shape[-1] // 2
 
         def embedded(x, name):
-            y = self.conv(inner, (1, 1, 1), use_bias=True, name=name)(x)
-            return y.reshape(len(y), -1, inner)
+            conv = self.conv(inner, (1, 1, 1), use_bias=True, name=name)
+            return conv_norm(conv, None, x, train=train).reshape(len(x), -1, inner)
 
         small = max_pool(x, (1, 2, 2), (1, 2, 2))
         theta, phi, g = (
@@ -102,8 +100,9 @@ class NonLocal(nn.Module):
             affinity = affinity / affinity.shape[-1]
         y = jnp.einsum("nqk,nkc->nqc", affinity.astype(g.dtype), g)
         y = y.reshape(*x.shape[:-1], inner)
-        y = self.conv(x.shape[-1], (1, 1, 1), use_bias=True, name="out")(y)
-        return x + self.norm(scale_init=nn.initializers.zeros, name="bn")(y, train=train)
+        out = self.conv(x.shape[-1], (1, 1, 1), use_bias=True, name="out")
+        norm = self.norm(scale_init=nn.initializers.zeros, name="bn")
+        return conv_norm(out, norm, y, residual=x, train=train)
 
 
 class Stage(nn.Module):
@@ -257,8 +256,9 @@ class SlowFast(nn.Module):
     @nn.nowrap
     def _stem(self, train, path, name, x, taps, width):
         del path
-        x = self._conv(width, (taps[0], 7, 7), (1, 2, 2), name=name)(x)
-        x = nn.relu(self._norm(name=name.replace("conv1", "bn1"))(x, train=train))
+        conv = self._conv(width, (taps[0], 7, 7), (1, 2, 2), name=name)
+        norm = self._norm(name=name.replace("conv1", "bn1"))
+        x = conv_norm(conv, norm, x, train=train, activation="relu")
         return max_pool(x, (1, 3, 3), (1, 2, 2), (0, 1, 1))
 
     @nn.nowrap
@@ -285,9 +285,10 @@ class SlowFast(nn.Module):
         if self.lateral == "none":
             return slow
         if self.lateral == "time_conv":
-            kernel = (self.lateral_taps, 1, 1)
-            y = self._conv(2 * c, kernel, (alpha, 1, 1), name=f"lateral_{layer}")(fast)
-            y = nn.relu(self._norm(name=f"lateral_bn_{layer}")(y, train=train))
+            kernel, strides = (self.lateral_taps, 1, 1), (alpha, 1, 1)
+            conv = self._conv(2 * c, kernel, strides, name=f"lateral_{layer}")
+            norm = self._norm(name=f"lateral_bn_{layer}")
+            y = conv_norm(conv, norm, fast, train=train, activation="relu")
         elif self.lateral == "time_sample":
             y = fast[:, ::alpha]
         else:
