@@ -20,6 +20,7 @@ of res2's shortcut, PySlowFast has it (`res2_shortcut_bn`).
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -28,7 +29,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxvideo.layers import BatchNorm, Conv3D
+from jaxvideo.layers import BatchNorm, Conv3D, conv_norm
 from jaxvideo.models.slowfast import POSITIONS, joint_answer, window_means
 from jaxvideo.types import ConfigError, Lowering
 
@@ -51,10 +52,12 @@ class SqueezeExcite(nn.Module):
     conv: Callable[..., Any]
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        fc1 = self.conv(self.hidden, (1, 1, 1), use_bias=True, name="fc1")
+        fc2 = self.conv(x.shape[-1], (1, 1, 1), use_bias=True, name="fc2")
         y = x.mean((1, 2, 3), keepdims=True)
-        y = nn.relu(self.conv(self.hidden, (1, 1, 1), use_bias=True, name="fc1")(y))
-        return x * nn.sigmoid(self.conv(x.shape[-1], (1, 1, 1), use_bias=True, name="fc2")(y))
+        y = conv_norm(fc1, None, y, train=train, activation="relu")
+        return x * conv_norm(fc2, None, y, train=train, activation="sigmoid")
 
 
 class Block(nn.Module):
@@ -70,21 +73,23 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        strides = (1, self.stride, self.stride)
+        conv, norm, strides = self.conv, self.norm, (1, self.stride, self.stride)
+        unit = functools.partial(conv_norm, train=train)
         shortcut = x
         if self.stride > 1 or x.shape[-1] != self.features:
-            shortcut = self.conv(self.features, (1, 1, 1), strides, name="projection")(x)
-            if self.shortcut_bn:
-                shortcut = self.norm(name="bn_projection")(shortcut, train=train)
-        x = self.conv(self.inner, (1, 1, 1), name="conv_a")(x)
-        x = nn.relu(self.norm(name="bn_a")(x, train=train))
-        depthwise = self.conv(self.inner, (3, 3, 3), strides, groups=self.inner, name="conv_b")
-        x = self.norm(name="bn_b")(depthwise(x), train=train)
+            projection = conv(self.features, (1, 1, 1), strides, name="projection")
+            bn = norm(name="bn_projection") if self.shortcut_bn else None
+            shortcut = unit(projection, bn, x)
+        conv_a = conv(self.inner, (1, 1, 1), name="conv_a")
+        x = unit(conv_a, norm(name="bn_a"), x, activation="relu")
+        conv_b = conv(self.inner, (3, 3, 3), strides, groups=self.inner, name="conv_b")
+        x = unit(conv_b, norm(name="bn_b"), x, activation="" if self.excite else "swish")
         if self.excite:
-            x = SqueezeExcite(round_width(self.inner, 1 / 16), self.conv, name="se")(x)
-        x = self.conv(self.features, (1, 1, 1), name="conv_c")(nn.swish(x))
-        x = self.norm(scale_init=nn.initializers.zeros, name="bn_c")(x, train=train)
-        return nn.relu(x + shortcut)
+            excite = SqueezeExcite(round_width(self.inner, 1 / 16), conv, name="se")
+            x = nn.swish(excite(x, train=train))
+        conv_c = conv(self.features, (1, 1, 1), name="conv_c")
+        bn_c = norm(scale_init=nn.initializers.zeros, name="bn_c")
+        return unit(conv_c, bn_c, x, activation="relu", residual=shortcut)
 
 
 class Stage(nn.Module):
@@ -172,9 +177,10 @@ class X3D(nn.Module):
 
         endpoints = {}
         channels = [round_width(c, self.width) for c in CHANNELS]
-        x = conv(channels[0], (1, 3, 3), (1, 2, 2), name="conv1_spatial")(x)
-        x = conv(channels[0], (5, 1, 1), groups=channels[0], name="conv1_temporal")(x)
-        endpoints["conv1"] = x = nn.relu(norm(name="bn1")(x, train=train))
+        unit = functools.partial(conv_norm, train=train)
+        x = unit(conv(channels[0], (1, 3, 3), (1, 2, 2), name="conv1_spatial"), None, x)
+        temporal = conv(channels[0], (5, 1, 1), groups=channels[0], name="conv1_temporal")
+        endpoints["conv1"] = x = unit(temporal, norm(name="bn1"), x, activation="relu")
         inner = 0
         for index, features in enumerate(channels):
             name, inner = f"res{index + 2}", int(self.bottleneck * features)
@@ -182,8 +188,8 @@ class X3D(nn.Module):
             bn = index > 0 or self.res2_shortcut_bn
             x = Stage(blocks, inner, features, bn, conv, norm, name=name)(x, train=train)
             endpoints[name] = x
-        x = conv(inner, (1, 1, 1), name="conv5")(x)
-        endpoints["conv5"] = x = nn.relu(norm(name="bn5")(x, train=train))
+        conv5 = conv(inner, (1, 1, 1), name="conv5")
+        endpoints["conv5"] = x = unit(conv5, norm(name="bn5"), x, activation="relu")
         x = x.astype(jnp.float32)
         if train or self.positions == "global":
             x = x.mean((1, 2, 3), keepdims=True)

@@ -89,7 +89,8 @@ def test_squeeze_and_excitation_by_hand():
     rng = np.random.default_rng(1)
     w1, b1, w2, b2 = (rng.standard_normal(s) for s in ((6, 8), (8,), (8, 6), (6,)))
     fc1, fc2 = ({"kernel": w[None, None, None], "bias": b} for w, b in ((w1, b1), (w2, b2)))
-    found = SqueezeExcite(8, plain).apply({"params": {"fc1": fc1, "fc2": fc2}}, jnp.asarray(x))
+    variables = {"params": {"fc1": fc1, "fc2": fc2}}
+    found = SqueezeExcite(8, plain).apply(variables, jnp.asarray(x), train=False)
     for n in range(2):
         gate = 1 / (1 + np.exp(-(np.maximum(x[n].mean((0, 1, 2)) @ w1 + b1, 0) @ w2 + b2)))
         np.testing.assert_allclose(found[n], x[n] * gate, rtol=1e-4, atol=1e-5)
