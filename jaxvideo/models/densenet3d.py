@@ -34,7 +34,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxvideo.layers import BatchNorm, Conv3D, avg_pool, max_pool
+from jaxvideo.layers import BatchNorm, Conv3D, avg_pool, conv_norm, max_pool
 from jaxvideo.types import ConfigError, Lowering
 
 TTL_PLACES = ("before", "instead")
@@ -45,12 +45,15 @@ class DenseLayer(nn.Module):
 
     growth: int
     dropout_rate: float
-    unit: Callable[..., Any]
+    conv: Callable[..., Any]
+    norm: Callable[..., Any]
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        y = self.unit(x, 4 * self.growth, (1, 1, 1), "1", train=train)
-        y = self.unit(y, self.growth, (3, 3, 3), "2", train=train)
+        y = nn.relu(self.norm(name="bn_1")(x, train=train))
+        conv = self.conv(4 * self.growth, (1, 1, 1), name="conv_1")
+        y = conv_norm(conv, self.norm(name="bn_2"), y, train=train, activation="relu")
+        y = conv_norm(self.conv(self.growth, (3, 3, 3), name="conv_2"), None, y, train=train)
         y = nn.Dropout(self.dropout_rate, deterministic=not train, name="dropout")(y)
         return jnp.concatenate([x, y], axis=-1)
 
@@ -61,14 +64,21 @@ class DenseBlock(nn.Module):
     layers: int
     growth: int
     dropout_rate: float
-    unit: Callable[..., Any]
+    conv: Callable[..., Any]
+    norm: Callable[..., Any]
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        fields = (self.growth, self.dropout_rate, self.conv, self.norm)
         for index in range(1, self.layers + 1):
-            layer = DenseLayer(self.growth, self.dropout_rate, self.unit, name=f"layer_{index}")
-            x = layer(x, train=train)
+            x = DenseLayer(*fields, name=f"layer_{index}")(x, train=train)
         return x
+
+
+def _unit(module, x, features, kernel, number, train):
+    """Applies BN, ReLU and a convolution, in the scope of `module`."""
+    x = nn.relu(module.norm(name=f"bn_{number}")(x, train=train))
+    return conv_norm(module.conv(features, kernel, name=f"conv_{number}"), None, x, train=train)
 
 
 class TemporalTransition(nn.Module):
@@ -76,13 +86,14 @@ class TemporalTransition(nn.Module):
 
     features: int
     depth: int
-    unit: Callable[..., Any]
+    conv: Callable[..., Any]
+    norm: Callable[..., Any]
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         kernels = ((1, 1, 1), (3, 3, 3), (self.depth, 3, 3))
         branches = [
-            self.unit(x, self.features, kernel, str(index), train=train)
+            _unit(self, x, self.features, kernel, index, train)
             for index, kernel in enumerate(kernels, 1)
         ]
         return jnp.concatenate(branches, axis=-1)
@@ -92,11 +103,12 @@ class Transition(nn.Module):
     """1 x 1 x 1, and an average pool that halves every axis."""
 
     features: int
-    unit: Callable[..., Any]
+    conv: Callable[..., Any]
+    norm: Callable[..., Any]
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        return _halve(self.unit(x, self.features, (1, 1, 1), "1", train=train))
+        return _halve(_unit(self, x, self.features, (1, 1, 1), 1, train))
 
 
 class DenseNet3D(nn.Module):
@@ -145,31 +157,28 @@ class DenseNet3D(nn.Module):
                 name=name,
             )
 
-        def unit(x, features, kernel, name, *, train):
-            x = nn.relu(norm(name=f"bn_{name}")(x, train=train))
-            return conv(features, kernel, name=f"conv_{name}")(x)
-
-        growth = self.width // 2
+        parts, growth = (conv, norm), self.width // 2
         endpoints = {}
-        x = conv(self.width, (3, 7, 7), (2, 2, 2), (1, 3, 3), name="conv0")(x)
-        endpoints["conv0"] = x = nn.relu(norm(name="bn0")(x, train=train))
+        conv0 = conv(self.width, (3, 7, 7), (2, 2, 2), (1, 3, 3), name="conv0")
+        x = conv_norm(conv0, norm(name="bn0"), x, train=train, activation="relu")
+        endpoints["conv0"] = x
         endpoints["pool0"] = x = max_pool(x, (3, 3, 3), (2, 2, 2), 1)
         for index, layers in enumerate(self.blocks, 1):
-            block = DenseBlock(layers, growth, self.dropout_rate, unit, name=f"dense_{index}")
+            block = DenseBlock(layers, growth, self.dropout_rate, *parts, name=f"dense_{index}")
             endpoints[f"dense_{index}"] = x = block(x, train=train)
             if index == len(self.blocks):
                 break
             features = x.shape[-1] // 2
             if self.ttl_depths:
                 depth = self.ttl_depths[index - 1]
-                ttl = TemporalTransition(2 * self.width, depth, unit, name=f"ttl_{index}")
+                ttl = TemporalTransition(2 * self.width, depth, *parts, name=f"ttl_{index}")
                 endpoints[f"ttl_{index}"] = x = ttl(x, train=train)
                 features = x.shape[-1]
             name = f"transition_{index}"
             if self.ttl_depths and self.ttl == "instead":
                 x = _halve(x)
             else:
-                x = Transition(features, unit, name=name)(x, train=train)
+                x = Transition(features, *parts, name=name)(x, train=train)
             endpoints[name] = x
         x = nn.relu(norm(name="bn_last")(x, train=train))
         endpoints["pool"] = x = x.astype(jnp.float32).mean((1, 2, 3))

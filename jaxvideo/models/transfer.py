@@ -14,6 +14,7 @@ T3D + TSN: the network on a snippet of each of several segments, their scores jo
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,7 +22,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxvideo.layers import BatchNorm, Conv3D, max_pool
+from jaxvideo.layers import BatchNorm, Conv3D, conv_norm, max_pool
 from jaxvideo.models.densenet3d import DenseBlock, DenseNet3D, Transition
 from jaxvideo.models.two_stream import Consensus, snippets
 from jaxvideo.types import ConfigError, Lowering
@@ -101,28 +102,23 @@ class DenseNet2D(nn.Module):
             how = {"dtype": self.dtype, "lowering": self.lowering}
             return Conv3D(features, shape, strides, padding, **how, name=name)
 
-        def norm(x, name, train):
-            norm = BatchNorm(epsilon=self.bn_epsilon, dtype=self.dtype, name=name)
-            return nn.relu(norm(x, train=train))
-
-        def unit(x, features, kernel, name, *, train):
-            return conv(features, kernel, name=f"conv_{name}")(norm(x, f"bn_{name}", train))
-
+        norm = functools.partial(BatchNorm, epsilon=self.bn_epsilon, dtype=self.dtype)
         clips = x.shape[:2]
         x = x.reshape(-1, 1, *x.shape[2:])  # transitions halve time, too, where there is any
         endpoints = {}
-        x = norm(conv(self.width, (1, 7, 7), 2, name="conv0")(x), "bn0", train)
+        conv0 = conv(self.width, (1, 7, 7), 2, name="conv0")
+        x = conv_norm(conv0, norm(name="bn0"), x, train=train, activation="relu")
         endpoints["conv0"] = x
         endpoints["pool0"] = x = max_pool(x, (1, 3, 3), (1, 2, 2), (0, 1, 1))
         for index, layers in enumerate(self.blocks, 1):
             name = f"dense_{index}"
-            block = DenseBlock(layers, self.width // 2, 0.0, unit, name=name)
+            block = DenseBlock(layers, self.width // 2, 0.0, conv, norm, name=name)
             endpoints[name] = x = block(x, train=train)
             if index < len(self.blocks):
                 name = f"transition_{index}"
-                x = Transition(x.shape[-1] // 2, unit, name=name)(x, train=train)
+                x = Transition(x.shape[-1] // 2, conv, norm, name=name)(x, train=train)
                 endpoints[name] = x
-        endpoints["bn_last"] = x = norm(x, "bn_last", train)
+        endpoints["bn_last"] = nn.relu(norm(name="bn_last")(x, train=train))
         frames = {name: end.reshape(*clips, *end.shape[2:]) for name, end in endpoints.items()}
         return frames["bn_last"], frames
 
