@@ -28,7 +28,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxvideo.layers import BatchNorm, Conv3D, avg_pool, max_pool
+from jaxvideo.layers import BatchNorm, Conv3D, avg_pool, conv_norm, max_pool
 from jaxvideo.models.resnet3d import BLOCKS, SPATIAL, ResidualBlock, Stage
 from jaxvideo.types import Lowering
 
@@ -123,7 +123,7 @@ class ConvNet(nn.Module):
         endpoints = {}
         for index, layer in list(enumerate(self.layers))[start:stop]:
             if isinstance(layer, Conv):
-                x = nn.relu(self._conv(layer)(x))
+                x = conv_norm(self._conv(layer), None, x, train=train, activation="relu")
             elif isinstance(layer, Norm):
                 x = local_response_norm(x, alpha=layer.alpha, k=layer.k)
             elif isinstance(layer, Pool):
@@ -321,9 +321,9 @@ class BNInception(nn.Module):
     def __call__(self, x: jax.Array, *, train: bool) -> tuple[jax.Array, dict[str, jax.Array]]:
         norm = _norm(self)
 
-        def convolve(x, name, features, kernel, stride=1):
+        def convolve(x, norm, name, features, kernel, stride=1, *, train):
             pad = kernel // 2
-            return Conv3D(
+            conv = Conv3D(
                 max(round(features * self.width), 1),
                 (1, kernel, kernel),
                 (1, stride, stride),
@@ -332,15 +332,14 @@ class BNInception(nn.Module):
                 dtype=self.dtype,
                 lowering=self.lowering,
                 name=name,
-            )(x)
+            )
+            return conv_norm(conv, norm, x, train=train, activation="relu")
 
-        def unit(x, name, features, kernel, stride=1, *, train):
-            x = convolve(x, f"conv_{name}", features, kernel, stride)
-            return nn.relu(norm(name=f"bn_{name}")(x, train=train))
+        def unit(x, name, *shape, train):
+            return convolve(x, norm(name=f"bn_{name}"), f"conv_{name}", *shape, train=train)
 
         endpoints = {}
-        x = convolve(x, "conv1", 64, 7, 2)
-        x = nn.relu(norm(name="bn1", frozen=False)(x, train=train))
+        x = convolve(x, norm(name="bn1", frozen=False), "conv1", 64, 7, 2, train=train)
         endpoints["conv1"] = x
         endpoints["pool1"] = x = max_pool(x, (1, 3, 3), (1, 2, 2), "CEIL")
         x = unit(x, "2_reduce", 64, 1, train=train)
@@ -381,8 +380,8 @@ class ResNet2D(nn.Module):
             return Conv3D(features, kernel, strides, padding, groups, **how, name=name)
 
         endpoints = {}
-        x = conv(stem, (1, 7, 7), (1, 2, 2), name="conv1")(x)
-        x = nn.relu(norm(name="bn1", frozen=False)(x, train=train))
+        conv1, bn1 = conv(stem, (1, 7, 7), (1, 2, 2), name="conv1"), norm(name="bn1", frozen=False)
+        x = conv_norm(conv1, bn1, x, train=train, activation="relu")
         endpoints["conv1"] = x
         endpoints["pool1"] = x = max_pool(x, (1, 3, 3), (1, 2, 2), (0, 1, 1))
         for index, blocks in enumerate(self.blocks):

@@ -31,7 +31,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxvideo.layers import BatchNorm, Conv3D, max_pool
+from jaxvideo.layers import BatchNorm, Conv3D, conv_norm, max_pool
 from jaxvideo.types import ConfigError, Lowering
 
 # Padding of pool1 to pool4, and of pool5.
@@ -93,7 +93,7 @@ class C3D(nn.Module):
         for stage, (depth, widths) in enumerate(zip(self.depths, self.stages, strict=True), 1):
             for letter, features in zip("ab", widths, strict=False):
                 name = f"{stage}{letter}"
-                x = Conv3D(
+                conv = Conv3D(
                     wide(features),
                     (depth, 3, 3),
                     padding=(depth // 2, 1, 1),
@@ -103,10 +103,9 @@ class C3D(nn.Module):
                     kernel_init=nn.initializers.normal(0.01 * (1 if stage == 1 else spread)),
                     bias_init=_bias(0 if name == "1a" else 1),
                     name=f"conv{name}",
-                )(x)
-                if self.norm != "none":
-                    x = norm(name=f"bn{name}")(x, train=train)
-                x = nn.relu(x)
+                )
+                bn = None if self.norm == "none" else norm(name=f"bn{name}")
+                x = conv_norm(conv, bn, x, train=train, activation="relu")
                 endpoints[f"conv{name}"] = x
             stride = self.pool1_stride if stage == 1 else 2
             # A clip that has become one frame stays one.

@@ -30,7 +30,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxvideo.layers import Conv3D
+from jaxvideo.layers import Conv3D, conv_norm
 from jaxvideo.layers.deconv import Deconv3D
 from jaxvideo.models.backbones2d import CONVNETS, ConvNet, local_response_norm
 from jaxvideo.models.two_stream import stack_fields
@@ -228,9 +228,10 @@ class MotionNet(nn.Module):
 
         def conv(x, features, name, k=3, stride=1):
             strides, padding = (1, stride, stride), (0, k // 2, k // 2)
-            return Conv3D(
+            layer = Conv3D(
                 features, (1, k, k), strides, padding, kernel_init=_msra, **how, name=name
-            )(x)
+            )
+            return conv_norm(layer, None, x, train=train)
 
         def deconv(x, features, name, like):
             x = Deconv3D(features, (1, 4, 4), (1, 2, 2), (0, 1, 1), **how, name=name)(x)

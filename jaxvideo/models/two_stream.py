@@ -30,7 +30,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.ndimage import map_coordinates
 
-from jaxvideo.layers import BatchNorm, Conv3D, average_predictions, max_pool
+from jaxvideo.layers import BatchNorm, Conv3D, average_predictions, conv_norm, max_pool
 from jaxvideo.models.backbones2d import BACKBONES, CONVNETS, ConvNet, layers_up_to
 from jaxvideo.models.inception import I3D, VARIANTS, InceptionTrunk
 from jaxvideo.types import ConfigError, Lowering
@@ -221,7 +221,7 @@ class Fusion(nn.Module):
     lowering: Lowering = Lowering.AUTO
 
     @nn.compact
-    def __call__(self, a: jax.Array, b: jax.Array) -> jax.Array:
+    def __call__(self, a: jax.Array, b: jax.Array, *, train: bool) -> jax.Array:
         if self.kind not in FUSIONS:
             raise ConfigError(f"fusion={self.kind!r}: allowed are {FUSIONS}")
         if self.kind in ("sum", "max") and a.shape[-1] != b.shape[-1]:
@@ -252,7 +252,7 @@ class Fusion(nn.Module):
             kernel_init=_identities((a.shape[-1], b.shape[-1]), weights),
             name="conv",
         )
-        return nn.relu(conv(both))
+        return conv_norm(conv, None, both, train=train, activation="relu")
 
 
 def _padded(x, h, w):
@@ -348,7 +348,7 @@ class TwoStreamFusion(nn.Module):
             for name, net in nets.items():
                 advance(name, layers_up_to(CONVNETS[net], point))
             fusion = Fusion(self.fusion, self.dtype, self.lowering, name=f"fusion_{point}")
-            maps["spatial"] = fusion(maps["spatial"], maps["temporal"])
+            maps["spatial"] = fusion(maps["spatial"], maps["temporal"], train=train)
             endpoints[f"fusion_{point}"] = maps["spatial"]
         if "fc8" in where:
             advance("spatial", None)
@@ -543,14 +543,14 @@ class FusedTwoStreamInception(nn.Module):
             features, ends = trunk(frames, train=train)
             maps.append(features)
             endpoints |= _prefixed(name, ends)
-        x = Conv3D(
+        conv = Conv3D(
             max(round(512 * self.width), 1),
             (3, 3, 3),
             padding=1,
             dtype=self.dtype,
             lowering=self.lowering,
             name="fusion",
-        )(jnp.concatenate(maps, axis=-1))
+        )
         norm = BatchNorm(
             momentum=self.bn_momentum,
             epsilon=self.bn_epsilon,
@@ -560,7 +560,8 @@ class FusedTwoStreamInception(nn.Module):
             dtype=self.dtype,
             name="bn_fusion",
         )
-        endpoints["fusion"] = x = nn.relu(norm(x, train=train))
+        both = jnp.concatenate(maps, axis=-1)
+        endpoints["fusion"] = x = conv_norm(conv, norm, both, train=train, activation="relu")
         endpoints["pool"] = x = max_pool(x, (3, 3, 3), (2, 2, 2), "SAME")
         x = x.astype(jnp.float32).mean((1, 2, 3))
         x = nn.Dropout(self.dropout_rate, deterministic=not train, name="dropout")(x)

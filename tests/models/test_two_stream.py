@@ -205,7 +205,8 @@ def maps():
 
 def fuse(kind, *maps):
     fusion = Fusion(kind, lowering=Lowering.DIRECT)
-    return np.asarray(fusion.apply(fusion.init(jax.random.key(0), *maps), *maps))
+    variables = fusion.init(jax.random.key(0), *maps, train=False)
+    return np.asarray(fusion.apply(variables, *maps, train=False))
 
 
 @pytest.mark.fast
@@ -261,7 +262,7 @@ def test_bilinear_fusion_of_silent_channels_has_a_gradient(maps):
     a[..., 0] = b[..., 1] = 0
     a[0] = 0
     fusion = Fusion("bilinear")
-    gradient = jax.grad(lambda a: fusion.apply({}, a, b)[..., 1 * 6 + 2].sum())(a)
+    gradient = jax.grad(lambda a: fusion.apply({}, a, b, train=True)[..., 1 * 6 + 2].sum())(a)
     assert np.isfinite(gradient).all()
     assert np.abs(gradient[1]).max() > 0
 
