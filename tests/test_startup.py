@@ -172,3 +172,31 @@ def test_ctrl_c_ends_training_that_compiles(tmp_path):
         assert process.returncode == 130
         assert stderr.splitlines()[-1] == "interrupted"
         assert "Traceback" not in stderr
+
+
+HEAVY = (
+    *("jax", "jaxlib", "flax", "optax", "orbax", "grain", "tensorflow_datasets", "tensorboardX"),
+    *("numpy", "cv2", "av", "matplotlib", "sklearn", "torch"),
+)
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(
+    "program",
+    [
+        "import jaxvideo",
+        "import jaxvideo.startup",
+        "from jaxvideo import cli; cli.main(['--help'])",
+        "from jaxvideo import cli; cli.main(['predict', '--help'])",
+    ],
+)
+def test_nothing_heavy_is_imported(program):
+    """`--help` takes 0.1 s. Commands import what they need inside their functions."""
+    check = (
+        f"import sys\ntry:\n    {program}\nexcept SystemExit:\n    pass\n"
+        f"print('loaded:', sorted(set({HEAVY}) & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", check], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "loaded: []"
