@@ -23,6 +23,7 @@ ALLOWED = {
     "types": set(),
     "startup": {"types"},
     "layers": {"types", "startup"},
+    "precision": {"types", "layers"},
     "models": {"types", "layers"},
     "weights": {"types"},
     "data": {"types", "startup"},
@@ -31,6 +32,7 @@ ALLOWED = {
     "training": {
         "types",
         "startup",
+        "precision",
         "layers",
         "models",
         "weights",

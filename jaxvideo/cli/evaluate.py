@@ -7,7 +7,7 @@ import sys
 from typing import Any
 
 from jaxvideo.cli.configs import load_config, override
-from jaxvideo.cli.shared import add_weights, open_network
+from jaxvideo.cli.shared import add_weights, computed_in, open_network
 from jaxvideo.types import CheckpointError, ConfigError
 
 # Parts of a config that a test reads; the others are the network's own.
@@ -189,7 +189,7 @@ def _facts(options, run, described, protocol, preprocessing, dataset, split) -> 
         "network": f"{model['name']} ({of}) of {source}",
         "data": f"{run.data.root or run.data.source}, {split}: {len(dataset)} videos, "
         f"{len(dataset.classes)} classes",
-        "protocol": protocol.describe(preprocessing),
+        "protocol": protocol.describe(preprocessing) + computed_in(model),
         "views": numbers(protocol, ("clips", "crops", "starts", "aggregation")),
         "clip": numbers(p, [field.name for field in dataclasses.fields(p)]),
     }

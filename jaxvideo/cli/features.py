@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import Any
 
-from jaxvideo.cli.shared import add_videos, add_weights, open_network, progress
+from jaxvideo.cli.shared import add_videos, add_weights, computed_in, open_network, progress
 from jaxvideo.types import ConfigError, DataError, Preprocessing, Protocol
 
 
@@ -147,7 +147,7 @@ def _extract(options: argparse.Namespace) -> int:
         "protocol": extraction.describe(preprocessing),
         "per_clip": extraction.per_clip,
     }
-    print(f"{about['model']}: {about['protocol']}", flush=True)
+    print(f"{about['model']}: {about['protocol']}{computed_in(described['model'])}", flush=True)
     todo = [video for video, target in files.items() if not is_extracted(target, recipe)]
 
     def one(video: str) -> None:

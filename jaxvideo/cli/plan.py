@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 from typing import Any
 
+from jaxvideo.precision import resolve_dtype
 from jaxvideo.types import ConfigError
 
 # Before JAX and libtpu start: a machine with TPUs, or in a cloud, would be asked about them, and
@@ -76,6 +78,8 @@ def _plan(options: argparse.Namespace) -> int:
 
         devices = jax.devices()
         chip, limit, where = chip_of_kind(devices[0].device_kind), size, options.topology
+    dtype = resolve_dtype(run.model.get("dtype", "float32"), devices[0].platform)
+    run = dataclasses.replace(run, model={**run.model, "dtype": dtype})
     count = len(devices)
     make_layout(run.parallel, {}, devices)  # which says if they cannot be divided so
     _say(f"{'config':<12} {options.config}: {run.model['name']}, {_clip(run)}, {classes} classes")

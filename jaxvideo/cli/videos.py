@@ -7,7 +7,14 @@ import dataclasses
 import sys
 from typing import Any
 
-from jaxvideo.cli.shared import add_videos, add_weights, jitted, open_network, progress
+from jaxvideo.cli.shared import (
+    add_videos,
+    add_weights,
+    computed_in,
+    jitted,
+    open_network,
+    progress,
+)
 from jaxvideo.types import ConfigError, JaxvideoError, Preprocessing, Protocol, VideoError
 
 
@@ -64,7 +71,7 @@ def _predict(options: argparse.Namespace) -> int:
     model, clip = create_model(**described["model"]), protocol.apply(preprocessing)
     step = jitted(make_predict_step(model, clip, "softmax"))
     classes = described["classes"]
-    how = protocol.describe(preprocessing)
+    how = protocol.describe(preprocessing) + computed_in(described["model"])
     if not options.json:
         print(f"{described['model']['name']}: {how}")
     failed = 0
@@ -139,6 +146,7 @@ def _fvd(options: argparse.Namespace) -> int:
     print(
         f"  {name}, {options.endpoint} [{features}], of {counts} videos; "
         f"the middle {p.frames} frames of each, scaled to {p.size} x {p.width}"
+        f"{computed_in(described['model'])}"
     )
     if min(map(len, folders)) <= features:
         print(

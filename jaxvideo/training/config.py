@@ -13,6 +13,7 @@ from typing import Any
 from jaxvideo.data.forms import FORMS
 from jaxvideo.data.pipeline import Loading
 from jaxvideo.data.views import RandomCrop
+from jaxvideo.precision import DTYPES
 from jaxvideo.training.augment import StepAugment
 from jaxvideo.training.optim import Optim
 from jaxvideo.training.parallel import Parallel
@@ -187,7 +188,8 @@ class Run:
       batch_size: clips per step over all devices.
       eval_batch_size: views per call, at validation and test, over all devices.
       log_seconds: time between two lines of progress.
-      model: `name` and arguments of `create_model`.
+      model: `name` and arguments of `create_model`. `dtype` is "float32", "bfloat16" or "auto";
+        a run records what "auto" was resolved to (`precision.resolve_dtype`).
       init: where its first weights come from.
       ema: factor per step of a running average of weights and statistics, which is then what is
         tested; 0 is none. It starts lower, (1 + step) / (10 + step).
@@ -252,6 +254,10 @@ def read_config(config: Mapping[str, Any]) -> Run:
         raise ConfigError(f"config.ema={run.ema}: must be in [0, 1)")
     if run.profile and not (len(run.profile) == 2 and 0 < run.profile[0] < run.profile[1]):
         raise ConfigError(f"config.profile={run.profile}: () or two steps, 0 < start < stop")
+    if run.model.get("dtype", "float32") not in DTYPES:
+        raise ConfigError(
+            f"config.model.dtype={run.model['dtype']!r}: allowed are {', '.join(DTYPES)}"
+        )
     if not 0 <= run.label_smoothing < 1:
         raise ConfigError(f"config.label_smoothing={run.label_smoothing}: must be in [0, 1)")
     return run

@@ -22,6 +22,7 @@ from jaxvideo.data.datasets import VideoDataset
 from jaxvideo.data.pipeline import Batch, Share, error_text, train_batches
 from jaxvideo.evaluation.protocol import Result, evaluate, join
 from jaxvideo.models import create_model
+from jaxvideo.precision import resolve_dtype
 from jaxvideo.pretrained import SOURCES
 from jaxvideo.training import checkpoint, distributed, run_folder
 from jaxvideo.training.chips import mfu
@@ -63,8 +64,13 @@ def train(config: Mapping[str, Any], workdir: str | os.PathLike[str]) -> dict[st
     """
     values = json.loads(json.dumps(config))  # tuples to lists, and a copy nobody else changes
     run = read_config(values)
-    create_model(**run.model)  # a wrong name is an error now, not after the data are made
     workdir = Path(workdir)
+    if run.model.get("dtype") == "auto":
+        # A resumed run keeps its dtype on any machine.
+        dtype = run_folder.recorded_dtype(workdir) or resolve_dtype("auto")
+        values["model"]["dtype"] = distributed.first_says(dtype)
+        run = read_config(values)
+    create_model(**run.model)  # a wrong name is an error now, not after the data are made
     missing = [p for p in run.init.paths if not Path(p).exists() and p not in SOURCES]
     if missing and not workdir.exists():
         raise ConfigError(
@@ -102,7 +108,8 @@ def _train(run: Run, config, workdir: Path, train_set, val_set) -> dict[str, Any
     total = max(round(run.epochs * epoch_steps), 1 if run.epochs else 0)
     schedule = make_schedule(run.optim, steps_per_epoch=epoch_steps, epochs=run.epochs)
     plateau = make_plateau(run.optim)
-    say(f"model: {run.model['name']}; compiling ...")
+    dtype = run.model.get("dtype", "float32")
+    say(f"model: {run.model['name']}{f', {dtype}' * (dtype != 'float32')}; compiling ...")
     with startup.abortable():
         optimizer, state, shardings = _initial_state(run, model, schedule, plateau, layout, given)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))

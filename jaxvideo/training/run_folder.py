@@ -49,6 +49,14 @@ def claim(workdir: Path, config: dict[str, Any]) -> dict[str, Any] | None:
     return None
 
 
+def recorded_dtype(workdir: Path) -> str | None:
+    """Returns the compute dtype of the run in a run directory; None if there is no run."""
+    try:
+        return json.loads((workdir / RUN).read_text())["model"]["dtype"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 def report(
     run: Run,
     workdir: Path,
