@@ -10,6 +10,7 @@ from jaxvideo import __version__, startup
 from jaxvideo.cli import (
     data,
     doctor,
+    env,
     evaluate,
     expand,
     features,
@@ -46,6 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         pack,
         expand,
         plan,
+        env,
     ):
         topic.add(commands)
     options = parser.parse_args(arguments)
