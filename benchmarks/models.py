@@ -1,21 +1,24 @@
 """Whole networks against torchvision's and pytorchvideo's on the same CPU, in turn; or on a TPU's
 compiler.
 
-    python benchmarks/models.py [--models r3d_18,s3d] [--rounds 5] [--no-plain]
+    python benchmarks/models.py [--models r3d_18,s3d] [--rounds 5] [--contenders torch,ours]
+    python benchmarks/models.py --dtype bfloat16
     python benchmarks/models.py --platform tpu --topology v5e:2x2  # no TPU needed: extra [tpu]
 
 Needs torch (extra [torch]), torchvision and, for SlowFast and X3D, pytorchvideo: `--no-deps` will
 do for these two, with fvcore, iopath and parameterized beside. Times inference and a full training
-step (forward, backward, SGD with momentum, BN statistics) of batch 2, f32, by medians. Every
-contender has a process of its own, as in a run, and a turn in each round: one call that is not
+step (forward, backward, SGD with momentum, BN statistics) of batch 2 by medians. Every contender
+has a process of its own with large memory pages, and a turn in each round: one call that is not
 counted, because the others' turns left the caches and the memory cold, and two that are:
 
-    torch   in the better of its two memory formats, as many threads as JAX
-    ours    every convolution AUTO
-    plain   every convolution DIRECT: `lax.conv_general_dilated`, a plain port
+    torch      the better of its two memory formats, as many threads as JAX; in bfloat16 also the
+               better of weights in bfloat16 and autocast
+    ours       every convolution AUTO; for inference the weights are folded and cast once
+    own        the same without oneDNN (JAXVIDEO_ONEDNN=0)
+    plain      every convolution DIRECT: `lax.conv_general_dilated`, a plain port
 
-Ratios above 1: ours is faster. Memory is the growth of the process's peak over its first training
-step; compile is ours, of the training step.
+Ratios above 1: ours is faster than torch. Memory is the growth of the process's peak over its
+first training step; compile is ours, of inference and of the training step.
 
 For a TPU: millions of cycles that its compiler estimates for a bf16 training step on one chip,
 a plain port against ours, and the cycles in which the matrix units could do the multiplications.
@@ -35,6 +38,7 @@ if "tpu" in sys.argv:  # before JAX starts
     os.environ |= {"TPU_SKIP_MDS_QUERY": "1", "JAX_PLATFORMS": "cpu"}
 # Torch's threads would otherwise spin on the cores for a while after each call.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
 
 import numpy as np
 
@@ -56,7 +60,7 @@ def clip_of(name: str) -> np.ndarray:
     return np.random.default_rng(0).standard_normal((BATCH, t, size, size, 3), np.float32)
 
 
-def torch_contender(name: str, channels_last: bool):
+def torch_contender(name: str, dtype: str, channels_last: bool, autocast: bool = False):
     """(inference, training step) of the reference network: functions without arguments."""
     import torch
 
@@ -80,12 +84,16 @@ def torch_contender(name: str, channels_last: bool):
             slow = clip[:, :, torch.linspace(0, clip.shape[2] - 1, clip.shape[2] // 4).long()]
             inputs = [slow.contiguous(memory_format=layout), clip]
     network = network.to(memory_format=layout)
+    if dtype == "bfloat16" and not autocast:
+        network = network.to(torch.bfloat16)
+        inputs = [x.bfloat16() for x in inputs] if isinstance(inputs, list) else inputs.bfloat16()
     labels = torch.arange(BATCH)
     optimizer = torch.optim.SGD(network.parameters(), 0.01, momentum=0.9)
 
     def logits():
-        # pytorchvideo's SlowFast writes into the list that it is given.
-        return network(list(inputs) if isinstance(inputs, list) else inputs)
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            # pytorchvideo's SlowFast writes into the list that it is given.
+            return network(list(inputs) if isinstance(inputs, list) else inputs)
 
     def infer():
         network.eval()
@@ -95,7 +103,7 @@ def torch_contender(name: str, channels_last: bool):
     def step():
         network.train()
         optimizer.zero_grad()
-        torch.nn.functional.cross_entropy(logits(), labels).backward()
+        torch.nn.functional.cross_entropy(logits().float(), labels).backward()
         optimizer.step()
 
     return infer, step
@@ -130,12 +138,16 @@ def jax_network(name: str, plain: bool, dtype: str = "float32"):
     return model, optimizer, train_step
 
 
-def jax_contender(name: str, plain: bool):
-    """(inference, training step, seconds to compile the step)."""
+def jax_contender(name: str, dtype: str, plain: bool = False, onednn: bool = True):
+    """(inference, training step, seconds to compile inference and the step)."""
+    if not onednn:
+        os.environ["JAXVIDEO_ONEDNN"] = "0"
     import jax
     import jax.numpy as jnp
 
-    model, optimizer, train_step = jax_network(name, plain)
+    from jaxvideo.models.folding import fold
+
+    model, optimizer, train_step = jax_network(name, plain, dtype)
     clip, labels = jnp.asarray(clip_of(name)), jnp.arange(BATCH)
     shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), clip, train=False))
     rng = np.random.default_rng(0)
@@ -148,12 +160,16 @@ def jax_contender(name: str, plain: bool):
     variables = jax.tree_util.tree_map_with_path(fill, shapes)
     state = [variables["params"], variables["batch_stats"], optimizer.init(variables["params"])]
     rest = clip, labels, jax.random.key(0)
+    # The step donates its state, so inference keeps a copy.
+    fixed = jax.tree.map(jnp.copy, variables)
+    fixed = fixed if plain else fold(model, fixed, clip.shape[1:])
+    started = time.perf_counter()
+    inference = jax.jit(lambda variables, clip: model.apply(variables, clip, train=False)[0])
+    inference = inference.lower(fixed, clip).compile()
+    inference_s = time.perf_counter() - started
     started = time.perf_counter()
     compiled = jax.jit(train_step, donate_argnums=(0, 1, 2)).lower(*state, *rest).compile()
-    compile_s = time.perf_counter() - started
-    inference = jax.jit(lambda variables, clip: model.apply(variables, clip, train=False)[0])
-    # The step gives its state away, so inference keeps a copy.
-    fixed = jax.tree.map(jnp.copy, variables)
+    step_s = time.perf_counter() - started
 
     def infer():
         jax.block_until_ready(inference(fixed, clip))
@@ -162,13 +178,15 @@ def jax_contender(name: str, plain: bool):
         state[:] = compiled(*state, *rest)
         jax.block_until_ready(state)
 
-    return infer, step, compile_s
+    return infer, step, inference_s, step_s
 
 
 CONTENDERS = {
     "torch": functools.partial(torch_contender, channels_last=False),
     "torch, channels last": functools.partial(torch_contender, channels_last=True),
-    "ours": functools.partial(jax_contender, plain=False),
+    "torch, autocast": functools.partial(torch_contender, channels_last=True, autocast=True),
+    "ours": jax_contender,
+    "own": functools.partial(jax_contender, onednn=False),
     "plain": functools.partial(jax_contender, plain=True),
 }
 
@@ -178,15 +196,15 @@ def _peak_mib() -> int:
     return int(status.split("VmHWM:")[1].split()[0]) // 1024
 
 
-def serve(name: str, contender: str) -> None:
-    """A contender's process: prints MiB of a step and seconds to compile it, then, for every line
+def serve(name: str, contender: str, dtype: str) -> None:
+    """A contender's process: prints MiB of a step and seconds to compile, then, for every line
     with 0 (inference) or 1 (training step), the milliseconds of two calls."""
-    infer, step, *compile_s = CONTENDERS[contender](name)
+    infer, step, *compile_s = CONTENDERS[contender](name, dtype)
     # Writing 5 there resets the peak to what is held now (Linux, man 5 proc).
     Path("/proc/self/clear_refs").write_text("5")
     before = _peak_mib()
     step()
-    print(_peak_mib() - before, *compile_s or [0], flush=True)
+    print(_peak_mib() - before, *compile_s or [0, 0], flush=True)
     for line in sys.stdin:
         function = (infer, step)[int(line)]
         function()
@@ -197,17 +215,18 @@ def serve(name: str, contender: str) -> None:
 
 
 class Contender:
-    def __init__(self, name: str, contender: str):
+    def __init__(self, name: str, contender: str, dtype: str):
         command = [sys.executable, __file__, "--models", name, "--serve", contender]
+        command += ["--dtype", dtype]
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
-        self.mib, self.compile_s = map(float, self._line().split())
+        self.mib, *self.compile_s = map(float, self._line().split())
 
     def _line(self) -> str:
         line = self.process.stdout.readline()
         if not line:
-            sys.exit(f"{self.process.args[-1]} failed")
+            raise RuntimeError(f"{' '.join(self.process.args[2:])} failed")
         return line
 
     def turn(self, index: int) -> list[float]:
@@ -220,34 +239,42 @@ class Contender:
         self.process.wait()
 
 
-def compare(name: str, rounds: int, plain: bool) -> dict[str, float]:
-    """Prints a network's row; returns ours against torch: inference and training ratio."""
-    built = {c: Contender(name, c) for c in CONTENDERS if plain or c != "plain"}
+def compare(name: str, options) -> dict[str, float]:
+    """Prints a network's row; returns the ratios torch / ours."""
+    asked = options.contenders.split(",")
+    torches = ["torch", "torch, channels last"] + ["torch, autocast"] * (
+        options.dtype == "bfloat16"
+    )
+    built = {}
+    for group in asked:
+        for contender in torches if group == "torch" else [group]:
+            try:
+                built[contender] = Contender(name, contender, options.dtype)
+            except RuntimeError as error:
+                print(error, file=sys.stderr)
     medians = {}
     for index in (0, 1):
-        times = {c: [] for c in built}
-        for turn in range(rounds):
-            for c, contender in built.items():
-                if c != "plain" or turn < 1:  # it takes a minute or so for a step
-                    times[c] += contender.turn(index)
-        for c in built:
-            medians[c, index] = float(np.median(times[c]))
-    for contender in built.values():
-        contender.end()
-    best = {i: min(medians["torch", i], medians["torch, channels last", i]) for i in (0, 1)}
-    ratios = {"inference": best[0] / medians["ours", 0], "training": best[1] / medians["ours", 1]}
-    cells = [
-        name,
-        f"{best[0]:.0f} / {best[1]:.0f}",
-        f"{medians['ours', 0]:.0f} / {medians['ours', 1]:.0f}",
-        f"{ratios['inference']:.2f} / {ratios['training']:.2f}",
-    ]
-    if plain:
-        ratios["plain"] = medians["plain", 1] / medians["ours", 1]
-        cells.append(f"{medians['plain', 0]:.0f} / {medians['plain', 1]:.0f}")
-        cells.append(f"{ratios['plain']:.1f}")
-    cells.append(" / ".join(f"{built[c].mib:.0f}" for c in built if c != "torch"))
-    cells.append(f"{built['ours'].compile_s:.0f}")
+        times = {contender: [] for contender in built}
+        for turn in range(options.rounds):
+            for contender, process in built.items():
+                if contender != "plain" or turn < 1:  # it takes a minute or so for a step
+                    times[contender] += process.turn(index)
+        for contender, values in times.items():
+            medians[contender, index] = float(np.median(values))
+    for process in built.values():
+        process.end()
+    best = {i: min((medians[c, i] for c in torches if c in built), default=np.nan) for i in (0, 1)}
+    cells, ratios = [name, f"{best[0]:.0f} / {best[1]:.0f}"], {}
+    for contender in asked:
+        if contender == "torch":
+            continue
+        both = medians[contender, 0], medians[contender, 1]
+        ratios[f"{contender}, inference"] = best[0] / both[0]
+        ratios[f"{contender}, training"] = best[1] / both[1]
+        cells.append(f"{both[0]:.0f} / {both[1]:.0f}")
+        cells.append(f"{best[0] / both[0]:.2f} / {best[1] / both[1]:.2f}")
+    cells.append(" / ".join(f"{process.mib:.0f}" for process in built.values()))
+    cells.append(" / ".join(f"{s:.1f}" for s in built[asked[-1]].compile_s))
     print(f"| {' | '.join(cells)} |", flush=True)
     return ratios
 
@@ -306,7 +333,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", default=",".join(MODELS))
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--no-plain", action="store_true")
+    parser.add_argument("--contenders", default="torch,own,ours", help="of torch, own, ours, plain")
+    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--platform", choices=["tpu"], help="default: this CPU")
     parser.add_argument("--topology", default="v5e:2x2")
     parser.add_argument("--tpu-batch", type=int, default=8, help="clips per chip")
@@ -316,18 +344,25 @@ def main() -> None:
         compare_on_tpu(options.models.split(","), options.topology, options.tpu_batch)
         return
     if options.serve:
-        serve(options.models, options.serve)
+        serve(options.models, options.serve, options.dtype)
         return
-    plain = not options.no_plain
-    heads = ["network", "torch", "ours", "torch / ours"]
-    heads += ["plain", "plain / ours (training)"] * plain
-    heads += ["MiB: torch / ours" + " / plain" * plain, "compile s"]
-    print(f"ms, inference / training step, batch {BATCH}, f32\n")
+    heads = ["network", "torch"]
+    for contender in options.contenders.split(","):
+        if contender != "torch":
+            heads += [contender, f"torch / {contender}"]
+    heads += ["MiB of a step", f"compile s, {options.contenders.split(',')[-1]}"]
+    print(f"{cpu_name()}, {len(os.sched_getaffinity(0))} cores")
+    print(f"ms, inference / training step, batch {BATCH}, {options.dtype}\n")
     print(f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}", flush=True)
-    rows = [compare(name, options.rounds, plain) for name in options.models.split(",")]
+    rows = [compare(name, options) for name in options.models.split(",")]
     for what in rows[0]:
         mean = np.exp(np.mean([np.log(row[what]) for row in rows]))
-        print(f"geometric mean, {what}: {mean:.2f}")
+        print(f"geometric mean, torch / {what}: {mean:.2f}")
+
+
+def cpu_name() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
 
 
 if __name__ == "__main__":

@@ -268,11 +268,11 @@ def _onednn_pays(
 
 def _winograd_pays(what: Pass, geometry: Geometry, in_channels: int, features: int) -> bool:
     """True if WINOGRAD outdoes a direct convolution at full speed."""
-    kt, *_ = geometry.kernel
-    least = 64 if kt > 1 else 128
     return (
-        fits(Lowering.WINOGRAD, geometry, False)
-        and min(in_channels, features) >= least
+        geometry.kernel[0] > 1
+        and min(in_channels, features) >= 64
+        and max(in_channels, features) >= 128
+        and fits(Lowering.WINOGRAD, geometry, False)
         and _resolve_cpu(what, geometry, in_channels, features) is Lowering.WINOGRAD
     )
 

@@ -128,10 +128,12 @@ def test_resolve_with_onednn():
         assert choice(engine, (3, 3, 3), groups=32) is Lowering.ONEDNN
         assert choice(engine, (3, 3, 3), dw, groups=32) is Lowering.GROUP_BY_GROUP
         assert choice(engine, (3, 3, 3), dw, size=7) is Lowering.ONEDNN
-    assert choice("avx2", (3, 3, 3)) is Lowering.WINOGRAD
-    assert choice("avx2", (1, 3, 3)) is Lowering.ONEDNN
-    assert choice("avx2", (1, 3, 3), channels=128) is Lowering.WINOGRAD
-    assert choice("avx512", (3, 3, 3)) is Lowering.ONEDNN
+    assert choice("avx2", (3, 3, 3)) is Lowering.ONEDNN
+    assert choice("avx2", (3, 3, 3), channels=128) is Lowering.WINOGRAD
+    assert choice("avx2", (3, 3, 3), dx, channels=128) is Lowering.WINOGRAD
+    assert choice("avx2", (3, 3, 3), channels=128, size=7) is Lowering.ONEDNN
+    assert choice("avx2", (1, 3, 3), channels=128) is Lowering.ONEDNN
+    assert choice("avx512", (3, 3, 3), channels=128) is Lowering.ONEDNN
     assert choice("avx512", (3, 3, 3), dw) is Lowering.WINOGRAD
     assert choice("bfloat16", (3, 3, 3), dw) is Lowering.ONEDNN
     assert resolve("tpu", Pass.FORWARD, Geometry((3,) * 3, (8,) * 3, (1,) * 3, ((1, 1),) * 3), 3, 8)
