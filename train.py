@@ -4,6 +4,7 @@ Any value of the config can be overridden: `--config.optim.lr=0.05`. The same co
 continues an interrupted run.
 """
 
+import os
 import sys
 from pathlib import Path
 
@@ -62,6 +63,7 @@ def parse(arguments: list[str]) -> list[str]:
 
 
 if __name__ == "__main__":
+    startup.use_huge_pages(os.path.abspath(__file__))
     with startup.interrupts():
         try:
             app.run(main, flags_parser=parse)

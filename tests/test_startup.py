@@ -1,6 +1,7 @@
 """Start of a process: caches, Ctrl-C, and what is not imported."""
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -200,3 +201,63 @@ def test_nothing_heavy_is_imported(program):
         [sys.executable, "-c", check], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert done.stdout.splitlines()[-1] == "loaded: []"
+
+
+_RESTARTS = """
+import json, os, sys
+from jaxvideo import startup
+print(os.getpid())
+sys.stdout.flush()
+startup.use_huge_pages(__file__)
+print(json.dumps([os.environ.get("GLIBC_TUNABLES"), sys.argv[1:], sys.flags.optimize]))
+sys.exit(5)
+"""
+
+
+@pytest.mark.fast
+@pytest.mark.skipif(not startup.huge_pages_available(), reason="no huge pages on request here")
+@pytest.mark.parametrize(
+    ("variables", "starts", "tunables"),
+    [
+        ({}, 2, "glibc.malloc.hugetlb=1"),
+        (
+            {"GLIBC_TUNABLES": "glibc.malloc.arena_max=8"},
+            2,
+            "glibc.malloc.arena_max=8:glibc.malloc.hugetlb=1",
+        ),
+        ({"GLIBC_TUNABLES": "glibc.malloc.hugetlb=0"}, 1, "glibc.malloc.hugetlb=0"),
+        ({"JAXVIDEO_HUGE_PAGES": "0"}, 1, None),
+    ],
+)
+def test_huge_pages(tmp_path, variables, starts, tunables):
+    """One restart, with the same process ID, arguments, options and exit status."""
+    script = tmp_path / "script.py"
+    script.write_text(_RESTARTS)
+    names = ("GLIBC_TUNABLES", "JAXVIDEO_HUGE_PAGES")
+    rest = {name: value for name, value in os.environ.items() if name not in names}
+    done = subprocess.run(
+        [sys.executable, "-O", "script.py", "a b", "--c=*"],
+        cwd=tmp_path,
+        env={**rest, **variables},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    *pids, last = done.stdout.splitlines()
+    assert len(pids) == starts
+    assert len(set(pids)) == 1
+    assert json.loads(last) == [tunables, ["a b", "--c=*"], 1]
+    assert done.returncode == 5
+
+
+@pytest.mark.fast
+def test_no_restart_of_another_program(monkeypatch):
+    """A program that imports jaxvideo, as these tests, is never restarted."""
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    monkeypatch.setattr(startup, "huge_pages_available", lambda: True)
+    monkeypatch.setattr(os, "execve", lambda *arguments: pytest.fail("restarted"))
+    startup.use_huge_pages("jaxvideo")
+    startup.use_huge_pages(__file__)
+    monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "pdb", "-m", "jaxvideo", "data"])
+    monkeypatch.setattr(sys, "argv", ["/site/jaxvideo/__main__.py", "-m", "jaxvideo", "data"])
+    startup.use_huge_pages("jaxvideo")
