@@ -206,9 +206,12 @@ def make_extractor(
     """
     import jax
 
+    from jaxvideo.models.folding import fold
+
     p = extraction.protocol.apply(preprocessing)
     if extraction.every and p.segments > 1:
         raise ConfigError("clips every so many frames are not made of segments: give clips")
+    variables = fold(model, variables, p.shape)
     compute = _endpoint(model, p, extraction.endpoint, keep_map=extraction.keep_map)
     # One program; a CPU gains nothing from clips together.
     together = 1 if jax.default_backend() == "cpu" else _CLIPS

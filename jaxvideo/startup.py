@@ -14,7 +14,6 @@ import sys
 import tempfile
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
@@ -104,8 +103,6 @@ def use_compilation_cache(
             "JAXVIDEO_CACHE to a writable directory"
         )
         return None
-    # jaxlib cannot serialize programs that call oneDNN (`layers.onednn`); they are compiled anew.
-    warnings.filterwarnings("ignore", "Error writing persistent .*std::bad_alloc", UserWarning)
     _set_jax("jax_compilation_cache_dir", str(path))
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
         _set_jax("jax_persistent_cache_min_compile_time_secs", _MIN_COMPILE_SECONDS)

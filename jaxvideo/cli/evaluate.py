@@ -201,6 +201,7 @@ def _predictor(variables, described, protocol, preprocessing, batch_size: int):
     from jax.sharding import NamedSharding, PartitionSpec
 
     from jaxvideo.models import create_model
+    from jaxvideo.models.folding import fold
     from jaxvideo.training.step import make_predict_step
 
     count = jax.device_count()
@@ -208,8 +209,9 @@ def _predictor(variables, described, protocol, preprocessing, batch_size: int):
         raise ConfigError(f"--views={batch_size}: must be a multiple of the {count} devices")
     mesh = jax.make_mesh((count,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     split = NamedSharding(mesh, PartitionSpec("data"))
-    variables = jax.device_put(variables, NamedSharding(mesh, PartitionSpec()))
     model, clip = create_model(**described["model"]), protocol.apply(preprocessing)
+    variables = fold(model, variables, clip.shape)
+    variables = jax.device_put(variables, NamedSharding(mesh, PartitionSpec()))
     step = jax.jit(make_predict_step(model, clip, protocol.aggregation))
     return lambda video: step(variables, jax.device_put(video, split))
 

@@ -58,6 +58,7 @@ def _predict(options: argparse.Namespace) -> int:
     from jaxvideo.data.decode import find_videos
     from jaxvideo.evaluation.protocol import score_video
     from jaxvideo.models import create_model
+    from jaxvideo.models.folding import fold
     from jaxvideo.training.step import make_predict_step
 
     if options.top < 1:
@@ -69,6 +70,7 @@ def _predict(options: argparse.Namespace) -> int:
     given = {key: value for key, value in asked.items() if value is not None}
     protocol = Protocol(**{**described["protocol"], "aggregation": "softmax", **given})
     model, clip = create_model(**described["model"]), protocol.apply(preprocessing)
+    variables = fold(model, variables, clip.shape)
     step = jitted(make_predict_step(model, clip, "softmax"))
     classes = described["classes"]
     how = protocol.describe(preprocessing) + computed_in(described["model"])

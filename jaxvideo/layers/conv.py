@@ -26,8 +26,14 @@ from jax.interpreters import ad, batching, mlir
 
 from jaxvideo.layers import onednn, onednn_probe
 from jaxvideo.layers.geometry import Geometry, Pads, Pass, Triple
+from jaxvideo.layers.jax_internals import (
+    devices_of,
+    keep_out_of_compilation_cache,
+    needs_devices,
+)
 from jaxvideo.layers.lowerings import compute, fits, resolve
-from jaxvideo.layers.partition import devices_of, needs_devices, over_batch
+from jaxvideo.layers.parameters import parameter
+from jaxvideo.layers.partition import over_batch
 from jaxvideo.types import ConfigError, Lowering
 
 #: Functions that can follow a convolution.
@@ -229,9 +235,10 @@ def _lowering_rule(compute_on: Callable[..., jax.Array], platform: str):
         # `jax.export` refuses custom calls whose stability XLA does not guarantee.
         exported = context.module_context.lowering_parameters.for_export
         devices = devices_of(context)
-        usable = platform == "cpu" and not exported and devices > 0
+        on_cpu = platform == "cpu" and not exported and devices > 0
+        usable = on_cpu and keep_out_of_compilation_cache(onednn.TARGET)
         engine = onednn_probe.engine(context.avals_in[0].dtype) if usable else ""
-        target = _Target(engine, partitioned=usable and devices > 1)
+        target = _Target(engine, partitioned=on_cpu and devices > 1)
         function = functools.partial(compute_on, platform, target)
         return mlir.lower_fun(function, multiple_results=False)(context, *operands, **parameters)
 
@@ -302,9 +309,9 @@ def _composed(x, w, *epilogue, geometry, lowering, activation, with_bias):
 
 def _fused_on(platform, target, x, w, *epilogue, geometry, lowering, activation, with_bias):
     chosen = lowering
-    if lowering is Lowering.AUTO:
-        channels = x.shape[-1], w.shape[-1]
-        chosen = resolve(platform, Pass.FORWARD, geometry, *channels, engine=target.engine)
+    if lowering is Lowering.AUTO and target.engine and onednn.fits(geometry):
+        # Faster than any other together with what follows, and compiled in no time.
+        chosen = Lowering.ONEDNN
     elif lowering is Lowering.ONEDNN:
         onednn_probe.require(platform, x.dtype)
     if chosen is not Lowering.ONEDNN:
@@ -410,10 +417,10 @@ class Conv3D(nn.Module):
             bias = self.get_variable(FOLDED, "bias")
         else:
             shape = (*self.kernel, x.shape[-1] // self.groups, self.features)
-            kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
+            kernel = parameter(self, "kernel", self.kernel_init, shape)
             bias = None
             if self.use_bias:
-                bias = self.param("bias", self.bias_init, (self.features,), jnp.float32)
+                bias = parameter(self, "bias", self.bias_init, (self.features,))
             if affine is not None:
                 factor, shift = affine()
                 kernel = kernel * factor

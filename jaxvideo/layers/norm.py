@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxvideo.layers.parameters import parameter
 from jaxvideo.layers.space_to_depth import columns_together
 from jaxvideo.types import ConfigError
 
@@ -59,10 +60,10 @@ class BatchNorm(nn.Module):
         channels = x.shape[-1]
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, channels, jnp.float32)
         running_var = self.variable("batch_stats", "var", jnp.ones, channels, jnp.float32)
-        scale = self.param("scale", self.scale_init, (channels,)) if self.use_scale else 1.0
+        scale = parameter(self, "scale", self.scale_init, (channels,)) if self.use_scale else 1.0
         bias = jnp.zeros(channels)
         if self.use_bias:
-            bias = self.param("bias", nn.initializers.zeros, (channels,))
+            bias = parameter(self, "bias", nn.initializers.zeros, (channels,))
 
         if not train or self.frozen or as_affine:
             factor = scale * lax.rsqrt(running_var.value + self.epsilon)

@@ -26,6 +26,8 @@ from jax import lax
 
 from jaxvideo.layers.geometry import Geometry, padded, turned
 
+#: How the names of all its custom calls begin.
+TARGET = "__onednn$"
 #: Activations that oneDNN applies to the result of a convolution, by their names in its interface.
 ACTIVATIONS = {"relu": "RELU", "sigmoid": "SIGMOID", "swish": "SWISH"}
 
@@ -100,7 +102,7 @@ def product(a: jax.Array, b: jax.Array) -> jax.Array:
 def _call(name: str, config: dict[str, Any], result: jax.ShapeDtypeStruct, *operands):
     key = {"convolution": "onednn_conv_config", "matmul": "onednn_matmul_config"}[name]
     return jax.ffi.ffi_call(
-        f"__onednn${name}",
+        f"{TARGET}{name}",
         result,
         custom_call_api_version=1,
         legacy_backend_config=json.dumps({key: config}),

@@ -7,34 +7,13 @@ hand.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 from jax import lax
 from jax.experimental.custom_partitioning import custom_partitioning
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
-
-
-def needs_devices(primitive: Any) -> None:
-    """Makes JAX pass the devices to the lowering rule, which `custom_partitioning` needs."""
-    # JAX has no public way. Without it `devices_of` is 0.
-    with contextlib.suppress(ImportError, AttributeError):
-        from jax._src import dispatch
-
-        dispatch.prim_requires_devices_during_lowering.add(primitive)
-
-
-def devices_of(context: Any) -> int:
-    """Number of devices of a lowering context; 0 if JAX does not name them."""
-    axes = context.module_context.axis_context
-    if hasattr(axes, "device_assignment"):  # plain `jit`
-        return len(axes.device_assignment or ())
-    # Inside `shard_map` the program is one device's, if all axes of the mesh are manual.
-    manual = getattr(axes, "manual_axes", None)
-    return 1 if manual is not None and set(manual) == set(axes.mesh.axis_names) else 0
 
 
 def over_batch(

@@ -28,10 +28,13 @@ def fold(model: Any, variables: Mapping[str, Any], clip_shape: Sequence[int]) ->
     """
     given = {name: tree for name, tree in variables.items() if name != FOLDED}
 
-    @jax.jit
     def folded(variables):
         # The result depends on the weights only, so the network itself is never computed.
         clip = jnp.zeros((1, *clip_shape), jnp.float32)
         return model.apply(variables, clip, train=False, mutable=[FOLDED])[1]
 
-    return {**given, **folded(given)}
+    quickly = None
+    if jax.default_backend() == "cpu":
+        # Executed once, so the time to compile it matters more than how fast it runs.
+        quickly = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+    return {**given, **jax.jit(folded, compiler_options=quickly)(given)}

@@ -149,6 +149,37 @@ def test_auto_uses_it_on_a_cpu_and_not_in_exports():
     close(exported.call(x, w), function(x, w))
 
 
+@needs_onednn
+def test_programs_with_it_are_not_kept(tmp_path):
+    """XLA's serialization of oneDNN's calls is undefined behavior; see `jax_internals`."""
+    program = f"""
+import jax, jax.numpy as jnp
+from jaxvideo.layers import conv3d
+jax.config.update("jax_compilation_cache_dir", {str(tmp_path)!r})
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
+jax.config.update("jax_raise_persistent_cache_errors", True)
+x = jnp.ones((2, 3, 4, 4, 3))
+def plain(x): return x + 1
+def convolve(x, w): return conv3d(x, w, padding=1)
+jax.jit(plain).lower(x).compile()
+w = jnp.ones((3, 3, 3, 3, 8))
+text = jax.jit(convolve).lower(x, w).compile().as_text()
+assert "__onednn$convolution" in text
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "error::UserWarning", "-c", program],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    kept = [path.name for path in tmp_path.iterdir() if path.name.endswith("-cache")]
+    assert any("plain" in name for name in kept)
+    assert not any("convolve" in name for name in kept)
+
+
 def test_by_name_where_there_is_none(monkeypatch):
     x, w = operands()
     function = jax.jit(lambda x, w: conv3d(x, w, padding=1, lowering="onednn"))
