@@ -24,6 +24,7 @@ import numpy as np
 
 from jaxvideo import __version__
 from jaxvideo.models import MODELS, create_model, model_entry
+from jaxvideo.models.summary import traced_init
 from jaxvideo.types import CheckpointError, ConfigError, Lowering, Preprocessing
 from jaxvideo.weights import files, from_tf, from_torch, tree
 from jaxvideo.weights.inflate import inflate
@@ -328,12 +329,12 @@ def read_weights(
         dataclasses.replace(entry.preprocessing, **found.preprocessing), frames, crop
     )
     clip = jax.ShapeDtypeStruct((1, *expects.shape), jnp.float32)
-    head = _head(name, clip, arguments)
-    model = create_model(name, **arguments, num_classes=num_classes or 1)
-    names = _names_of(_shapes(model, clip), found, arrays)
+    model = create_model(name, **arguments, num_classes=1)
+    single, endpoints = _traced(model, clip)
+    head, names = _head(single, endpoints), _names_of(single, found, arrays)
     rows = _rows(names, arrays, head)
     model = model.clone(num_classes=num_classes or rows or entry.defaults.get("num_classes", 400))
-    expected = _shapes(model, clip)
+    expected, _ = _traced(model, clip)
 
     left_out = _left_out(leave_out, list(expected), list(arrays))
     left_out |= {ours for ours in expected if names[ours] in left_out}
@@ -409,14 +410,15 @@ def adopt(
     expects = _for_clip(model_entry(name).preprocessing, frames, crop)
     clip = jax.ShapeDtypeStruct((1, *expects.shape), jnp.float32)
     model = create_model(name, **arguments, num_classes=num_classes)
-    expected = _shapes(model, clip)
+    expected, _ = _traced(model, clip)
     left_out = _left_out(leave_out, list(expected), [])
     wanted = {n: leaf for n, leaf in expected.items() if n not in left_out}
     loaded = {n: array for n, array in flat.items() if n in wanted}
     unread = {n: array for n, array in flat.items() if n not in wanted and n not in left_out}
     if inflate_how:
         loaded = inflate(loaded, {n: leaf.shape for n, leaf in wanted.items()}, inflate_how)
-    _check_fit(where, None, wanted, loaded, unread, {}, _head(name, clip, arguments))
+    single = create_model(name, **arguments, num_classes=1)
+    _check_fit(where, None, wanted, loaded, unread, {}, _head(*_traced(single, clip)))
     whole = {**loaded, **_fresh(model, clip, seed, left_out)}
     return tree.unflatten({n: jnp.asarray(whole[n], expected[n].dtype) for n in expected})
 
@@ -582,10 +584,10 @@ def _for_clip(preprocessing: Preprocessing, frames: int, crop: int) -> Preproces
     return dataclasses.replace(p, frames=frames or p.frames, crop=crop, size=size, width=width)
 
 
-def _shapes(model, clip) -> dict[str, jax.ShapeDtypeStruct]:
-    """Flat names, with their collection, to shapes."""
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    return tree.flatten(jax.eval_shape(partial(model.init, train=False), key, clip))
+def _traced(model, clip) -> tuple[dict[str, jax.ShapeDtypeStruct], dict[str, tuple[int, ...]]]:
+    """Flat names, with their collection, to shapes; and the endpoints' shapes, in order."""
+    shapes, endpoints = traced_init(model, clip)
+    return tree.flatten(shapes), endpoints
 
 
 def _names_of(expected, source: Source, arrays) -> dict[str, str]:
@@ -608,19 +610,15 @@ def _names_of(expected, source: Source, arrays) -> dict[str, str]:
     return names
 
 
-def _head(name: str, clip, arguments) -> str:
-    """The scope of the layer that gives the logits: the last endpoint's, by convention, or where
-    something follows that has no weights, the last one's that has weights and a class."""
-    last = []
+def _head(shapes, endpoints) -> str:
+    """The scope of the classifier, from `_traced` of a network with a single class.
 
-    def forward(key, clip):
-        model = create_model(name, **arguments, num_classes=1)
-        (_, endpoints), variables = model.init_with_output(key, clip, train=False)
-        scopes = [n for n, y in endpoints.items() if n in variables["params"] and y.shape[-1] == 1]
-        last.append([*endpoints, *scopes][-1])
-
-    jax.eval_shape(forward, jax.eval_shape(lambda: jax.random.key(0)), clip)
-    return last[0]
+    It is the last endpoint, or the last one that has parameters and one channel if something
+    without parameters follows it.
+    """
+    scopes = {name.split("/")[1] for name in shapes if name.startswith("params/")}
+    last = [name for name, shape in endpoints.items() if name in scopes and shape[-1] == 1]
+    return [*endpoints, *last][-1]
 
 
 def _rows(names, arrays, head: str) -> int:

@@ -18,7 +18,6 @@ import itertools
 from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
-import grain
 import numpy as np
 
 from jaxvideo.data import flow
@@ -280,6 +279,8 @@ def _batches(load: Callable[[int], Batch], count: int, loading: Loading) -> Gene
     if count <= 0:
         return
     # A thread reads whole batches; the buffer is counted in batches too.
+    import grain  # half a second, which tests and predictions do without
+
     stream: Any = grain.MapDataset.range(count).map(load)
     stream = stream.to_iter_dataset(
         grain.ReadOptions(num_threads=loading.threads, prefetch_buffer_size=loading.prefetch)

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 
 from jaxvideo.layers.conv import conv3d, explicit_padding
 from jaxvideo.layers.geometry import Triple
+from jaxvideo.layers.parameters import parameter
 from jaxvideo.types import ConfigError, Lowering
 
 Pads = int | Sequence[int] | Sequence[tuple[int, int]]
@@ -89,10 +90,10 @@ class Deconv3D(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         shape = (*self.kernel, x.shape[-1], self.features)
-        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
+        kernel = parameter(self, "kernel", self.kernel_init, shape)
         x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
         y = deconv3d(x, kernel, self.strides, self.padding, self.lowering)
         if self.use_bias:
-            bias = self.param("bias", self.bias_init, (self.features,), jnp.float32)
+            bias = parameter(self, "bias", self.bias_init, (self.features,))
             y = y + bias.astype(self.dtype)
         return y

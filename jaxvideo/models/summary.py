@@ -12,6 +12,7 @@ from jax.extend import core as jex_core
 
 from jaxvideo.layers.conv import multiply_adds
 from jaxvideo.layers.geometry import Geometry, Pass
+from jaxvideo.layers.parameters import shapes_only
 from jaxvideo.models import create_model, model_entry
 
 
@@ -37,31 +38,40 @@ def summarise(name: str, *, frames: int = 0, crop: int = 0, **arguments: Any) ->
     shape = (frames or t, crop or h, crop or w, c)
     model = create_model(name, **arguments)
     clip = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    variables = jax.eval_shape(lambda k, x: model.init(k, x, train=False), key, clip)
-
-    endpoints = {}
-
-    def forward(variables, clip):
-        logits, ends = model.apply(variables, clip, train=False)
-        # Noted here, while tracing: JAX sorts the keys of a dict that it returns.
-        endpoints.update({name: end.shape[1:] for name, end in ends.items()})
-        return logits
-
-    program = jax.make_jaxpr(forward)(variables, clip)
+    variables, endpoints = traced_init(model, clip)
+    program = jax.make_jaxpr(lambda v, x: model.apply(v, x, train=False)[0])(variables, clip)
     return Summary(
         parameters=_size(variables["params"]),
         statistics=_size(variables.get("batch_stats", {})),
         macs=_count(program.jaxpr),
         input_shape=shape,
-        endpoints=endpoints,
+        endpoints={name: shape[1:] for name, shape in endpoints.items()},
     )
+
+
+def variable_shapes(model: Any, clip: jax.ShapeDtypeStruct) -> Any:
+    """Returns the variables of a model as a tree of `ShapeDtypeStruct`."""
+    return traced_init(model, clip)[0]
+
+
+def traced_init(model: Any, clip: jax.ShapeDtypeStruct) -> tuple[Any, dict[str, tuple[int, ...]]]:
+    """Returns `variable_shapes`, and the shapes of the endpoints in network order."""
+    endpoints: dict[str, tuple[int, ...]] = {}
+
+    def init(clip):
+        (_, ends), variables = model.init_with_output(jax.random.key(0), clip, train=False)
+        # Stored while tracing: JAX sorts the keys of a dict that it returns.
+        endpoints.update({name: end.shape for name, end in ends.items()})
+        return variables
+
+    with shapes_only():
+        return jax.eval_shape(init, clip), endpoints
 
 
 def count_macs(model: Any, clip_shape: tuple[int, ...]) -> int:
     """Multiply-adds of a model's forward pass for one clip `[T, H, W, C]`."""
     clip = jax.ShapeDtypeStruct((1, *clip_shape), jnp.float32)
-    variables = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), clip)
+    variables = variable_shapes(model, clip)
     return _count(
         jax.make_jaxpr(lambda v, x: model.apply(v, x, train=False)[0])(variables, clip).jaxpr
     )
@@ -74,7 +84,7 @@ def _size(tree) -> int:
 def convolutions(model: Any, clip_shape: tuple[int, ...]) -> list[tuple[Any, Any, Geometry]]:
     """(x's shape, kernel's shape, geometry) of every convolution of a model, in order."""
     clip = jax.ShapeDtypeStruct(clip_shape, jnp.float32)
-    variables = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), clip)
+    variables = variable_shapes(model, clip)
     program = jax.make_jaxpr(lambda v, x: model.apply(v, x, train=False)[0])(variables, clip)
     return [
         (*(v.aval.shape for v in equation.invars[:2]), equation.params["geometry"])
