@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -56,12 +57,11 @@ def conv_norm(
             x = x + residual
         return ACTIVATIONS[activation](x)
 
-    def affine():
+    affine = None
+    if norm is not None:
         result = jax.ShapeDtypeStruct((1, conv.features), jnp.float32)
-        return norm(result, train=False, as_affine=True)
-
-    affine_or_none = None if norm is None else affine
-    return conv(x, affine_or_none, residual=residual, activation=activation, inference=True)
+        affine = functools.partial(norm, result, train=False, as_affine=True)
+    return conv(x, affine, residual=residual, activation=activation, inference=True)
 
 
 class Conv2Plus1D(nn.Module):

@@ -152,7 +152,8 @@ def input_gradient(g, w, geometry: Geometry):
         pads = tuple((k - 1, end) for k, end in zip(taps.shape[:3], reach, strict=True))
         kept = [n + min(end, 0) for n, end in zip(g.shape[1:4], after, strict=True)]
         source = g[:, : kept[0], : kept[1], : kept[2]]
-        small = Geometry(taps.shape[:3], source.shape[1:4], (1, 1, 1), pads, geometry.groups)
+        kt, kh, kw = taps.shape[:3]
+        small = Geometry((kt, kh, kw), source.shape[1:4], (1, 1, 1), pads, geometry.groups)
         y = convolution(source, taps[::-1, ::-1, ::-1], small)
         missing = [(0, q - n) for q, n in zip(steps, y.shape[1:4], strict=True)]
         phases.append(padded(y, missing))

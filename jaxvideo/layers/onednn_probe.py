@@ -19,10 +19,10 @@ import os
 import platform
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import jaxlib
 import numpy as np
 
 from jaxvideo.startup import cache_directory
@@ -142,7 +142,11 @@ def _verdict_file() -> Path:
     # Flags for XLA can change what its custom calls do.
     key = json.dumps([model, sorted(features), os.environ.get("XLA_FLAGS", "")])
     digest = hashlib.sha256(key.encode()).hexdigest()[:12]
-    return cache_directory() / "onednn" / f"{_VERSION}-jaxlib-{jaxlib.__version__}-{digest}.json"
+    return (
+        cache_directory()
+        / "onednn"
+        / f"{_VERSION}-jaxlib-{metadata.version('jaxlib')}-{digest}.json"
+    )
 
 
 def _verdict(name: str) -> str:
@@ -227,7 +231,7 @@ def probe_cases():
 def reference(x, w, g, geometry):
     """(forward, input gradient, weight gradient) in NumPy, a tap of the kernel at a time."""
     x, w, g = (np.float64(array) for array in (x, w, g))
-    *kernel, c, features = w.shape
+    kernel, (c, features) = w.shape[:3], w.shape[3:]
     groups = geometry.groups
     widths = ((0, 0), *geometry.pads, (0, 0))
     w = w.reshape(*kernel, c, groups, features // groups)
