@@ -230,8 +230,8 @@ def probe_cases():
 
 def reference(x, w, g, geometry):
     """(forward, input gradient, weight gradient) in NumPy, a tap of the kernel at a time."""
-    x, w, g = (np.float64(array) for array in (x, w, g))
-    kernel, (c, features) = w.shape[:3], w.shape[3:]
+    x, w, g = (np.asarray(array, np.float64) for array in (x, w, g))
+    kernel, c, features = w.shape[:3], w.shape[3], w.shape[4]
     groups = geometry.groups
     widths = ((0, 0), *geometry.pads, (0, 0))
     w = w.reshape(*kernel, c, groups, features // groups)
