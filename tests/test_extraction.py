@@ -35,11 +35,12 @@ class Network:
 
     dtype = np.float32
 
-    def apply(self, variables, clip, *, train):
+    def apply(self, variables, clip, *, train, mutable=()):
         assert not train
         found = {"map": clip @ variables["params"]["a"]}
         found["pool"] = found["map"].mean((1, 2, 3))
-        return found["pool"] @ CLASSES, found
+        result = found["pool"] @ CLASSES, found
+        return (result, {}) if mutable else result  # there is nothing to fold
 
 
 def extractor(endpoint, *arguments, **more):

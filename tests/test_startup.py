@@ -11,6 +11,7 @@ from pathlib import Path
 
 import jax
 import pytest
+from jax.experimental.compilation_cache.compilation_cache import reset_cache
 
 from jaxvideo import startup
 from jaxvideo.types import ConfigError
@@ -23,9 +24,11 @@ def jax_cache():
     """Restores JAX's settings of the compilation cache."""
     names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
     before = {name: getattr(jax.config, name) for name in names}
+    reset_cache()  # JAX opens the directory at the first compilation and keeps it
     yield
     for name, value in before.items():
         jax.config.update(name, value)
+    reset_cache()
 
 
 @pytest.fixture
