@@ -2,6 +2,7 @@
 compiler.
 
     python benchmarks/models.py [--models r3d_18,s3d] [--rounds 5] [--contenders torch,ours]
+    python benchmarks/models.py --passes inference
     python benchmarks/models.py --dtype bfloat16
     python benchmarks/models.py --platform tpu --topology v5e:2x2  # no TPU needed: extra [tpu]
 
@@ -60,8 +61,11 @@ def clip_of(name: str) -> np.ndarray:
     return np.random.default_rng(0).standard_normal((BATCH, t, size, size, 3), np.float32)
 
 
-def torch_contender(name: str, dtype: str, channels_last: bool, autocast: bool = False):
+def torch_contender(
+    name: str, dtype: str, training: bool, channels_last: bool, autocast: bool = False
+):
     """(inference, training step) of the reference network: functions without arguments."""
+    del training
     import torch
 
     from jaxvideo.weights import reference
@@ -138,7 +142,7 @@ def jax_network(name: str, plain: bool, dtype: str = "float32"):
     return model, optimizer, train_step
 
 
-def jax_contender(name: str, dtype: str, plain: bool = False, onednn: bool = True):
+def jax_contender(name: str, dtype: str, training: bool, plain: bool = False, onednn: bool = True):
     """(inference, training step, seconds to compile inference and the step)."""
     if not onednn:
         os.environ["JAXVIDEO_ONEDNN"] = "0"
@@ -167,6 +171,8 @@ def jax_contender(name: str, dtype: str, plain: bool = False, onednn: bool = Tru
     inference = jax.jit(lambda variables, clip: model.apply(variables, clip, train=False)[0])
     inference = inference.lower(fixed, clip).compile()
     inference_s = time.perf_counter() - started
+    if not training:
+        return lambda: jax.block_until_ready(inference(fixed, clip)), None, inference_s, 0
     started = time.perf_counter()
     compiled = jax.jit(train_step, donate_argnums=(0, 1, 2)).lower(*state, *rest).compile()
     step_s = time.perf_counter() - started
@@ -181,6 +187,7 @@ def jax_contender(name: str, dtype: str, plain: bool = False, onednn: bool = Tru
     return infer, step, inference_s, step_s
 
 
+PASSES = ("inference", "training")
 CONTENDERS = {
     "torch": functools.partial(torch_contender, channels_last=False),
     "torch, channels last": functools.partial(torch_contender, channels_last=True),
@@ -196,14 +203,14 @@ def _peak_mib() -> int:
     return int(status.split("VmHWM:")[1].split()[0]) // 1024
 
 
-def serve(name: str, contender: str, dtype: str) -> None:
+def serve(name: str, contender: str, dtype: str, training: bool) -> None:
     """A contender's process: prints MiB of a step and seconds to compile, then, for every line
     with 0 (inference) or 1 (training step), the milliseconds of two calls."""
-    infer, step, *compile_s = CONTENDERS[contender](name, dtype)
+    infer, step, *compile_s = CONTENDERS[contender](name, dtype, training)
     # Writing 5 there resets the peak to what is held now (Linux, man 5 proc).
     Path("/proc/self/clear_refs").write_text("5")
     before = _peak_mib()
-    step()
+    (step if training else infer)()
     print(_peak_mib() - before, *compile_s or [0, 0], flush=True)
     for line in sys.stdin:
         function = (infer, step)[int(line)]
@@ -215,9 +222,9 @@ def serve(name: str, contender: str, dtype: str) -> None:
 
 
 class Contender:
-    def __init__(self, name: str, contender: str, dtype: str):
+    def __init__(self, name: str, contender: str, options):
         command = [sys.executable, __file__, "--models", name, "--serve", contender]
-        command += ["--dtype", dtype]
+        command += ["--dtype", options.dtype, "--passes", options.passes]
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
@@ -249,11 +256,12 @@ def compare(name: str, options) -> dict[str, float]:
     for group in asked:
         for contender in torches if group == "torch" else [group]:
             try:
-                built[contender] = Contender(name, contender, options.dtype)
+                built[contender] = Contender(name, contender, options)
             except RuntimeError as error:
                 print(error, file=sys.stderr)
+    passes = [i for i, what in enumerate(PASSES) if what in options.passes.split(",")]
     medians = {}
-    for index in (0, 1):
+    for index in passes:
         times = {contender: [] for contender in built}
         for turn in range(options.rounds):
             for contender, process in built.items():
@@ -263,16 +271,19 @@ def compare(name: str, options) -> dict[str, float]:
             medians[contender, index] = float(np.median(values))
     for process in built.values():
         process.end()
-    best = {i: min((medians[c, i] for c in torches if c in built), default=np.nan) for i in (0, 1)}
-    cells, ratios = [name, f"{best[0]:.0f} / {best[1]:.0f}"], {}
+    best = {i: min((medians[c, i] for c in torches if c in built), default=np.nan) for i in passes}
+
+    def cell(values, form):
+        return " / ".join(form.format(values[i]) for i in passes)
+
+    cells, ratios = [name, cell(best, "{:.0f}")], {}
     for contender in asked:
         if contender == "torch":
             continue
-        both = medians[contender, 0], medians[contender, 1]
-        ratios[f"{contender}, inference"] = best[0] / both[0]
-        ratios[f"{contender}, training"] = best[1] / both[1]
-        cells.append(f"{both[0]:.0f} / {both[1]:.0f}")
-        cells.append(f"{best[0] / both[0]:.2f} / {best[1] / both[1]:.2f}")
+        own = {i: medians[contender, i] for i in passes}
+        cells.append(cell(own, "{:.0f}"))
+        cells.append(cell({i: best[i] / own[i] for i in passes}, "{:.2f}"))
+        ratios |= {f"{contender}, {PASSES[i]}": best[i] / own[i] for i in passes}
     cells.append(" / ".join(f"{process.mib:.0f}" for process in built.values()))
     cells.append(" / ".join(f"{s:.1f}" for s in built[asked[-1]].compile_s))
     print(f"| {' | '.join(cells)} |", flush=True)
@@ -335,6 +346,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--contenders", default="torch,own,ours", help="of torch, own, ours, plain")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
+    parser.add_argument("--passes", default=",".join(PASSES), help="inference, training or both")
     parser.add_argument("--platform", choices=["tpu"], help="default: this CPU")
     parser.add_argument("--topology", default="v5e:2x2")
     parser.add_argument("--tpu-batch", type=int, default=8, help="clips per chip")
@@ -344,7 +356,8 @@ def main() -> None:
         compare_on_tpu(options.models.split(","), options.topology, options.tpu_batch)
         return
     if options.serve:
-        serve(options.models, options.serve, options.dtype)
+        training = "training" in options.passes.split(",")
+        serve(options.models, options.serve, options.dtype, training)
         return
     heads = ["network", "torch"]
     for contender in options.contenders.split(","):
@@ -352,7 +365,7 @@ def main() -> None:
             heads += [contender, f"torch / {contender}"]
     heads += ["MiB of a step", f"compile s, {options.contenders.split(',')[-1]}"]
     print(f"{cpu_name()}, {len(os.sched_getaffinity(0))} cores")
-    print(f"ms, inference / training step, batch {BATCH}, {options.dtype}\n")
+    print(f"ms, {options.passes}, batch {BATCH}, {options.dtype}\n")
     print(f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}", flush=True)
     rows = [compare(name, options) for name in options.models.split(",")]
     for what in rows[0]:
