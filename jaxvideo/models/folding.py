@@ -34,7 +34,8 @@ def fold(model: Any, variables: Mapping[str, Any], clip_shape: Sequence[int]) ->
         return model.apply(variables, clip, train=False, mutable=[FOLDED])[1]
 
     quickly = None
-    if jax.default_backend() == "cpu":
+    traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(given))
+    if jax.default_backend() == "cpu" and not traced:  # JAX refuses options of a nested `jit`
         # Executed once, so the time to compile it matters more than how fast it runs.
         quickly = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
     return {**given, **jax.jit(folded, compiler_options=quickly)(given)}
