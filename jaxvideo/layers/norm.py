@@ -24,7 +24,7 @@ from jaxvideo.types import ConfigError
 
 
 class BatchNorm(nn.Module):
-    """Batch normalisation over all axes but the last; statistics are f32 in any dtype.
+    """Batch normalisation over all axes but the last; statistics are at least f32 in any dtype.
 
     Under `jit` with a sharded batch the mean is over the GLOBAL batch. The papers used the
     statistics of each GPU's share: `groups=g` normalises within g equal, contiguous groups of
@@ -97,7 +97,7 @@ class BatchNorm(nn.Module):
 
 def _side_by_side(x, columns):
     shape = (*x.shape[:-2], x.shape[-2] // columns, columns * x.shape[-1])
-    return x.reshape(shape).astype(jnp.float32)
+    return x.reshape(shape).astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def _tiled(per_channel, columns):

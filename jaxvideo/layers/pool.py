@@ -108,7 +108,7 @@ def adaptive_avg_pool(x: jax.Array, out: Sequence[int]) -> jax.Array:
     """
     for axis, n in zip((1, 2, 3), out, strict=True):
         size = x.shape[axis]
-        weights = np.zeros((n, size), np.float32)
+        weights = np.zeros((n, size))
         for i in range(n):
             window = slice(i * size // n, -(-(i + 1) * size // n))
             weights[i, window] = 1 / (window.stop - window.start)

@@ -43,14 +43,13 @@ def error(ours, theirs):
     return np.abs(np.asarray(ours) - theirs).max() / np.abs(theirs).max()
 
 
-def differing(ours, theirs, limit=1e-3, floor=0.0):
-    """Names of the tensors that differ by more than the limit of their norm, and by how much;
-    a norm below the floor counts as the floor."""
+def differing(ours, theirs, limit=1e-4):
+    """Names of the tensors that differ by more than the limit of their norm, and by how much."""
     assert ours.keys() == theirs.keys()
 
     def distance(name):
         ours_, theirs_ = np.asarray(ours[name]), np.asarray(theirs[name])
-        return float(np.linalg.norm(ours_ - theirs_) / max(np.linalg.norm(theirs_), floor))
+        return float(np.linalg.norm(ours_ - theirs_) / np.linalg.norm(theirs_))
 
     return {name: d for name in ours if not (d := distance(name)) < limit}
 
@@ -75,6 +74,12 @@ def torchvision():
         pytest.skip("needs torchvision, installed with --no-deps")
 
 
+@pytest.fixture
+def f64():
+    with jax.enable_x64(True):
+        yield
+
+
 @pytest.mark.parametrize("shape", [(1, 16, 112, 112, 3), (1, 13, 97, 113, 3)], ids=str)
 @pytest.mark.parametrize("name", ["r3d_18", "mc3_18", "r2plus1d_18"])
 def test_torchvision(torchvision, tmp_path, name, shape):
@@ -90,53 +95,31 @@ def test_torchvision(torchvision, tmp_path, name, shape):
     assert {stage: e for stage in stages if (e := error(ours[stage], stages[stage])) > 1e-4} == {}
 
 
-def take_statistics(network, clip):
-    """Running statistics are those of a clip."""
-    layers = [m for m in network.modules() if isinstance(m, torch.nn.BatchNorm3d)]
-    momentum = layers[0].momentum
-    for layer in layers:
-        layer.momentum = 1.0
-    with torch.no_grad():
-        network(to_torch(clip))
-    for layer in layers:
-        layer.momentum = momentum
-
-
 @pytest.mark.parametrize("name", ["r3d_18", "mc3_18", "r2plus1d_18", "s3d"])
-def test_a_training_step_of_torchvision(torchvision, tmp_path, name):
+def test_a_training_step_of_torchvision(torchvision, f64, tmp_path, name):
     """Loss, gradients, running statistics and the weights after SGD with momentum and decay.
 
-    Of millions of units a few are so near a ReLU's corner that rounding decides: torch's own
-    gradient in f32 is then 2 % of its maximum away from the one in f64. Biases of 3 and less,
-    the fewer units a stage has, leave thousands switched off and next to none undecided. S3D
-    decides in its pools too: running means near the batch's, as training has them, and clips
-    that leave nothing undecided bring both within 2e-4 of f64. Where no padding lies between a BN
-    and the next, the next takes away what the bias of the first adds: its gradient is 1e-13 in
-    f64, where all others are above 1e-3.
+    In f64: in f32 rounding decides the sign of some units in front of a ReLU and the maximum of
+    some pooling windows, so that torch's own f32 gradient is 2 % away from its f64 gradient.
     """
-    network = ports.randomise(getattr(torchvision.models.video, name)(num_classes=7)).train()
-    biases = {"layer2": 2.5, "layer3": 2.0, "layer4": 1.5}
-    frames, seeds, floor, arguments, options = 8, (1, 2), 0.0, {}, None
-    for key, module in network.named_modules():
-        if isinstance(module, torch.nn.BatchNorm3d):
-            module.bias.data = biases.get(key.split(".")[0], 3.0) * module.weight.data
+    network = ports.randomise(getattr(torchvision.models.video, name)(num_classes=7)).double().train()
+    shape, arguments = (4, 8, 16, 16, 3), {}
     if name == "s3d":
-        frames, seeds, floor = 14, (2, 4), 1e-2
-        # These compile soonest.
-        arguments = {"dropout_rate": 0.0, "lowering": Lowering.DIRECT}
-        options = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+        shape, arguments = (4, 14, 17, 17, 3), {"dropout_rate": 0.0}
         # The average pool is made for 7 x 7 places.
         network.classifier[0].p, network.avgpool = 0.0, torch.nn.AvgPool3d((2, 1, 1))
-        take_statistics(network, clip_of((4, frames, 32, 32, 3), seed=0))
     rate, decay, momentum = 0.01, 1e-3, 0.9
     path, labels = tmp_path / "weights.pt", np.array([3, 0, 6, 3])
     torch.save(network.state_dict(), path)
     variables = load_weights(name, path, source="torchvision")
+    variables = jax.tree.map(np.float64, variables)
+    arguments |= {"lowering": Lowering.DIRECT, "dtype": jnp.float64}  # others have f32 inside
     model = create_model(name, num_classes=7, **arguments)
     optimizer = optax.chain(optax.add_decayed_weights(decay), optax.sgd(rate, momentum=momentum))
     theirs = torch.optim.SGD(network.parameters(), rate, momentum, weight_decay=decay)
 
-    @partial(jax.jit, compiler_options=options)
+    # f64 convolutions are plain loops, which only LLVM's optimisation makes fast.
+    @partial(jax.jit, compiler_options={"xla_backend_optimization_level": 3})
     def step(params, stats, moments, clip):
         def loss_of(params):
             (logits, _), changed = model.apply(
@@ -151,25 +134,23 @@ def test_a_training_step_of_torchvision(torchvision, tmp_path, name):
 
     params, stats = variables["params"], variables["batch_stats"]
     moments = optimizer.init(params)
-    for seed in seeds:  # the second step has a momentum
-        clip = clip_of((4, frames, 32, 32, 3), seed)
+    for seed in (1, 2):  # the second step has a momentum
+        clip = np.float64(clip_of(shape, seed))
         theirs.zero_grad()
         loss = torch.nn.functional.cross_entropy(network(to_torch(clip)), torch.from_numpy(labels))
         loss.backward()
         gradients = {k: p.grad.clone() for k, p in network.named_parameters()}
         theirs.step()
         ours, gradient, params, stats, moments = step(params, stats, moments, clip)
-        assert abs(float(ours) - loss.item()) < 1e-3 * abs(loss.item())
+        assert abs(float(ours) - loss.item()) < 1e-5 * abs(loss.item())
         # Their gradients and their state, brought to our names by the import itself.
         torch.save({**network.state_dict(), **gradients}, path)
         expected = load_weights(name, path, source="torchvision")["params"]
-        assert differing(tree.flatten(gradient), tree.flatten(expected), floor=floor) == {}, seed
+        assert differing(tree.flatten(gradient), tree.flatten(expected)) == {}, seed
         torch.save(network.state_dict(), path)
         expected = load_weights(name, path, source="torchvision")
         found = {"params": params, "batch_stats": stats}
         assert differing(tree.flatten(found), tree.flatten(expected)) == {}, seed
-        if name == "s3d":  # from the same weights again: rounding would decide too much
-            params, stats = expected["params"], expected["batch_stats"]
 
 
 HARA = {
