@@ -102,7 +102,8 @@ def test_a_training_step_of_torchvision(torchvision, f64, tmp_path, name):
     In f64: in f32 rounding decides the sign of some units in front of a ReLU and the maximum of
     some pooling windows, so that torch's own f32 gradient is 2 % away from its f64 gradient.
     """
-    network = ports.randomise(getattr(torchvision.models.video, name)(num_classes=7)).double().train()
+    network = ports.randomise(getattr(torchvision.models.video, name)(num_classes=7))
+    network.double().train()
     shape, arguments = (4, 8, 16, 16, 3), {}
     if name == "s3d":
         shape, arguments = (4, 14, 17, 17, 3), {"dropout_rate": 0.0}
