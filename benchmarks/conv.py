@@ -46,7 +46,7 @@ from jaxvideo.layers.geometry import Pass
 from jaxvideo.layers.lowerings import compute, fits, resolve
 from jaxvideo.layers.space_to_depth import columns_together
 from jaxvideo.models import create_model, list_models, model_entry
-from jaxvideo.models.summary import convolutions
+from jaxvideo.models.summary import trace
 from jaxvideo.types import Lowering
 
 
@@ -145,7 +145,8 @@ def main() -> None:
     for name in names:
         frames, *size = model_entry(name).preprocessing.shape
         shape = (options.batch, options.frames or frames, *size)
-        for convolution in convolutions(create_model(name), shape):
+        clip = jax.ShapeDtypeStruct(shape, jnp.float32)
+        for convolution in trace(create_model(name), clip).convolutions:
             users[convolution].append(name)
     print(f"{len(users)} distinct convolutions, batch {options.batch}, {options.dtype}\n")
     misses = []

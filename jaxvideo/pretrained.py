@@ -24,7 +24,7 @@ import numpy as np
 
 from jaxvideo import __version__
 from jaxvideo.models import MODELS, create_model, model_entry
-from jaxvideo.models.summary import traced_init
+from jaxvideo.models.summary import trace
 from jaxvideo.types import CheckpointError, ConfigError, Lowering, Preprocessing
 from jaxvideo.weights import files, from_tf, from_torch, tree
 from jaxvideo.weights.inflate import inflate
@@ -586,8 +586,9 @@ def _for_clip(preprocessing: Preprocessing, frames: int, crop: int) -> Preproces
 
 def _traced(model, clip) -> tuple[dict[str, jax.ShapeDtypeStruct], dict[str, tuple[int, ...]]]:
     """Flat names, with their collection, to shapes; and the endpoints' shapes, in order."""
-    shapes, endpoints = traced_init(model, clip)
-    return tree.flatten(shapes), endpoints
+    traced = trace(model, clip)
+    ends = {name: end.shape for name, end in traced.endpoints.items()}
+    return tree.flatten(traced.variables), ends
 
 
 def _names_of(expected, source: Source, arrays) -> dict[str, str]:

@@ -1,6 +1,7 @@
-"""Eight fake CPU devices, and video files made once per session."""
+"""Eight fake CPU devices, one compilation cache, and video files made once per session."""
 
 import os
+import sys
 
 # Before jax starts: the sharding tests compare a step on 8 devices with a step on 1.
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
@@ -18,6 +19,31 @@ import pytest
 from absl import flags
 
 flags.FLAGS.mark_as_parsed()
+
+
+def pytest_configure(config):
+    """Compiled programs are kept in .pytest_cache: for all workers, for the processes that tests
+    start, and for the next run. JAX and the workers start later than this."""
+    if not hasattr(config, "workerinput") and (cache := getattr(config, "cache", None)):
+        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache.mkdir("xla")))
+        os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+
+
+def pytest_collection_modifyitems(config, items):
+    """Tests marked `full` wait until they are asked for: by `-m`, or by their own names."""
+    if config.option.markexpr or any("::" in argument for argument in config.args):
+        return
+    slow = [item for item in items if "full" in item.keywords]
+    config.hook.pytest_deselected(items=slow)
+    items[:] = [item for item in items if "full" not in item.keywords]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small_memory():
+    """Programs of one test file are of no use to the next."""
+    yield
+    if jax := sys.modules.get("jax"):
+        jax.clear_caches()
 
 
 def write_video(

@@ -49,7 +49,6 @@ def weights(tmp_path_factory):
     return str(path)
 
 
-@pytest.mark.fast
 def test_what_is_a_video(videos):
     folder, _ = videos
     found = [str(folder / name) for name in ("a.gif", "b.mp4", "deep/frames")]
@@ -64,7 +63,6 @@ def test_what_is_a_video(videos):
         find_videos([folder / "gone"])
 
 
-@pytest.mark.fast
 def test_frames_in_a_folder_are_a_video(videos):
     """In the order of their numbers, 2 before 10, and exactly the pictures."""
     folder, frames = videos
@@ -73,7 +71,6 @@ def test_frames_in_a_folder_are_a_video(videos):
         np.testing.assert_array_equal(read_frames(video, 1, 12, *frames.shape[1:3]), frames[1:])
 
 
-@pytest.mark.fast
 def test_frames_that_are_none(tmp_path):
     (tmp_path / "0.jpg").write_bytes(b"not a picture")
     with pytest.raises(VideoError, match=r"0\.jpg: cannot be read as a picture"):
@@ -101,7 +98,6 @@ def test_predictions_as_json_lines(videos, weights, capsys):
     assert "notes.txt: cannot be opened as a video" in printed.err
 
 
-@pytest.mark.fast
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
@@ -151,7 +147,6 @@ def test_frechet_distance_of_folders(tmp_path, weights, capsys):
     assert "endpoint 'x': the network has conv1, " in capsys.readouterr().err
 
 
-@pytest.mark.fast
 def test_fusion_of_runs(tmp_path, capsys):
     labels, classes = np.array([0, 1, 1]), np.array(["a", "b"])
     for run, right in (("rgb", [0.9, 0.4, 0.4]), ("flow", [0.4, 0.9, 0.9])):

@@ -33,7 +33,6 @@ def weights(tmp_path_factory):
     return folder
 
 
-@pytest.mark.fast
 def test_auto(monkeypatch):
     for fast, name in ((True, "bfloat16"), (False, "float32")):
         monkeypatch.setattr(onednn_probe, "fast_bfloat16", lambda fast=fast: fast)

@@ -66,7 +66,6 @@ def test_published_steps(paper):
     assert [s.macs for s in paper] == [complexity(s.factors) for s in paper]
 
 
-@pytest.mark.fast
 @pytest.mark.parametrize("name", ["x3d_xs", "x3d_s", "x3d_m", "x3d_l", "x3d_xl"])
 def test_published_networks_are_the_registrys(paper, name):
     """The clip, too: 4 x 12, 13 x 6 and 16 x 5 at 30 frames per second."""
@@ -160,7 +159,6 @@ def test_walk_is_brute_forces(name, target, monkeypatch):
         assert len(step.tried) == (0 if step.move in ("start", "contraction") else 6)
 
 
-@pytest.mark.fast
 def test_an_objective_that_likes_the_papers_networks_finds_them(paper, monkeypatch):
     """To S, with its frames; every candidate has the paper's own size."""
     monkeypatch.setattr(
@@ -181,14 +179,12 @@ def close(a, b):
     )
 
 
-@pytest.mark.fast
 def test_larger_steps_of_the_paper(paper):
     """M to XL: each is what is nearest to twice the one before."""
     for before, after in itertools.pairwise(paper[9:]):
         assert grow(before.factors, after.move, 2 * before.macs) == after.factors
 
 
-@pytest.mark.fast
 def test_budgets():
     with pytest.raises(ConfigError, match=r"target=2e\+07: the start has 2.06623e\+07"):
         list(expand(Factors(), 2e7, lambda f: 0.0))
@@ -200,7 +196,6 @@ def test_budgets():
     assert [s.move for s in expand(Factors(), 20.7e6, lambda f: 0.0)] == ["start"]
 
 
-@pytest.mark.fast
 @pytest.mark.parametrize(
     ("text", "number"),
     [("2GMAC", 2e9), ("600MMAC", 6e8), ("2e9", 2e9), ("0.6 gmacs", 6e8), ("5000000", 5e6)],
@@ -209,14 +204,12 @@ def test_numbers_of_macs(text, number):
     assert parse_macs(text) == pytest.approx(number)
 
 
-@pytest.mark.fast
 @pytest.mark.parametrize("text", ["", "2GB", "-2GMAC", "GMAC", "0", "nan", "2 G MAC", "1e999"])
 def test_wrong_numbers_of_macs(text):
     with pytest.raises(ConfigError, match=f"target='{text}': multiply-adds, as in 2GMAC"):
         parse_macs(text)
 
 
-@pytest.mark.fast
 @pytest.mark.parametrize("name", ["x4d", "slow_r50"])
 def test_wrong_starts(name):
     with pytest.raises(ConfigError, match=f"start='{name}': allowed are x2d, x3d_xs"):
@@ -226,7 +219,6 @@ def test_wrong_starts(name):
 # --- Objectives -------------------------------------------------------------------------------
 
 
-@pytest.mark.fast
 def test_a_command_as_objective():
     program = (
         "import json, sys; given = json.loads(sys.argv[1]); "
@@ -236,7 +228,6 @@ def test_a_command_as_objective():
     assert objective(Factors(frames=3, depth=2.2)) == pytest.approx(5.2)
 
 
-@pytest.mark.fast
 @pytest.mark.parametrize(
     ("command", "text"),
     [
@@ -253,7 +244,6 @@ def test_commands_that_fail(command, text):
         command_objective(command)(Factors())
 
 
-@pytest.mark.fast
 def test_what_was_tried_is_remembered(tmp_path):
     asked = []
 
@@ -279,7 +269,6 @@ def test_what_was_tried_is_remembered(tmp_path):
         remembered(objective, file, "mine")
 
 
-@pytest.mark.fast
 def test_accuracy_on_the_motion_task(tmp_path, monkeypatch, capsys):
     """A candidate's run has its network, and its clip in small and fast; no weights are kept."""
     configs = []
@@ -343,7 +332,6 @@ def test_command_prints_the_walk_and_goes_on(tmp_path, capsys):
     assert len(calls.read_text()) == 7
 
 
-@pytest.mark.fast
 def test_command_prints_the_papers_steps(paper, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(expansion, "published", lambda: iter(paper))
     assert run("--objective", "published", "--out", str(tmp_path)) == 0
@@ -355,7 +343,6 @@ def test_command_prints_the_papers_steps(paper, tmp_path, capsys, monkeypatch):
         )
 
 
-@pytest.mark.fast
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [

@@ -141,7 +141,6 @@ def test_what_the_classifier_sees(name, endpoint):
     assert default_endpoint(create_model(name), model_entry(name).preprocessing) == endpoint
 
 
-@pytest.mark.fast
 def test_names_of_files(tmp_path):
     for name in ("a/x.mp4", "b/x.mp4", "b/deep/x.avi"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -158,7 +157,6 @@ def test_names_of_files(tmp_path):
         feature_files([str(tmp_path / "gone")], "out")
 
 
-@pytest.mark.fast
 def test_what_is_done_already(tmp_path):
     model = {"name": "tiny", "width": 4}
     recipe = recipe_of(Extraction("pool", MIDDLE), model, VARIABLES, PRE)
@@ -181,7 +179,6 @@ def test_what_is_done_already(tmp_path):
     assert json.loads(recipe)["preprocessing"]["frames"] == 4
 
 
-@pytest.mark.fast
 def test_written_whole_or_not_at_all(tmp_path, monkeypatch):
     target = tmp_path / "v.npz"
     write_features(target, {"features": np.arange(3)})
@@ -202,7 +199,6 @@ def test_written_whole_or_not_at_all(tmp_path, monkeypatch):
         write_features(tmp_path / "file" / "v.npz", {"features": np.arange(4)})
 
 
-@pytest.mark.fast
 def test_descriptions():
     p = Preprocessing(frames=16, size=128, width=171, crop=112)
     c3d = Extraction("fc6", Protocol(clips=10), every=8, normalise=True)

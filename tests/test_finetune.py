@@ -33,7 +33,6 @@ def config():
     return module
 
 
-@pytest.mark.fast
 def test_what_every_network_sees(config):
     """The table of the config is a copy, because configs import nothing of the library."""
     patterns = [pattern for row in config.RECIPES for pattern in row[0]]

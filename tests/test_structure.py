@@ -60,7 +60,6 @@ def imports(path: Path):
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-@pytest.mark.fast
 def test_import_directions():
     wrong = []
     for path in sorted((ROOT / "jaxvideo").rglob("*.py")):
@@ -78,14 +77,12 @@ def test_import_directions():
     assert not wrong, "\n".join(wrong)
 
 
-@pytest.mark.fast
 @pytest.mark.parametrize("path", [*CONFIGS, ROOT / "configs/common.py"], ids=lambda p: p.stem)
 def test_configs_import_only_ml_collections(path):
     extra = {name for name in imports(path) if name.split(".")[0] not in ("ml_collections",)}
     assert extra <= {"configs", "configs.common"}
 
 
-@pytest.mark.fast
 def test_data_starts_without_an_accelerator():
     """Loader workers import these modules: no jax of ours, and no backend started by anybody."""
     program = (
@@ -156,7 +153,6 @@ def test_readme_program_runs():
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.fast
 def test_readme_names_exist():
     """Every config and command the README shows is there."""
     readme = (ROOT / "README.md").read_text()

@@ -32,91 +32,116 @@ class Summary:
     endpoints: dict[str, tuple[int, ...]]
 
 
+@dataclasses.dataclass(frozen=True)
+class Trace:
+    """One forward pass of a network in test mode, traced and not run.
+
+    `variables` is the tree of `ShapeDtypeStruct` that `init` makes, `logits` and `endpoints`
+    (in network order) are what the network returns, `program` is its jaxpr, whose last result
+    is the logits.
+    """
+
+    variables: Any
+    logits: jax.ShapeDtypeStruct
+    endpoints: dict[str, jax.ShapeDtypeStruct]
+    program: Any
+
+    @property
+    def macs(self) -> int:
+        """Multiply-adds of convolutions and matrix products."""
+        return sum(_multiply_adds(equation) * times for equation, times in self.equations())
+
+    @property
+    def convolutions(self) -> list[tuple[Any, Any, Geometry]]:
+        """(x's shape, kernel's shape, geometry) of every convolution, in order."""
+        return [
+            (*(v.aval.shape for v in equation.invars[:2]), equation.params["geometry"])
+            for equation, _ in self.equations()
+            if equation.primitive.name == "conv3d_fused"
+            or (equation.primitive.name == "conv3d" and equation.params["what"] is Pass.FORWARD)
+        ]
+
+    def equations(self):
+        """(equation, how many times it runs) of what the logits need, and of programs inside.
+
+        `init` may compute more, such as the teacher of a supervision transfer.
+        """
+        needed, kept = {self.program.outvars[-1]}, []
+        for equation in reversed(self.program.eqns):
+            if needed.intersection(equation.outvars):
+                needed.update(v for v in equation.invars if isinstance(v, jex_core.Var))
+                kept.append(equation)
+        return _equations(reversed(kept))
+
+
+def trace(model: Any, clip: jax.ShapeDtypeStruct) -> Trace:
+    """Traces `model.init_with_output` for a batch of clips `[N, T, H, W, C]`."""
+    results: dict[str, Any] = {}
+
+    def init(clip):
+        (logits, ends), variables = model.init_with_output(jax.random.key(0), clip, train=False)
+        # Stored while tracing: JAX sorts the keys of a dict that it returns.
+        results.update(logits=_shape_of(logits), endpoints=jax.tree.map(_shape_of, ends))
+        results["order"] = list(ends)
+        return variables, logits
+
+    with shapes_only():
+        program, (variables, _) = jax.make_jaxpr(init, return_shape=True)(clip)
+    endpoints = {name: results["endpoints"][name] for name in results["order"]}
+    return Trace(variables, results["logits"], endpoints, program.jaxpr)
+
+
 def summarise(name: str, *, frames: int = 0, crop: int = 0, **arguments: Any) -> Summary:
     """Counts of a registry model; `frames` and `crop` replace its own input size."""
     t, h, w, c = model_entry(name).preprocessing.shape
     shape = (frames or t, crop or h, crop or w, c)
-    model = create_model(name, **arguments)
-    clip = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
-    variables, endpoints = traced_init(model, clip)
-    program = jax.make_jaxpr(lambda v, x: model.apply(v, x, train=False)[0])(variables, clip)
+    return summary_of(trace_of_clip(create_model(name, **arguments), shape), shape)
+
+
+def summary_of(traced: Trace, shape: tuple[int, int, int, int]) -> Summary:
+    """The counts in a trace of one clip of the shape `[T, H, W, C]`."""
     return Summary(
-        parameters=_size(variables["params"]),
-        statistics=_size(variables.get("batch_stats", {})),
-        macs=_count(program.jaxpr),
+        parameters=_size(traced.variables["params"]),
+        statistics=_size(traced.variables.get("batch_stats", {})),
+        macs=traced.macs,
         input_shape=shape,
-        endpoints={name: shape[1:] for name, shape in endpoints.items()},
+        endpoints={name: end.shape[1:] for name, end in traced.endpoints.items()},
     )
 
 
-def variable_shapes(model: Any, clip: jax.ShapeDtypeStruct) -> Any:
-    """Returns the variables of a model as a tree of `ShapeDtypeStruct`."""
-    return traced_init(model, clip)[0]
+def trace_of_clip(model: Any, shape: tuple[int, ...]) -> Trace:
+    """`trace` for one f32 clip of the shape `[T, H, W, C]`."""
+    return trace(model, jax.ShapeDtypeStruct((1, *shape), jnp.float32))
 
 
-def traced_init(model: Any, clip: jax.ShapeDtypeStruct) -> tuple[Any, dict[str, tuple[int, ...]]]:
-    """Returns `variable_shapes`, and the shapes of the endpoints in network order."""
-    endpoints: dict[str, tuple[int, ...]] = {}
-
-    def init(clip):
-        (_, ends), variables = model.init_with_output(jax.random.key(0), clip, train=False)
-        # Stored while tracing: JAX sorts the keys of a dict that it returns.
-        endpoints.update({name: end.shape for name, end in ends.items()})
-        return variables
-
-    with shapes_only():
-        return jax.eval_shape(init, clip), endpoints
-
-
-def count_macs(model: Any, clip_shape: tuple[int, ...]) -> int:
-    """Multiply-adds of a model's forward pass for one clip `[T, H, W, C]`."""
-    clip = jax.ShapeDtypeStruct((1, *clip_shape), jnp.float32)
-    variables = variable_shapes(model, clip)
-    return _count(
-        jax.make_jaxpr(lambda v, x: model.apply(v, x, train=False)[0])(variables, clip).jaxpr
-    )
+def _shape_of(array) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(array.shape, array.dtype)
 
 
 def _size(tree) -> int:
     return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(tree))
 
 
-def convolutions(model: Any, clip_shape: tuple[int, ...]) -> list[tuple[Any, Any, Geometry]]:
-    """(x's shape, kernel's shape, geometry) of every convolution of a model, in order."""
-    clip = jax.ShapeDtypeStruct(clip_shape, jnp.float32)
-    variables = variable_shapes(model, clip)
-    program = jax.make_jaxpr(lambda v, x: model.apply(v, x, train=False)[0])(variables, clip)
-    return [
-        (*(v.aval.shape for v in equation.invars[:2]), equation.params["geometry"])
-        for equation, _ in _equations(program.jaxpr)
-        if equation.primitive.name == "conv3d_fused"
-        or (equation.primitive.name == "conv3d" and equation.params["what"] is Pass.FORWARD)
-    ]
-
-
-def _equations(jaxpr, times: int = 1):
-    """(equation, how many times it runs) of a program and of the programs inside."""
-    for equation in jaxpr.eqns:
+def _equations(equations, times: int = 1):
+    for equation in equations:
         yield equation, times
         inside = times * (equation.params["length"] if equation.primitive.name == "scan" else 1)
         for value in equation.params.values():
             if isinstance(value, jex_core.ClosedJaxpr):
-                yield from _equations(value.jaxpr, inside)
+                yield from _equations(value.jaxpr.eqns, inside)
             elif isinstance(value, jex_core.Jaxpr):
-                yield from _equations(value, inside)
+                yield from _equations(value.eqns, inside)
 
 
-def _count(jaxpr) -> int:
-    total = 0
-    for equation, times in _equations(jaxpr):
-        operands = (*equation.invars, *equation.outvars)
-        shapes: list[tuple[int, ...]] = [getattr(v.aval, "shape", ()) for v in operands]
-        if equation.primitive.name in ("conv3d", "conv3d_fused"):
-            # A transposed convolution multiplies once per position of its input, the smaller side.
-            transposed = equation.params.get("what") is Pass.INPUT_GRADIENT
-            total += times * multiply_adds(shapes[0 if transposed else -1], shapes[1])
-        elif equation.primitive.name == "dot_general":
-            (contracting, _), _ = equation.params["dimension_numbers"]
-            depth = np.prod([shapes[0][axis] for axis in contracting], dtype=np.int64)
-            total += times * int(np.prod(shapes[-1], dtype=np.int64) * depth)
-    return total
+def _multiply_adds(equation) -> int:
+    operands = (*equation.invars, *equation.outvars)
+    shapes: list[tuple[int, ...]] = [getattr(v.aval, "shape", ()) for v in operands]
+    if equation.primitive.name in ("conv3d", "conv3d_fused"):
+        # A transposed convolution multiplies once per position of its input, the smaller side.
+        transposed = equation.params.get("what") is Pass.INPUT_GRADIENT
+        return multiply_adds(shapes[0 if transposed else -1], shapes[1])
+    if equation.primitive.name == "dot_general":
+        (contracting, _), _ = equation.params["dimension_numbers"]
+        depth = np.prod([shapes[0][axis] for axis in contracting], dtype=np.int64)
+        return int(np.prod(shapes[-1], dtype=np.int64) * depth)
+    return 0

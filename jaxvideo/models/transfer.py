@@ -147,18 +147,20 @@ class TransferT3D(DenseNet3D):
         if self.teacher_frames < 1:
             raise ConfigError(f"teacher_frames={self.teacher_frames}: must be at least 1")
         student = DenseNet3D(**_fields(self), name="student")
-        if self.is_initializing():
-            x = jnp.concatenate([x, x])  # a clip alone has no other to be paired with
-        elif not train:
+        tested = None
+        if not train:
             logits, endpoints = student(x, train=False)
-            return logits, {f"student/{name}": end for name, end in endpoints.items()}
+            tested = logits, {f"student/{name}": end for name, end in endpoints.items()}
+            if not self.is_initializing():
+                return tested
+            x = jnp.concatenate([x, x])  # a clip alone has no other to be paired with
         how = {"bn_epsilon": self.bn_epsilon, "dtype": self.dtype, "lowering": self.lowering}
         teacher = DenseNet2D(self.blocks, self.width, **how, name="teacher")
         matching = SupervisionTransfer(teacher, student, hidden=self.hidden, name="matching")
         count = self.teacher_frames
         picked = [(2 * i + 1) * x.shape[1] // (2 * count) for i in range(count)]
         _, endpoints = matching(jnp.stack([x[:, i] for i in picked], axis=1), x, train=train)
-        return jax.lax.stop_gradient(endpoints["student/fc"]), endpoints
+        return tested or (jax.lax.stop_gradient(endpoints["student/fc"]), endpoints)
 
 
 class SegmentT3D(DenseNet3D):

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxvideo.models.summary import count_macs
+from jaxvideo.models.summary import trace_of_clip
 from jaxvideo.training.config import Run
 from jaxvideo.training.parallel import Layout
 from jaxvideo.training.step import TrainState, make_train_step
@@ -46,4 +46,4 @@ def jit_step(run: Run, model, optimizer, layout: Layout, shardings: Any):
 def model_flops(model: Any, run: Run) -> int:
     """FLOPs of the network for one step: two for each multiply-add of convolutions and matrix
     products, and the backward pass counted as two forward ones. What `chips.mfu` divides."""
-    return 2 * 3 * count_macs(model, run.preprocessing.shape) * run.batch_size
+    return 2 * 3 * trace_of_clip(model, run.preprocessing.shape).macs * run.batch_size

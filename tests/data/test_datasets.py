@@ -25,8 +25,6 @@ from jaxvideo.training.inputs import load_data
 from jaxvideo.types import ConfigError, DataError
 from tests.conftest import write_video
 
-pytestmark = pytest.mark.fast
-
 
 @pytest.fixture
 def root(tmp_path):

@@ -15,7 +15,6 @@ from jaxvideo.types import VideoError, View, Window
 from tests.conftest import write_video
 
 # Also with the newest PyAV.
-pytestmark = pytest.mark.fast
 
 
 def read(path, indices, size=16):

@@ -17,8 +17,6 @@ from jaxvideo.data.doctor import Record, examine, scan
 from jaxvideo.types import ConfigError, DataError
 from tests.conftest import write_video
 
-pytestmark = pytest.mark.fast
-
 
 def damage(path, frame):
     """Zeros instead of one frame's packet."""

@@ -70,7 +70,6 @@ def test_dualtvl1_names_the_extra():
         host_flow(pan(1.0, 0.0), "dualtvl1")
 
 
-@pytest.mark.fast
 def test_wrong_input_is_named():
     frames = np.zeros((2, 32, 32, 3), np.uint8)
     with pytest.raises(ConfigError, match=r"'brox'.*farneback"):
@@ -130,7 +129,6 @@ def test_where_the_moved_frame_shows_nothing_it_stands_still():
 # --- Bytes ----------------------------------------------------------------------------------
 
 
-@pytest.mark.fast
 def test_kinetics_mapping():
     flow = np.array([-31, -20, -19.95, -10, 0, 10, 19.93, 20, 99], np.float32)
     # (flow + 20) / 40 * 255: 0, 0, .32, 63.75, 127.5 (to even), 191.25, 254.55, 255, 255
@@ -139,7 +137,6 @@ def test_kinetics_mapping():
     np.testing.assert_allclose(dequantise(np.array([0, 51, 255], np.uint8)), [-20, -12, 20])
 
 
-@pytest.mark.fast
 def test_round_trips():
     levels = np.arange(256, dtype=np.uint8)
     np.testing.assert_array_equal(quantise(dequantise(levels)), levels)
@@ -148,7 +145,6 @@ def test_round_trips():
     assert 0.07 < error.max() <= 20 / 255 + 1e-5
 
 
-@pytest.mark.fast
 def test_mirror_of_bytes():
     field = np.array([[[0, 7], [100, 8], [255, 9]]], np.uint8)
     assert mirror(field).tolist() == [[[0, 9], [155, 8], [255, 7]]]
@@ -179,7 +175,6 @@ def stored(tmp_path_factory):
     return path
 
 
-@pytest.mark.fast
 def test_flow_path(tmp_path):
     assert flow_path(tmp_path / "a.b.mp4") == tmp_path / "a.b.flow.mkv"
     assert flow_path("clip.avi").name == "clip.flow.mkv"
@@ -290,7 +285,6 @@ def test_a_folder_that_is_not_there_is_named(tmp_path):
         write_flow(tmp_path / "nowhere/x.flow.mkv", fields(1), 25, INFO)
 
 
-@pytest.mark.fast
 def test_host_side_needs_no_jax():
     import subprocess
 

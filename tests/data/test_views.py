@@ -8,8 +8,6 @@ from jaxvideo.data import views
 from jaxvideo.data.decode import open_video, read_clip
 from jaxvideo.types import BLACK, ConfigError, Preprocessing, Protocol, View, Window
 
-pytestmark = pytest.mark.fast
-
 PRE = Preprocessing(frames=8, stride=2, size=64, crop=56)
 
 

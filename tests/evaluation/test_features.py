@@ -32,7 +32,6 @@ def folder(tmp_path):
     return tmp_path
 
 
-@pytest.mark.fast
 def test_whose_features(folder):
     """The longest end of the path decides, and an ending may be missing."""
     names = features.find_features(folder)
@@ -57,7 +56,6 @@ def test_whose_features(folder):
         found("c/x.avi", "d/x.avi")
 
 
-@pytest.mark.fast
 def test_reading(folder, tmp_path_factory):
     other = tmp_path_factory.mktemp("other")
     write(other / "a/x.avi.npz", [[1, 3], [2, 5]], per_clip=True)
@@ -77,7 +75,6 @@ def test_reading(folder, tmp_path_factory):
     assert features.describe_features(folder) == f"{folder}: net, pool"
 
 
-@pytest.mark.fast
 def test_files_that_do_not_fit(folder):
     videos = ["a/x.avi", "a/y.avi"]
     write(folder / "a/y.avi.npz", [1, 2], recipe="another")
@@ -101,7 +98,6 @@ def test_files_that_do_not_fit(folder):
         features.labelled_features([folder], several)
 
 
-@pytest.mark.fast
 def test_without_scikit_learn(monkeypatch):
     def missing(name):
         raise ImportError(name)
@@ -111,7 +107,6 @@ def test_without_scikit_learn(monkeypatch):
         features.svm_scores(np.eye(2), np.array([0, 1]), np.eye(2), 2)
 
 
-@pytest.mark.fast
 def test_groups_of_one_video_of_every_class():
     labels = np.array([1, 0, 1, 1, 0])
     assert features.one_of_each(labels).tolist() == [0, 0, 1, 2, 1]

@@ -4,8 +4,6 @@ import pytest
 from jaxvideo.evaluation.frechet import frechet_distance, statistics
 from jaxvideo.types import DataError
 
-pytestmark = pytest.mark.fast
-
 
 def gaussian(rng, d, rank):
     half = rng.normal(size=(d, rank))

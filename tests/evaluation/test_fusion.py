@@ -21,8 +21,6 @@ from jaxvideo.types import CheckpointError, ConfigError, DataError
 SPATIAL = np.array([[3.0, 1.0, -2.0], [-1.0, -5.0, -2.0]])
 TEMPORAL = np.array([[-4.0, 1.0, 1.0], [2.0, 0.0, 6.0]])
 
-pytestmark = pytest.mark.fast
-
 
 def test_relu():
     """Negatives to 0, rows divided by their sum, then 1 x spatial + 1.5 x temporal."""

@@ -17,8 +17,6 @@ from jaxvideo.evaluation.scores import (
 )
 from jaxvideo.types import ConfigError, DataError
 
-pytestmark = pytest.mark.fast
-
 
 def draw(seed, videos=60, classes=7, levels=9):
     """Scores of few levels, so that there are ties, and labels that they know something of."""

@@ -18,7 +18,6 @@ from jaxvideo.evaluation.verification import (
 from jaxvideo.types import DataError
 
 
-@pytest.mark.fast
 def test_the_twelve_measures_by_hand():
     """x = (1, 4), y = (4, 1); all but the roots are whole numbers or halves."""
     (found,) = measures(np.array([[1.0, 4.0]]), np.array([[4.0, 1.0]]))
@@ -39,7 +38,6 @@ def test_the_twelve_measures_by_hand():
     np.testing.assert_allclose(found, expected, rtol=1e-9)
 
 
-@pytest.mark.fast
 def test_measures_where_features_are_zero():
     """0 / 0 and 0 log 0 count nothing, and nothing is not finite."""
     x, y = np.array([[0.0, 1.0, 0.0]]), np.array([[0.0, 1.0, 1.0]])
@@ -55,12 +53,10 @@ def test_measures_where_features_are_zero():
         measures(x, y[:, :2])
 
 
-@pytest.mark.fast
 def test_normalised():
     np.testing.assert_allclose(l2_normalised(np.array([[3.0, 4.0], [0, 0]])), [[0.6, 0.8], [0, 0]])
 
 
-@pytest.mark.fast
 def test_vectors_of_pairs():
     pairs = Pairs(("b", "a"), ("c", "c"), np.array([True, False]), np.array([1, 2]))
     videos = pair_videos(pairs)
@@ -72,7 +68,6 @@ def test_vectors_of_pairs():
     np.testing.assert_allclose(vectors[:1, 12:], expected)
 
 
-@pytest.mark.fast
 def test_standard_error():
     """Of 0.7, 0.8, 0.9: the deviation is 0.1, over the root of three."""
     result = Verification(np.array([0.7, 0.8, 0.9]), np.array([0.5]), 0.5)
@@ -107,7 +102,6 @@ def test_cross_validation():
         verify(vectors, Pairs(names, names, same | (split == 3), split))
 
 
-@pytest.mark.fast
 def test_pairs_from_text(tmp_path):
     path = tmp_path / "pairs.csv"
     path.write_text("first,second,same,split\n# a comment\na/1.avi,2.avi,1,1\n\n2.avi, 3.avi,0,2\n")

@@ -91,7 +91,6 @@ def test_one_program_serves_every_platform():
     close(exported.call(w), gradient(w))
 
 
-@pytest.mark.fast
 @pytest.mark.parametrize(
     ("padding", "size", "k", "stride", "expected"),
     [
@@ -111,7 +110,6 @@ def test_padding_conventions(padding, size, k, stride, expected):
     assert explicit_padding(padding, [size], [k], [stride]) == (expected,)
 
 
-@pytest.mark.fast
 @pytest.mark.parametrize(
     ("change", "text"),
     [
@@ -130,14 +128,12 @@ def test_bad_arguments(change, text):
         conv3d(x, w, **arguments)
 
 
-@pytest.mark.fast
 def test_mixed_dtypes_are_an_error():
     x, w = operands((3, 3, 3), (3, 4, 4))
     with pytest.raises(ConfigError, match=r"float32 and w bfloat16"):
         conv3d(x, w.astype(jnp.bfloat16))
 
 
-@pytest.mark.fast
 def test_module_parameters():
     module = Conv3D(6, (3, 1, 1), padding=(1, 0, 0), groups=2, use_bias=True, dtype=jnp.bfloat16)
     x = jnp.ones((1, 3, 2, 2, 4))

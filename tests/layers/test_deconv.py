@@ -35,7 +35,6 @@ def close(results, expected):
         np.testing.assert_allclose(result, wanted, rtol=1e-5, atol=2e-5)
 
 
-@pytest.mark.fast
 def test_by_hand():
     """Kernel 4, stride 2, padding 1: x[i] w[k] is added at 2 i + k - 1."""
     x, w = np.array([1.0, 10.0], np.float32), np.array([1.0, 2.0, 3.0, 4.0], np.float32)
@@ -80,7 +79,6 @@ def test_equals_xla(kernel, strides, padding):
     close(ours, value_and_gradients(xla, x, w, seed))
 
 
-@pytest.mark.fast
 def test_module():
     x = jnp.ones((1, 1, 3, 5, 2))
     layer = Deconv3D(4, (1, 4, 4), (1, 2, 2), (0, 1, 1), use_bias=True, dtype=jnp.bfloat16)
@@ -96,7 +94,6 @@ def test_module():
     )
 
 
-@pytest.mark.fast
 @pytest.mark.parametrize(
     ("padding", "text"), [("SAME", "padding='SAME'"), (3, r"leaves a result of \(1, -2, 1\)")]
 )

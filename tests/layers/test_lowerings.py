@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from zoo_convolutions import zoo
 
 from jaxvideo.layers import conv2d, winograd
 from jaxvideo.layers.geometry import Geometry, Pass
 from jaxvideo.layers.lowerings import compute, fits, resolve
 from jaxvideo.types import Lowering
+from tests.layers.zoo_convolutions import zoo
 
 CHANNELS, FEATURES = 4, 6
 
@@ -80,19 +80,68 @@ def check(geometry, arrays, limit, depthwise=False):
     return len(results)
 
 
-CASES = [(g, CHANNELS, FEATURES) for g in grid()] + zoo()
+GRID = list(grid())
+# One in three, and all of Winograd's: `test_the_default_geometries_reach_every_choice`.
+DEFAULT = GRID[:-4:3] + GRID[-4:]
 
 
-@pytest.mark.parametrize(("geometry", "channels", "features"), CASES, ids=str)
-def test_lowerings_equal_direct(geometry, channels, features):
-    check(geometry, operands(geometry, channels, features), 1e-5)
+def ids(geometry):
+    """What identifies a geometry, short enough for `pytest -k`."""
+    kernel, size, strides, pads = (
+        "x".join(map(str, np.ravel(part)))
+        for part in (geometry.kernel, geometry.in_size, geometry.strides, geometry.pads)
+    )
+    return f"{kernel}-in{size}-stride{strides}-pad{pads}"
+
+
+@pytest.mark.parametrize(
+    "geometry",
+    [pytest.param(g, marks=() if g in DEFAULT else pytest.mark.full) for g in GRID],
+    ids=ids,
+)
+def test_lowerings_equal_direct(geometry):
+    check(geometry, operands(geometry), 1e-5)
+
+
+PARTS = 16
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("part", range(PARTS))
+def test_lowerings_equal_direct_in_the_zoo(part):
+    """Every distinct convolution of every network."""
+    for geometry, channels, features in zoo()[part::PARTS]:
+        check(geometry, operands(geometry, channels, features), 1e-5)
 
 
 def test_the_grid_is_large():
-    assert sum(len(possible(geometry)) - 1 for geometry, _, _ in CASES) >= 300
+    every = [*GRID, *(geometry for geometry, _, _ in zoo())]
+    assert sum(len(possible(geometry)) - 1 for geometry in every) >= 300
 
 
-@pytest.mark.parametrize("geometry", list(grid())[::9], ids=str)
+def test_the_default_geometries_reach_every_choice():
+    """What the whole grid reaches in `fits` and `resolve`, the default geometries reach."""
+
+    def reached(geometries):
+        for geometry in geometries:
+            yield from possible(geometry)
+            machines = [("cpu", engine) for engine in ("", "avx2", "avx512", "bfloat16")]
+            machines += [("tpu", ""), ("gpu", "")]
+            for (platform, engine), what, channels in itertools.product(
+                machines, Pass, (3, 64, 128)
+            ):
+                chosen = resolve(platform, what, geometry, channels, channels, engine=engine)
+                yield platform, what, channels, engine, chosen
+
+    assert set(reached(DEFAULT)) == set(reached(GRID))
+
+
+BFLOAT16 = [
+    pytest.param(g, marks=() if k % 3 == 0 else pytest.mark.full) for k, g in enumerate(GRID[::9])
+]
+
+
+@pytest.mark.parametrize("geometry", BFLOAT16, ids=ids)
 def test_bfloat16(geometry):
     # DIRECT's own result is rounded to 8 bits.
     check(geometry, operands(geometry, dtype=jnp.bfloat16), 1e-2)
@@ -130,7 +179,6 @@ def test_many_blocks(monkeypatch):
         check(strided, operands(strided, channels=40), 1e-5)
 
 
-@pytest.mark.fast
 def test_resolve_is_a_table():
     def choice(
         platform,
@@ -179,7 +227,6 @@ def test_resolve_is_a_table():
     assert choice("gpu", (3, 3, 3)) is Lowering.DIRECT
 
 
-@pytest.mark.fast
 @pytest.mark.parametrize("platform", ["cpu", "tpu", "gpu"])
 def test_what_resolve_takes_can_be_computed(platform):
     for geometry, what in itertools.product(grid(), Pass):

@@ -79,7 +79,6 @@ def test_gradient_is_that_of_the_two_pass_formula():
     np.testing.assert_allclose(jax.grad(ours)(x), jax.grad(plain)(x), rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.fast
 def test_without_scale_and_in_bfloat16():
     module = BatchNorm(use_scale=False, dtype=jnp.bfloat16)
     y, variables = run(module, jnp.asarray(data(), jnp.bfloat16))
@@ -88,7 +87,6 @@ def test_without_scale_and_in_bfloat16():
     assert variables["batch_stats"]["var"].dtype == jnp.float32
 
 
-@pytest.mark.fast
 def test_groups_must_divide_the_batch():
     with pytest.raises(ConfigError, match="groups=3"):
         run(BatchNorm(groups=3), data(n=8))
@@ -104,7 +102,6 @@ def test_frozen_uses_and_keeps_the_running_statistics():
     jax.tree.map(np.testing.assert_array_equal, updated["batch_stats"], stats)
 
 
-@pytest.mark.fast
 @pytest.mark.parametrize("train", [True, False])
 def test_no_function_of_its_own(train):
     """A call would keep views between it and the convolutions around, and XLA from packing

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
-from zoo_convolutions import zoo
 
 from jaxvideo.layers import conv3d, onednn_probe
 from jaxvideo.layers.geometry import Geometry, Pass
 from jaxvideo.layers.lowerings import compute, fits, resolve
 from jaxvideo.types import ConfigError, Lowering
+from tests.layers.zoo_convolutions import zoo
 
 ROOT = Path(__file__).parents[2]
 
@@ -107,7 +107,6 @@ def test_the_reference_of_the_probe_is_direct(case):
 # --- The choice ---------------------------------------------------------------------------
 
 
-@pytest.mark.fast
 def test_resolve_with_onednn():
     def choice(engine, kernel, what=Pass.FORWARD, size=28, channels=64, stride=1, groups=1):
         pads = tuple((k // 2, k // 2) for k in kernel)
@@ -419,7 +418,6 @@ def test_fused_calls_and_their_derivatives(with_bias, with_residual, activation)
         close(results[name], expected[name], 2e-5)
 
 
-@pytest.mark.fast
 @pytest.mark.parametrize(
     ("change", "text"),
     [

@@ -34,7 +34,6 @@ def test_max_pool_and_its_gradient(kernel, strides, padding, ties):
     np.testing.assert_allclose(pull(seed)[0], pull_expected(seed)[0], rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.fast
 @pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu"])
 def test_a_tpu_reads_windows_at_once(platform):
     """Nothing runs: the program for each platform is only written."""
@@ -43,7 +42,6 @@ def test_a_tpu_reads_windows_at_once(platform):
     assert ("select_and_scatter" in text) == (platform == "tpu")
 
 
-@pytest.mark.fast
 def test_caffe_ceil_mode_on_a_ramp():
     ramp = jnp.arange(7.0).reshape(1, 1, 1, 7, 1)
     ceil = max_pool(ramp, (1, 1, 2), (1, 1, 2), "CEIL").ravel()
@@ -54,7 +52,6 @@ def test_caffe_ceil_mode_on_a_ramp():
     assert floor.tolist() == [1, 3, 5]
 
 
-@pytest.mark.fast
 def test_negative_values_beat_padding_and_nan_is_kept():
     x = jnp.full((1, 1, 1, 3, 1), -5.0)
     assert (max_pool(x, (1, 1, 3), (1, 1, 1), (0, 0, 1)) == -5).all()
@@ -62,7 +59,6 @@ def test_negative_values_beat_padding_and_nan_is_kept():
     assert jnp.isnan(max_pool(x, (1, 1, 3), (1, 1, 1), (0, 0, 1))).all()
 
 
-@pytest.mark.fast
 def test_avg_pool():
     x = jnp.arange(2 * 3 * 4 * 4 * 1, dtype=jnp.float32).reshape(2, 3, 4, 4, 1)
     y = avg_pool(x, (2, 4, 4), (1, 1, 1))

@@ -205,13 +205,11 @@ def test_each_device_solves_its_own_videos():
     assert np.abs(np.asarray(step(video)[:1], int) - alone).max() <= 1
 
 
-@pytest.mark.fast
 def test_quantise_is_the_hosts():
     values = np.linspace(-25, 25, 2001, dtype=np.float32)
     np.testing.assert_array_equal(flow.quantise(jnp.asarray(values)), host.quantise(values))
 
 
-@pytest.mark.fast
 @pytest.mark.parametrize(
     ("call", "message"),
     [

@@ -1,41 +1,54 @@
-"""Every distinct convolution of the registry's networks, made small."""
+"""Every distinct convolution of the registry's networks, made small.
 
-import functools
+They are kept in `zoo_convolutions.json`, because tracing the networks takes a minute;
+`tests/models/test_zoo.py`, which traces them anyway, compares.
+"""
+
+import dataclasses
+import json
+from pathlib import Path
 
 from jaxvideo.layers.geometry import Geometry
-from jaxvideo.models import create_model, list_models, model_entry
-from jaxvideo.models.summary import convolutions
+
+FILE = Path(__file__).with_suffix(".json")
 
 
-@functools.cache
-def _convolutions():
-    seen, kinds = set(), {}
-    for name in list_models():
-        entry = model_entry(name)
-        # Networks that differ in depth only have the same convolutions.
-        form = {key: value for key, value in entry.arguments.items() if key != "blocks"}
-        kinds.setdefault((entry.build, entry.preprocessing, repr(form)), name)
-    for name in kinds.values():
-        shape = (1, *model_entry(name).preprocessing.shape)
-        seen.update(convolutions(create_model(name), shape))
-    return seen
+def made_small(x, w, geometry):
+    """Returns `(geometry, channels, features)` on a small map, with at most 16 channels.
+
+    A grouped convolution keeps at most 4 groups, a depthwise one stays depthwise.
+    """
+    size = tuple(
+        n if n < 9 else max(8 + n % 2, k)
+        for n, k in zip(geometry.in_size, geometry.kernel, strict=True)
+    )
+    groups = min(geometry.groups, 4)
+    channels, features = min(x[-1], 16), min(w[-1], 16)
+    if geometry.groups == x[-1] == w[-1] != 1:
+        groups = channels = features
+    return (
+        Geometry(geometry.kernel, size, geometry.strides, geometry.pads, groups),
+        channels,
+        features,
+    )
+
+
+def text_of(cases) -> str:
+    """The content of the file for a set of `made_small`'s results."""
+    rows = [[*dataclasses.astuple(geometry), *rest] for geometry, *rest in cases]
+    return "[\n" + ",\n".join(sorted(map(json.dumps, rows))) + "\n]\n"
 
 
 def zoo(depthwise=False):
-    """Returns sorted `(geometry, channels, features)` on small maps, with at most 16 channels.
+    """Returns the cases of the file.
 
-    Depthwise convolutions become 4 groups of 4 channels, unless `depthwise` keeps them.
+    Depthwise convolutions become 4 groups of channels, unless `depthwise` keeps them.
     """
-    small = set()
-    for x, w, geometry in _convolutions():
-        size = tuple(
-            n if n < 9 else max(8 + n % 2, k)
-            for n, k in zip(geometry.in_size, geometry.kernel, strict=True)
-        )
-        groups = min(geometry.groups, 4)
-        channels, features = min(x[-1], 16), min(w[-1], 16)
-        if depthwise and geometry.groups == x[-1] == w[-1] != 1:
-            groups = channels = features
-        form = Geometry(geometry.kernel, size, geometry.strides, geometry.pads, groups)
-        small.add((form, channels, features))
-    return sorted(small, key=repr)
+    cases = set()
+    for kernel, size, strides, pads, groups, channels, features in json.loads(FILE.read_text()):
+        if not depthwise and groups == channels == features != 1:
+            groups = 4
+        pads = tuple(map(tuple, pads))
+        geometry = Geometry(tuple(kernel), tuple(size), tuple(strides), pads, groups)
+        cases.add((geometry, channels, features))
+    return sorted(cases, key=repr)

@@ -20,7 +20,7 @@ from jaxvideo.models.backbones2d import (
     layers_up_to,
     local_response_norm,
 )
-from jaxvideo.models.summary import convolutions
+from jaxvideo.models.summary import trace_of_clip
 from jaxvideo.types import Lowering
 from jaxvideo.weights import tree
 
@@ -67,7 +67,6 @@ def relative_error(ours, theirs):
 
 
 # The sheet's: CNN-M and VGG-16 at 101 classes, on RGB and on 10 fields of flow.
-@pytest.mark.fast
 @pytest.mark.parametrize(
     ("net", "channels", "parameters"),
     [
@@ -82,17 +81,15 @@ def test_counts_of_convnets(net, channels, parameters):
     assert size(variables["params"]) == parameters
 
 
-@pytest.mark.fast
 @pytest.mark.parametrize(("channels", "gigamacs"), [(3, 1.664), (20, 2.614)])
 def test_multiply_adds_of_cnn_m(channels, gigamacs):
     net = ConvNet(CONVNETS["cnn_m"], 101)
     total = 18432 * 4096 + 4096 * 2048 + 2048 * 101
-    for _, kernel, geometry in convolutions(net, (1, 1, 224, 224, channels)):
+    for _, kernel, geometry in trace_of_clip(net, (1, 224, 224, channels)).convolutions:
         total += multiply_adds((*geometry.out_size, kernel[-1]), kernel)
     assert round(total / 1e9, 3) == gigamacs
 
 
-@pytest.mark.fast
 def test_counts_of_batch_normalised_ones():
     """Less the classifiers, 101 for BN-Inception (Caffe) and 400 for ResNet-50 (mmaction2)."""
     inception, _, _ = shapes_of(BNInception(), (1, 224, 224, 3))
@@ -102,7 +99,6 @@ def test_counts_of_batch_normalised_ones():
     assert round((size(resnet["params"]) + (2048 + 1) * 400) / 1e6, 2) == 24.33
 
 
-@pytest.mark.fast
 @pytest.mark.parametrize(
     ("net", "crop", "sizes"),
     [
@@ -118,7 +114,6 @@ def test_sizes_of_convnets(net, crop, sizes):
     assert features[:4] == (1, 3, 1, 1)
 
 
-@pytest.mark.fast
 @pytest.mark.parametrize("net", ["bn_inception", "resnet50"])
 def test_sizes_of_batch_normalised_ones(net):
     _, features, ends = shapes_of(BACKBONES[net](), (2, 224, 224, 3))
@@ -128,7 +123,6 @@ def test_sizes_of_batch_normalised_ones(net):
         assert [ends[f"inception_{row}"][-1] for row in INCEPTION] == list(channels)
 
 
-@pytest.mark.fast
 @pytest.mark.parametrize("crop", [48, 57])
 @pytest.mark.parametrize("net", [*CONVNETS, "bn_inception", "resnet50"])
 def test_small_frames_and_widths(net, crop):
@@ -139,7 +133,6 @@ def test_small_frames_and_widths(net, crop):
     assert stem.shape[-1] == (24 if net in ("cnn_m", "cnn_m_temporal", "caffenet_hybrid") else 16)
 
 
-@pytest.mark.fast
 def test_points_of_a_net():
     vgg, cnn_m = CONVNETS["vgg16"], CONVNETS["cnn_m"]
     assert vgg[layers_up_to(vgg, "relu5") - 1].name == "conv5_3"
@@ -147,7 +140,6 @@ def test_points_of_a_net():
     assert cnn_m[layers_up_to(cnn_m, "fc6") - 1].name == "fc6"
 
 
-@pytest.mark.fast
 def test_a_net_in_parts_is_the_net():
     net = ConvNet(CONVNETS["cnn_m"], 5, 0.05)
     variables = random_variables(net, (2, 48, 48, 3))
@@ -167,7 +159,6 @@ def test_a_net_in_parts_is_the_net():
     assert names["first"][-1] == "pool2"
 
 
-@pytest.mark.fast
 def test_time_pool_is_the_maximum_over_frames():
     layers = CONVNETS["cnn_m"][:10]
     clip = np.random.default_rng(0).standard_normal((1, 3, 48, 48, 3), np.float32)
@@ -183,7 +174,6 @@ def test_time_pool_is_the_maximum_over_frames():
     np.testing.assert_array_equal(pooled, np.max(each, axis=1, keepdims=True))
 
 
-@pytest.mark.fast
 def test_partial_bn_keeps_all_but_the_first():
     net = BNInception(width=0.05, partial_bn=True, lowering=Lowering.DIRECT)
     variables = random_variables(net, (1, 32, 32, 3))
@@ -198,7 +188,6 @@ def test_partial_bn_keeps_all_but_the_first():
     assert changed == {"bn1/mean", "bn1/var"}
 
 
-@pytest.mark.fast
 @pytest.mark.parametrize("net", ["bn_inception", "resnet50"])
 def test_what_partial_bn_freezes(net):
     variables, _, _ = shapes_of(BACKBONES[net](), (1, 64, 64, 3))
@@ -209,7 +198,6 @@ def test_what_partial_bn_freezes(net):
     assert len(expected) == len(stats) - 2  # two of each BN, but for the first
 
 
-@pytest.mark.fast
 def test_local_response_norm_by_hand():
     x = np.random.default_rng(0).standard_normal((2, 3, 7)).astype(np.float32) * 50
     expected = np.empty_like(x)

@@ -55,7 +55,6 @@ CHANNELS = {
 }
 
 
-@pytest.mark.fast
 @pytest.mark.parametrize(("name", "arguments", "parameters", "gmacs"), COUNTS)
 def test_counts_and_shapes(name, arguments, parameters, gmacs):
     model = DenseNet3D(**{**VARIANTS[name], **arguments})
@@ -83,13 +82,11 @@ def test_counts_and_shapes(name, arguments, parameters, gmacs):
         assert list(seen) == list(expected)
 
 
-@pytest.mark.fast
 def test_closed_form_is_the_sheets():
     assert densenet_parameters(BLOCKS[121], 64) == 11_658_896
     assert densenet_parameters(BLOCKS[169], 64) == 19_214_992
 
 
-@pytest.mark.fast
 @pytest.mark.parametrize(
     ("frames", "temporal"),
     [
@@ -105,13 +102,11 @@ def test_short_clips_are_not_pooled_to_nothing(frames, temporal):
     assert [end[0] for end in ends.values() if len(end) == 4] == temporal
 
 
-@pytest.mark.fast
 def test_small_frames_are_not_pooled_to_nothing():
     *_, ends = shapes_of(TINY((1, 1, 1, 1), ttl_depths=(4, 4, 4)), (16, 8, 20, 3))
     assert ends["dense_4"][:3] == (1, 1, 1)
 
 
-@pytest.mark.fast
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

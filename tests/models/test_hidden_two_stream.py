@@ -43,7 +43,6 @@ def size(params):
 # --- The networks ---------------------------------------------------------------------------
 
 
-@pytest.mark.fast
 def test_motionnet():
     params, output, ends = shapes(MotionNet(), (1, 11, 224, 224, 3))
     assert size(params) == 42_319_860
@@ -56,7 +55,6 @@ def test_motionnet():
     assert set(params) - set(ends) == {f"upsample_flow{level}" for level in (6, 5, 4, 3)}
 
 
-@pytest.mark.fast
 def test_tiny_motionnet():
     params, output, ends = shapes(MotionNet(**MOTIONNETS["tiny_motionnet"]), (1, 11, 64, 64, 3))
     encoder = 33 * 49 * 64 + 64 * 25 * 128 + 128 * 9 * 256 + 256 * 9 * 128 + 64 + 128 + 256 + 128
@@ -67,7 +65,6 @@ def test_tiny_motionnet():
     assert ends["predict_flow4"] == (1, 10, 8, 8, 2)
 
 
-@pytest.mark.fast
 def test_stacked_temporal_stream():
     params, output, ends = shapes(HiddenTwoStream(), (1, 11, 224, 224, 3))
     assert size(params["motionnet"]) == 42_319_860
@@ -77,7 +74,6 @@ def test_stacked_temporal_stream():
     assert ends["temporal/conv1_1"] == (1, 1, 224, 224, 64)
 
 
-@pytest.mark.fast
 def test_sizes_follow_the_encoder():
     _, output, ends = shapes(MotionNet(width=1 / 16), (2, 4, 48, 45, 3))
     rows, columns = [2, 3, 6, 12, 24], [2, 3, 6, 12, 23]
@@ -87,13 +83,11 @@ def test_sizes_follow_the_encoder():
     assert shapes(HiddenTwoStream(7, width=1 / 16), (2, 4, 48, 45, 3))[1] == (2, 7)
 
 
-@pytest.mark.fast
 def test_one_frame_has_no_motion():
     with pytest.raises(ConfigError, match="a clip of 1 frame"):
         shapes(MotionNet(), (1, 1, 32, 32, 3))
 
 
-@pytest.mark.fast
 def test_stored_flow():
     """-20 and 20 pixels are the bytes 0 and 255; more is clipped. Enlarged as torch does."""
     flow = jnp.broadcast_to(jnp.array([20.0, -30.0]), (1, 1, 2, 3, 2))
@@ -187,7 +181,6 @@ def naive_ssim(target, warped):
     return total
 
 
-@pytest.mark.fast
 def test_losses_pixel_by_pixel():
     rng = np.random.default_rng(0)
     frames = rng.uniform(-0.5, 0.5, (2, 3, 24, 19, 3))
@@ -217,7 +210,6 @@ def test_losses_pixel_by_pixel():
             np.testing.assert_allclose(losses[f"{name}_{level}"], expected, rtol=2e-4)
 
 
-@pytest.mark.fast
 def test_weights_of_the_losses():
     rng = np.random.default_rng(0)
     frames = jnp.asarray(rng.normal(size=(1, 2, 8, 8, 3)), jnp.float32)
@@ -268,7 +260,6 @@ def moving(rng, frames, side, step):
     return jnp.asarray(np.stack(video)[None], jnp.float32)
 
 
-@pytest.mark.fast
 def test_the_true_flow_has_no_photometric_loss():
     """At full size; the others' loss is far above the penalty of nothing, (1e-6)^0.4."""
     clip = moving(np.random.default_rng(0), frames=3, side=40, step=(3, -2))
@@ -281,7 +272,6 @@ def test_the_true_flow_has_no_photometric_loss():
     assert min(loss(0.0, 0.0), loss(-3.0, 2.0), loss(-2.0, 3.0)) > 1
 
 
-@pytest.mark.fast
 def test_level_pixels_are_the_clips_halved():
     """A ramp that moves by a pixel moves by half a one of the next level, where corners stay."""
     ramp = jnp.broadcast_to(jnp.arange(49.0)[:, None] / 255, (49, 49, 3))
@@ -291,7 +281,6 @@ def test_level_pixels_are_the_clips_halved():
     assert float(loss) == pytest.approx(10**-2.4, rel=0.02)
 
 
-@pytest.mark.fast
 def test_no_loss_where_nothing_differs():
     image = jnp.asarray(texture(np.random.default_rng(0), 20, 30), jnp.float32)[None]
     assert abs(float(hidden.ssim_loss(image, image))) < 1e-4

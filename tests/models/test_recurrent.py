@@ -125,7 +125,6 @@ def test_lstm_starts_as_it_should():
     assert {float(p[f"scale_{which}"][0]) for which in ("ih", "hh", "c")} == {np.float32(0.1)}
 
 
-@pytest.mark.fast
 def test_counts():
     """The sheet's 8,945,600 are without the recurrent BN, whose four vectors are 4H, 4H, H, H."""
     shape = (25, 224, 224, 3)
@@ -189,7 +188,6 @@ def test_convnet_lstm_is_trained_at_every_step(convnet_lstm):
     )
 
 
-@pytest.mark.fast
 @pytest.mark.parametrize("feature", ["fc6", "fc7"])
 def test_lrcn_averages_the_predictions_of_its_steps(feature):
     model = LRCN(feature, **SMALL)
@@ -206,7 +204,6 @@ def test_lrcn_averages_the_predictions_of_its_steps(feature):
     assert jax.eval_shape(step, variables, clip)[0].shape == (2, 3, 5)
 
 
-@pytest.mark.fast
 def test_lrcn_sees_the_size_of_the_flow():
     model = LRCN(**SMALL)
     flow = np.random.default_rng(0).standard_normal((1, 2, 48, 48, 2), np.float32)

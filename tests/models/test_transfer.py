@@ -82,7 +82,6 @@ def step(batch, variables):
     return logits, ends, changed, grads
 
 
-@pytest.mark.fast
 def test_pairs_are_own_frames_then_anothers():
     frames, clips, labels = matched_pairs(jnp.array([[1], [2], [3]]), jnp.array([10, 20, 30]))
     assert frames[:, 0].tolist() == [1, 2, 3, 3, 1, 2]
@@ -90,14 +89,12 @@ def test_pairs_are_own_frames_then_anothers():
     assert labels.tolist() == [1, 1, 1, 0, 0, 0]
 
 
-@pytest.mark.fast
 @pytest.mark.parametrize(("frames", "clips"), [(1, 1), (3, 2)])
 def test_pairs_need_two_videos(frames, clips):
     with pytest.raises(ConfigError, match=f"frames of {frames} videos, clips of {clips}"):
         matched_pairs(jnp.zeros((frames, 4)), jnp.zeros((clips, 5)))
 
 
-@pytest.mark.fast
 def test_loss_is_binary_cross_entropy():
     logits, labels = np.array([0.3, -2.0, 1.5, 80.0]), np.array([1.0, 0.0, 0.0, 1.0])
     p = 1 / (1 + np.exp(-logits))
@@ -152,7 +149,6 @@ def test_only_the_student_and_the_classifier_learn(step, variables):
     assert not np.array_equal(after["student"]["bn0"]["mean"], before["student"]["bn0"]["mean"])
 
 
-@pytest.mark.fast
 def test_nothing_is_sown_at_test(batch, variables):
     _, changed = jax.eval_shape(
         lambda v: MODEL.apply(v, *batch, train=False, mutable=["losses"]), variables
@@ -160,14 +156,12 @@ def test_nothing_is_sown_at_test(batch, variables):
     assert not changed
 
 
-@pytest.mark.fast
 def test_unknown_feature(batch):
     model = SupervisionTransfer(Teacher(), STUDENT, feature="avg_pool")
     with pytest.raises(ConfigError, match="feature='avg_pool': allowed are conv0, pool, fc"):
         jax.eval_shape(lambda: model.init(jax.random.key(0), *batch, train=False))
 
 
-@pytest.mark.fast
 def test_t3d_and_a_2d_network():
     """Shapes of the paper: 8 frames, a clip of 32, features of 1024 and (T3D-121's) 896."""
     model = SupervisionTransfer(InceptionTrunk(per_frame=True), DenseNet3D(**VARIANTS["t3d_121"]))
@@ -277,7 +271,6 @@ def test_at_test_the_student_answers(trained):
     assert list(ends) == [f"student/{name}" for name in own]
 
 
-@pytest.mark.fast
 def test_registry_rows_of_the_paper():
     """The student is t3d_121, the teacher DenseNet-121 without its classifier: 7,978,856 less
     1,025,000 parameters; the layers between see 1024 + 896 features."""
@@ -298,14 +291,12 @@ def test_registry_rows_of_the_paper():
         }
 
 
-@pytest.mark.fast
 def test_teacher_frames_are_positive():
     with pytest.raises(ConfigError, match="teacher_frames=0: must be at least 1"):
         shapes_of(SMALL.clone(teacher_frames=0), 1, 8, 32, 32, 3)
 
 
 # Of torchvision's networks, whose classifier has 1000 classes.
-@pytest.mark.fast
 @pytest.mark.parametrize(
     ("depth", "features", "parameters"),
     [

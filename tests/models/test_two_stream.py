@@ -48,7 +48,6 @@ def run(model, variables, clip):
     return jax.jit(lambda v, x: model.apply(v, x, train=False))(variables, clip)
 
 
-@pytest.mark.fast
 @pytest.mark.parametrize(
     ("fields", "parameters", "printed"),
     [
@@ -83,7 +82,6 @@ def test_counts_of_fusion(fields, parameters, printed):
         assert abs(as_counted / 1e6 - printed) < 0.01
 
 
-@pytest.mark.fast
 @pytest.mark.parametrize(
     ("model", "shape", "parameters", "statistics"),
     [
@@ -110,7 +108,6 @@ def test_counts(model, shape, parameters, statistics):
 # --- Stacks of flow -------------------------------------------------------------------------
 
 
-@pytest.mark.fast
 def test_channels_of_a_stack():
     flow = clip_of((2, 3, 4, 5, 2))
     stack = stack_fields(flow)
@@ -134,7 +131,6 @@ def bilinear(field, row, column):
     )
 
 
-@pytest.mark.fast
 def test_trajectories_by_hand():
     """Equation 2 of arXiv 1406.2199, pixel by pixel; some paths leave the frame."""
     flow = clip_of((2, 4, 6, 7, 2)) / 10
@@ -151,7 +147,6 @@ def test_trajectories_by_hand():
                     column, row = column + 20 * x, row + 20 * y
 
 
-@pytest.mark.fast
 def test_both_ways_by_hand():
     flow = clip_of((1, 4, 2, 2, 4))
     stack = stack_both_ways(flow)
@@ -162,7 +157,6 @@ def test_both_ways_by_hand():
             stack_both_ways(wrong)
 
 
-@pytest.mark.fast
 @pytest.mark.parametrize("stacking", ["fields", "both_ways"])
 def test_subtracting_the_mean_removes_a_moving_camera(stacking):
     channels = 4 if stacking == "both_ways" else 2
@@ -177,7 +171,6 @@ def test_subtracting_the_mean_removes_a_moving_camera(stacking):
     assert np.abs(run(plain, variables, flow + camera)[0] - still).max() > 1e-3
 
 
-@pytest.mark.fast
 def test_trajectories_of_flow_that_is_the_same_everywhere_lose_all_with_their_mean():
     model = TemporalStream(stacking="trajectories", **SMALL)
     flow = np.broadcast_to(clip_of((1, 4, 1, 1, 2)), (1, 4, 48, 48, 2))
@@ -186,7 +179,6 @@ def test_trajectories_of_flow_that_is_the_same_everywhere_lose_all_with_their_me
     np.testing.assert_allclose(run(model, variables, flow)[0], nothing, rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.fast
 def test_the_spatial_stream_sees_the_middle_frame():
     model = SpatialStream(**SMALL)
     clip = clip_of((2, 5, 48, 48, 3))
@@ -209,7 +201,6 @@ def fuse(kind, *maps):
     return np.asarray(fusion.apply(variables, *maps, train=False))
 
 
-@pytest.mark.fast
 def test_fusion_without_parameters(maps):
     a, b = maps
     np.testing.assert_array_equal(fuse("sum", a, b), a + b)
@@ -219,12 +210,10 @@ def test_fusion_without_parameters(maps):
     np.testing.assert_array_equal(concat[..., 6:], b)
 
 
-@pytest.mark.fast
 def test_convolutional_fusion_starts_as_the_sum(maps):
     np.testing.assert_allclose(fuse("conv", *maps), sum(maps), rtol=1e-6)
 
 
-@pytest.mark.fast
 def test_fusion_over_time_starts_as_a_gaussian(maps):
     a, b = maps
     mixed = np.pad(0.25 * a + 0.75 * b, [(0, 0), (1, 1), (1, 1), (1, 1), (0, 0)])
@@ -239,7 +228,6 @@ def test_fusion_over_time_starts_as_a_gaussian(maps):
     np.testing.assert_allclose(fuse("conv3d", a, b), expected, rtol=1e-5)
 
 
-@pytest.mark.fast
 def test_bilinear_fusion_by_hand():
     a, b = clip_of((2, 3, 5, 4, 3)), clip_of((2, 3, 5, 4, 2), seed=1)
     fused = fuse("bilinear", a, b)
@@ -256,7 +244,6 @@ def test_bilinear_fusion_by_hand():
             )
 
 
-@pytest.mark.fast
 def test_bilinear_fusion_of_silent_channels_has_a_gradient(maps):
     a, b = maps
     a[..., 0] = b[..., 1] = 0
@@ -267,7 +254,6 @@ def test_bilinear_fusion_of_silent_channels_has_a_gradient(maps):
     assert np.abs(gradient[1]).max() > 0
 
 
-@pytest.mark.fast
 def test_a_smaller_map_is_padded():
     """14 x 14 of VGG-16 and 13 x 13 of CNN-M."""
     big, small = clip_of((1, 1, 14, 14, 2)), clip_of((1, 1, 13, 13, 2), seed=1)
@@ -277,7 +263,6 @@ def test_a_smaller_map_is_padded():
         np.testing.assert_array_equal(fused[:, :, :, 13], big[:, :, :, 13])
 
 
-@pytest.mark.fast
 def test_late_fusion_is_the_average_of_the_two_streams():
     """With the streams' own weights, by their names; in training, a loss for each."""
     late = TwoStreamFusion(where=("fc8",), **SMALL)
@@ -297,7 +282,6 @@ def test_late_fusion_is_the_average_of_the_two_streams():
     np.testing.assert_allclose(heads, np.stack((rgb, flow), axis=1), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.fast
 def test_where_towers_meet():
     conv = TwoStreamFusion(**SMALL)
     shape = (10, 48, 48, 5)
@@ -317,7 +301,6 @@ def test_where_towers_meet():
     assert ends["fusion_fc6"] == ends["spatial/fc6"]
 
 
-@pytest.mark.fast
 @pytest.mark.parametrize("nets", [("vgg16", "vgg16"), ("vgg16", "cnn_m_temporal")])
 def test_the_final_network(nets):
     fields = {**FUSION_3D, "spatial_net": nets[0], "temporal_net": nets[1]}
@@ -330,7 +313,6 @@ def test_the_final_network(nets):
     assert ends["spatial/fc8"] == ends["temporal/fc8"] == (1, 1, 1, 101)
 
 
-@pytest.mark.fast
 def test_bilinear_network_ends_with_its_features():
     variables, _, ends = shapes_of(TwoStreamFusion("bilinear"), BOTH)
     assert ends["fusion_relu5"] == (1, 1, 1, 512 * 512)
@@ -355,7 +337,6 @@ def test_segments_are_scored_alone():
     np.testing.assert_allclose(ends["fc"].reshape(6, 5), scores, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.fast
 def test_consensus_by_hand():
     scores = clip_of((2, 3, 5))
     weights = np.array([0.5, 0.2, 0.3], np.float32)
@@ -372,7 +353,6 @@ def test_consensus_by_hand():
         joined("weighted", {"params": {"weights": weights[:2]}})
 
 
-@pytest.mark.fast
 def test_weights_of_segments_start_equal():
     variables = Consensus("weighted").init(jax.random.key(0), clip_of((2, 4, 5)))
     np.testing.assert_array_equal(variables["params"]["weights"], [0.25] * 4)
@@ -381,7 +361,6 @@ def test_weights_of_segments_start_equal():
 # --- Inception-v1 ---------------------------------------------------------------------------
 
 
-@pytest.mark.fast
 def test_average_predictions():
     a, b, c = clip_of((3, 4, 5)) * 20
     logits = average_predictions(a, b, c)
@@ -389,7 +368,6 @@ def test_average_predictions():
     np.testing.assert_allclose(jax.nn.softmax(logits), mean, atol=1e-6)
 
 
-@pytest.mark.fast
 def test_two_stream_inception_is_two_inceptions():
     variables, _, ends = shapes_of(TwoStreamInception(), BOTH)
     alone, _, _ = shapes_of(I3D(**VARIANTS["inception_v1"]), (1, 224, 224, 3))
@@ -402,7 +380,6 @@ def test_two_stream_inception_is_two_inceptions():
     assert ends["temporal/mixed_5c"] == (1, 7, 7, 1024)
 
 
-@pytest.mark.fast
 def test_shapes_of_fused_inception():
     _, _, ends = shapes_of(FusedTwoStreamInception(), (50, 224, 224, 5))
     assert ends["spatial/mixed_5c"] == ends["temporal/mixed_5c"] == (5, 7, 7, 1024)
@@ -436,7 +413,6 @@ MODELS = [
 ]
 
 
-@pytest.mark.fast
 @pytest.mark.parametrize(("model", "shape", "heads"), MODELS)
 def test_small_in_bfloat16(model, shape, heads):
     model = model.clone(dtype=jnp.bfloat16)
@@ -456,7 +432,6 @@ def test_small_in_bfloat16(model, shape, heads):
     )
 
 
-@pytest.mark.fast
 @pytest.mark.parametrize(
     ("model", "shape", "text"),
     [
@@ -483,7 +458,6 @@ def test_errors(model, shape, text):
         shapes_of(model, shape)
 
 
-@pytest.mark.fast
 def test_snippets_are_consecutive():
     x = np.arange(6).reshape(1, 6, 1, 1, 1)
     assert snippets(x, 2)[0, :, :, 0, 0, 0].tolist() == [[0, 1], [2, 3], [4, 5]]

@@ -1,8 +1,10 @@
 """Every entry of the registry: counts of the reference sheet, shapes, names. Nothing is run."""
 
 import dataclasses
+import functools
 import re
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,11 +15,35 @@ from jaxvideo import create_model, list_models
 from jaxvideo.models import MODELS
 from jaxvideo.models.inception import I3D, VARIANTS
 from jaxvideo.models.resnet3d import mid_width
-from jaxvideo.models.summary import summarise
+from jaxvideo.models.summary import Summary, summarise, summary_of, trace, trace_of_clip
 from jaxvideo.types import ConfigError
 from jaxvideo.weights import tree
+from tests.layers import zoo_convolutions
 
 GOLDEN = Path(__file__).parent / "golden"
+
+
+class Facts(NamedTuple):
+    """What one trace of a network tells."""
+
+    summary: Summary
+    names: str
+    result: jax.ShapeDtypeStruct
+    convolutions: frozenset
+
+
+@functools.cache
+def facts(name: str, frames: int = 0, crop: int = 0, **arguments) -> Facts:
+    """Of a bfloat16 network: counts, names and shapes do not depend on it, and types show."""
+    t, h, w, c = MODELS[name].preprocessing.shape
+    shape = (frames or t, crop or h, crop or w, c)
+    traced = trace_of_clip(create_model(name, dtype=jnp.bfloat16, **arguments), shape)
+    names = "".join(
+        f"{path} {'x'.join(map(str, leaf.shape))} {leaf.dtype}\n"
+        for path, leaf in sorted(tree.flatten(traced.variables).items())
+    )
+    convolutions = frozenset(zoo_convolutions.made_small(*each) for each in traced.convolutions)
+    return Facts(summary_of(traced, shape), names, traced.logits, convolutions)
 
 
 def c3d_macs(depths, layers, flat, hidden, classes, crop=112):
@@ -258,10 +284,21 @@ COUNTS = [
 ]
 
 
-@pytest.mark.fast
-@pytest.mark.parametrize(("name", "arguments", "frames", "parameters", "stored", "macs"), COUNTS)
+def counted():
+    """The rows of COUNTS; those of a clip of another length than the network's own are `full`."""
+    for row in COUNTS:
+        name, arguments, frames, *_ = row
+        own = frames == MODELS[name].preprocessing.frames
+        label = f"{name}-{frames}" + "".join(f"-{k}={v}" for k, v in arguments.items())
+        yield pytest.param(*row, id=label, marks=() if own else pytest.mark.full)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "frames", "parameters", "stored", "macs"), list(counted())
+)
 def test_counts(name, arguments, frames, parameters, stored, macs):
-    summary = summarise(name, frames=frames, **arguments)
+    own = frames == MODELS[name].preprocessing.frames
+    summary = facts(name, 0 if own else frames, **arguments).summary
     assert summary.parameters == parameters
     assert stored is None or summary.parameters + summary.statistics == stored
     if macs is not None and macs % 10_000 == 0:  # rounded there
@@ -274,7 +311,6 @@ def test_counts(name, arguments, frames, parameters, stored, macs):
 _UNCOUNTED = {f"{kind}_10" for kind in ("f_r2d", "mc2", "mc4", "mc5", "rmc2", "rmc4", "rmc5")}
 
 
-@pytest.mark.fast
 def test_every_model_is_counted():
     assert {row[0] for row in COUNTS} | _UNCOUNTED == set(list_models())
 
@@ -296,7 +332,6 @@ TEMPORAL = {
 }
 
 
-@pytest.mark.fast
 @pytest.mark.parametrize("depth", [18, 34])
 @pytest.mark.parametrize("frames", [8, 16, 32])
 @pytest.mark.parametrize("kind", TEMPORAL)
@@ -307,17 +342,15 @@ def test_temporal_sizes(kind, frames, depth):
     assert [ends[stage][0] for stage in list(ends)[:5]] == expected
 
 
-@pytest.mark.fast
 @pytest.mark.parametrize(("frames", "temporal"), [(4, [4, 4, 2, 1, 1]), (2, [2, 2, 1, 1, 1])])
 def test_very_short_clips_are_not_strided_to_nothing(frames, temporal):
     ends = summarise("r3d_18", frames=frames, crop=32).endpoints
     assert [ends[stage][0] for stage in list(ends)[:5]] == temporal
 
 
-@pytest.mark.fast
 @pytest.mark.parametrize("name", ["r2plus1d_18", "r3d_34", "mc3_10"])
 def test_resnet_stages(name):
-    ends = summarise(name).endpoints
+    ends = facts(name).summary.endpoints
     assert list(ends) == ["conv1", *(f"conv{i}_x" for i in range(2, 6)), "pool", "fc"]
     assert [s[1:] for s in list(ends.values())[:5]] == [
         (56, 56, 64),
@@ -330,13 +363,12 @@ def test_resnet_stages(name):
     assert ends["fc"] == (400,)
 
 
-@pytest.mark.fast
 @pytest.mark.parametrize(
     ("name", "expansion"),
     [("resnet18_3d_a", 1), ("resnet50_3d_b", 4), ("preact_resnet18_3d", 1), ("resnext50_3d", 4)],
 )
 def test_hara_stages(name, expansion):
-    assert summarise(name).endpoints == {
+    assert facts(name).summary.endpoints == {
         "conv1": (16, 56, 56, 64),
         "pool1": (8, 28, 28, 64),
         "conv2_x": (8, 28, 28, 64 * expansion),
@@ -348,7 +380,6 @@ def test_hara_stages(name, expansion):
     }
 
 
-@pytest.mark.fast
 @pytest.mark.parametrize("form", ["official", "port"])
 def test_p3d_stages(form):
     assert summarise("p3d_63", form=form).endpoints == {
@@ -363,9 +394,8 @@ def test_p3d_stages(form):
     }
 
 
-@pytest.mark.fast
 def test_c3d_endpoints():
-    assert summarise("c3d").endpoints == {
+    assert facts("c3d").summary.endpoints == {
         "conv1a": (16, 112, 112, 64),
         "pool1": (16, 56, 56, 64),
         "conv2a": (16, 56, 56, 128),
@@ -385,21 +415,18 @@ def test_c3d_endpoints():
     }
 
 
-@pytest.mark.fast
 @pytest.mark.parametrize(("pools", "side"), [("ceil", 4), ("symmetric", 4), ("floor", 3)])
 def test_c3d_pools(pools, side):
     assert summarise("c3d", pools=pools).endpoints["pool5"] == (1, side, side, 512)
 
 
-@pytest.mark.fast
 def test_c3d_unknown_pools():
     with pytest.raises(ConfigError, match=r"pools='same': allowed are \['ceil'"):
         summarise("c3d", pools="same")
 
 
-@pytest.mark.fast
 def test_i3d_endpoints():
-    assert summarise("i3d_rgb").endpoints == {
+    assert facts("i3d_rgb").summary.endpoints == {
         "conv_1a": (32, 112, 112, 64),
         "pool_2a": (32, 56, 56, 64),
         "conv_2b": (32, 56, 56, 64),
@@ -421,7 +448,6 @@ def test_i3d_endpoints():
     }
 
 
-@pytest.mark.fast
 def test_s3dg_in_three_forms():
     """Gates and their biases: of the authors' code, of the paper, and of both."""
 
@@ -443,7 +469,6 @@ def test_s3dg_in_three_forms():
     assert "mixed_3b/branch_1/gate_b/kernel" in kernels
 
 
-@pytest.mark.fast
 def test_slim_starts_as_its_2d_net():
     """Temporal kernels start as the identity: a block's first output is its spatial half's."""
     model = I3D(**VARIANTS["s3d_slim"], width=0.125)
@@ -465,7 +490,6 @@ def test_slim_starts_as_its_2d_net():
     np.testing.assert_allclose(ours["mixed_5c"], flats["mixed_5c"], rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.fast
 def test_unknown_layers_of_inception():
     with pytest.raises(ConfigError, match=r"temporal=\('2b',\): names out of"):
         summarise("i3d_rgb", frames=4, crop=32, temporal=("2b",))
@@ -473,76 +497,78 @@ def test_unknown_layers_of_inception():
         summarise("i3d_rgb", frames=4, crop=32, gates="some")
 
 
-@pytest.mark.fast
 @pytest.mark.parametrize(("frames", "positions"), [(16, 1), (79, 9), (100, 12), (250, 31)])
 def test_i3d_positions_in_time(frames, positions):
     assert summarise("i3d_rgb", frames=frames).endpoints["avg_pool"][0] == positions
 
 
-@pytest.mark.fast
 def test_mid_widths_of_the_paper():
     pairs = [(64, 64), (64, 128), (128, 128), (128, 256), (256, 256), (256, 512), (512, 512)]
     assert [mid_width(*p) for p in pairs] == [144, 230, 288, 460, 576, 921, 1152]
-
-
-def names_of(name: str) -> str:
-    model = create_model(name)
-    shape = MODELS[name].preprocessing.shape
-    clip = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    variables = jax.eval_shape(lambda k, x: model.init(k, x, train=False), key, clip)
-    return "".join(
-        f"{path} {'x'.join(map(str, leaf.shape))} {leaf.dtype}\n"
-        for path, leaf in sorted(tree.flatten(variables).items())
-    )
 
 
 # Deeper nets repeat the names of the shallower ones.
 SHALLOW = [n for n in list_models() if not re.search("101|131|152|199|200", n)]
 
 
-@pytest.mark.fast
 @pytest.mark.parametrize("name", SHALLOW)
 def test_names_are_kept(name):
     """To regenerate after a wanted change: python -m tests.models.test_zoo"""
     golden = (GOLDEN / f"{name}.txt").read_text()
-    assert names_of(name) == golden, (
+    assert facts(name).names == golden, (
         "a parameter's name, shape or type changed: this breaks the checkpoints of users. If "
         "that is meant, regenerate with `python -m tests.models.test_zoo` and say so in the "
         "CHANGELOG"
     )
 
 
+@pytest.mark.parametrize("name", list_models())
+def test_result(name):
+    """One f32 answer per clip, from a network that computes in bfloat16."""
+    result = facts(name).result
+    classes = MODELS[name].arguments.get("num_classes", result.shape[-1])
+    assert result.shape == (1, classes)
+    assert result.dtype == jnp.float32
+
+
+def test_the_convolutions_of_the_zoo_are_kept():
+    """The lowerings are compared on them. To regenerate: python -m tests.models.test_zoo"""
+    found = frozenset().union(*(facts(name).convolutions for name in list_models()))
+    assert zoo_convolutions.FILE.read_text() == zoo_convolutions.text_of(found)
+
+
+@pytest.mark.full
 @pytest.mark.parametrize("name", SHALLOW)
-def test_runs_small_and_in_bfloat16(name):
-    """Shapes and types of a forward and a training pass, at a small size."""
+def test_trains_small_and_in_bfloat16(name):
+    """Shapes and types of a training pass, at a small size."""
     model = create_model(name, num_classes=7, dtype=jnp.bfloat16)
     preprocessing = MODELS[name].preprocessing
     # Snippets of several frames, and networks of image size, are as long as they are.
     long = preprocessing.segments > 1 or "two_stream" in name
     frames = preprocessing.frames if long else 8
     clip = jax.ShapeDtypeStruct((2, frames, 48, 48, preprocessing.shape[-1]), jnp.float32)
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    variables = jax.eval_shape(lambda k, x: model.init(k, x, train=False), key, clip)
+    traced = trace(model, clip)
+    assert traced.logits.shape == (2, 7)
 
-    def step(variables, clip, key):
+    def step(variables, clip):
         return model.apply(
-            variables, clip, train=True, mutable=["batch_stats"], rngs={"dropout": key}
+            variables,
+            clip,
+            train=True,
+            mutable=["batch_stats"],
+            rngs={"dropout": jax.random.key(0)},
         )
 
-    (logits, endpoints), stats = jax.eval_shape(step, variables, clip, key)
+    (logits, endpoints), stats = jax.eval_shape(step, traced.variables, clip)
     # Some have a loss for each of several answers.
     assert (logits.shape[0], logits.shape[-1]) == (2, 7)
     assert logits.dtype == jnp.float32
-    tested = jax.eval_shape(lambda v, x: model.apply(v, x, train=False)[0], variables, clip)
-    assert tested.shape == (2, 7)
     assert jax.tree.structure(stats.get("batch_stats", {})) == jax.tree.structure(
-        variables.get("batch_stats", {})
+        traced.variables.get("batch_stats", {})
     )
     assert endpoints
 
 
-@pytest.mark.fast
 @pytest.mark.parametrize(
     ("call", "text"),
     [
@@ -560,7 +586,6 @@ def test_wrong_names(call, text):
         call()
 
 
-@pytest.mark.fast
 def test_entries_are_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
         MODELS["r3d_18"].source = "elsewhere"
@@ -569,4 +594,6 @@ def test_entries_are_frozen():
 if __name__ == "__main__":
     GOLDEN.mkdir(exist_ok=True)
     for model_name in SHALLOW:
-        (GOLDEN / f"{model_name}.txt").write_text(names_of(model_name))
+        (GOLDEN / f"{model_name}.txt").write_text(facts(model_name).names)
+    every = frozenset().union(*(facts(name).convolutions for name in list_models()))
+    zoo_convolutions.FILE.write_text(zoo_convolutions.text_of(every))

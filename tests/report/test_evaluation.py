@@ -95,7 +95,6 @@ def test_several_labels(paths):
     assert "Confusion" not in page
 
 
-@pytest.mark.fast
 def test_the_largest_confusions():
     counts = np.array([[5, 3, 0], [1, 9, 7], [0, 0, 2]])
     assert confused_pairs(counts) == [(1, 2, 7), (0, 1, 3), (1, 0, 1)]

@@ -15,8 +15,6 @@ from jaxvideo.training.augment import OPERATIONS, StepAugment, colour_jitter, pa
 from jaxvideo.training.config import Augment
 from jaxvideo.types import ConfigError
 
-pytestmark = pytest.mark.fast
-
 apply_operation = jax.jit(augment.apply_operation, static_argnums=2)
 change_colours = jax.jit(augment.change_colours, static_argnums=2)
 erase = jax.jit(augment.erase)

@@ -99,7 +99,6 @@ def test_what_does_not_fit(run, fields, model, classes, error, text):
         initial_weights(Init(str(run[0]), **fields), model, classes, PRE, 0)
 
 
-@pytest.mark.fast
 def test_wrong_init():
     with pytest.raises(ConfigError, match=r"init\.inflate='mean': allowed are '', average, centre"):
         Init("x", inflate="mean")
@@ -135,7 +134,6 @@ def test_streams_from_parts(tmp_path):
         initial_weights(Init(parts={"rgb": paths["rgb"]}), both, 3, clips, 0)
 
 
-@pytest.mark.fast
 def test_wrong_parts():
     with pytest.raises(ConfigError, match="one of the two"):
         Init(path="a", parts={"rgb": "b"})

@@ -132,7 +132,6 @@ def test_a_process_that_dies_ends_the_other(gone):
             worker.communicate()
 
 
-@pytest.mark.fast
 def test_being_asked_to_stop_is_no_failure(monkeypatch):
     """What all processes have agreed on leaves `together` as it is; nothing ends abruptly."""
     monkeypatch.setattr(jax, "process_count", lambda: 2)
@@ -160,7 +159,6 @@ def test_a_map_too_small_to_be_split():
         check_split(Parallel(split=2, axis="time"), model, (16, 64, 64, 3))
 
 
-@pytest.mark.fast
 @pytest.mark.parametrize(
     ("parallel", "text"),
     [
@@ -174,7 +172,6 @@ def test_bad_layouts(parallel, text):
         Parallel(**parallel)
 
 
-@pytest.mark.fast
 def test_devices_that_do_not_fit():
     devices = jax.devices()
     with pytest.raises(ConfigError, match=r"batch_size=9: must be a multiple of the 8 devices"):
@@ -185,7 +182,6 @@ def test_devices_that_do_not_fit():
         make_layout(Parallel(split=3), {}, devices)
 
 
-@pytest.mark.fast
 def test_large_arrays_are_sharded_along_their_longest_axis():
     layout = make_layout(Parallel(fsdp=True), {"batch_size": 8}, jax.devices())
     shapes = {

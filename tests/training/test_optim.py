@@ -7,8 +7,6 @@ import pytest
 from jaxvideo.training.optim import Optim, make_optimizer, make_plateau, make_schedule
 from jaxvideo.types import ConfigError
 
-pytestmark = pytest.mark.fast
-
 PARAMS = {"conv": {"kernel": jnp.full(3, 2.0), "bias": jnp.full(2, 2.0)}, "fc": jnp.full(2, 2.0)}
 GRADS = jax.tree.map(lambda p: jnp.full_like(p, 0.5), PARAMS)
 
@@ -148,7 +146,6 @@ def test_bad_patterns_and_warmup():
         rates(Optim(lr=0.1, warmup_epochs=10.0))
 
 
-@pytest.mark.fast
 def test_a_second_cycle():
     """I3D's flow network: down, and once more from the top."""
     optim = Optim(lr=0.1, schedule="step", milestones=(2.0, 3.0, 5.0), factors=(0.1, 0.01, 1.0))
@@ -159,13 +156,11 @@ def test_a_second_cycle():
         Optim(lr=0.1, schedule="step", milestones=(1.0, 2.0), factors=(0.1,))
 
 
-@pytest.mark.fast
 def test_wrong_multipliers():
     with pytest.raises(ConfigError, match=r"rows of \(pattern, positive factor"):
         Optim(lr=0.1, multipliers=(("*/bias", 0.0),))
 
 
-@pytest.mark.fast
 def test_adam():
     """The first step is the rate, whatever the gradient; the decay is in the gradient."""
     params = {"a": {"kernel": jnp.array([2.0, -3.0])}}

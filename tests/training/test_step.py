@@ -115,7 +115,6 @@ def test_prediction_is_a_distribution():
     np.testing.assert_allclose(each, 1 / (1 + np.exp(-np.asarray(logits))), rtol=1e-5)
 
 
-@pytest.mark.fast
 def test_normalise():
     video = jnp.asarray([0, 51, 255], jnp.uint8).reshape(1, 1, 1, 1, 3)
     pre = Preprocessing(frames=1, size=1, crop=1, mean=(0.5, 0.0, 0.25), std=(0.5, 2.0, 0.25))
@@ -124,7 +123,6 @@ def test_normalise():
     np.testing.assert_allclose(normalise(video, pre, "float32").ravel(), [-1, -0.6, 1], rtol=1e-5)
 
 
-@pytest.mark.fast
 def test_caffe_order_leaves_flow_alone():
     video = jnp.arange(5, dtype=jnp.uint8).reshape(1, 1, 1, 1, 5)
     five = {"mean": (0.0,) * 5, "std": (1.0,) * 5, "range": (0.0, 255.0), "order": "BGR"}
@@ -135,7 +133,6 @@ def test_caffe_order_leaves_flow_alone():
     np.testing.assert_array_equal(prepare(video[..., 3:], pre, "float32").ravel(), [3, 4])
 
 
-@pytest.mark.fast
 def test_differences_stay_within_their_segment():
     """Six frames are two segments of three, and make two differences each."""
     levels = np.array([0, 10, 30, 100, 101, 103], np.uint8)
@@ -174,7 +171,6 @@ def test_flow_in_the_step():
     np.testing.assert_allclose(clips[0, ..., :3], frames[:2] / 127.5 - 1, atol=1e-5)
 
 
-@pytest.mark.fast
 def test_a_mirrored_flow_points_the_other_way():
     video = jnp.asarray(np.arange(1 * 1 * 1 * 4 * 5).reshape(1, 1, 1, 4, 5), jnp.uint8)
     keys = jax.random.split(jax.random.key(0), 40)
@@ -218,7 +214,6 @@ def test_losses_of_every_step_and_of_the_network():
     np.testing.assert_allclose(metrics["top1"], right)
 
 
-@pytest.mark.fast
 def test_flip_depends_on_the_sample_and_not_on_its_place():
     video = jnp.arange(6, dtype=jnp.uint8).reshape(1, 1, 1, 6, 1) * jnp.ones(
         (64, 1, 1, 1, 1), jnp.uint8
@@ -237,7 +232,6 @@ def test_flip_depends_on_the_sample_and_not_on_its_place():
     assert (np.asarray(next_epoch) != np.asarray(flipped)).any()
 
 
-@pytest.mark.fast
 def test_weighted_mean_of_nothing_is_zero():
     assert weighted_mean(jnp.ones(3), jnp.zeros(3)) == 0
 
@@ -364,7 +358,6 @@ def test_augmentation_does_not_depend_on_devices():
     assert abs(float(metrics["loss"]) - losses[0]) > 1e-3
 
 
-@pytest.mark.fast
 def test_what_cannot_be_augmented():
     two = {"mean": (0.0,) * 2, "std": (1.0,) * 2}
     stored = Preprocessing(frames=2, size=48, crop=48, modality="flow", flow="stored", **two)

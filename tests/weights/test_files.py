@@ -10,8 +10,6 @@ import pytest
 from jaxvideo.types import CheckpointError
 from jaxvideo.weights import files
 
-pytestmark = pytest.mark.fast
-
 ARRAYS = {"a/kernel": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.float32([1.5])}
 
 

@@ -13,7 +13,6 @@ from jaxvideo.weights.inflate import average_channels, inflate, inflate_kernel
 KERNEL = np.random.default_rng(0).standard_normal((3, 3, 4, 5), np.float32)
 
 
-@pytest.mark.fast
 def test_kernels():
     for kernel in (KERNEL, KERNEL[None]):
         average = inflate_kernel(kernel, 3)
@@ -27,7 +26,6 @@ def test_kernels():
         inflate_kernel(KERNEL, 3, "middle")
 
 
-@pytest.mark.fast
 def test_channels():
     """Ten channels of flow that all hold the grey value answer as the grey picture does."""
     flow = average_channels(KERNEL, 10)
@@ -35,7 +33,6 @@ def test_channels():
     np.testing.assert_allclose(flow.sum(2), KERNEL.mean(2) * 10, rtol=1e-5)
 
 
-@pytest.mark.fast
 def test_what_does_not_fit_is_an_error():
     with pytest.raises(CheckpointError, match=r"a: \(3, 3, 4, 5\) cannot be inflated to"):
         inflate({"a": KERNEL}, {"a": (3, 3, 3, 6, 5)})

@@ -7,8 +7,6 @@ from jaxvideo.types import CheckpointError
 from jaxvideo.weights import files, tensor_bundle
 from tests.weights import tensor_bundles
 
-pytestmark = pytest.mark.fast
-
 ARRAYS = {
     "RGB/inception_i3d/Conv3d_1a_7x7/batch_norm/beta": np.float32([0.5, -2.0]),
     "RGB/inception_i3d/Conv3d_1a_7x7/batch_norm/moving_mean": np.float32([[1.0], [3.0]]),

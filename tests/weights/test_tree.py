@@ -4,8 +4,6 @@ import pytest
 from jaxvideo.types import CheckpointError, ConfigError
 from jaxvideo.weights import tree
 
-pytestmark = pytest.mark.fast
-
 TREE = {"conv1": {"kernel": np.zeros((1, 2)), "bn": {"scale": np.zeros(2)}}, "fc": {"bias": 1}}
 
 
