@@ -1,5 +1,6 @@
 """Whole runs as a user starts them: finished, interrupted, continued, and refused."""
 
+import ast
 import json
 import os
 import signal
@@ -11,7 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from configs import i3d_rgb, motion
 from jaxvideo.data.motion import ensure_motion
+from jaxvideo.training.loop import train
+from jaxvideo.types import CheckpointError, ConfigError, DataError
 from tests.conftest import write_video
 
 ROOT = Path(__file__).parent.parent.parent
@@ -120,6 +124,7 @@ def test_a_finished_run_is_not_repeated(environment, finished):
     assert (workdir / "result.json").stat().st_mtime_ns == before
 
 
+@pytest.mark.full
 def test_a_run_starts_from_another(environment, finished, tmp_path):
     """With next to no learning rate it ends with the other's parameters."""
     first, _ = finished
@@ -135,7 +140,14 @@ def test_a_run_starts_from_another(environment, finished, tmp_path):
             np.testing.assert_allclose(found[name], expected[name], atol=1e-6)
 
 
-@pytest.mark.parametrize("kind", ["SIGINT", "SIGTERM", "SIGKILL"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param("SIGINT", marks=pytest.mark.full),
+        pytest.param("SIGTERM", marks=pytest.mark.full),
+        "SIGKILL",
+    ],
+)
 def test_interrupted_and_continued_ends_with_the_same_weights(
     environment, finished, tmp_path, kind
 ):
@@ -211,19 +223,25 @@ def refused(done, *texts):
 
 def test_another_config_in_the_folder(environment, finished):
     workdir, _ = finished
-    done = run(environment, workdir, "--config.optim.lr=0.3")
-    refused(done, "holds the run of another config", "config.optim.lr: 0.")
+    config = small_config(environment)
+    config.batch_size, config.optim.lr = 4, 0.3
+    with pytest.raises(
+        CheckpointError, match=r"(?s)holds the run of another config.*optim.lr: 0\."
+    ):
+        train(config.to_dict(), workdir)
 
 
 def test_a_folder_that_is_something_else(environment, tmp_path):
     (tmp_path / "letter.txt").write_text("dear reader")
-    refused(run(environment, tmp_path), "is not empty and holds no run")
+    with pytest.raises(CheckpointError, match="is not empty and holds no run"):
+        train(small_config(environment).to_dict(), tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["letter.txt"]
 
 
 def test_a_folder_that_cannot_be_made(environment, tmp_path):
     (tmp_path / "file").touch()
-    refused(run(environment, tmp_path / "file" / "run"), "cannot be written", "--workdir")
+    with pytest.raises(CheckpointError, match=r"cannot be written.*--workdir"):
+        train(small_config(environment).to_dict(), tmp_path / "file" / "run")
 
 
 def test_compiled_programs_are_kept(environment, finished, tmp_path):
@@ -240,11 +258,6 @@ def test_compiled_programs_are_kept(environment, finished, tmp_path):
     [
         ("--config.optim.lrr=1", ["lrr", "Did you mean", "lr"]),
         ("--config.optim.lr=fast", ["config.optim.lr", "fast"]),
-        ("--config.model.name=r3d18", ["r3d18", "Did you mean", "r3d_18"]),
-        ("--config.optim.schedule=stepp", ["stepp", "step, cosine, whole_cosine, plateau"]),
-        ("--config.batch_size=0", ["batch_size=0"]),
-        ("--config.optim.frozen=('conv9*',)", ["conv9*", "matches no parameter"]),
-        ("--config.data.source=webcam", ["webcam", "csv"]),
     ],
 )
 def test_bad_overrides(environment, tmp_path, override, texts):
@@ -252,6 +265,36 @@ def test_bad_overrides(environment, tmp_path, override, texts):
     refused(done, *texts)
 
 
+def small_config(environment):
+    """TINY's, for a run in this process, which has eight devices."""
+    config = motion.get_config("f_r2d_18")
+    for argument in TINY[2:]:
+        key, _, value = argument.removeprefix("--config.").partition("=")
+        config.update_from_flattened_dict({key: ast.literal_eval(value)})
+    config.batch_size = 8
+    config.data.root = environment["MOTION"]
+    return config
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "text"),
+    [
+        ("model.name", "r3d18", "r3d18.*Did you mean 'r3d_18'"),
+        ("optim.schedule", "stepp", "stepp.*step, cosine, whole_cosine, plateau"),
+        ("batch_size", 0, "batch_size=0"),
+        ("optim.frozen", ("conv9*",), r"conv9\*.*matches no parameter"),
+        ("data.source", "webcam", "webcam.*csv"),
+    ],
+)
+def test_bad_values(environment, tmp_path, key, value, text):
+    config = small_config(environment)
+    with config.ignore_type():
+        config.update_from_flattened_dict({key: value})
+    with pytest.raises(ConfigError, match=text):
+        train(config.to_dict(), tmp_path / "run")
+
+
+@pytest.mark.full
 def test_a_checkpoint_of_another_model(environment, finished, tmp_path):
     """As after a change of the code: same config, other parameters."""
     import shutil
@@ -266,19 +309,17 @@ def test_a_checkpoint_of_another_model(environment, finished, tmp_path):
     refused(done, "does not fit the model", "conv1/kernel")
 
 
-def test_missing_data_names_what_it_looked_for(environment, tmp_path):
-    program = [
-        sys.executable,
-        "train.py",
-        "--config=configs/i3d_rgb.py",
-        f"--workdir={tmp_path / 'run'}",
-        f"--config.data.root={tmp_path / 'kinetics'}",
-        "--config.batch_size=64",
-    ]
-    done = run(environment, None, program=program)
-    refused(done, str(tmp_path / "kinetics"), "train.csv", "path/of/video.mp4 label", ":smoke")
+def test_missing_data_names_what_it_looked_for(tmp_path):
+    config = i3d_rgb.get_config()
+    config.data.root = str(tmp_path / "kinetics")
+    config.batch_size = 64
+    with pytest.raises(DataError) as refusal:
+        train(config.to_dict(), tmp_path / "run")
+    for text in (str(tmp_path / "kinetics"), "train.csv", "path/of/video.mp4 label", ":smoke"):
+        assert text in str(refusal.value)
 
 
+@pytest.mark.full
 def test_nan_stops_and_names_the_step(environment, tmp_path):
     done = run(environment, tmp_path / "run", "--config.optim.lr=1e30")
     refused(done, "at step", "nan", "config.optim.lr")
@@ -305,6 +346,7 @@ OWN = [
 ]
 
 
+@pytest.mark.full
 def test_a_broken_video_is_named_counted_and_skipped(environment, videos, tmp_path):
     root = f"--config.data.root={videos}"
     done = run(environment, tmp_path / "run", *OWN, root, "--config.data.max_broken=0.2")
@@ -316,6 +358,7 @@ def test_a_broken_video_is_named_counted_and_skipped(environment, videos, tmp_pa
     assert result["unreadable_videos"] == 1
 
 
+@pytest.mark.full
 def test_too_many_broken_videos_stop_the_run(environment, videos, tmp_path):
     for k in range(5):
         (videos / f"{k}.mp4").write_text("broken too")
@@ -326,10 +369,13 @@ def test_too_many_broken_videos_stop_the_run(environment, videos, tmp_path):
 def test_a_bad_annotation_line_is_named(environment, videos, tmp_path):
     with (videos / "train.csv").open("a") as file:
         file.write("\nonlypath.mp4\n")
-    done = run(environment, tmp_path / "run", *OWN, f"--config.data.root={videos}")
-    refused(done, "train.csv, line 9", "path/of/video.mp4 label")
+    config = small_config(environment)
+    config.data.source, config.data.root = "csv", str(videos)
+    with pytest.raises(DataError, match=r"train.csv, line 9.*path/of/video.mp4 label"):
+        train(config.to_dict(), tmp_path / "run")
 
 
+@pytest.mark.full
 def test_time_is_not_wasted_on_signals_twice(environment, tmp_path):
     """A second Ctrl-C ends at once, without a traceback."""
     process = subprocess.Popen(
