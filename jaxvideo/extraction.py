@@ -240,7 +240,7 @@ def make_extractor(
     def extract(path: str) -> dict[str, np.ndarray]:
         with open_video(path) as video:
             clips = _clips_of(video, p, extraction)
-            starts = np.asarray([views[0].frames[0] for views in clips])
+            starts = np.asarray([views[0].frames[0] for views in clips], np.int64)
             times = np.asarray(video.times)[starts]
             found = rows(video, clips)
             if extraction.per_clip:

@@ -141,7 +141,7 @@ def estimates(
         raise DataError("no video, so there is nothing to estimate")
     rng = np.random.default_rng(seed)
     first, fifth = (hits(scores, labels, k) for k in (1, 5))
-    values = {"top1": first.mean(), "top5": fifth.mean()}
+    values = {"top1": float(first.mean()), "top5": float(fifth.mean())}
     if labels.ndim == 1:
         values["mean_class_accuracy"] = mean_class_accuracy(scores, labels)
         redrawn = _redraw_classes(first, fifth, labels, scores.shape[1], draws, rng)

@@ -127,10 +127,9 @@ def _equations(equations, times: int = 1):
         yield equation, times
         inside = times * (equation.params["length"] if equation.primitive.name == "scan" else 1)
         for value in equation.params.values():
-            if isinstance(value, jex_core.ClosedJaxpr):
-                yield from _equations(value.jaxpr.eqns, inside)
-            elif isinstance(value, jex_core.Jaxpr):
-                yield from _equations(value.eqns, inside)
+            inner = getattr(value, "jaxpr", value)
+            if hasattr(inner, "eqns"):
+                yield from _equations(inner.eqns, inside)
 
 
 def _multiply_adds(equation) -> int:

@@ -14,6 +14,7 @@ import optax
 import pytest
 
 from jaxvideo.training import checkpoint
+from jaxvideo.training.optim import Optim, make_plateau
 from jaxvideo.training.step import TrainState
 from jaxvideo.types import CheckpointError
 from jaxvideo.weights import tree
@@ -30,12 +31,13 @@ def make_state(scale: float = 1.0, optimizer=None) -> TrainState:
     kernel = scale * jax.random.normal(jax.random.key(0), (100, 1000))
     params = {"conv1": {"kernel": kernel}, "fc": {"bias": jnp.full(3, scale)}}
     optimizer = optimizer or optax.sgd(0.1, momentum=0.9)
+    plateau = make_plateau(Optim(lr=0.1, schedule="plateau")).init(params)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
         batch_stats={"bn1": {"mean": jnp.full(4, scale)}},
         opt_state=optimizer.init(params),
-        plateau={},
+        plateau=plateau._replace(scale=jnp.float32(0.1 * scale)),
         ema={},
     )
 
@@ -180,6 +182,7 @@ FULL = """
 import resource, sys
 from pathlib import Path
 from jaxvideo.training import checkpoint
+from jaxvideo.training.optim import Optim, make_plateau
 from tests.training.test_checkpoint import DESCRIPTION, make_state
 with checkpoint.open_checkpoints(Path(sys.argv[1]), keep=1) as checkpoints:
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
