@@ -7,10 +7,11 @@ loader workers, which must start fast and never touch an accelerator.
 from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "create_model", "list_models", "load_weights"]
+__all__ = ["Network", "__version__", "create_model", "list_models", "load", "load_weights"]
 
 if TYPE_CHECKING:
     from jaxvideo.models import create_model, list_models
+    from jaxvideo.network import Network, load
     from jaxvideo.pretrained import load_weights
 
 
@@ -19,6 +20,10 @@ def __getattr__(name: str):
         from jaxvideo import models
 
         return getattr(models, name)
+    if name in ("Network", "load"):
+        from jaxvideo import network
+
+        return getattr(network, name)
     if name == "load_weights":
         from jaxvideo import pretrained
 

@@ -12,7 +12,7 @@ import fnmatch
 import importlib.util
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from importlib import resources
 from pathlib import Path
@@ -24,8 +24,8 @@ import numpy as np
 
 from jaxvideo import __version__
 from jaxvideo.models import MODELS, create_model, model_entry
-from jaxvideo.models.summary import trace
-from jaxvideo.types import CheckpointError, ConfigError, Lowering, Preprocessing
+from jaxvideo.models.summary import trace, trace_of_clip
+from jaxvideo.types import CheckpointError, ConfigError, Lowering, Preprocessing, Protocol
 from jaxvideo.weights import files, from_tf, from_torch, tree
 from jaxvideo.weights.inflate import inflate
 
@@ -256,6 +256,7 @@ class Weights:
       preprocessing: of the clips they were trained on.
       classes: names in the order of the logits; `class 0`, ... where nobody knows them.
       origin: file, its sha256, source.
+      protocol: how a video is tested, where the file says it.
     """
 
     variables: dict[str, Any]
@@ -263,6 +264,7 @@ class Weights:
     preprocessing: Preprocessing
     classes: tuple[str, ...]
     origin: dict[str, Any]
+    protocol: Protocol = dataclasses.field(default_factory=Protocol)
 
 
 def load_weights(
@@ -331,7 +333,7 @@ def read_weights(
     clip = jax.ShapeDtypeStruct((1, *expects.shape), jnp.float32)
     model = create_model(name, **arguments, num_classes=1)
     single, endpoints = _traced(model, clip)
-    head, names = _head(single, endpoints), _names_of(single, found, arrays)
+    head, names = head_of(single, endpoints), _names_of(single, found, arrays)
     rows = _rows(names, arrays, head)
     model = model.clone(num_classes=num_classes or rows or entry.defaults.get("num_classes", 400))
     expected, _ = _traced(model, clip)
@@ -360,7 +362,7 @@ def read_weights(
     wanted = {ours: leaf for ours, leaf in expected.items() if ours not in left_out}
     _check_fit(path, source, wanted, loaded, unread, names, head)
 
-    fresh = _fresh(model, clip, seed, left_out & set(expected))
+    fresh = fresh_values(model, expects.shape, seed, left_out & set(expected))
     flat = {**loaded, **fresh}
     flat = {ours: jnp.asarray(flat[ours], leaf.dtype) for ours, leaf in expected.items()}
     new_head = any(n.startswith(f"params/{head}/") for n in fresh)
@@ -380,6 +382,7 @@ def read_weights(
             "source": source,
             "left_out": list(leave_out),
         },
+        protocol=Protocol(**described.get("protocol", {})) if described else Protocol(),
     )
 
 
@@ -418,8 +421,8 @@ def adopt(
     if inflate_how:
         loaded = inflate(loaded, {n: leaf.shape for n, leaf in wanted.items()}, inflate_how)
     single = create_model(name, **arguments, num_classes=1)
-    _check_fit(where, None, wanted, loaded, unread, {}, _head(*_traced(single, clip)))
-    whole = {**loaded, **_fresh(model, clip, seed, left_out)}
+    _check_fit(where, None, wanted, loaded, unread, {}, head_of(*_traced(single, clip)))
+    whole = {**loaded, **fresh_values(model, expects.shape, seed, left_out)}
     return tree.unflatten({n: jnp.asarray(whole[n], expected[n].dtype) for n in expected})
 
 
@@ -436,6 +439,7 @@ def save_weights(path: str | Path, weights: Weights, **more: Any) -> dict[str, A
         "model": weights.model,
         "bn_epsilon": getattr(create_model(**weights.model), "bn_epsilon", None),
         "preprocessing": dataclasses.asdict(weights.preprocessing),
+        "protocol": dataclasses.asdict(weights.protocol),
         "classes": list(weights.classes),
         "origin": weights.origin,
         "jaxvideo": __version__,
@@ -611,13 +615,20 @@ def _names_of(expected, source: Source, arrays) -> dict[str, str]:
     return names
 
 
-def _head(shapes, endpoints) -> str:
-    """The scope of the classifier, from `_traced` of a network with a single class.
+def head_scope(model: Any, clip_shape: Sequence[int]) -> str:
+    """Returns the scope of a network's classifier, such as "fc"."""
+    traced = trace_of_clip(model.clone(num_classes=1), tuple(clip_shape))
+    ends = {name: end.shape for name, end in traced.endpoints.items()}
+    return head_of(tree.flatten(traced.variables), ends)
+
+
+def head_of(names: Iterable[str], endpoints: Mapping[str, tuple[int, ...]]) -> str:
+    """`head_scope` of a network with one class, from its flat names and endpoints' shapes.
 
     It is the last endpoint, or the last one that has parameters and one channel if something
     without parameters follows it.
     """
-    scopes = {name.split("/")[1] for name in shapes if name.startswith("params/")}
+    scopes = {name.split("/")[1] for name in names if name.startswith("params/")}
     last = [name for name, shape in endpoints.items() if name in scopes and shape[-1] == 1]
     return [*endpoints, *last][-1]
 
@@ -662,18 +673,27 @@ def _check_fit(path, source, wanted, loaded, unread, names, head) -> None:
         raise CheckpointError(text) from None
 
 
-def _fresh(model, clip, seed: int, names: set[str]) -> dict[str, jax.Array]:
-    """Fresh values of some leaves; under `jit`, so that nothing else is computed."""
+def fresh_values(
+    model: Any, clip_shape: Sequence[int], key: int | jax.Array, names: set[str]
+) -> dict[str, jax.Array]:
+    """Returns fresh values of some variables, by flat names (`params/fc/kernel`).
+
+    Args:
+      model: a network.
+      clip_shape: `(T, H, W, C)` of its clips.
+      key: a seed, or a key of `jax.random`.
+    """
     if not names:
         return {}
     simple = model.clone(lowering=Lowering.DIRECT)
 
-    @jax.jit
+    @jax.jit  # so that only these are computed
     def some(key):
-        flat = tree.flatten(simple.init(key, jnp.zeros(clip.shape, clip.dtype), train=False))
+        clip = jnp.zeros((1, *clip_shape), jnp.float32)
+        flat = tree.flatten(simple.init(key, clip, train=False))
         return {name: flat[name] for name in names}
 
-    return some(jax.random.key(seed))
+    return some(jax.random.key(key) if isinstance(key, int) else key)
 
 
 def _classes(source: Source, described, count: int, fresh: bool) -> tuple[str, ...]:

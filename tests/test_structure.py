@@ -29,6 +29,7 @@ ALLOWED = {
     "data": {"types", "startup"},
     "evaluation": {"types", "data"},
     "pretrained": {"types", "models", "weights", "__init__"},
+    "network": {"types", "models", "weights", "pretrained", "evaluation", "extraction", "training"},
     "training": {
         "types",
         "startup",
@@ -46,7 +47,7 @@ ALLOWED = {
     "report": None,
     "cli": None,
     "__main__": None,
-    "__init__": {"models", "pretrained"},  # inside functions, for the public names
+    "__init__": {"models", "network", "pretrained"},  # inside functions, for the public names
 }
 FORBIDDEN = {"data": {"jax", "flax", "optax"}, "evaluation": {"jax", "flax", "optax"}}
 

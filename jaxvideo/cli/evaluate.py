@@ -60,7 +60,6 @@ def _evaluate(options: argparse.Namespace) -> int:
     from jaxvideo.evaluation.protocol import evaluate
     from jaxvideo.evaluation.scores import NAMES, estimates
     from jaxvideo.training.config import read_config
-    from jaxvideo.types import Preprocessing
 
     if options.worst < 0 or options.draws < 2:
         raise ConfigError(f"--worst={options.worst}, --draws={options.draws}: from 0, from 2")
@@ -71,15 +70,15 @@ def _evaluate(options: argparse.Namespace) -> int:
         given["starts"] = "ends"
     protocol = dataclasses.replace(run.protocol, **given)
     batch_size = options.views or run.eval_batch_size
-    variables, described = open_network(options)
-    preprocessing = Preprocessing(**described["preprocessing"])
+    net = open_network(options)
+    preprocessing = net.preprocessing
     split, dataset = _dataset(run.data, options.split)
-    columns = _columns(described["classes"], dataset.classes)
+    columns = _columns(net.classes, dataset.classes)
     out = _folder(options, protocol)
-    facts = _facts(options, run, described, protocol, preprocessing, dataset, split)
+    facts = _facts(options, run, net, protocol, dataset, split)
     for what, how in facts.items():
         print(f"{what:<10} {how}", flush=True)
-    network = _predictor(variables, described, protocol, preprocessing, batch_size)
+    network = _predictor(net, protocol, batch_size)
     result = evaluate(
         lambda video: network(video)[:, columns],
         dataset,
@@ -103,7 +102,7 @@ def _evaluate(options: argparse.Namespace) -> int:
         "videos": _coverage(result),
         "intervals": f"95 %, {options.draws} bootstrap draws of the videos, seed 0",
     }
-    _write(options, out, result, dataset, numbers, facts, notes, described, protocol, preprocessing)
+    _write(options, out, result, dataset, numbers, facts, notes, net, protocol)
     print(f"report: {out / 'report.html'}")
     return 0
 
@@ -173,34 +172,32 @@ def _folder(options: argparse.Namespace, protocol):
     return out
 
 
-def _facts(options, run, described, protocol, preprocessing, dataset, split) -> dict[str, str]:
+def _facts(options, run, net, protocol, dataset, split) -> dict[str, str]:
     """What was tested on what and how: every number that the result depends on."""
     import dataclasses
 
-    model = dict(described["model"])
-    p = protocol.apply(preprocessing)
+    p = protocol.apply(net.preprocessing)
 
     def numbers(section, names) -> str:
         return ", ".join(f"{name} {getattr(section, name)}" for name in names)
 
     source = options.checkpoint or options.weights
-    of = " ".join(f"{k}={v}" for k, v in model.items() if k != "name")
+    of = " ".join(f"{key}={value}" for key, value in net.arguments.items())
     return {
-        "network": f"{model['name']} ({of}) of {source}",
+        "network": f"{net.name} ({of}) of {source}",
         "data": f"{run.data.root or run.data.source}, {split}: {len(dataset)} videos, "
         f"{len(dataset.classes)} classes",
-        "protocol": protocol.describe(preprocessing) + computed_in(model),
+        "protocol": protocol.describe(net.preprocessing) + computed_in(net),
         "views": numbers(protocol, ("clips", "crops", "starts", "aggregation")),
         "clip": numbers(p, [field.name for field in dataclasses.fields(p)]),
     }
 
 
-def _predictor(variables, described, protocol, preprocessing, batch_size: int):
+def _predictor(net, protocol, batch_size: int):
     """`uint8 [batch_size, T, H, W, C]` to scores, on all devices."""
     import jax
     from jax.sharding import NamedSharding, PartitionSpec
 
-    from jaxvideo.models import create_model
     from jaxvideo.models.folding import fold
     from jaxvideo.training.step import make_predict_step
 
@@ -209,8 +206,8 @@ def _predictor(variables, described, protocol, preprocessing, batch_size: int):
         raise ConfigError(f"--views={batch_size}: must be a multiple of the {count} devices")
     mesh = jax.make_mesh((count,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     split = NamedSharding(mesh, PartitionSpec("data"))
-    model, clip = create_model(**described["model"]), protocol.apply(preprocessing)
-    variables = fold(model, variables, clip.shape)
+    model, clip = net.model, protocol.apply(net.preprocessing)
+    variables = fold(model, net.variables, clip.shape)
     variables = jax.device_put(variables, NamedSharding(mesh, PartitionSpec()))
     step = jax.jit(make_predict_step(model, clip, protocol.aggregation))
     return lambda video: step(variables, jax.device_put(video, split))
@@ -266,9 +263,7 @@ def _notes(result, protocol) -> list[str]:
     return notes
 
 
-def _write(
-    options, out, result, dataset, numbers, facts, notes, described, protocol, preprocessing
-) -> None:
+def _write(options, out, result, dataset, numbers, facts, notes, net, protocol) -> None:
     """`result.json`, `scores.npz`, which `fuse` reads, and `report.html`."""
     import dataclasses
     import json
@@ -285,7 +280,7 @@ def _write(
         "intervals": {name: [number.low, number.high] for name, number in numbers.items()},
         "loss": result.loss,
         "protocol": facts["protocol"],
-        "model": described["model"],
+        "model": net.spec,
         "checkpoint": options.checkpoint or options.weights,
         "videos": len(result.labels),
         "expected_videos": result.expected,
@@ -294,7 +289,7 @@ def _write(
         "broken": result.broken,
         "notes": notes,
         "views": dataclasses.asdict(protocol),
-        "clip": dataclasses.asdict(protocol.apply(preprocessing)),
+        "clip": dataclasses.asdict(protocol.apply(net.preprocessing)),
         "bootstrap": {"draws": options.draws, "seed": 0, "level": 0.95},
         "seconds": round(result.seconds, 1),
         "data_wait": round(result.data_wait, 1),
@@ -302,7 +297,7 @@ def _write(
     }
     found = Scores(result.scores, result.labels, dataset.classes, videos, result.label_sets)
     save_scores(out / SCORES, found)
-    title = f"{described['model']['name']} on {facts['data'].partition(':')[0]}"
+    title = f"{net.name} on {facts['data'].partition(':')[0]}"
     write(
         out / "report.html",
         evaluation_page(title, result, dataset, numbers, facts, notes, worst=options.worst),

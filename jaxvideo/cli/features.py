@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 from typing import Any
 
 from jaxvideo.cli.shared import add_videos, add_weights, computed_in, open_network, progress
-from jaxvideo.types import ConfigError, DataError, Preprocessing, Protocol
+from jaxvideo.types import ConfigError, DataError
 
 
 def add(commands: Any) -> None:
@@ -114,40 +115,36 @@ def _extract(options: argparse.Namespace) -> int:
         recipe_of,
         write_features,
     )
-    from jaxvideo.models import create_model
 
     if options.threads < 1:
         raise ConfigError(f"--threads={options.threads}: must be at least 1")
     if options.every is not None and (options.every < 1 or options.clips is not None):
         raise ConfigError(f"--every={options.every}: at least 1 frame, and without --clips")
     files = feature_files(options.videos, options.out)
-    variables, described = open_network(options)
-    preprocessing = Preprocessing(**described["preprocessing"])
-    given: dict[str, Any] = {"crops": options.crops} if options.crops is not None else {}
-    if options.clips is not None:
-        given |= {"clips": options.clips}
-        if described["protocol"].get("starts") == "windows":  # which have no number
-            given |= {"starts": "ends"}
-    protocol = Protocol(**{**described["protocol"], "aggregation": "softmax", **given})
-    model = create_model(**described["model"])
+    net = open_network(options)
+    preprocessing, protocol = (
+        net.preprocessing,
+        net.tested(clips=options.clips, crops=options.crops),
+    )
+    protocol = dataclasses.replace(protocol, aggregation="softmax")
     extraction = Extraction(
-        options.endpoint or default_endpoint(model, protocol.apply(preprocessing)),
+        options.endpoint or default_endpoint(net.model, protocol.apply(preprocessing)),
         protocol,
         options.every or 0,
         options.per_clip,
         options.keep_map,
         options.normalise,
     )
-    extract = make_extractor(model, variables, preprocessing, extraction)
-    recipe = recipe_of(extraction, described["model"], variables, preprocessing)
+    extract = make_extractor(net.model, net.variables, preprocessing, extraction)
+    recipe = recipe_of(extraction, net.spec, net.variables, preprocessing)
     about = {
         "recipe": recipe,
-        "model": described["model"]["name"],
+        "model": net.name,
         "endpoint": extraction.endpoint,
         "protocol": extraction.describe(preprocessing),
         "per_clip": extraction.per_clip,
     }
-    print(f"{about['model']}: {about['protocol']}{computed_in(described['model'])}", flush=True)
+    print(f"{about['model']}: {about['protocol']}{computed_in(net)}", flush=True)
     todo = [video for video, target in files.items() if not is_extracted(target, recipe)]
 
     def one(video: str) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
-from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING
 
 from jaxvideo.precision import DTYPES, resolve_dtype
-from jaxvideo.types import ConfigError, Protocol
+from jaxvideo.types import ConfigError
+
+if TYPE_CHECKING:
+    from jaxvideo.network import Network
 
 
 def add_videos(command: argparse.ArgumentParser) -> None:
@@ -33,50 +35,30 @@ def add_weights(command: argparse.ArgumentParser) -> None:
     )
 
 
-def open_network(options: argparse.Namespace):
-    """Returns (variables, description) of the network that the options name.
-
-    The description's `model` has the dtype of `--dtype`.
-    """
-    variables, described = _read_network(options)
-    model = dict(described["model"])
-    if options.dtype is not None:
-        dtype = resolve_dtype(options.dtype)
-        if dtype != model.get("dtype", "float32"):  # features are found again by their `model`
-            model["dtype"] = dtype
-    return variables, {**described, "model": model}
-
-
-def computed_in(model: Mapping[str, Any]) -> str:
-    """Returns ", bfloat16" for the description of a result; "" for float32."""
-    dtype = model.get("dtype", "float32")
-    return "" if dtype == "float32" else f", {dtype}"
-
-
-def _read_network(options: argparse.Namespace):
-    from pathlib import Path
-
-    from jaxvideo.pretrained import SOURCES, open_weights, read_weights
-    from jaxvideo.training.checkpoint import load_variables
+def open_network(options: argparse.Namespace) -> Network:
+    """Returns the network that the options name, in the dtype of `--dtype`."""
+    from jaxvideo.network import load
 
     if (options.checkpoint is None) == (options.weights is None):
         raise ConfigError("either --checkpoint RUN, or --model NAME --weights FILE --from LIBRARY")
-    if options.checkpoint and not Path(options.checkpoint).is_file():
-        return load_variables(options.checkpoint)
     if options.checkpoint:
-        weights = open_weights(options.checkpoint)
+        net = load(options.checkpoint)
     elif not options.model:
         raise ConfigError(f"--weights={options.weights}: for which network? --model NAME")
-    elif options.weights in SOURCES:
-        weights = read_weights(options.model, None, options.weights)
     else:
-        weights = read_weights(options.model, options.weights, options.source)
-    return weights.variables, {
-        "model": weights.model,
-        "preprocessing": dataclasses.asdict(weights.preprocessing),
-        "protocol": dataclasses.asdict(Protocol()),
-        "classes": weights.classes,
-    }
+        net = load(options.model, options.weights, options.source)
+    if options.dtype is None:
+        return net
+    dtype = resolve_dtype(options.dtype)
+    if dtype == net.arguments.get("dtype", "float32"):  # features are found again by their `spec`
+        return net
+    return dataclasses.replace(net, arguments={**net.arguments, "dtype": dtype})
+
+
+def computed_in(net: Network) -> str:
+    """Returns ", bfloat16" for the description of a result; "" for float32."""
+    dtype = net.arguments.get("dtype", "float32")
+    return "" if dtype == "float32" else f", {dtype}"
 
 
 def progress(items, what: str):
@@ -95,9 +77,3 @@ def progress(items, what: str):
             print(line, file=sys.stderr, flush=True)
             told = now
         yield item
-
-
-def jitted(function):
-    import jax
-
-    return jax.jit(function)

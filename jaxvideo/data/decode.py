@@ -109,18 +109,22 @@ class VideoFile:
 
 @contextlib.contextmanager
 def open_video(
-    source: str | os.PathLike[str] | bytes, *, name: str = "<bytes>"
+    source: str | os.PathLike[str] | bytes | np.ndarray, *, name: str = "<bytes>"
 ) -> Iterator[VideoFile]:
     """Opens a video and reads its frame table.
 
     Args:
-      source: a video file; a folder of frames, in the order of their numbers; a file's bytes.
+      source: a video file; a folder of frames, in the order of their numbers; a file's bytes;
+        or the frames themselves, uint8 `[T, H, W, 3]`, whose times nothing tells.
       name: what errors call bytes.
 
     Raises:
       VideoError: no such file, not a video, no video stream, no frame that can be decoded, frames
         of more than 2^26 pixels, or more of them than the file can hold. It names the file.
     """
+    if isinstance(source, np.ndarray):
+        yield _frames_in_memory(source)
+        return
     path = name if isinstance(source, bytes) else os.fspath(source)
     if not isinstance(source, bytes) and os.path.isdir(path):
         yield _frame_folder(path)
@@ -345,8 +349,28 @@ def _frame_folder(path: str) -> VideoFile:
     images = frames_in(path)
     if not images:
         raise VideoError(f"{path}: holds no frames ({', '.join(IMAGES)})")
-    height, width, _ = _read_image(images[0]).shape
-    numbers = np.arange(len(images))
+    size = _read_image(images[0]).shape
+    return _without_stream(path, len(images), size, images=tuple(images))
+
+
+def _frames_in_memory(frames: np.ndarray) -> VideoFile:
+    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or not frames.size:
+        hint = ""
+        if frames.ndim == 4 and 3 in frames.shape[:2] and frames.shape[-1] != 3:
+            hint = ". This seems to be torch's order of axes, channels first"
+        raise VideoError(
+            f"an array of {frames.dtype} {list(frames.shape)}: a video is uint8 [T, H, W, 3]{hint}"
+        )
+
+    def read(wanted: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
+        return ((index, frames[index]) for index in wanted)
+
+    return _without_stream("<array>", len(frames), frames.shape[1:], reader=read)
+
+
+def _without_stream(path: str, count: int, size: Sequence[int], **how: Any) -> VideoFile:
+    """A video of `count` frames of `size` (H, W, ...), whose times nothing tells."""
+    numbers = np.arange(count)
     return VideoFile(
         path=path,
         container=None,
@@ -354,12 +378,12 @@ def _frame_folder(path: str) -> VideoFile:
         pts=numbers,
         times=numbers.astype(np.float64),
         keyframes=numbers,
-        height=height,
-        width=width,
+        height=size[0],
+        width=size[1],
         fps=0.0,
         rotation=0,
         seekable=True,
-        images=tuple(images),
+        **how,
     )
 
 

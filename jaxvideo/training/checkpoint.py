@@ -113,11 +113,15 @@ def describe(checkpointer) -> dict[str, Any] | None:
     return None if step is None else _read(checkpointer, step)[1]
 
 
-def load_variables(run: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Variables and description of a run's newest checkpoint, on the first device.
+def load_variables(
+    run: str | Path, step: int | str | None = None
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Variables and description of a run's checkpoint, on the first device.
 
     Args:
       run: a run's folder, as `train.py` prints it.
+      step: of the checkpoint; None is the newest, "best" the one with the highest one-clip
+        validation.
 
     Returns:
       `{'params', 'batch_stats'}` and the description given to `save`.
@@ -129,9 +133,7 @@ def load_variables(run: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
             f"{FOLDER!r} in it)"
         )
     with open_checkpoints(folder, keep=None) as checkpointer:
-        step = latest_step(checkpointer)
-        if step is None:
-            raise CheckpointError(f"{run}: no checkpoint has been completed in it yet")
+        step = _chosen(checkpointer, run, step)
         arrays, described = _read(checkpointer, step)
         device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
         # A run with an average of its weights is tested by that.
@@ -145,6 +147,22 @@ def load_variables(run: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
         with _damage(checkpointer, step), context:
             found = checkpointer.load(step, wanted)
         return found["ema"] if averaged else found, described
+
+
+def _chosen(checkpointer, run: str | Path, step: int | str | None) -> int:
+    found = {int(one.step): one.metrics or {} for one in checkpointer.checkpoints}
+    if not found:
+        raise CheckpointError(f"{run}: no checkpoint has been completed in it yet")
+    if step is None:
+        return max(found)
+    tested = {one: metrics["val_top1"] for one, metrics in found.items() if "val_top1" in metrics}
+    if step == "best" and tested:
+        return max(tested, key=tested.__getitem__)
+    if step not in found:
+        best = " or 'best'" if tested else ""
+        steps = ", ".join(map(str, sorted(found)))
+        raise CheckpointError(f"{run} has no checkpoint step={step!r}: it has {steps}{best}")
+    return int(step)
 
 
 def versions() -> dict[str, str]:
