@@ -96,10 +96,10 @@ class Extraction:
 
     def describe(self, preprocessing: Preprocessing) -> str:
         """One line for whoever finds the features."""
-        protocol = _one_clip(self.protocol) if self.every else self.protocol
-        views = protocol.describe(preprocessing).rpartition(", mean of ")[0]
+        views = self.protocol.describe_views(preprocessing)
         if self.every:
-            views = f"a clip every {self.every} frames x {views.partition(' x ')[2]}"
+            one = _one_clip(self.protocol).describe_clip(preprocessing)
+            views = f"a clip every {self.every} frames x {one}"
         means = ["T, H, W"] * (not self.keep_map) + ["clips"] * (not self.per_clip)
         return (
             f"{self.endpoint} of {views}"

@@ -283,18 +283,25 @@ class Protocol:
 
     def describe(self, preprocessing: Preprocessing) -> str:
         """One line that says everything a reader needs to compare a number with another."""
+        return f"{self.describe_views(preprocessing)}, mean of {self.aggregation}"
+
+    def describe_views(self, preprocessing: Preprocessing) -> str:
+        """The part of `describe` that says which views of a video are seen."""
+        count = f"{self.clips} clip{'s' * (self.clips > 1)}" if self.clips else "all windows"
+        return f"{count} x {self.describe_clip(preprocessing)}"
+
+    def describe_clip(self, preprocessing: Preprocessing) -> str:
+        """The part of `describe_views` after the number of clips: crops, frames and scale."""
         p = self.apply(preprocessing)
         rate = f" at {p.fps:g} fps" if p.fps else ""
         scaled = f"scaled to {p.size} x {p.width}" if p.width else f"short side {p.size}"
         crops = "centre crop" if self.crops == 1 else f"{self.crops} crops"
-        clips = f"{self.clips} clip{'s' * (self.clips > 1)}" if self.clips else "all windows"
-        views = f"{clips} x {crops}"
         starts = {
             "centres": " from the centres of equal parts",
             "parts": " of equal parts",
             "dense": f" of windows of {p.frames * p.stride} frames",
         }
-        views += starts.get(self.starts, "")
+        crops += starts.get(self.starts, "")
         frames = f"{p.frames} frame{'s' * (p.frames > 1)}" + f" in {p.segments} segments" * (
             p.segments > 1
         )
@@ -302,7 +309,4 @@ class Protocol:
             frames += f" of {p.modality}" + f" by {p.flow}" * ("flow" in p.modality)
         if p.short != "loop":
             frames += {"hold": ", the last one held", "pad": ", then black"}[p.short]
-        return (
-            f"{views} per video ({frames}, stride {p.stride}{rate}, {scaled}, "
-            f"crop {p.crop}), mean of {self.aggregation}"
-        )
+        return f"{crops} per video ({frames}, stride {p.stride}{rate}, {scaled}, crop {p.crop})"

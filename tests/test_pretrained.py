@@ -15,6 +15,8 @@ import pytest
 from jaxvideo import create_model, load_weights
 from jaxvideo.cli import main
 from jaxvideo.models import MODELS
+from jaxvideo.models.summary import trace
+from jaxvideo.network import load
 from jaxvideo.pretrained import _source, open_weights, read_weights, save_weights, sources_of
 from jaxvideo.types import CheckpointError, ConfigError
 from jaxvideo.weights import files, from_torch, tensor_bundle, tree
@@ -447,6 +449,26 @@ def test_convert_and_predict(tmp_path, video, capsys):
     full = ["convert", str(path), "--from", "c3d-caffe", "--model", "c3d_sports1m"]
     assert main([*full, "--out", str(out)]) == 1
     assert "does not fit the model" in capsys.readouterr().err
+
+
+def test_convert_for_another_clip(tmp_path, capsys):
+    """R2D's first kernel has three channels per frame."""
+    path, out = tmp_path / "r2d.npz", tmp_path / "w.safetensors"
+    shape = jax.ShapeDtypeStruct((1, 8, 112, 112, 3), jnp.float32)
+    shapes = tree.flatten(trace(create_model("r2d_10", num_classes=3), shape).variables)
+    scopes = {name.split("/", 1)[1].rsplit("/", 1)[0] for name in shapes}
+    arrays = {}
+    for ours, leaf in shapes.items():
+        scope, kind = ours.split("/", 1)[1].rsplit("/", 1)
+        name = from_torch.CAFFE2_LEAVES[kind].format(from_torch.vmz_caffe2(scope, scopes))
+        order = {5: (4, 3, 0, 1, 2), 2: (1, 0), 1: (0,)}[len(leaf.shape)]
+        arrays[name] = np.zeros([leaf.shape[axis] for axis in order], np.float32)
+    np.savez(path, **arrays)
+    command = ["convert", str(path), "--from=vmz-caffe2", "--model=r2d_10", f"--out={out}"]
+    assert main(command) == 1
+    assert "does not fit the model" in capsys.readouterr().err
+    assert main([*command, "--frames=8"]) == 0
+    assert load(out).preprocessing.frames == 8
 
 
 def test_average_of_splits(tmp_path, capsys):

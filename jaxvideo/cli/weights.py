@@ -28,7 +28,14 @@ def add(commands: Any) -> None:
 def _convert(options: argparse.Namespace) -> int:
     from jaxvideo.pretrained import compare_with_reference, read_weights, save_weights
 
-    weights = read_weights(options.model, options.file, options.source, leave_out=options.leave_out)
+    weights = read_weights(
+        options.model,
+        options.file,
+        options.source,
+        leave_out=options.leave_out,
+        frames=options.frames,
+        crop=options.crop,
+    )
     reference = compare_with_reference(weights, options.file)
     manifest = save_weights(options.out, weights, reference=reference)
     print(f"{options.out}: {manifest['model']}, {len(weights.classes)} classes")
