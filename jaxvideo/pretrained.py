@@ -86,6 +86,8 @@ _DENSENET_TORCHVISION = {
 }
 _SLOWFAST = ("slow_*", "slowfast_*", "c2d_r50*", "i3d_r50*")
 _X3D = ("x3d_xs", "x3d_s", "x3d_m", "x3d_l")
+# SLOW_NLN_*.yaml set it; those of C2D and I3D do not.
+_SLOW_NL_PYSLOWFAST = {"arguments": {"positions": "softmax", "non_local_kind": "dot_product"}}
 _X3D_PYSLOWFAST = {"arguments": {"positions": "softmax", "res2_shortcut_bn": True}}
 
 SOURCES: dict[str, Source] = {
@@ -111,13 +113,14 @@ SOURCES: dict[str, Source] = {
         from_torch.vmz_caffe2,
         from_torch.CAFFE2_LEAVES,
         epsilon=1e-3,
-        arguments={"mid_channels": "per_conv"},
+        arguments={"mid_channels": "per_conv", "short_clips": "kept"},
         classes="kinetics400",
     ),
     # Branch CVPR2018: bytes less ActivityNet's mean. The later branch: mean and std.
     "hara": Source(_HARA, from_torch.hara, classes="kinetics400"),
+    # The stem of its wide networks and ResNeXts has 128 channels.
     "hara-master": Source(
-        _HARA,
+        tuple(name for name in _HARA if "wide" not in name and "resnext" not in name),
         from_torch.hara,
         preprocessing={
             "range": (0.0, 1.0),
@@ -233,7 +236,7 @@ SOURCES: dict[str, Source] = {
         from_torch.pyslowfast,
         arguments={"positions": "softmax"},
         classes="kinetics400",
-        others=dict.fromkeys(_X3D, _X3D_PYSLOWFAST),
+        others={**dict.fromkeys(_X3D, _X3D_PYSLOWFAST), "slow_r50_nl": _SLOW_NL_PYSLOWFAST},
     ),
     # Its C2D has no pool, ours has.
     "pyslowfast-caffe2": Source(
@@ -242,6 +245,7 @@ SOURCES: dict[str, Source] = {
         from_torch.CAFFE2_LEAVES,
         arguments={"positions": "softmax"},
         classes="kinetics400",
+        others={"slow_r50_nl": _SLOW_NL_PYSLOWFAST},
     ),
 }
 

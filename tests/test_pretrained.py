@@ -451,6 +451,12 @@ def test_convert_and_predict(tmp_path, video, capsys):
     assert "does not fit the model" in capsys.readouterr().err
 
 
+def test_hara_master_has_other_wide_networks():
+    """Their stem has 128 channels there, and 64 here and in the old branch."""
+    assert sources_of("wide_resnet50_3d") == sources_of("resnext50_3d") == ["hara"]
+    assert "hara-master" in sources_of("preact_resnet50_3d")
+
+
 def test_convert_for_another_clip(tmp_path, capsys):
     """R2D's first kernel has three channels per frame."""
     path, out = tmp_path / "r2d.npz", tmp_path / "w.safetensors"

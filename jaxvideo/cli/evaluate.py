@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 from typing import Any
 
@@ -55,10 +56,10 @@ def add(commands: Any) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    import dataclasses
 
     from jaxvideo.evaluation.protocol import evaluate
     from jaxvideo.evaluation.scores import NAMES, estimates
+    from jaxvideo.models import arguments_for
     from jaxvideo.training.config import read_config
 
     if options.worst < 0 or options.draws < 2:
@@ -73,6 +74,8 @@ def _evaluate(options: argparse.Namespace) -> int:
     net = open_network(options)
     preprocessing = net.preprocessing
     split, dataset = _dataset(run.data, options.split)
+    arguments = arguments_for(net.name, net.arguments, exclusive=not dataset.label_sets)
+    net = dataclasses.replace(net, arguments=arguments)
     columns = _columns(net.classes, dataset.classes)
     out = _folder(options, protocol)
     facts = _facts(options, run, net, protocol, dataset, split)
@@ -174,7 +177,6 @@ def _folder(options: argparse.Namespace, protocol):
 
 def _facts(options, run, net, protocol, dataset, split) -> dict[str, str]:
     """What was tested on what and how: every number that the result depends on."""
-    import dataclasses
 
     p = protocol.apply(net.preprocessing)
 
@@ -265,7 +267,6 @@ def _notes(result, protocol) -> list[str]:
 
 def _write(options, out, result, dataset, numbers, facts, notes, net, protocol) -> None:
     """`result.json`, `scores.npz`, which `fuse` reads, and `report.html`."""
-    import dataclasses
     import json
 
     from jaxvideo.evaluation.fusion import SCORES, Scores, save_scores, video_names

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -434,3 +435,15 @@ def create_model(name: str, **arguments: Any) -> nn.Module:
                 f"model {name!r} has no argument {argument!r}. {hint}All: {sorted(allowed)}"
             )
     return entry.build(**entry.arguments, **{**entry.defaults, **arguments})
+
+
+def arguments_for(name: str, arguments: Mapping[str, Any], *, exclusive: bool) -> dict[str, Any]:
+    """Returns the arguments of a network for labels that exclude each other, or do not.
+
+    The heads of SlowFast, X3D and CSN join the answers of several positions by a softmax; for
+    labels that do not exclude each other this must be a sigmoid.
+    """
+    before, after = ("sigmoid", "softmax") if exclusive else ("softmax", "sigmoid")
+    if getattr(create_model(name, **arguments), "positions", None) != before:
+        return dict(arguments)
+    return {**arguments, "positions": after}

@@ -149,6 +149,9 @@ class ResNet3D(nn.Module):
       hara: his stem, with temporal extent 7 and a max pool; else Tran's, 3 and none.
       mid_channels: of R(2+1)D, "per_conv" (paper, VMZ) or "per_block" (torchvision). "auto"
         is the first for fresh parameters, and whatever given ones have.
+      short_clips: "strided", time is halved in conv3_x, conv4_x and conv5_x whatever the clip
+        (torchvision, VMZ's networks in torch, Hara); "kept", not in conv5_x if the clip has less
+        than 8 frames, nor in conv4_x if it has less than 4 (VMZ's Caffe2 code, `create_r3d`).
       dropout_rate: before fc; the papers use none.
       bn_groups, bn_momentum, bn_epsilon: see `layers.norm`.
       dtype: compute dtype; parameters and statistics are f32.
@@ -165,6 +168,7 @@ class ResNet3D(nn.Module):
     preactivation: bool = False
     hara: bool = False
     mid_channels: str = "auto"
+    short_clips: str = "strided"
     dropout_rate: float = 0.0
     bn_groups: int = 1
     bn_momentum: float = 0.9
@@ -174,8 +178,11 @@ class ResNet3D(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> tuple[jax.Array, dict[str, jax.Array]]:
-        rules = ("auto", "per_conv", "per_block")
-        for field, allowed in (("mid_channels", rules), ("shortcut", ("A", "B"))):
+        for field, allowed in (
+            ("mid_channels", ("auto", "per_conv", "per_block")),
+            ("shortcut", ("A", "B")),
+            ("short_clips", ("strided", "kept")),
+        ):
             if getattr(self, field) not in allowed:
                 raise ConfigError(f"{field}={getattr(self, field)!r}: allowed are {allowed}")
 
@@ -204,9 +211,9 @@ class ResNet3D(nn.Module):
             convs = ((features, 3), (features, 3))
             if self.expansion:
                 convs = ((features, 1), (features, 3), (features * self.expansion, 1))
-            # Very short clips are not strided to nothing (VMZ, video_model.py).
             too_short = (frames < 8 and index == 3) or (frames < 4 and index == 2)
-            temporal = 1 if kind == SPATIAL or (too_short and not self.hara) else 2
+            kept = too_short and self.short_clips == "kept"
+            temporal = 1 if kind == SPATIAL or kept else 2
             block = functools.partial(
                 ResidualBlock,
                 convs=convs,

@@ -43,7 +43,7 @@ Taps = int | Sequence[int]
 STAGES = ("res2", "res3", "res4", "res5")
 LATERALS = ("time_conv", "time_to_channel", "time_to_channel_sum", "time_sample", "none")
 SAMPLINGS = ("linspace", "stride")
-POSITIONS = ("softmax", "logits", "global")
+POSITIONS = ("softmax", "sigmoid", "logits", "global")
 
 
 class Bottleneck(nn.Module):
@@ -156,8 +156,8 @@ class SlowFast(nn.Module):
       non_local_kind: see `NonLocal`.
       width: channels of the Slow pathway's conv1; 64 in the paper, all others follow.
       positions: what the head does at test where a map is larger than `pool`: it answers at
-        every position, and their "softmax" or "logits" are averaged; or "global", one pool
-        over all. In training it is one pool.
+        every position, and their "softmax", "sigmoid" (labels that do not exclude each other)
+        or "logits" are averaged; or "global", one pool over all. In training it is one pool.
       pool: side of the window that the head averages at test, the map's size in training.
       bn_groups, bn_momentum, bn_epsilon: see `layers.norm`.
       dtype: compute dtype; parameters and statistics are f32.
@@ -326,10 +326,14 @@ def window_means(x: jax.Array, pool: int) -> jax.Array:
 
 def joint_answer(x: jax.Array, positions: str) -> jax.Array:
     """Logits `[N, T, H, W, classes]` of all positions to `[N, classes]`: their mean, or for
-    "softmax" such whose softmax is the mean of their softmaxes."""
+    "softmax" such whose softmax is the mean of their softmaxes, and so for "sigmoid"."""
     x = x.reshape(len(x), -1, x.shape[-1])
     if positions == "softmax" and x.shape[1] > 1:
         return average_predictions(*jnp.moveaxis(x, 1, 0))
+    if positions == "sigmoid" and x.shape[1] > 1:
+        # log p - log(1 - p) of the mean p; the number of positions cancels out.
+        yes, no = (jax.nn.logsumexp(jax.nn.log_sigmoid(one), axis=1) for one in (x, -x))
+        return yes - no
     return x.mean(1)
 
 

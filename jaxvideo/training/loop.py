@@ -21,7 +21,7 @@ from jaxvideo import startup
 from jaxvideo.data.datasets import VideoDataset
 from jaxvideo.data.pipeline import Batch, Share, error_text, train_batches
 from jaxvideo.evaluation.protocol import Result, evaluate, join
-from jaxvideo.models import create_model
+from jaxvideo.models import arguments_for, create_model
 from jaxvideo.precision import resolve_dtype
 from jaxvideo.pretrained import SOURCES
 from jaxvideo.training import checkpoint, distributed, run_folder
@@ -100,6 +100,9 @@ def _train(run: Run, config, workdir: Path, train_set, val_set) -> dict[str, Any
     sizes = {"batch_size": run.batch_size, "eval_batch_size": run.eval_batch_size}
     layout = make_layout(run.parallel, sizes)
     run, given = _given_weights(run, workdir, len(train_set.classes))
+    spec = dict(run.model)
+    arguments = arguments_for(spec.pop("name"), spec, exclusive=not train_set.label_sets)
+    run = dataclasses.replace(run, model={"name": run.model["name"], **arguments})
     model = create_model(**run.model, num_classes=len(train_set.classes))
     check_split(run.parallel, model, run.preprocessing.shape)
     epoch_steps = run.epoch_steps or max(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import sys
 from collections.abc import Mapping
 from functools import cache
 from typing import Any
@@ -26,16 +26,20 @@ _S3D_STAGES = (
 
 @cache
 def torchvision() -> Any:
-    """The package; its wheel wants operators that a CPU torch lacks and that nobody calls."""
+    """The package. Its wheel for CUDA wants operators that a CPU torch lacks and nobody calls."""
     import torch
 
-    library = torch.library.Library("torchvision", "FRAGMENT")
-    for operator in ("nms", "qnms"):
-        with contextlib.suppress(RuntimeError):  # a torchvision that fits its torch has them
+    try:
+        import torchvision
+    except RuntimeError:  # operator torchvision::nms does not exist
+        for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
+            del sys.modules[name]
+        library = torch.library.Library("torchvision", "FRAGMENT")
+        for operator in ("nms", "qnms"):
             library.define(f"{operator}(Tensor dets, Tensor scores, float threshold) -> Tensor")
-    import torchvision
+        import torchvision
 
-    torchvision.jaxvideo_keeps = library  # its operators vanish with it
+        torchvision.jaxvideo_keeps = library  # its operators vanish with it
     return torchvision
 
 

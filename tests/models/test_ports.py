@@ -80,7 +80,13 @@ def f64():
         yield
 
 
-@pytest.mark.parametrize("shape", [(1, 16, 112, 112, 3), (1, 13, 97, 113, 3)], ids=str)
+FULL_SIZE = [(1, 16, 112, 112, 3), (1, 13, 97, 113, 3)]
+SHORT = [(1, frames, 32, 32, 3) for frames in (3, 5, 6, 7)]
+
+
+@pytest.mark.parametrize(
+    "shape", [pytest.param(s, marks=pytest.mark.full) for s in FULL_SIZE] + SHORT, ids=str
+)
 @pytest.mark.parametrize("name", ["r3d_18", "mc3_18", "r2plus1d_18"])
 def test_torchvision(torchvision, tmp_path, name, shape):
     network = ports.randomise(getattr(torchvision.models.video, name)(num_classes=400))
@@ -95,6 +101,7 @@ def test_torchvision(torchvision, tmp_path, name, shape):
     assert {stage: e for stage in stages if (e := error(ours[stage], stages[stage])) > 1e-4} == {}
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", ["r3d_18", "mc3_18", "r2plus1d_18", "s3d"])
 def test_a_training_step_of_torchvision(torchvision, f64, tmp_path, name):
     """Loss, gradients, running statistics and the weights after SGD with momentum and decay.

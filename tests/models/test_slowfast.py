@@ -21,7 +21,7 @@ from jaxvideo.models.slowfast import (
     slow_frames,
     window_means,
 )
-from jaxvideo.pretrained import SOURCES, read_weights
+from jaxvideo.pretrained import SOURCES, _source, read_weights
 from jaxvideo.types import CheckpointError, ConfigError, Lowering
 from jaxvideo.weights import from_torch, tree
 
@@ -110,6 +110,16 @@ def test_positions_average_softmaxes_or_logits():
     answer = jax.nn.softmax(joint_answer(jnp.asarray(logits), "softmax"))
     np.testing.assert_allclose(answer, [[1 - mean, mean]], rtol=1e-6)
     np.testing.assert_allclose(joint_answer(jnp.asarray(logits), "logits"), [[1.5, 1.5]])
+
+
+def test_joint_answer_of_labels_that_do_not_exclude_each_other():
+    """The logit of the mean probability: two positions of .9933 give .9933."""
+    logits = jnp.asarray(np.reshape([[5.0, 5.0, -90.0], [5.0, -1.0, -90.0]], (1, 1, 2, 1, 3)))
+    joint = joint_answer(logits, "sigmoid")
+    expected = jax.nn.sigmoid(logits).mean((1, 2, 3))
+    np.testing.assert_allclose(jax.nn.sigmoid(joint), expected, rtol=1e-5)
+    np.testing.assert_allclose(jax.nn.sigmoid(joint)[0, 0], 0.99331, rtol=1e-5)
+    np.testing.assert_allclose(joint[0, 2], -90, rtol=1e-5)
 
 
 def test_windows_of_a_map():
@@ -322,6 +332,16 @@ CAFFE2_TO_PYSLOWFAST = {
     r"_[ws]$": ".weight",
     r"_b$": ".bias",
 }
+
+
+@pytest.mark.parametrize("source", ["pyslowfast", "pyslowfast-caffe2"])
+def test_affinities_of_pyslowfasts_networks(source):
+    """SLOW_NLN_*.yaml set NONLOCAL.INSTANTIATION to dot_product; the others keep softmax."""
+    kinds = {
+        name: create_model(name, **_source(source, name).arguments).non_local_kind
+        for name in ("slow_r50_nl", "i3d_r50_nl")
+    }
+    assert kinds == {"slow_r50_nl": "dot_product", "i3d_r50_nl": "softmax"}
 
 
 @pytest.mark.parametrize("name", ["slowfast_r50", "slow_r50", "slowfast_16x8_r101_nl"])

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from jaxvideo import create_model, list_models
-from jaxvideo.models import MODELS
+from jaxvideo.models import MODELS, arguments_for
 from jaxvideo.models.inception import I3D, VARIANTS
 from jaxvideo.models.resnet3d import mid_width
 from jaxvideo.models.summary import Summary, summarise, summary_of, trace, trace_of_clip
@@ -342,10 +342,35 @@ def test_temporal_sizes(kind, frames, depth):
     assert [ends[stage][0] for stage in list(ends)[:5]] == expected
 
 
-@pytest.mark.parametrize(("frames", "temporal"), [(4, [4, 4, 2, 1, 1]), (2, [2, 2, 1, 1, 1])])
-def test_very_short_clips_are_not_strided_to_nothing(frames, temporal):
-    ends = summarise("r3d_18", frames=frames, crop=32).endpoints
-    assert [ends[stage][0] for stage in list(ends)[:5]] == temporal
+@pytest.mark.parametrize(
+    ("frames", "strided", "kept"),
+    [
+        (2, [2, 2, 1, 1, 1], [2, 2, 1, 1, 1]),
+        (3, [3, 3, 2, 1, 1], [3, 3, 2, 2, 2]),
+        (4, [4, 4, 2, 1, 1], [4, 4, 2, 1, 1]),
+        (6, [6, 6, 3, 2, 1], [6, 6, 3, 2, 2]),
+    ],
+)
+def test_very_short_clips(frames, strided, kept):
+    """torchvision halves time in every stage, VMZ's Caffe2 code spares short clips."""
+    for rule, expected in {"strided": strided, "kept": kept}.items():
+        ends = summarise("r3d_18", frames=frames, crop=32, short_clips=rule).endpoints
+        assert [ends[stage][0] for stage in list(ends)[:5]] == expected
+    assert create_model("r3d_18").short_clips == "strided"
+
+
+def test_labels_that_do_not_exclude_each_other():
+    assert arguments_for("x3d_m", {"width": 1.0}, exclusive=False) == {
+        "width": 1.0,
+        "positions": "sigmoid",
+    }
+    assert arguments_for("r3d_18", {}, exclusive=False) == {}
+    assert arguments_for("slow_r50", {"positions": "sigmoid"}, exclusive=True) == {
+        "positions": "softmax"
+    }
+    assert arguments_for("slow_r50", {"positions": "logits"}, exclusive=False) == {
+        "positions": "logits"
+    }
 
 
 @pytest.mark.parametrize("name", ["r2plus1d_18", "r3d_34", "mc3_10"])
