@@ -42,6 +42,7 @@ def test_by_hand():
     assert y.ravel().tolist() == [2, 3 + 10, 4 + 20, 30]
 
 
+@pytest.mark.torch
 @pytest.mark.parametrize(("kernel", "strides", "padding"), CASES)
 def test_equals_torch(kernel, strides, padding):
     torch = pytest.importorskip("torch")

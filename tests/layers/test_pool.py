@@ -81,6 +81,7 @@ def test_adaptive_average(out):
         np.testing.assert_allclose(y[:, place[0], place[1], place[2]], mean, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.torch
 @pytest.mark.parametrize(
     ("kernel", "strides", "padding"),
     [((1, 3, 3), (1, 2, 2), 1), ((3, 3, 3), (1, 1, 1), 1), ((2, 2, 2), (2, 2, 2), 0)],

@@ -89,11 +89,15 @@ def test_one_frame_has_no_motion():
 
 
 def test_stored_flow():
-    """-20 and 20 pixels are the bytes 0 and 255; more is clipped. Enlarged as torch does."""
+    """-20 and 20 pixels are the bytes 0 and 255; more is clipped."""
     flow = jnp.broadcast_to(jnp.array([20.0, -30.0]), (1, 1, 2, 3, 2))
     stored = hidden.as_stored(flow, 4, 6)
     np.testing.assert_allclose(stored[..., 0], 255, rtol=1e-5)
     np.testing.assert_allclose(stored[..., 1], 0, atol=1e-5)
+
+
+@pytest.mark.torch
+def test_stored_flow_is_enlarged_as_in_torch():
     torch = pytest.importorskip("torch")
     flow = np.random.default_rng(0).uniform(-9, 9, (1, 3, 5, 4, 2)).astype(np.float32)
     large = torch.nn.functional.interpolate(
@@ -220,6 +224,7 @@ def test_weights_of_the_losses():
     assert ratios == pytest.approx([1 / 16, 1 / 24, 3])
 
 
+@pytest.mark.torch
 def test_warp_and_its_gradient_equal_torch():
     torch = pytest.importorskip("torch")
     rng = np.random.default_rng(0)
