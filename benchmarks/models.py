@@ -184,6 +184,7 @@ def jax_contender(name: str, dtype: str, training: bool, plain: bool = False, on
         state[:] = compiled(*state, *rest)
         jax.block_until_ready(state)
 
+    step.text = compiled.as_text()  # for operations.py
     return infer, step, inference_s, step_s
 
 
