@@ -51,6 +51,7 @@ def paper():
     return list(published())
 
 
+@pytest.mark.full
 def test_published_steps(paper):
     found = [
         (
@@ -66,6 +67,7 @@ def test_published_steps(paper):
     assert [s.macs for s in paper] == [complexity(s.factors) for s in paper]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", ["x3d_xs", "x3d_s", "x3d_m", "x3d_l", "x3d_xl"])
 def test_published_networks_are_the_registrys(paper, name):
     """The clip, too: 4 x 12, 13 x 6 and 16 x 5 at 30 frames per second."""

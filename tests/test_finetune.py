@@ -119,6 +119,7 @@ def quick_compiler():
     jax.config.update("jax_disable_most_optimizations", False)
 
 
+@pytest.mark.full
 @pytest.mark.usefixtures("quick_compiler")
 def test_a_run(config, folder, weights, tmp_path, capsys):
     """Hara's recipe: conv5_x and fc learn, all else keeps its numbers; fc has two classes now."""

@@ -37,6 +37,11 @@ def net():
     return network()
 
 
+APPLY = jax.jit(
+    lambda model, variables, clip: model.apply(variables, clip, train=False), static_argnums=0
+)
+
+
 def logits_of(net, video, protocol):
     """Step by step: decode, views, prepare, apply."""
     with open_video(video) as file:
@@ -44,7 +49,7 @@ def logits_of(net, video, protocol):
             file.num_frames, file.height, file.width, file.fps, PRE, protocol, times=file.times
         )
         views = np.concatenate([read_views(file, views, PRE) for views in clips])
-    return net.model.apply(net.variables, net.prepare(views), train=False)
+    return APPLY(net.model, net.variables, net.prepare(views))
 
 
 def test_predict(net, video):
@@ -261,12 +266,14 @@ def test_in_a_bigger_module(net):
 
     clip = jnp.ones((2, *PRE.shape))
     whole = Scored(net.model)
-    variables = whole.init(jax.random.key(0), clip)
+    variables = jax.jit(whole.init)(jax.random.key(0), clip)
     variables = {
         "params": {**variables["params"], "backbone": net.variables["params"]},
         "batch_stats": {"backbone": net.variables["batch_stats"]},
     }
-    pooled = net.model.apply(net.variables, clip, train=False)[1]["pool"]
+    pooled = APPLY(net.model, net.variables, clip)[1]["pool"]
     dense = variables["params"]["score"]
     expected = pooled @ dense["kernel"] + dense["bias"]
-    np.testing.assert_allclose(whole.apply(variables, clip), expected, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(
+        jax.jit(whole.apply)(variables, clip), expected, rtol=1e-4, atol=1e-6
+    )

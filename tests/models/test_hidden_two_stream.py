@@ -331,6 +331,7 @@ def test_losses_are_sown_in_training_only():
         assert not jax.eval_shape(call, variables, clip)[1]
 
 
+@pytest.mark.full
 def test_motionnet_learns_a_translation():
     clip = moving(np.random.default_rng(0), frames=3, side=24, step=(2, 0))
     model = MotionNet(**SMALL)

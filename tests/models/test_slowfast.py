@@ -290,6 +290,7 @@ def renamed(names, rules, two=False, pooled=False, x3d=False):
     return {rename(name): shape for name, shape in names.items()}
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", ["slowfast_r50", "slowfast_r101", "slow_r50", "i3d_r50"])
 def test_pyslowfasts_names_become_pytorchvideos(name):
     two, pooled = name.startswith("slowfast"), name == "i3d_r50"
@@ -344,6 +345,7 @@ def test_affinities_of_pyslowfasts_networks(source):
     assert kinds == {"slow_r50_nl": "dot_product", "i3d_r50_nl": "softmax"}
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", ["slowfast_r50", "slow_r50", "slowfast_16x8_r101_nl"])
 def test_caffe2s_names_become_pyslowfasts(name):
     caffe2 = torch_names(name, from_torch.pyslowfast_caffe2, from_torch.CAFFE2_LEAVES)

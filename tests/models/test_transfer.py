@@ -236,6 +236,7 @@ def test_a_step_teaches_student_and_classifier_only(trained):
             assert np.array_equal(after[name], before) == kept, name
 
 
+@pytest.mark.full
 def test_the_loss_is_of_frames_and_clips(trained):
     """By networks of their own: frames 1, 4 and 6 of 8, BN as at test; the clip as in training."""
     variables, batch, _, metrics = trained
@@ -271,6 +272,7 @@ def test_at_test_the_student_answers(trained):
     assert list(ends) == [f"student/{name}" for name in own]
 
 
+@pytest.mark.full
 def test_registry_rows_of_the_paper():
     """The student is t3d_121, the teacher DenseNet-121 without its classifier: 7,978,856 less
     1,025,000 parameters; the layers between see 1024 + 896 features."""

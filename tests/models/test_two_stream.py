@@ -82,6 +82,7 @@ def test_counts_of_fusion(fields, parameters, printed):
         assert abs(as_counted / 1e6 - printed) < 0.01
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("model", "shape", "parameters", "statistics"),
     [
@@ -324,6 +325,7 @@ def test_bilinear_network_ends_with_its_features():
 # --- TSN ------------------------------------------------------------------------------------
 
 
+@pytest.mark.full
 def test_segments_are_scored_alone():
     model, clip = TSN(snippet=2, **SMALL), clip_of((2, 6, 48, 48, 2))
     variables = random_variables(model, clip.shape[1:])
@@ -368,6 +370,7 @@ def test_average_predictions():
     np.testing.assert_allclose(jax.nn.softmax(logits), mean, atol=1e-6)
 
 
+@pytest.mark.full
 def test_two_stream_inception_is_two_inceptions():
     variables, _, ends = shapes_of(TwoStreamInception(), BOTH)
     alone, _, _ = shapes_of(I3D(**VARIANTS["inception_v1"]), (1, 224, 224, 3))
@@ -387,6 +390,7 @@ def test_shapes_of_fused_inception():
     assert ends["pool"] == (3, 4, 4, 512)
 
 
+@pytest.mark.full
 def test_two_stream_inception_averages_probabilities():
     model = TwoStreamInception(**SMALL)
     clip = clip_of((1, 10, 32, 32, 5))
@@ -413,6 +417,7 @@ MODELS = [
 ]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(("model", "shape", "heads"), MODELS)
 def test_small_in_bfloat16(model, shape, heads):
     model = model.clone(dtype=jnp.bfloat16)

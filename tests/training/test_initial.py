@@ -40,6 +40,7 @@ def run(tmp_path_factory):
     return folder, variables
 
 
+@pytest.mark.full
 def test_from_a_run(run):
     folder, expected = run
     variables, model, notes = initial_weights(Init(str(folder)), FLAT, 3, PRE, 0)

@@ -82,6 +82,7 @@ def free_port():
         return listener.getsockname()[1]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("model", MODELS)
 def test_eight_devices_learn_as_one(model):
     found = finish(start(model, 8, STEPS))

@@ -115,6 +115,7 @@ def test_what_a_run_leaves(finished):
     assert "ETA" in stdout
 
 
+@pytest.mark.full
 def test_a_finished_run_is_not_repeated(environment, finished):
     workdir, _ = finished
     before = (workdir / "result.json").stat().st_mtime_ns
