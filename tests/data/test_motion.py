@@ -207,6 +207,7 @@ def _colours(frame):
     return cv2.resize(frame, (14, 11), interpolation=cv2.INTER_AREA).ravel().astype(np.float32)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("look", [_where_the_object_is, _colours])
 def test_single_frames_do_not_tell_the_class(rendered, look):
     videos, labels = rendered
@@ -291,6 +292,7 @@ def test_killed_and_completed(whole, tmp_path):
     assert lines[0].startswith(f"rendering {120 - len(kept) + 1} motion videos")
 
 
+@pytest.mark.full
 def test_two_processes_make_one_set(whole, tmp_path):
     root = tmp_path / "set"
     root.mkdir()

@@ -265,6 +265,7 @@ def moving(rng, frames, side, step):
     return jnp.asarray(np.stack(video)[None], jnp.float32)
 
 
+@pytest.mark.full
 def test_the_true_flow_has_no_photometric_loss():
     """At full size; the others' loss is far above the penalty of nothing, (1e-6)^0.4."""
     clip = moving(np.random.default_rng(0), frames=3, side=40, step=(3, -2))
@@ -358,6 +359,7 @@ def test_motionnet_learns_a_translation():
     np.testing.assert_allclose(flow, [2, 0], atol=0.3)
 
 
+@pytest.mark.full
 def test_both_losses_reach_motionnet():
     clip = moving(np.random.default_rng(0), frames=2, side=32, step=(1, 1))
     model = HiddenTwoStream(3, **SMALL, width=1 / 16)

@@ -185,6 +185,7 @@ def started(module, x):
     return jax.jit(partial(module.init_with_output, train=False))(key, x)
 
 
+@pytest.mark.full
 def test_blocks_start_as_their_shortcuts():
     x = np.abs(clip_of((1, 2, 4, 4, 16)))
     blocks = {

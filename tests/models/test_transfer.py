@@ -162,6 +162,7 @@ def test_unknown_feature(batch):
         jax.eval_shape(lambda: model.init(jax.random.key(0), *batch, train=False))
 
 
+@pytest.mark.full
 def test_t3d_and_a_2d_network():
     """Shapes of the paper: 8 frames, a clip of 32, features of 1024 and (T3D-121's) 896."""
     model = SupervisionTransfer(InceptionTrunk(per_frame=True), DenseNet3D(**VARIANTS["t3d_121"]))
@@ -227,6 +228,7 @@ def trained():
     return variables, batch, *step(state, batch, jax.random.key(0))
 
 
+@pytest.mark.full
 def test_a_step_teaches_student_and_classifier_only(trained):
     variables, _, state, _ = trained
     for kind, after in (("params", state.params), ("batch_stats", state.batch_stats)):

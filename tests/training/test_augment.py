@@ -87,6 +87,7 @@ def test_an_operation_is_pillows(clip, name, up):
         assert np.abs(found - clip).mean() > 0.5
 
 
+@pytest.mark.full
 def test_a_flat_clip_stays_whole():
     """No extremes to stretch, one filled bin, no chroma to divide by."""
     flat = np.full((2, 5, 5, 3), 77, np.uint8)
@@ -175,6 +176,7 @@ def test_flow_beside_rgb_keeps_its_values(clip):
     assert (found[..., :3] != five[..., :3]).any()
 
 
+@pytest.mark.full
 def test_randaugment_draws_every_operation_evenly(clip):
     """One layer over 900 keys: what each made of the clip is one of the operations' results."""
     small = clip[:1, :30, :30]
@@ -192,6 +194,7 @@ def test_randaugment_draws_every_operation_evenly(clip):
     assert all(60 < count < 140 for count in counts.values()), counts
 
 
+@pytest.mark.full
 def test_erasing():
     clip = jnp.ones((400, 2, 30, 40, 1))
     keys = jax.random.split(jax.random.key(0), 400)
@@ -260,6 +263,7 @@ def test_cutmix():
     assert share.min() < 0.4
 
 
+@pytest.mark.full
 def test_mixup_and_cutmix_share_the_clips():
     clip = batch()
     found, _ = map(np.asarray, mix(clip, np.ones(N), KEYS, mixup=1.0, cutmix=1.0))

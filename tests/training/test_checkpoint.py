@@ -18,6 +18,7 @@ from jaxvideo.training.optim import Optim, make_plateau
 from jaxvideo.training.step import TrainState
 from jaxvideo.types import CheckpointError
 from jaxvideo.weights import tree
+from tests.marks import some
 
 # Where reading fails, Orbax leaves tasks behind that also failed: collected here, and not in
 # whichever test comes next.
@@ -82,7 +83,7 @@ def halve(path: Path) -> None:
     path.write_bytes(content[: len(content) // 2])
 
 
-@pytest.mark.parametrize("damage", [empty, halve, Path.unlink])
+@pytest.mark.parametrize("damage", some([empty, halve, Path.unlink], [halve]))
 def test_truncated(saved, tmp_path, damage):
     """Whichever file of it was cut: one error that says what to do, or nothing was lost."""
     refused = 0

@@ -109,6 +109,7 @@ def test_wrong_init():
         initial_weights(Init("no.pt", source="hara"), {"name": "resnet18_3d_a"}, 3, PRE, 0)
 
 
+@pytest.mark.full
 def test_streams_from_parts(tmp_path):
     """Two networks under the scopes of the one that they make up; one may be a file."""
     paths, expected = {}, {}

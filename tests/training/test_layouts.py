@@ -90,6 +90,7 @@ def test_eight_devices_learn_as_one(model):
     assert alone(model)["collectives"] == dict.fromkeys(found["collectives"], 0)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("lowering", ["direct", "auto"])
 @pytest.mark.parametrize(("groups", "norms_across"), [(8, 0), (2, 11)])
 def test_collectives_are_those_of_theory(groups, norms_across, lowering):
@@ -103,6 +104,7 @@ def test_collectives_are_those_of_theory(groups, norms_across, lowering):
     assert 2 * norms_across + 1 <= found["all-reduce"] <= 2 * norms_across + 2
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("model", MODELS)
 def test_two_processes_learn_as_one(model):
     port = free_port()
