@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-# A small version of configs/motion.py: 240 steps. Chance is 12.5 %, and whoever is blind to the
+# A small version of configs/motion.py: 240 steps of Adam. Seed 0 starts to learn in the second
+# epoch, whatever the rounding; when another seed starts, rounding decides. Chance is 12.5 %, and whoever is blind to the
 # order of frames cannot pass 50 %.
 SMALL = {
     "data.train_videos": 480,
@@ -18,8 +19,10 @@ SMALL = {
     "batch_size": 16,
     "preprocessing.size": 40,
     "preprocessing.crop": 32,
-    "optim.lr": 0.03,
-    "optim.warmup_epochs": 1.0,
+    "optim.rule": "adam",
+    "optim.nesterov": False,
+    "optim.lr": 0.003,
+    "optim.warmup_epochs": 0.5,
     "protocol.clips": 1,
 }
 
@@ -34,10 +37,11 @@ def environment(tmp_path_factory):
 
 @pytest.mark.full
 @pytest.mark.parametrize(
-    ("name", "low", "high"), [("r2plus1d_18", 0.45, 1.0), ("f_r2d_18", 0.0, 0.3)]
+    ("name", "low", "high"), [("r2plus1d_10", 0.5, 1.0), ("f_r2d_10", 0.0, 0.3)]
 )
 def test_who_learns_motion(environment, tmp_path, name, low, high):
-    """R(2+1)D-18 reached 64 %, f-R2D-18, a 2-D network per frame, 12 %."""
+    """R(2+1)D-10 reached 84 to 88 % with three roundings of its convolutions; f-R2D-10, a 2-D
+    network per frame, 11 %."""
     command = [sys.executable, "train.py", f"--config=configs/motion.py:{name}"]
     command += [f"--config.{key}={value}" for key, value in SMALL.items()]
     done = subprocess.run(
