@@ -182,6 +182,7 @@ def close(a, b):
     )
 
 
+@pytest.mark.full
 def test_larger_steps_of_the_paper(paper):
     """M to XL: each is what is nearest to twice the one before."""
     for before, after in itertools.pairwise(paper[9:]):

@@ -10,7 +10,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 # A small version of configs/motion.py: 240 steps of Adam. Seed 0 starts to learn in the second
-# epoch, whatever the rounding; when another seed starts, rounding decides. Chance is 12.5 %, and whoever is blind to the
+# epoch, whatever the rounding; when another seed starts, rounding decides. Chance is 12.5 %, and
+# whoever is blind to the
 # order of frames cannot pass 50 %.
 SMALL = {
     "data.train_videos": 480,

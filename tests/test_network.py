@@ -14,6 +14,7 @@ from jaxvideo import Network, create_model, load
 from jaxvideo.data.decode import open_video
 from jaxvideo.data.pipeline import read_views
 from jaxvideo.data.views import protocol_views
+from jaxvideo.models.summary import trace_of_clip
 from jaxvideo.training import checkpoint
 from jaxvideo.training.step import TrainState
 from jaxvideo.types import CheckpointError, ConfigError, Preprocessing, Protocol, VideoError
@@ -23,11 +24,23 @@ PRE = Preprocessing(frames=4, stride=2, size=24, crop=20, mean=(0.4,) * 3, std=(
 CLASSES = ("down", "left", "right", "up")
 
 
+def random_values(shapes, seed):
+    """What `model.init` gives in shape; it takes much longer to compile."""
+    rng = np.random.default_rng(seed)
+
+    def values(name, shape):
+        if name.endswith("kernel"):
+            return rng.normal(0, np.prod(shape[:-1]) ** -0.5, shape)
+        return rng.uniform(0.5, 1.5, shape) - (not name.endswith(("scale", "var")))
+
+    return {name: jnp.float32(values(name, leaf.shape)) for name, leaf in shapes.items()}
+
+
 def network(seed=0, **arguments) -> Network:
     arguments = {"width": 4, "num_classes": 4, **arguments}
     model = create_model("f_r2d_10", **arguments)
-    clip = jnp.zeros((1, *PRE.shape))
-    variables = jax.jit(lambda key: model.init(key, clip, train=False))(jax.random.key(seed))
+    shapes = tree.flatten(trace_of_clip(model, PRE.shape).variables)
+    variables = tree.unflatten(random_values(shapes, seed))
     protocol = Protocol(clips=3, crops=3)
     return Network("f_r2d_10", arguments, variables, PRE, protocol, CLASSES, {"source": "here"})
 
@@ -266,9 +279,9 @@ def test_in_a_bigger_module(net):
 
     clip = jnp.ones((2, *PRE.shape))
     whole = Scored(net.model)
-    variables = jax.jit(whole.init)(jax.random.key(0), clip)
+    score = random_values({"kernel": jnp.zeros((32, 1)), "bias": jnp.zeros(1)}, 0)
     variables = {
-        "params": {**variables["params"], "backbone": net.variables["params"]},
+        "params": {"score": score, "backbone": net.variables["params"]},
         "batch_stats": {"backbone": net.variables["batch_stats"]},
     }
     pooled = APPLY(net.model, net.variables, clip)[1]["pool"]

@@ -263,6 +263,7 @@ def test_the_loss_is_of_frames_and_clips(trained):
     np.testing.assert_allclose(metrics["loss"], matching - own.mean(), rtol=1e-4)
 
 
+@pytest.mark.full
 def test_at_test_the_student_answers(trained):
     variables, batch, *_ = trained
     clip = prepare(jnp.asarray(batch["video"][:1]), PRE, jnp.float32)

@@ -18,6 +18,9 @@ from jaxvideo.training.distributed import together
 from jaxvideo.training.parallel import Parallel, check_split, make_layout
 from jaxvideo.types import ConfigError, Interrupted
 
+# Every layout compiles a step of its own, and some start processes.
+pytestmark = pytest.mark.full
+
 ROOT = Path(__file__).parent.parent.parent
 STEPS = 20
 MODELS = {
@@ -82,7 +85,6 @@ def free_port():
         return listener.getsockname()[1]
 
 
-@pytest.mark.full
 @pytest.mark.parametrize("model", MODELS)
 def test_eight_devices_learn_as_one(model):
     found = finish(start(model, 8, STEPS))
@@ -90,7 +92,6 @@ def test_eight_devices_learn_as_one(model):
     assert alone(model)["collectives"] == dict.fromkeys(found["collectives"], 0)
 
 
-@pytest.mark.full
 @pytest.mark.parametrize("lowering", ["direct", "auto"])
 @pytest.mark.parametrize(("groups", "norms_across"), [(8, 0), (2, 11)])
 def test_collectives_are_those_of_theory(groups, norms_across, lowering):
@@ -104,7 +105,6 @@ def test_collectives_are_those_of_theory(groups, norms_across, lowering):
     assert 2 * norms_across + 1 <= found["all-reduce"] <= 2 * norms_across + 2
 
 
-@pytest.mark.full
 @pytest.mark.parametrize("model", MODELS)
 def test_two_processes_learn_as_one(model):
     port = free_port()

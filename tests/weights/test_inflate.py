@@ -91,6 +91,7 @@ def test_centre_initialisation_is_the_flat_network_on_any_clip():
         )
 
 
+@pytest.mark.full
 def test_inception_of_a_still_video():
     """I3D from Inception-v1 answers a frame that stands still as Inception-v1 does, in the places
     that the padding at both ends does not reach (sheet of the I3D paper's section 2.3)."""
