@@ -30,6 +30,8 @@ def grid():
     for kernel in [(3, 1, 1), (3, 3, 3), (5, 1, 1)]:
         pads = ((kernel[0] // 2,) * 2, (0, 0), (0, 0))
         yield Geometry(kernel, (1, 5, 6), (1, 1, 1), pads)
+    for kernel in [(1, 3, 3), (3, 3, 3)]:  # another stride per axis
+        yield Geometry(kernel, (4, 8, 9), (1, 2, 3), tuple((k // 2, k // 2) for k in kernel))
     # Winograd's tiles: results of one row or column, and padding wider than the kernel.
     for size, pads in [((3, 3), (0, 0)), ((4, 5), (0, 0)), ((5, 4), (3, 4)), ((1, 2), (1, 1))]:
         yield Geometry((3, 3, 3), (3, *size), (1, 1, 1), ((1, 1), pads, pads))
@@ -95,16 +97,16 @@ def reached(geometry):
 
 
 def chosen_geometries():
-    """All of Winograd's, and of the others as few as lead wherever any of the grid does."""
+    """Winograd's, unequal strides, and as few others as lead wherever any of the grid does."""
     found = {geometry: set(reached(geometry)) for geometry in GRID}
-    chosen = GRID[-4:]
+    chosen = GRID[-6:]
     missing = set().union(*found.values()) - set().union(*(found[g] for g in chosen))
     while missing:
         best = max(GRID, key=lambda geometry: len(missing & found[geometry]))
         chosen.append(best)
         missing -= found[best]
     # And some that lead nowhere else, with other sizes, strides and padding.
-    return [*chosen, *GRID[:-4:16]]
+    return [*chosen, *GRID[:-6:16]]
 
 
 DEFAULT = chosen_geometries()
