@@ -336,6 +336,7 @@ def test_command_prints_the_walk_and_goes_on(tmp_path, capsys):
     assert len(calls.read_text()) == 7
 
 
+@pytest.mark.full
 def test_command_prints_the_papers_steps(paper, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(expansion, "published", lambda: iter(paper))
     assert run("--objective", "published", "--out", str(tmp_path)) == 0

@@ -241,7 +241,7 @@ def test_one_s_own_training_loop(net, video):
     with open_video(video) as file:
         views = protocol_views(30, file.height, file.width, 25.0, PRE, Protocol(clips=8))
         clips = new.prepare(np.concatenate([read_views(file, one, PRE) for one in views]))
-    labels = jnp.arange(8) % 2
+    labels = jnp.arange(8) // 4  # the video becomes brighter
     optimizer = optax.sgd(0.1, momentum=0.9)
 
     @jax.jit
@@ -260,7 +260,7 @@ def test_one_s_own_training_loop(net, video):
 
     variables, moments = new.variables, optimizer.init(new.variables["params"])
     losses = []
-    for _ in range(20):
+    for _ in range(30):
         variables, moments, loss = step(variables, moments)
         losses.append(float(loss))
     assert losses[-1] < 0.8 * losses[0]

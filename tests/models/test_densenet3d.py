@@ -3,12 +3,11 @@
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxvideo.models.densenet3d import BLOCKS, VARIANTS, DenseNet3D
-from jaxvideo.models.summary import _count
+from jaxvideo.models.summary import trace_of_clip
 from jaxvideo.types import ConfigError
 from tests.models.test_backbones2d import random_variables, relative_error, shapes_of, size
 
@@ -58,18 +57,11 @@ CHANNELS = {
 @pytest.mark.parametrize(("name", "arguments", "parameters", "gmacs"), COUNTS)
 def test_counts_and_shapes(name, arguments, parameters, gmacs):
     model = DenseNet3D(**{**VARIANTS[name], **arguments})
-    seen = {}
-
-    def first_pass(x):
-        (_, ends), variables = model.init_with_output(jax.random.key(0), x, train=False)
-        seen.update({name: end.shape[1:] for name, end in ends.items()})
-        return variables
-
-    clip = jax.ShapeDtypeStruct((1, 32, 224, 224, 3), jnp.float32)
-    program, variables = jax.make_jaxpr(first_pass, return_shape=True)(clip)
-    assert size(variables["params"]) == parameters
+    traced = trace_of_clip(model, (32, 224, 224, 3))
+    seen = {name: end.shape[1:] for name, end in traced.endpoints.items()}
+    assert size(traced.variables["params"]) == parameters
     if gmacs is not None:
-        assert _count(program.jaxpr) / 1e9 == pytest.approx(gmacs, rel=5e-4)
+        assert traced.macs / 1e9 == pytest.approx(gmacs, rel=5e-4)
     if name in CHANNELS:
         *stages, pool, fc = STAGES
         expected = {

@@ -23,6 +23,7 @@ from jaxvideo.training.step import (
     weighted_mean,
 )
 from jaxvideo.types import ConfigError, Lowering, Preprocessing
+from tests.marks import some
 
 PRE = Preprocessing(frames=4, size=16, crop=16, mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3))
 
@@ -55,7 +56,7 @@ def batch(n=16):
     }
 
 
-@pytest.mark.parametrize("groups", [1, 4])
+@pytest.mark.parametrize("groups", some([1, 4], [4]))
 def test_eight_devices_equal_one(groups):
     model, optimizer, state = setup(bn_groups=groups)
     step = make_train_step(model, optimizer, PRE, flip=True)
@@ -275,6 +276,7 @@ def test_the_average_of_weights():
     assert np.abs(average - np.asarray(state.params["fc"]["bias"])).max() > 1e-5
 
 
+@pytest.mark.full
 def test_parts_of_a_batch_are_whole_groups():
     """The linear network has no BN: two parts give what the whole does."""
     one, state, _ = linear()
@@ -337,6 +339,7 @@ def test_mixed_clips_have_mixed_labels(several):
     np.testing.assert_allclose(metrics["top1"], hits.mean())
 
 
+@pytest.mark.full
 def test_augmentation_does_not_depend_on_devices():
     """Colours, erasing and partners half a batch away: on 8 devices as on 1."""
     augment = StepAugment(0.4, 0.4, 0.4, 0.1, 1, 9.0, erasing=0.5, mixup=0.8, cutmix=1.0)
