@@ -196,8 +196,9 @@ def default_endpoint(model: Any, preprocessing: Preprocessing) -> str:
 
 def make_extractor(
     model: Any, variables: Mapping[str, Any], preprocessing: Preprocessing, extraction: Extraction
-) -> Callable[[str], dict[str, np.ndarray]]:
-    """The function from a video's path to its features; any number of threads may call it.
+) -> Callable[[Any], dict[str, np.ndarray]]:
+    """The function from a video, as `open_video` takes it, to its features; any number of threads
+    may call it.
 
     It gives `features`, f32 `[C]`, `[clips, C]` if per clip, and with the map `[..., T, H, W, C]`;
     `starts`, the first frame of every clip, and `times`, the seconds from the video's first frame
@@ -237,8 +238,8 @@ def make_extractor(
         if before:
             yield _over_crops(*before)
 
-    def extract(path: str) -> dict[str, np.ndarray]:
-        with open_video(path) as video:
+    def extract(source: Any) -> dict[str, np.ndarray]:
+        with open_video(source) as video:
             clips = _clips_of(video, p, extraction)
             starts = np.asarray([views[0].frames[0] for views in clips], np.int64)
             times = np.asarray(video.times)[starts]

@@ -238,7 +238,7 @@ class Network:
 
         return fold(self.model, self.variables, self.protocol.apply(self.preprocessing).shape)
 
-    def _step(self, protocol: Protocol) -> Callable[[np.ndarray], jax.Array]:
+    def _step(self, protocol: Protocol) -> Callable[[np.ndarray], Any]:
         clip = protocol.apply(self.preprocessing)
         step = self._compiled(clip, protocol.aggregation)
         return lambda views: step(self._folded, views)
@@ -303,7 +303,7 @@ def load(
         return _run(name, step, arguments)
     if Path(name).is_file():
         _only_how(name, arguments, weights, source)
-        return _of_weights(pretrained.open_weights(name), name, arguments)
+        return _of_weights(pretrained.open_weights(os.fspath(name)), name, arguments)
     if os.sep in str(name) or Path(name).suffix in (".safetensors", ".pth", ".pt", ".npz"):
         raise ConfigError(f"{name} does not exist: a run's folder, a file of ours, or a network")
     if weights is None:

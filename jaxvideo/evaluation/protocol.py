@@ -8,6 +8,7 @@ import functools
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -82,9 +83,10 @@ class Result:
 
 
 def score_video(
-    predict: Predict, path: str, preprocessing: Preprocessing, protocol: Protocol
+    predict: Predict, video: Any, preprocessing: Preprocessing, protocol: Protocol
 ) -> np.ndarray:
-    """Scores `[classes]` of one video: the mean over the protocol's views.
+    """Scores `[classes]` of one video, whatever `open_video` takes: the mean over the protocol's
+    views.
 
     Clip by clip, because thirty views of 64 x 224 x 224 at once need gigabytes; `predict` always
     sees the crops of one clip.
@@ -93,8 +95,8 @@ def score_video(
       VideoError: it cannot be read.
     """
     p = protocol.apply(preprocessing)
-    with open_video(path) as video:
-        scores = [np.asarray(predict(views)) for views in protocol_clips(video, p, protocol)]
+    with open_video(video) as file:
+        scores = [np.asarray(predict(views)) for views in protocol_clips(file, p, protocol)]
     return np.concatenate(scores).mean(0)
 
 
