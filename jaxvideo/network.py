@@ -298,10 +298,12 @@ def load(
 
     if step is not None and not Path(name).is_dir():
         raise ConfigError(f"step={step!r}: {name} is not the folder of a run")
-    if Path(name).is_dir() and (weights is not None or str(name) not in MODELS):
+    # A folder or a file may be called as a network is: given weights, the network is meant.
+    is_network = str(name) in MODELS and weights is not None
+    if Path(name).is_dir() and not is_network:
         _only_how(name, arguments, weights, source)
         return _run(name, step, arguments)
-    if Path(name).is_file():
+    if Path(name).is_file() and not is_network:
         _only_how(name, arguments, weights, source)
         return _of_weights(pretrained.open_weights(os.fspath(name)), name, arguments)
     if os.sep in str(name) or Path(name).suffix in (".safetensors", ".pth", ".pt", ".npz"):

@@ -177,6 +177,15 @@ def test_save_and_load(net, video, tmp_path):
         load(path, width=8)
 
 
+def test_a_folder_called_as_a_network_is(net, tmp_path, monkeypatch):
+    net.save(tmp_path / "mine.safetensors")
+    (tmp_path / "f_r2d_10").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert load("f_r2d_10", weights="mine.safetensors").classes == CLASSES
+    with pytest.raises(CheckpointError, match="holds no checkpoints"):
+        load("f_r2d_10")
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """A run's folder of three steps, of which the second was the best."""
