@@ -32,9 +32,10 @@ from jaxvideo.training.inputs import load_data
 from jaxvideo.training.log import meter, metrics_log, say, warn
 from jaxvideo.training.optim import make_optimizer, make_plateau, make_schedule
 from jaxvideo.training.parallel import Layout, check_split, make_layout
-from jaxvideo.training.program import first_state, jit_step, model_flops
+from jaxvideo.training.program import jit_step, model_flops
 from jaxvideo.training.step import (
     TrainState,
+    first_state,
     init_variables,
     make_predict_step,
 )
@@ -300,7 +301,7 @@ def _initial_state(run: Run, model, schedule, plateau, layout: Layout, given):
     optimizer = make_optimizer(run.optim, schedule, shapes["params"])
 
     def init(given) -> TrainState:
-        return first_state(run, given or variables(), optimizer, plateau)
+        return first_state(given or variables(), optimizer, plateau, ema=bool(run.ema))
 
     shardings = layout.state(jax.eval_shape(init, given), run.parallel.fsdp)
     return optimizer, jax.jit(init, out_shardings=shardings)(given), shardings

@@ -25,8 +25,8 @@ from jaxvideo.training.chips import Chip, chip_of_topology
 from jaxvideo.training.config import Run
 from jaxvideo.training.optim import make_optimizer, make_plateau, make_schedule
 from jaxvideo.training.parallel import Layout, make_layout
-from jaxvideo.training.program import first_state, jit_step, model_flops
-from jaxvideo.training.step import TrainState, init_variables
+from jaxvideo.training.program import jit_step, model_flops
+from jaxvideo.training.step import TrainState, first_state, init_variables
 from jaxvideo.types import ConfigError, Lowering
 
 # Classes and training videos of data sets, as their papers or lists count them.
@@ -83,7 +83,9 @@ def lowered_step(run: Run, num_classes: int, layout: Layout, *, epoch_steps: int
     def at(leaf, sharding):
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
-    shapes = jax.eval_shape(lambda v: first_state(run, v, optimizer, plateau), variables)
+    shapes = jax.eval_shape(
+        lambda v: first_state(v, optimizer, plateau, ema=bool(run.ema)), variables
+    )
     shardings = layout.state(shapes, run.parallel.fsdp)
     n = run.batch_size
     batch = {

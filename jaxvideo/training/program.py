@@ -2,29 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from jaxvideo.models.summary import trace_of_clip
 from jaxvideo.training.config import Run
 from jaxvideo.training.parallel import Layout
-from jaxvideo.training.step import TrainState, make_train_step
-
-
-def first_state(run: Run, variables: Mapping[str, Any], optimizer, plateau) -> TrainState:
-    """The state before the first step."""
-    params, batch_stats = variables["params"], variables.get("batch_stats", {})
-    return TrainState(
-        step=jnp.zeros((), jnp.int32),
-        params=params,
-        batch_stats=batch_stats,
-        opt_state=optimizer.init(params),
-        plateau=plateau.init(params) if plateau else None,
-        ema={"params": params, "batch_stats": batch_stats} if run.ema else {},
-    )
+from jaxvideo.training.step import make_train_step
 
 
 def jit_step(run: Run, model, optimizer, layout: Layout, shardings: Any):

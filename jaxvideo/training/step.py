@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.struct
@@ -37,6 +37,21 @@ def init_variables(model, preprocessing: Preprocessing, seed: int) -> dict[str, 
     forward pass that `init` traces, and only the random numbers are computed."""
     clip = jnp.zeros((1, *preprocessing.shape), jnp.float32)
     return model.init(jax.random.key(seed), clip, train=False)
+
+
+def first_state(
+    variables: Mapping[str, Any], optimizer, plateau=None, *, ema: bool = False
+) -> TrainState:
+    """Returns the state before the first step; `ema`, with an average of the weights."""
+    params, batch_stats = variables["params"], variables.get("batch_stats", {})
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        batch_stats=batch_stats,
+        opt_state=optimizer.init(params),
+        plateau=plateau.init(params) if plateau else None,
+        ema={"params": params, "batch_stats": batch_stats} if ema else {},
+    )
 
 
 def make_train_step(

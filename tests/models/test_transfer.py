@@ -23,7 +23,7 @@ from jaxvideo.models.transfer import (
 )
 from jaxvideo.training.optim import Optim, make_optimizer
 from jaxvideo.training.preprocess import prepare
-from jaxvideo.training.step import TrainState, make_train_step
+from jaxvideo.training.step import first_state, make_train_step
 from jaxvideo.types import ConfigError, Lowering, Preprocessing
 from jaxvideo.weights import tree
 
@@ -217,13 +217,7 @@ def trained():
         "weight": np.ones(4, np.float32),
         "sample": np.zeros((4, 3), np.int32),
     }
-    state = TrainState(
-        step=jnp.zeros((), jnp.int32),
-        params=variables["params"],
-        batch_stats=variables["batch_stats"],
-        opt_state=optimizer.init(variables["params"]),
-        plateau=None,
-    )
+    state = first_state(variables, optimizer)
     step = jax.jit(make_train_step(SMALL, optimizer, PRE, flip=False))
     return variables, batch, *step(state, batch, jax.random.key(0))
 

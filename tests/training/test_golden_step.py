@@ -14,7 +14,7 @@ import numpy as np
 from jaxvideo.models.resnet3d import KINDS, ResNet3D
 from jaxvideo.models.summary import trace
 from jaxvideo.training.optim import Optim, make_optimizer, make_schedule
-from jaxvideo.training.step import TrainState, make_train_step
+from jaxvideo.training.step import first_state, make_train_step
 from jaxvideo.types import Preprocessing
 from jaxvideo.weights import tree
 
@@ -60,13 +60,7 @@ def steps() -> list[dict]:
     )
     schedule = make_schedule(optim, steps_per_epoch=2, epochs=3)
     optimizer = make_optimizer(optim, schedule, variables["params"])
-    state = TrainState(
-        step=jnp.zeros((), jnp.int32),
-        params=variables["params"],
-        batch_stats=variables["batch_stats"],
-        opt_state=optimizer.init(variables["params"]),
-        plateau=None,
-    )
+    state = first_state(variables, optimizer)
     step = jax.jit(make_train_step(model, optimizer, PRE, flip=False, label_smoothing=0.1))
     n, done = 8, []
     for index in range(3):

@@ -17,6 +17,7 @@ from jaxvideo.training.optim import Optim, make_optimizer, make_schedule
 from jaxvideo.training.preprocess import normalise, prepare, random_flip, sample_keys
 from jaxvideo.training.step import (
     TrainState,
+    first_state,
     init_variables,
     make_predict_step,
     make_train_step,
@@ -36,13 +37,7 @@ def setup(kind="r2plus1d", **arguments):
     optim = Optim(lr=0.1, schedule="constant", weight_decay=1e-3)
     schedule = make_schedule(optim, steps_per_epoch=1, epochs=1)
     optimizer = make_optimizer(optim, schedule, variables["params"])
-    state = TrainState(
-        step=jnp.zeros((), jnp.int32),
-        params=variables["params"],
-        batch_stats=variables["batch_stats"],
-        opt_state=optimizer.init(variables["params"]),
-        plateau=None,
-    )
+    state = first_state(variables, optimizer)
     return model, optimizer, state
 
 
