@@ -2,7 +2,7 @@
 
     python benchmarks/flow.py --clip clip.mp4     # DualTVL1 needs the extra [flow]
 
-One core, grey frames of 256 x 340. Times are CPU time of the process per pair of frames of the
+One core, gray frames of 256 x 340. Times are CPU time of the process per pair of frames of the
 clip, which a busy machine disturbs least; compare them by their ratios. Then the end-point error
 in pixels where the motion is known, a border of 12 left out, median and worst of eight
 photographs: translations (t), a rotation by 4 pixels at radius 120 (rot4), and a textured square
@@ -41,7 +41,7 @@ PHOTOGRAPHS = ("astronaut", "brick", "camera", "chelsea", "coffee", "grass", "gr
 TRANSLATIONS, OBJECTS = (1, 3, 8, 15), (3, 8)
 
 
-def grey(name):
+def gray(name):
     picture = getattr(data, name)()
     return picture if picture.ndim == 2 else cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
 
@@ -58,7 +58,7 @@ def scenes():
     y, x = np.mgrid[:H, :W].astype(np.float64)
     found = {}
     for number, name in enumerate(PHOTOGRAPHS):
-        picture = grey(name)
+        picture = gray(name)
         first = sampled(picture, x, y)
         angle = 0.6 + number  # the translation's direction
         for length in TRANSLATIONS:
@@ -72,7 +72,7 @@ def scenes():
         scene = first, sampled(picture, x + source.real, y + source.imag)
         truth = np.stack([motion.real, motion.imag], -1)
         found.setdefault("rot4", []).append((*scene, truth))
-        texture = sampled(grey(PHOTOGRAPHS[number - 1]), x, y)[60:180, 60:180]
+        texture = sampled(gray(PHOTOGRAPHS[number - 1]), x, y)[60:180, 60:180]
         for length in OBJECTS:
             pair = [first.copy(), first.copy()]
             truth = np.zeros((H, W, 2))

@@ -321,7 +321,7 @@ def compile_for_tpu(name: str, plain: bool, topology_name: str, batch: int):
 
 
 def compare_on_tpu(names: list[str], topology: str, batch: int) -> None:
-    from jaxvideo.models.summary import summarise
+    from jaxvideo.models.summary import summarize
 
     print(f"{topology}, batch {batch}, bf16: the compiler's estimates for a training step\n")
     print(
@@ -331,7 +331,7 @@ def compare_on_tpu(names: list[str], topology: str, batch: int) -> None:
     for name in names:
         t, size = MODELS[name][0]
         arguments = MODELS[name][1]
-        macs = summarise(name, frames=t, crop=size, num_classes=CLASSES, **arguments).macs
+        macs = summarize(name, frames=t, crop=size, num_classes=CLASSES, **arguments).macs
         floor = 3 * batch * macs / TPU_MACS_PER_CYCLE / 1e6
         plain, ours = (compile_for_tpu(name, p, topology, batch) for p in (True, False))
         print(

@@ -7,7 +7,7 @@ Source: paper, section 3.3, and the authors' prototxts: five clips drawn from ea
 video, frames scaled to 128 x 171, random 112 crop, 16 frames, flip; SGD with batches of 30 at
 0.003, halved every 150,000 steps, 1.9 million steps in all. The momentum and the decay of
 0.0005 are those of the authors' UCF101 solver: the paper names none. Test: 10 clips (the
-authors' at random, here evenly spaced), centre crop, mean of softmax.
+authors' at random, here evenly spaced), center crop, mean of softmax.
 
 Number to reach: 44.9 % clip top-1, 60.0 % video top-1, 84.4 % video top-5 (paper, Table 2).
 """

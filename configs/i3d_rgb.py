@@ -6,7 +6,7 @@
 Source: kinetics-i3d, README, "Training": 64 frames at 25 fps, short side 256, random 224 crop,
 flip; SGD with momentum 0.9, batch 6 on each of 64 replicas (BN sees 6 clips at a time); rate
 0.1, divided by 10 after 97k and 108k of 115k steps; weight decay 1e-7; dropout 0.5. Here an
-"epoch" is 1000 steps. Test: one centre crop of 250 frames, all of a ten-second video.
+"epoch" is 1000 steps. Test: one center crop of 250 frames, all of a ten-second video.
 
 Number to reach: 68.4 % top-1, 88.0 % top-5 (paper, Table 3, Kinetics test set, from scratch).
 With a batch of B instead of 384 scale the rate by B / 384 and set model.bn_groups to B / 6.

@@ -5,7 +5,7 @@
 
 `parts` are the folders of runs of `i3d_rgb.py` and `i3d_flow.py`, or converted weights. Nothing is
 trained. Source: kinetics-i3d, `evaluate_sample.py`: the softmax of the sum of both logits, where
-the paper speaks of averaged predictions. Test: one centre crop of 250 frames.
+the paper speaks of averaged predictions. Test: one center crop of 250 frames.
 
 Number to reach: 71.6 % top-1, 90.0 % top-5 (paper, Table 3, Kinetics test set, from scratch).
 """

@@ -32,7 +32,7 @@ _TSN = {
     "preprocessing.stride": 1,
     "protocol.clips": 5,
     "protocol.segments": 1,
-    "protocol.starts": "centres",
+    "protocol.starts": "centers",
     "protocol.aggregation": "logits",
 }
 

@@ -7,7 +7,7 @@ Source: paper, section 4.1, and VMZ's training script: frames scaled to 128 x 17
 crop, flip, 16 consecutive frames; synchronous SGD over 64 GPUs with 32 clips each (BN sees 32
 at a time) at a rate of 0.01 per GPU; an epoch is a million clips; warm-up over 10 epochs, then
 divided by 10 every 10 of 45. Nesterov momentum and decay 1e-4 on all but biases and BN shifts
-are the script's. Test: 10 clips, centre crop, mean of softmax.
+are the script's. Test: 10 clips, center crop, mean of softmax.
 
 Number to reach: 68.0 % video top-1, 56.8 % clip top-1 (paper, Table 2, validation set).
 One host of 8 GPUs: --config.batch_size=256 --config.optim.lr=0.08 --config.epoch_steps=3906

@@ -5,7 +5,7 @@
 
 Source: paper, section 4.3, with the schedule of section 4.1: see `r2plus1d_18_kinetics.py`.
 The 8-frame network: --config.preprocessing.frames=8. Test: 100 clips (20 lose half a point),
-centre crop, mean of softmax.
+center crop, mean of softmax.
 
 Number to reach: 57.0 % clip top-1, 73.0 % video top-1, 91.5 % video top-5 (paper, Table 4).
 """

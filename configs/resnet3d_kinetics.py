@@ -4,7 +4,7 @@
     python train.py --config configs/resnet3d_kinetics.py:smoke   (runs now)
 
 Source: paper, section 3.2: 16 frames from a uniform start, short videos looped; a square of the
-short side times 2^0, 2^-1/4, ..., 2^-1 from a corner or the centre, scaled to 112; flip; bytes
+short side times 2^0, 2^-1/4, ..., 2^-1 from a corner or the center, scaled to 112; flip; bytes
 less the mean; SGD, batches of 256 over 4 GPUs, 0.1 divided by 10 when the validation loss
 saturates, momentum 0.9, decay 0.001. Patience 10 and dampening 0.9 (which makes the rate an
 effective 0.01) are the released code's. arXiv 1711.09577 trains the deeper ones alike:

@@ -7,7 +7,7 @@ torchvision's form of the network, whose weights exist (`s3d_paper`, `s3d_slim`:
 Source: the paper, section 3, as others quote it: 64 frames, short side 256, random 224 crop, flip;
 SGD with momentum 0.9, 56 GPUs with 6 clips each; rate 0.1, divided by 10 after 60k and 70k of
 80k steps. Weight decay 1e-7 and dropout 0.2 are the released code's. An "epoch" is 1000 steps.
-Test: one centre crop of 250 frames.
+Test: one center crop of 250 frames.
 
 Number to reach: 72.2 % top-1, 90.6 % top-5 (paper, as others quote it; ImageNet weights first).
 torchvision's weights: 68.4 % and 88.1 %, one clip of 128 frames at 15 fps.

@@ -7,7 +7,7 @@ The form of the authors' code (`s3dg_paper`: the paper's).
 Source: the paper, section 3, as others quote it: 64 frames, short side 256, random 224 crop, flip;
 SGD with momentum 0.9, 56 GPUs with 6 clips each; rate 0.1, divided by 10 after 60k and 70k of
 80k steps. Weight decay 1e-7 and dropout 0.2 are the released code's. An "epoch" is 1000 steps.
-Test: one centre crop of 250 frames.
+Test: one center crop of 250 frames.
 
 Number to reach: 74.7 % top-1, 93.4 % top-5 (paper, as others quote it; ImageNet weights first).
 With a batch of B instead of 336 scale the rate by B / 336 and set model.bn_groups to B / 6.

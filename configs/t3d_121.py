@@ -4,9 +4,9 @@
     python train.py --config configs/t3d_121.py:smoke     (runs now, on the embedded data)
 
 Source: the paper, as others quote it: 32 frames at stride 2, short side 256, 224 crops from the
-corners and the centre, flip, less a mean (it does not say which); SGD with Nesterov's momentum
+corners and the center, flip, less a mean (it does not say which); SGD with Nesterov's momentum
 0.9, batch 64, decay 1e-4, rate 0.1 divided by 10 when the validation loss saturates, 200 epochs.
-Patience is ours. Test: clips of 32 frames that do not overlap, centre crop; here ten evenly
+Patience is ours. Test: clips of 32 frames that do not overlap, center crop; here ten evenly
 spaced ones.
 
 Number to reach: 62.2 % top-1 (T3D as others quote the paper; of which depth they do not say).

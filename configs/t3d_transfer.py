@@ -1,6 +1,6 @@
 """T3D-121 from an image network, without class labels (Diba et al., arXiv 1711.08200).
 
-    python train.py --config configs/t3d_transfer.py --config.data.root=/data/unlabelled
+    python train.py --config configs/t3d_transfer.py --config.data.root=/data/unlabeled
     python train.py --config configs/t3d_transfer.py:smoke     (runs now, an untrained teacher)
     python train.py --config configs/t3d_121.py --config.init.path=runs/THE_ABOVE \\
         --config.init.scope=student --config.init.leave_out="('fc/*',)"     (then, on labels)
@@ -49,7 +49,7 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
     config.preprocessing.mean = (0.485, 0.456, 0.406)
     config.preprocessing.std = (0.229, 0.224, 0.225)
     config.augment.positions = "five"
-    config.data.root = "data/unlabelled"
+    config.data.root = "data/unlabeled"
     config.data.hint = (
         "Without data: python train.py --config configs/t3d_transfer.py:smoke runs now"
     )

@@ -57,7 +57,7 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
     config.protocol.clips = 25
     config.protocol.crops = 10
     config.protocol.segments = 1
-    config.protocol.starts = "centres"
+    config.protocol.starts = "centers"
     config.protocol.aggregation = "logits"
     if smoke:
         common.use_smoke(config)

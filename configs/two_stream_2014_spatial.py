@@ -8,7 +8,7 @@
 Source: the paper, section 5: CNN-M-2048 on single frames, 256 videos per batch, short side 256,
 random 224 crop, flip; momentum 0.9, rate 0.01, from scratch divided by 10 after 50k and 70k of 80k
 steps, dropout 0.9. Test: 25 frames, 10 crops each, softmax scores averaged. An "epoch" is 1000
-steps. The colour jitter is left out, and the paper does not print the decay: AlexNet's, 5e-4.
+steps. The color jitter is left out, and the paper does not print the decay: AlexNet's, 5e-4.
 
 Number to reach: 52.3 % (paper, Table 1a: split 1, from scratch, dropout 0.9); 73.0 % on three
 splits with ImageNet's weights, of which only the last layer is trained.

@@ -9,7 +9,7 @@ cosine, linear warm-up for 35 epochs to where the cosine then is; decay 5e-5, no
 dropout 0.5; rate 0.05 for a batch of 64 on 8 GPUs, each with its BN.
 Test: 10 clips x 3 crops of 356, softmax averaged.
 
-Number to reach: 77.5 % top-1 (PySlowFast's model zoo; 76.9 % on 10 centre crops of 312).
+Number to reach: 77.5 % top-1 (PySlowFast's model zoo; 76.9 % on 10 center crops of 312).
 With a batch of B instead of 64 scale the rate by B / 64 and set model.bn_groups to B / 8.
 The released code measures BN's statistics anew on 200 batches before each test; here they are the
 running ones.

@@ -9,7 +9,7 @@ cosine, linear warm-up for 35 epochs to where the cosine then is; decay 5e-5, no
 dropout 0.5; rate 0.1 for a batch of 128 on 8 GPUs, each with its BN.
 Test: 10 clips x 3 crops of 182, softmax averaged.
 
-Number to reach: 69.5 % top-1 (PySlowFast's model zoo; 68.7 % on 10 centre crops of 160).
+Number to reach: 69.5 % top-1 (PySlowFast's model zoo; 68.7 % on 10 center crops of 160).
 With a batch of B instead of 128 scale the rate by B / 128 and set model.bn_groups to B / 16.
 The released code measures BN's statistics anew on 200 batches before each test; here they are the
 running ones.

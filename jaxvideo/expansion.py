@@ -26,7 +26,7 @@ from typing import Any
 import jax
 
 from jaxvideo.models import MODELS, model_entry
-from jaxvideo.models.summary import summarise
+from jaxvideo.models.summary import summarize
 from jaxvideo.models.x3d import BLOCKS, CHANNELS, X3D, round_width
 from jaxvideo.training.loop import train
 from jaxvideo.types import CheckpointError, ConfigError, Preprocessing
@@ -215,7 +215,7 @@ def _half(side: int) -> int:
 
 
 def _step(move: str, factors: Factors, value=None, tried=None, name: str = "") -> Step:
-    summary = summarise(**factors.model, frames=factors.frames, crop=factors.crop)
+    summary = summarize(**factors.model, frames=factors.frames, crop=factors.crop)
     return Step(move, factors, summary.macs, summary.parameters, value, tried or {}, name)
 
 

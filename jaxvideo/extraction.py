@@ -80,7 +80,7 @@ class Extraction:
         long as it fits (C3D: clips of 16 frames, every 8); 0 is the protocol's.
       per_clip: a row per clip; else their average.
       keep_map: the endpoint as it is; else its average over T, H and W.
-      normalise: divided by its L2 norm at the end (C3D, arXiv 1412.0767, section 4).
+      normalize: divided by its L2 norm at the end (C3D, arXiv 1412.0767, section 4).
     """
 
     endpoint: str
@@ -88,7 +88,7 @@ class Extraction:
     every: int = 0
     per_clip: bool = False
     keep_map: bool = False
-    normalise: bool = False
+    normalize: bool = False
 
     def __post_init__(self):
         if self.every < 0:
@@ -104,7 +104,7 @@ class Extraction:
         return (
             f"{self.endpoint} of {views}"
             + f", mean over {' and '.join(means)}" * bool(means)
-            + ", L2-normalised" * self.normalise
+            + ", L2-normalized" * self.normalize
         )
 
 
@@ -248,7 +248,7 @@ def make_extractor(
                 values = np.concatenate(list(found))
             else:
                 values = sum(part.sum(0, dtype=np.float64) for part in found) / len(clips)
-        if extraction.normalise:
+        if extraction.normalize:
             axes = tuple(range(int(extraction.per_clip), np.ndim(values)))
             norm = np.sqrt(np.square(values).sum(axes, keepdims=True))
             values = values / np.where(norm > 0, norm, 1)
@@ -365,7 +365,7 @@ def _block_flow(frames: np.ndarray, method: str) -> np.ndarray:
     name, warped = method.removeprefix("warped_"), method.startswith("warped_")
     if name in HOST_FLOWS:
         compute = flow.warped_flow if warped else flow.host_flow
-        return flow.quantise(compute(frames, name))
+        return flow.quantize(compute(frames, name))
     seconds = flow.compensated(frames) if warped else frames[1:]
     return _tvl1(frames[:-1], seconds)
 
@@ -384,10 +384,10 @@ def _tvl1(frames: np.ndarray, seconds: np.ndarray) -> np.ndarray:
 def _solver(together: int):
     import jax
 
-    from jaxvideo.layers.flow import quantise, to_grey, tvl1
+    from jaxvideo.layers.flow import quantize, to_gray, tvl1
 
     def solve(pair):
-        first, second = (to_grey(frame)[None] for frame in pair)
-        return quantise(tvl1(first, second))[0]
+        first, second = (to_gray(frame)[None] for frame in pair)
+        return quantize(tvl1(first, second))[0]
 
     return jax.jit(lambda *pairs: jax.lax.map(solve, pairs, batch_size=together))

@@ -60,7 +60,7 @@ class Network:
       arguments: arguments of `create_model`; `num_classes` is always among them.
       variables: `{"params": ..., "batch_stats": ...}`, f32, as they were loaded.
       preprocessing: of the clips that the weights were trained on.
-      protocol: how a video is tested. Where the weights do not say: 10 clips, centre crop.
+      protocol: how a video is tested. Where the weights do not say: 10 clips, center crop.
       classes: names in the order of the logits; `class 0`, ... where nobody knows them.
       card: where the weights come from: file, sha256, source; of a run its folder and step.
     """
@@ -151,7 +151,7 @@ class Network:
         return self._extractor(endpoint, per_clip, keep_map)(video)["features"]
 
     def prepare(self, video: np.ndarray | jax.Array) -> jax.Array:
-        """Makes a clip of bytes, on the device: colours scaled as the weights expect them.
+        """Makes a clip of bytes, on the device: colors scaled as the weights expect them.
 
         Args:
           video: uint8 `[T, H, W, C]`, or a batch of them, `[N, T, H, W, C]`, of the size that

@@ -408,7 +408,7 @@ def adopt(
     Args:
       flat: `params/...` and `batch_stats/...` to arrays.
       where: what they are, for errors.
-      inflate_how: "average" or "centre" makes 3-D kernels of 2-D ones (`weights.inflate`).
+      inflate_how: "average" or "center" makes 3-D kernels of 2-D ones (`weights.inflate`).
       leave_out, seed, frames, crop, **arguments: see `read_weights`.
 
     Raises:
@@ -605,11 +605,11 @@ def _names_of(expected, source: Source, arrays) -> dict[str, str]:
         return {ours: ours for ours in expected}
     split = {ours: ours.split("/", 1)[1].rsplit("/", 1) for ours in expected}
     scopes = {scope for scope, _ in split.values()}
-    normalised = {scope for scope, leaf in split.values() if leaf == "mean"}
+    normalized = {scope for scope, leaf in split.values() if leaf == "mean"}
     prefix = next((p for p in source.prefixes if any(n.startswith(p) for n in arrays)), "")
     names = {}
     for ours, (scope, leaf) in split.items():
-        if leaf == "bias" and scope in normalised and "bn_bias" in source.leaves:
+        if leaf == "bias" and scope in normalized and "bn_bias" in source.leaves:
             leaf = "bn_bias"
         theirs = prefix + source.leaves[leaf].format(source.naming(scope, scopes))
         # A name may hold the number of classes.

@@ -2,7 +2,7 @@
 
 Axes are named N (batch), T (frames), H, W, C everywhere, and arrays are always NTHWC,
 which is XLA's NDHWC. A *video* is uint8 `[T, H, W, C]` on the host, a *clip* is what a
-network sees: float `[N, T, H, W, C]`, normalised on the device by a `Preprocessing`.
+network sees: float `[N, T, H, W, C]`, normalized on the device by a `Preprocessing`.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Lowering(enum.Enum):
     FOLD_SPACE = "fold_space"  #: kernel (k,1,1): 2-D convolution over (T, H*W)
     TIME_TO_CHANNELS = "time_to_channels"  #: time taps concatenated into channels, then 2-D
     TIME_FROM_CHANNELS = "time_from_channels"  #: all time taps as 2-D features, then summed
-    SPACE_TO_DEPTH = "space_to_depth"  #: neighbouring columns side by side in the channels
+    SPACE_TO_DEPTH = "space_to_depth"  #: neighboring columns side by side in the channels
     WINOGRAD = "winograd"  #: kernel (k,3,3), stride 1: 16 multiplications for 36
     MATMUL = "matmul"  #: kernel (1,1,1): strided slice, then one matrix product
     UNFOLD = "unfold"  #: im2col: a matrix product per block of unfolded input
@@ -115,9 +115,9 @@ class Preprocessing:
       crop: side in pixels of the square the network sees.
       range: the values that uint8 0 and 255 are mapped to before mean and std.
       mean, std: per channel, in units of `range` and in the order of `order`.
-      order: "RGB", or "BGR" for networks born in Caffe; videos are RGB until `normalise`.
+      order: "RGB", or "BGR" for networks born in Caffe; videos are RGB until `normalize`.
       modality: a row of `CHANNELS`: "rgb"; "rgb_diff", the next frame less this one, both
-        normalised; "flow", x and y in bytes, 0 to 255 for -20 to 20 pixels, as Kinetics' flow
+        normalized; "flow", x and y in bytes, 0 to 255 for -20 to 20 pixels, as Kinetics' flow
         is kept; "rgb_flow", both, RGB first.
       flow: a row of `FLOWS`, for the modalities that have it. It is of the scaled and cropped
         frames, except where it is stored: then of the frames it was computed from.
@@ -211,7 +211,7 @@ class Preprocessing:
         return (self.frames, self.crop, self.crop, len(self.mean))
 
 
-STARTS = ("ends", "centres", "parts", "dense", "windows")
+STARTS = ("ends", "centers", "parts", "dense", "windows")
 AGGREGATIONS = ("softmax", "sigmoid", "logits")
 
 
@@ -223,13 +223,13 @@ class Protocol:
       clips: clips per video, their starts spread uniformly from its first to its last
         possible one (one clip: the middle); 0 with the starts "windows", of which a video has as
         many as it has.
-      crops: per clip: 1 (centre), 3 (spread along the longer side), 5 (corners and centre) or
+      crops: per clip: 1 (center), 3 (spread along the longer side), 5 (corners and center) or
         10 (these, and mirrored).
       aggregation: "softmax" averages probabilities over the views, "sigmoid" those of
         labels that do not exclude each other, "logits" averages logits.
       frames, crop, segments: of a test clip, where they differ from training's; 0 is the same.
         TSN tests single snippets: as many frames as one has, 1 segment.
-      starts: "ends", see `clips`; "centres", the centres of equal parts of the possible starts
+      starts: "ends", see `clips`; "centers", the centers of equal parts of the possible starts
         (TSN); "parts", where these parts begin (SlowFast's code); "dense", as "ends", but
         every clip has `frames * stride` frames to itself (TSM's code: 64); "windows", all clips
         that do not overlap, the last one filled with its own frames (3D ResNet's code).
@@ -295,9 +295,9 @@ class Protocol:
         p = self.apply(preprocessing)
         rate = f" at {p.fps:g} fps" if p.fps else ""
         scaled = f"scaled to {p.size} x {p.width}" if p.width else f"short side {p.size}"
-        crops = "centre crop" if self.crops == 1 else f"{self.crops} crops"
+        crops = "center crop" if self.crops == 1 else f"{self.crops} crops"
         starts = {
-            "centres": " from the centres of equal parts",
+            "centers": " from the centers of equal parts",
             "parts": " of equal parts",
             "dense": f" of windows of {p.frames * p.stride} frames",
         }

@@ -51,8 +51,8 @@ def _confusion(workdir: Path) -> Path:
         axes.set_yticks(range(len(classes)), classes)
         for (row, column), count in np.ndenumerate(counts):
             if count:
-                colour = "white" if shares[row, column] > 0.5 else "black"
-                axes.text(column, row, str(count), ha="center", va="center", color=colour)
+                color = "white" if shares[row, column] > 0.5 else "black"
+                axes.text(column, row, str(count), ha="center", va="center", color=color)
     figure.colorbar(image, shrink=0.7)
     return _save(figure, workdir / "confusion.png")
 

@@ -7,7 +7,7 @@ import sys
 # Before jax starts: the sharding tests compare a step on 8 devices with a step on 1.
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Most of the suite's time is LLVM's: without its optimisation everything takes three fifths. What
+# Most of the suite's time is LLVM's: without its optimization everything takes three fifths. What
 # XLA does to the program stays as it is.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
@@ -63,7 +63,7 @@ def write_video(
     pts: list[int] | None = None,
     rotation: int = 0,
 ) -> Path:
-    """A video whose frame k is recognisable: grey level 8 k (mod 256), with one white corner."""
+    """A video whose frame k is recognizable: gray level 8 k (mod 256), with one white corner."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=25)
         stream.height, stream.width = size

@@ -94,7 +94,7 @@ def test_predictions_as_json_lines(videos, weights, capsys):
     ]
     assert {entry["class"] for entry in records[0]["top"]} == {"x", "y", "z"}
     assert sum(entry["probability"] for entry in records[0]["top"]) == pytest.approx(1)
-    assert "10 clips x centre crop" in records[0]["protocol"]
+    assert "10 clips x center crop" in records[0]["protocol"]
     assert "notes.txt: cannot be opened as a video" in printed.err
 
 

@@ -19,7 +19,7 @@ from jaxvideo.types import ConfigError, DataError, Preprocessing
 PRE = Preprocessing(frames=4, size=40, crop=32)
 MODEL = {"name": "f_r2d_10", "width": 4, "num_classes": 3}
 # Videos of three classes, by how bright their upper half is.
-GREY = {"dark": 40, "grey": 120, "bright": 220}
+GRAY = {"dark": 40, "gray": 120, "bright": 220}
 
 
 def run(*arguments):
@@ -29,14 +29,14 @@ def run(*arguments):
     return options.run(options)
 
 
-def write(path, grey, seed, frames=12):
+def write(path, gray, seed, frames=12):
     rng = np.random.default_rng(seed)
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=25)
         stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
         for _ in range(frames):
             picture = rng.integers(60, 80, (48, 64, 3))
-            picture[:24] = np.clip(grey + rng.normal(0, 8, (24, 64, 3)), 0, 255)
+            picture[:24] = np.clip(gray + rng.normal(0, 8, (24, 64, 3)), 0, 255)
             frame = av.VideoFrame.from_ndarray(picture.astype(np.uint8), format="rgb24")
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
@@ -48,15 +48,15 @@ def data(tmp_path_factory):
     root = tmp_path_factory.mktemp("data")
     (root / "videos").mkdir()
     lines = {"train": [], "val": []}
-    for label, (name, grey) in enumerate(GREY.items()):
+    for label, (name, gray) in enumerate(GRAY.items()):
         for number in range(7):
             video = f"videos/{name}_{number}.mp4"
-            write(root / video, grey, 10 * label + number)
+            write(root / video, gray, 10 * label + number)
             lines["train" if number < 4 else "val"].append(f"{video},{name}")
     (root / "videos/dark_6.mp4").write_text("no video")
     for split, rows in lines.items():
         (root / f"{split}.csv").write_text("\n".join(rows))
-    (root / "classes.txt").write_text("\n".join(GREY))
+    (root / "classes.txt").write_text("\n".join(GRAY))
     return root
 
 
@@ -88,7 +88,7 @@ def extracted(data, weights, tmp_path_factory):
     """Two folders: what the classifier sees, and an earlier map of two clips."""
     out = tmp_path_factory.mktemp("features")
     assert run("extract", data, "--checkpoint", weights, "--out", out / "pool", "--every", 8) == 1
-    more = ("--endpoint", "conv1", "--clips", 2, "--per-clip", "--normalise", "--crops", 3)
+    more = ("--endpoint", "conv1", "--clips", 2, "--per-clip", "--normalize", "--crops", 3)
     assert run("extract", data, "--checkpoint", weights, "--out", out / "conv1", *more) == 1
     return out
 
@@ -103,10 +103,10 @@ def matrix(folder, names):
     return np.stack([row.mean(0) if row.ndim == 2 else row for row in rows])
 
 
-TRAIN = [f"{name}_{number}" for name in GREY for number in range(4)]
-TEST = [f"{name}_{number}" for name in GREY for number in range(4, 7)]
+TRAIN = [f"{name}_{number}" for name in GRAY for number in range(4)]
+TEST = [f"{name}_{number}" for name in GRAY for number in range(4, 7)]
 TEST.remove("dark_6")
-CLASS = {name: label for label, name in enumerate(GREY)}
+CLASS = {name: label for label, name in enumerate(GRAY)}
 
 
 def labels(names):
@@ -119,7 +119,7 @@ def test_what_a_file_holds(extracted):
     assert found["starts"].tolist() == [0, 8]
     np.testing.assert_allclose(found["times"], [0, 0.32], atol=1e-6)
     assert (str(found["model"]), str(found["endpoint"])) == ("f_r2d_10", "pool")
-    assert str(found["protocol"]).startswith("pool of a clip every 8 frames x centre crop")
+    assert str(found["protocol"]).startswith("pool of a clip every 8 frames x center crop")
     assert str(found["video"]).endswith("videos/dark_0.mp4")
     rows = stored(extracted / "conv1/videos/dark_0.mp4.npz")
     assert rows["features"].shape == (2, 4)
@@ -135,7 +135,7 @@ def test_again(data, weights, tmp_path, capsys):
     assert run(*command) == 1
     printed = capsys.readouterr()
     assert "3 written, 0 there already, 1 failed" in printed.out
-    assert "f_r2d_10: pool of 10 clips x centre crop" in printed.out
+    assert "f_r2d_10: pool of 10 clips x center crop" in printed.out
     assert re.search(r"error: .*dark_6\.mp4: cannot be opened", printed.err)
     kept = tmp_path / "out" / "dark_0.mp4.npz"
     before = os.stat(kept).st_mtime_ns, stored(kept)["features"]

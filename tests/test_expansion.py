@@ -24,7 +24,7 @@ from jaxvideo.expansion import (
     start_factors,
 )
 from jaxvideo.models import create_model
-from jaxvideo.models.summary import summarise
+from jaxvideo.models.summary import summarize
 from jaxvideo.training.config import read_config
 from jaxvideo.types import CheckpointError, ConfigError, JaxvideoError
 
@@ -85,7 +85,7 @@ def test_published_networks_are_the_registrys(paper, name):
 )
 def test_complexity_is_the_networks(factors):
     """Odd sizes, and factors that round."""
-    network = summarise(**factors.model, frames=factors.frames, crop=factors.crop)
+    network = summarize(**factors.model, frames=factors.frames, crop=factors.crop)
     assert complexity(factors) == network.macs
 
 
@@ -151,7 +151,7 @@ OBJECTIVES = {
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_walk_is_brute_forces(name, target, monkeypatch):
     monkeypatch.setattr(
-        expansion, "summarise", lambda *_, **__: SimpleNamespace(macs=0, parameters=0)
+        expansion, "summarize", lambda *_, **__: SimpleNamespace(macs=0, parameters=0)
     )
     start = Factors(crop=72, width=1.5, fps=2.0)
     steps = list(expand(start, target, OBJECTIVES[name]))
@@ -165,7 +165,7 @@ def test_walk_is_brute_forces(name, target, monkeypatch):
 def test_an_objective_that_likes_the_papers_networks_finds_them(paper, monkeypatch):
     """To S, with its frames; every candidate has the paper's own size."""
     monkeypatch.setattr(
-        expansion, "summarise", lambda *_, **__: SimpleNamespace(macs=0, parameters=0)
+        expansion, "summarize", lambda *_, **__: SimpleNamespace(macs=0, parameters=0)
     )
     wanted = [s.factors for s in paper[:8]]
     steps = list(expand(Factors(), 2e9, lambda f: float(any(close(f, w) for w in wanted))))

@@ -81,7 +81,7 @@ def test_the_numbers_are_the_networks_own(video, platform, monkeypatch):
     close(extractor("map", ten, keep_map=True)(str(video))["features"], maps.mean(0))
     mean = maps.mean((0, 1, 2, 3))
     close(extractor("map", ten)(str(video))["features"], mean)
-    unit = extractor("map", ten, normalise=True)(str(video))["features"]
+    unit = extractor("map", ten, normalize=True)(str(video))["features"]
     close(unit, mean / np.linalg.norm(mean))
 
 
@@ -113,8 +113,8 @@ def test_short_videos_are_filled_as_the_weights_want(tmp_path):
     close(first["pad"][:3], first["loop"][:3])
 
 
-def test_normalised_per_clip_and_probabilities(video):
-    rows = extractor("pool", Protocol(clips=3), per_clip=True, normalise=True)(str(video))
+def test_normalized_per_clip_and_probabilities(video):
+    rows = extractor("pool", Protocol(clips=3), per_clip=True, normalize=True)(str(video))
     close(np.linalg.norm(rows["features"], axis=1), np.ones(3))
     prob, logits = (extractor(name, MIDDLE)(str(video))["features"] for name in ("prob", "logits"))
     close(logits, maps_of(video, [13], 1).mean((0, 1, 2, 3)) @ CLASSES)
@@ -201,10 +201,10 @@ def test_written_whole_or_not_at_all(tmp_path, monkeypatch):
 
 def test_descriptions():
     p = Preprocessing(frames=16, size=128, width=171, crop=112)
-    c3d = Extraction("fc6", Protocol(clips=10), every=8, normalise=True)
+    c3d = Extraction("fc6", Protocol(clips=10), every=8, normalize=True)
     assert c3d.describe(p) == (
-        "fc6 of a clip every 8 frames x centre crop per video (16 frames, stride 1, scaled to "
-        "128 x 171, crop 112), mean over T, H, W and clips, L2-normalised"
+        "fc6 of a clip every 8 frames x center crop per video (16 frames, stride 1, scaled to "
+        "128 x 171, crop 112), mean over T, H, W and clips, L2-normalized"
     )
     rows = Extraction("pool5", Protocol(clips=2, crops=3), per_clip=True, keep_map=True)
     assert rows.describe(p) == (

@@ -30,7 +30,7 @@ SMALL = {
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory):
-    """Both runs read the same videos, and their programs are optimised: here they run long."""
+    """Both runs read the same videos, and their programs are optimized: here they run long."""
     rest = {k: v for k, v in os.environ.items() if k != "JAX_DISABLE_MOST_OPTIMIZATIONS"}
     cache = tmp_path_factory.mktemp("cache")
     return rest | {"JAX_NUM_CPU_DEVICES": "1", "JAXVIDEO_CACHE": str(cache)}

@@ -447,7 +447,7 @@ def test_convert_and_predict(tmp_path, video, capsys):
         main(["predict", str(video), "--checkpoint", str(out), "--clips", "2", "--top", "2"]) == 0
     )
     said = capsys.readouterr().out
-    assert "2 clips x centre crop per video (16 frames, stride 1, scaled to 128 x 171" in said
+    assert "2 clips x center crop per video (16 frames, stride 1, scaled to 128 x 171" in said
     assert said.count("% ") >= 2
     full = ["convert", str(path), "--from", "c3d-caffe", "--model", "c3d_sports1m"]
     assert main([*full, "--out", str(out)]) == 1

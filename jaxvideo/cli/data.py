@@ -89,7 +89,7 @@ def _frames(video) -> Sequence[Any]:
 
 
 def _write_sheet(path: str, rows: Sequence[tuple[str, Sequence[Any]]]) -> None:
-    """A row of pictures per video, its label and name under it; grey where there are none."""
+    """A row of pictures per video, its label and name under it; gray where there are none."""
     import cv2
     import numpy as np
 

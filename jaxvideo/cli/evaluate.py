@@ -252,7 +252,7 @@ def _notes(result, protocol) -> list[str]:
     notes = []
     if protocol.clips == 1 and protocol.crops == 1:
         notes.append(
-            "One-clip validation: one centre crop of one clip per video. Published numbers are "
+            "One-clip validation: one center crop of one clip per video. Published numbers are "
             "usually means over several clips and crops, and higher."
         )
     if result.coverage < 1:

@@ -29,14 +29,14 @@ def add(commands: Any) -> None:
     extract.add_argument(
         "--keep-map", action="store_true", help="the endpoint as it is, not its mean over T, H, W"
     )
-    extract.add_argument("--normalise", action="store_true", help="to an L2 norm of 1")
+    extract.add_argument("--normalize", action="store_true", help="to an L2 norm of 1")
     extract.add_argument(
         "--threads", type=int, default=2, help="videos that are read at the same time (default: 2)"
     )
     extract.set_defaults(run=_extract, compiles=True)
 
     svm = commands.add_parser("svm", help="a linear SVM on features")
-    _add_labelled(svm)
+    _add_labeled(svm)
     _add_c(svm)
     svm.add_argument(
         "--leave-one-out",
@@ -49,14 +49,14 @@ def add(commands: Any) -> None:
     svm.set_defaults(run=_svm)
 
     pca = commands.add_parser("pca", help="accuracy of a linear SVM over dimensions of PCA")
-    _add_labelled(pca)
+    _add_labeled(pca)
     _add_c(pca)
     pca.add_argument("--dimensions", nargs="+", type=int, help="default: 10 50 100 200 500")
     pca.add_argument("--out", default="pca.png", help="the picture (default: pca.png)")
     pca.set_defaults(run=_pca)
 
-    tsne = commands.add_parser("tsne", help="a t-SNE picture of features, coloured by class")
-    _add_labelled(tsne)
+    tsne = commands.add_parser("tsne", help="a t-SNE picture of features, colored by class")
+    _add_labeled(tsne)
     tsne.add_argument("--perplexity", type=float, default=30.0)
     tsne.add_argument("--seed", type=int, default=0)
     tsne.add_argument(
@@ -76,7 +76,7 @@ def add(commands: Any) -> None:
     aslan.set_defaults(run=_aslan)
 
 
-def _add_labelled(command: argparse.ArgumentParser) -> None:
+def _add_labeled(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "features",
         nargs="+",
@@ -133,7 +133,7 @@ def _extract(options: argparse.Namespace) -> int:
         options.every or 0,
         options.per_clip,
         options.keep_map,
-        options.normalise,
+        options.normalize,
     )
     extract = make_extractor(net.model, net.variables, preprocessing, extraction)
     recipe = recipe_of(extraction, net.spec, net.variables, preprocessing)
@@ -175,7 +175,7 @@ def _svm(options: argparse.Namespace) -> int:
     features.sklearn("svm")  # missing is an error now, not after everything is read
     if options.leave_one_out is not None:
         dataset = _all_videos(options)
-        values, tested, indices = features.labelled_features(options.features, dataset, progress)
+        values, tested, indices = features.labeled_features(options.features, dataset, progress)
         _tell(options, values)
         classes, groups = len(dataset.classes), _groups(options, dataset, tested, indices)
         scores = features.leave_one_out(values, tested, groups, classes, c, progress)
@@ -184,8 +184,8 @@ def _svm(options: argparse.Namespace) -> int:
         there = len(dataset)
     else:
         train_set, test_set = _train_and_test(options)
-        train, labels, _ = features.labelled_features(options.features, train_set, progress)
-        values, tested, _ = features.labelled_features(options.features, test_set, progress)
+        train, labels, _ = features.labeled_features(options.features, train_set, progress)
+        values, tested, _ = features.labeled_features(options.features, test_set, progress)
         _tell(options, train)
         _check_width(train, values)
         classes, there = len(train_set.classes), len(test_set)
@@ -209,8 +209,8 @@ def _pca(options: argparse.Namespace) -> int:
     c = _c(options)
     features.sklearn("svm")
     train_set, test_set = _train_and_test(options)
-    train, labels, _ = features.labelled_features(options.features, train_set, progress)
-    values, tested, _ = features.labelled_features(options.features, test_set, progress)
+    train, labels, _ = features.labeled_features(options.features, train_set, progress)
+    values, tested, _ = features.labeled_features(options.features, test_set, progress)
     _check_width(train, values)
     _tell(options, train)
     # Of the usual dimensions those that there are; of the given ones all, or an error.

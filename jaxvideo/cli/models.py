@@ -14,7 +14,7 @@ def add(commands: Any) -> None:
 def _models(options: argparse.Namespace) -> int:
     del options
     from jaxvideo.models import MODELS
-    from jaxvideo.models.summary import summarise
+    from jaxvideo.models.summary import summarize
     from jaxvideo.pretrained import sources_of
 
     wide = max(map(len, MODELS)) + 1
@@ -23,7 +23,7 @@ def _models(options: argparse.Namespace) -> int:
         f"{'source':<18}weights from"
     )
     for name, entry in MODELS.items():
-        s = summarise(name)
+        s = summarize(name)
         ends = list(s.endpoints)
         print(
             f"{name:<{wide}}{s.parameters:>12,}{s.macs / 1e9:>9.3f}  "

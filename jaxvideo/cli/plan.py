@@ -252,7 +252,7 @@ def _lines(run, plan, chip, limit: int, videos: int | None, dataset: str, fits: 
     yield (
         "speed",
         f"ESTIMATE {rate:,.0f} clips/s, {rate / plan.devices:,.0f} per chip, "
-        f"{100 * used:.1f} % model FLOPs utilisation",
+        f"{100 * used:.1f} % model FLOPs utilization",
     )
     epoch = run.epoch_steps * plan.batch
     if videos is not None:

@@ -1,6 +1,6 @@
 """What annotation files say: finding them, and reading their lines.
 
-A form is recognised by the names and the first lines of files (`form_of`); `forms` reads each.
+A form is recognized by the names and the first lines of files (`form_of`); `forms` reads each.
 Nothing here looks whether a video is there: `datasets` does. Class names are in the order of the
 data set's own list where it has one, otherwise sorted.
 """
@@ -61,7 +61,7 @@ class Annotations:
     anywhere: bool
 
 
-# --- Recognising --------------------------------------------------------------------------
+# --- Recognizing --------------------------------------------------------------------------
 
 
 def annotation_files(root: Path) -> dict[str, tuple[Path, ...]]:

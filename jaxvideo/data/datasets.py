@@ -1,4 +1,4 @@
-"""Lists of labelled videos: from a data folder in any form that `forms.FORMS` knows.
+"""Lists of labeled videos: from a data folder in any form that `forms.FORMS` knows.
 
 `load_splits` finds out the form, reads its files and looks which videos are there, by one listing
 per folder: a look at each of a quarter of a million files takes minutes on a network disk. What
@@ -56,7 +56,7 @@ _DEPTH = 6
 
 @dataclasses.dataclass(frozen=True)
 class VideoDataset:
-    """Labelled videos: `paths[i]` has class `classes[labels[i]]`.
+    """Labeled videos: `paths[i]` has class `classes[labels[i]]`.
 
     Attributes:
       label_sets: all labels of each video where some have several, `labels` being the first;

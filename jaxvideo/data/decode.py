@@ -1,6 +1,6 @@
 """Frames out of video files, exactly the ones a View asks for.
 
-One PyAV container per clip, one thread per decoder: parallelism belongs to the loader, and
+One PyAV container per clip, one thread per decoder: parallelizm belongs to the loader, and
 FFmpeg's own frame threads can deadlock with Python's logging. The presentation times of all
 frames come from demuxing the packets (1 to 3 ms for ten seconds), so a frame's index means
 the same in files of constant and variable frame rate, and seeking is exact.

@@ -9,7 +9,7 @@ short side of 256 for instance, flow is computed there, clipped to 20 pixels and
 0..255. So a stored value is in pixels of the STORED size, and cropping or scaling a field
 afterwards, as the augmentation of flow networks does, leaves the values alone.
 
-One file per video, NAME.flow.mkv beside NAME.mp4: a grey video whose frame t is the x field
+One file per video, NAME.flow.mkv beside NAME.mp4: a gray video whose frame t is the x field
 above the y field, every frame a key frame, read by `data.decode` like any other. FFV1 is
 lossless; on a real clip of 256 x 340 a field takes 7.0 kB and 0.7 ms to decode, where JPEG
 of the highest quality takes 5.5 kB and 0.3 ms and errs by up to 5 levels of 255 (0.8 pixels).
@@ -77,16 +77,16 @@ def host_flow(frames: np.ndarray, method: str = "dis") -> np.ndarray:
       DataError: frames of another shape or type, or only one.
     """
     calculate = _method(method)
-    grey = _grey(frames)
-    return np.stack([calculate(a, b) for a, b in itertools.pairwise(grey)])
+    gray = _gray(frames)
+    return np.stack([calculate(a, b) for a, b in itertools.pairwise(gray)])
 
 
 def warped_flow(frames: np.ndarray, method: str = "dis") -> np.ndarray:
     """`host_flow` after the camera's motion is taken out: TSN's third modality (arXiv
     1608.00859, section 3.2), after improved trajectories (Wang and Schmid, ICCV 2013)."""
     calculate = _method(method)
-    grey = _grey(frames), _grey(compensated(frames), fewest=1)
-    return np.stack([calculate(a, b) for a, b in zip(grey[0][:-1], grey[1], strict=True)])
+    gray = _gray(frames), _gray(compensated(frames), fewest=1)
+    return np.stack([calculate(a, b) for a, b in zip(gray[0][:-1], gray[1], strict=True)])
 
 
 def compensated(frames: np.ndarray) -> np.ndarray:
@@ -96,13 +96,13 @@ def compensated(frames: np.ndarray) -> np.ndarray:
     flow, by whatever method. Where the moved frame shows nothing, it holds the one before, so
     that nothing moves there.
     """
-    grey = _grey(frames)
+    gray = _gray(frames)
     out = frames[:-1].copy()
     height, width = frames.shape[1:3]
     for t in range(len(out)):
         cv2.warpPerspective(
             frames[t + 1],
-            camera_motion(grey[t], grey[t + 1]),
+            camera_motion(gray[t], gray[t + 1]),
             (width, height),
             dst=out[t],
             flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
@@ -111,7 +111,7 @@ def compensated(frames: np.ndarray) -> np.ndarray:
     return out
 
 
-def camera_motion(grey0: np.ndarray, grey1: np.ndarray) -> np.ndarray:
+def camera_motion(gray0: np.ndarray, gray1: np.ndarray) -> np.ndarray:
     """The homography `[3, 3]` that most corners of a frame follow to the next one.
 
     uint8 `[H, W]` each. Corners are followed by Lucas and Kanade's method and the homography
@@ -119,11 +119,11 @@ def camera_motion(grey0: np.ndarray, grey1: np.ndarray) -> np.ndarray:
     agree: a picture without texture, or a cut.
     """
     still = np.eye(3)
-    corners = cv2.goodFeaturesToTrack(grey0, maxCorners=1000, qualityLevel=0.001, minDistance=3)
+    corners = cv2.goodFeaturesToTrack(gray0, maxCorners=1000, qualityLevel=0.001, minDistance=3)
     if corners is None or len(corners) < _MATCHES:
         return still
-    moved, found, _ = cv2.calcOpticalFlowPyrLK(grey0, grey1, corners, corners.copy())
-    back, found_back, _ = cv2.calcOpticalFlowPyrLK(grey1, grey0, moved, moved.copy())
+    moved, found, _ = cv2.calcOpticalFlowPyrLK(gray0, gray1, corners, corners.copy())
+    back, found_back, _ = cv2.calcOpticalFlowPyrLK(gray1, gray0, moved, moved.copy())
     returned = np.linalg.norm((back - corners).reshape(-1, 2), axis=1) < 0.5
     good = (found.ravel() == 1) & (found_back.ravel() == 1) & returned
     if good.sum() < _MATCHES:
@@ -153,7 +153,7 @@ def _method(name: str) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
     raise ConfigError(f"flow method {name!r}: allowed are {HOST_FLOWS}")
 
 
-def _grey(frames, fewest=2):
+def _gray(frames, fewest=2):
     if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8:
         raise DataError(f"flow wants uint8 frames [T, H, W, 3]: {frames.dtype} {frames.shape}")
     if len(frames) < fewest:
@@ -164,7 +164,7 @@ def _grey(frames, fewest=2):
 # --- Bytes --------------------------------------------------------------------------------
 
 
-def quantise(flow: np.ndarray, bound: float = 20.0) -> np.ndarray:
+def quantize(flow: np.ndarray, bound: float = 20.0) -> np.ndarray:
     """Pixels to uint8: [-bound, bound] linearly to 0..255, the rest clipped.
 
     The nearest level is taken, so an error is at most bound / 255 (0.08 pixels for 20) and no
@@ -175,13 +175,13 @@ def quantise(flow: np.ndarray, bound: float = 20.0) -> np.ndarray:
     return np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
 
 
-def dequantise(fields: np.ndarray, bound: float = 20.0) -> np.ndarray:
-    """uint8 to f32 pixels, the inverse of `quantise` up to its rounding."""
+def dequantize(fields: np.ndarray, bound: float = 20.0) -> np.ndarray:
+    """uint8 to f32 pixels, the inverse of `quantize` up to its rounding."""
     return fields.astype(np.float32) * np.float32(2 * bound / 255) - np.float32(bound)
 
 
 def mirror(fields: np.ndarray) -> np.ndarray:
-    """The quantised flow `[..., H, W, 2]` of the frames mirrored left to right."""
+    """The quantized flow `[..., H, W, 2]` of the frames mirrored left to right."""
     mirrored = fields[..., ::-1, :].copy()
     mirrored[..., 0] = 255 - mirrored[..., 0]
     return mirrored
@@ -199,7 +199,7 @@ def flow_path(video_path: str | os.PathLike[str]) -> Path:
 def write_flow(
     path: str | os.PathLike[str], fields: Iterable[np.ndarray], fps: float, info: FlowInfo
 ) -> None:
-    """Stores quantised fields, uint8 `[H, W, 2]` each, one per pair of frames.
+    """Stores quantized fields, uint8 `[H, W, 2]` each, one per pair of frames.
 
     The file appears whole or not at all: it is written under another name and then renamed.
 

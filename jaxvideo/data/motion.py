@@ -12,14 +12,14 @@ how a clip is drawn, not by filtering afterwards:
   the first one played backwards, and everything else in a clip (drift, pan, flicker, noise) has
   a law that time reversal leaves alone. The validation set holds both members of every pair, so
   a model blind to the order of the frames scores at most 50 %. This is exact for the rendered
-  frames; H.264 predicts from the past, so its faint artefacts are not reversed with them.
-- *Axis.* A labelled axis passes through `speed * time`; each other axis rests at half of
+  frames; H.264 predicts from the past, so its faint artifacts are not reversed with them.
+- *Axis.* A labeled axis passes through `speed * time`; each other axis rests at half of
   `speed' * time'`, drawn by the same law (all of it would push many objects out of the picture).
   So a frame taken at random says little about the class: ridge regression on where the object is
   has 17 % of 800 unseen frames right (chance: 12.5 %). Only a model that knows WHICH frame it
   sees learns more: the first one, known to be first, shows on which side a movement begins
-  (57 %); the middle one, where every labelled axis is near its centre, does not (14 %).
-- *Appearance.* Photograph, mask, colours, background, distractor and noise are drawn without
+  (57 %); the middle one, where every labeled axis is near its center, does not (14 %).
+- *Appearance.* Photograph, mask, colors, background, distractor and noise are drawn without
   looking at the label; labels cycle with the number of the video, so every class has as many.
 
 Train and validation share no photograph, neither as background nor as object.
@@ -100,13 +100,13 @@ VAL_FACES = range(75, 100)
 # Speed per frame along (x, y, rotation, zoom): px, px, rad, log of the scale.
 _SLOWEST = np.array([1.5, 1.2, np.deg2rad(7.0), 0.036])
 _FASTEST = np.array([3.1, 2.4, np.deg2rad(14.0), 0.058])
-# What moves along the axes that are not labelled; an eighth of the slowest labelled speed keeps
+# What moves along the axes that are not labeled; an eighth of the slowest labeled speed keeps
 # "anything moves there at all" from being a label.
 _DRIFT = _SLOWEST / 8
-# Where those axes rest, as a part of the way that a labelled one travels.
+# Where those axes rest, as a part of the way that a labeled one travels.
 _REST = 0.5
-# Centre of the object, half range around the middle of the frame. The angle is anything.
-_CENTRE = np.array([7.0, 5.0, np.pi, 0.0])
+# Center of the object, half range around the middle of the frame. The angle is anything.
+_CENTER = np.array([7.0, 5.0, np.pi, 0.0])
 # First class of each pair: left, up, clockwise on the screen (y points down), zoom_in.
 _DIRECTION = np.array([-1.0, -1.0, 1.0, 1.0])
 
@@ -242,12 +242,12 @@ def _render_forwards(rng: np.random.Generator, split: str, axis: int) -> np.ndar
     rest = _REST * rng.uniform(_SLOWEST, _FASTEST) * rng.uniform(-FRAMES / 2, FRAMES / 2, 4)
     path = rest + rng.uniform(-_DRIFT, _DRIFT) * times
     path[:, axis] = _DIRECTION[axis] * speed[axis] * times[:, 0]
-    path += rng.uniform(-_CENTRE, _CENTRE)
+    path += rng.uniform(-_CENTER, _CENTER)
     x, y, angle, log_scale = path.T
     # An object's mean radius is 0.36 of its texture's side; 20 to 26 px in the middle of a zoom.
     scale = rng.uniform(20, 26) / (0.36 * _TEXTURE) * np.exp(log_scale)
 
-    background, colour, keep = _draw_layers(rng, split)
+    background, color, keep = _draw_layers(rng, split)
     height, width = background.shape[:2]
     pan = rng.uniform(-0.25, 0.25, 2) * times
     background_pose = _inverse_pose(
@@ -261,9 +261,9 @@ def _render_forwards(rng: np.random.Generator, split: str, axis: int) -> np.ndar
     middle = (_TEXTURE - 1) / 2
     object_pose = _inverse_pose(source=(middle, middle), scale=scale, **target)
     # Below half size bilinear sampling would skip texels and the texture would shimmer.
-    small_colour, small_keep = (
+    small_color, small_keep = (
         cv2.resize(image, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
-        for image in (colour, keep)
+        for image in (color, keep)
     )
     middle = (_TEXTURE / 2 - 1) / 2
     small_pose = _inverse_pose(source=(middle, middle), scale=scale * 2, **target)
@@ -277,9 +277,9 @@ def _render_forwards(rng: np.random.Generator, split: str, axis: int) -> np.ndar
     frames = np.empty((FRAMES, HEIGHT, WIDTH, 3), np.uint8)
     for t in range(FRAMES):
         if scale[t] < 0.6:
-            object_args = small_colour, small_keep, small_pose[t]
+            object_args = small_color, small_keep, small_pose[t]
         else:
-            object_args = colour, keep, object_pose[t]
+            object_args = color, keep, object_pose[t]
         frame = cv2.warpAffine(
             background,
             background_pose[t],
@@ -296,14 +296,14 @@ def _render_forwards(rng: np.random.Generator, split: str, axis: int) -> np.ndar
 
 
 def _draw_layers(rng: np.random.Generator, split: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Background with a distractor on it, and the object as (colour * alpha, 255 - alpha).
+    """Background with a distractor on it, and the object as (color * alpha, 255 - alpha).
 
     All uint8, three channels (also the alpha: cv2.multiply wants equal shapes).
     """
     size = (WIDTH + 2 * _MARGIN, HEIGHT + 2 * _MARGIN)
     level = rng.uniform(55, 195)
     background = _toned(rng, _crop(rng, split, size, (0.45, 0.95)), level, rng.uniform(16, 30))
-    colour, keep = _cutout(rng, split, level)
+    color, keep = _cutout(rng, split, level)
     # The distractor lies on the background and moves with it; it obeys the object's own law of
     # looks, so that nothing but its motion sets the object apart.
     pose = _inverse_pose(
@@ -313,13 +313,13 @@ def _draw_layers(rng: np.random.Generator, split: str) -> tuple[np.ndarray, np.n
         angle=rng.uniform(-np.pi, np.pi, 1),
         scale=rng.uniform(7, 12, 1) / (0.36 * _TEXTURE),
     )
-    return _paste(background, *_cutout(rng, split, level), pose[0]), colour, keep
+    return _paste(background, *_cutout(rng, split, level), pose[0]), color, keep
 
 
 def _cutout(
     rng: np.random.Generator, split: str, background_level: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A piece of a photograph under a mask: (colour * alpha, 255 - alpha), uint8 `[56, 56, 3]`."""
+    """A piece of a photograph under a mask: (color * alpha, 255 - alpha), uint8 `[56, 56, 3]`."""
     faces = TRAIN_FACES if split == "train" else VAL_FACES
     if rng.random() < 0.2:
         face = _faces()[rng.integers(faces.start, faces.stop)]
@@ -422,13 +422,13 @@ def _inverse_pose(
     return np.stack([row_x, row_y], 1)
 
 
-def _paste(below: np.ndarray, colour: np.ndarray, keep: np.ndarray, pose: np.ndarray) -> np.ndarray:
+def _paste(below: np.ndarray, color: np.ndarray, keep: np.ndarray, pose: np.ndarray) -> np.ndarray:
     """`below` uint8 `[H, W, 3]` with a cutout (see `_cutout`) laid over it at `pose`."""
     size = below.shape[1::-1]
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    colour = cv2.warpAffine(colour, pose, size, flags=flags)
+    color = cv2.warpAffine(color, pose, size, flags=flags)
     keep = cv2.warpAffine(keep, pose, size, flags=flags, borderValue=(255, 255, 255))
-    return cv2.add(cv2.multiply(below, keep, scale=1 / 255), colour)
+    return cv2.add(cv2.multiply(below, keep, scale=1 / 255), color)
 
 
 @functools.cache
@@ -470,7 +470,7 @@ def _read_picture(name: str, mode: str) -> np.ndarray:
     """uint8 `[H, W, 3]` ("RGB") or `[H, W]` ("L").
 
     By Pillow, which scikit-image requires: OpenCV's libpng would print a warning about the
-    colour profile of motorcycle_left.png.
+    color profile of motorcycle_left.png.
     """
     path = _picture(name)
     try:

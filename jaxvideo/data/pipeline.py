@@ -170,7 +170,7 @@ def read_views(file: VideoFile, views: Sequence[View], preprocessing: Preprocess
         snippets = frames.reshape(-1, p.snippet, *frames.shape[2:])
         method, warped = p.flow.removeprefix("warped_"), p.flow.startswith("warped_")
         compute = flow.warped_flow if warped else flow.host_flow
-        fields = np.stack([flow.quantise(compute(snippet, method)) for snippet in snippets])
+        fields = np.stack([flow.quantize(compute(snippet, method)) for snippet in snippets])
         frames = snippets[:, :-1].reshape(len(views), -1, *frames.shape[2:])
         fields = fields.reshape(*frames.shape[:-1], 2)
     return fields if p.modality == "flow" else np.concatenate([frames, fields], -1)
@@ -205,7 +205,7 @@ def error_text(row: np.ndarray) -> str:
 
 def _host_places(batch_size: int, share: Share) -> Callable[[int], range]:
     """From a batch's index to the places of the stream that are this host's: contiguous parts
-    of every global batch, so that normalisation groups, which are contiguous too, do not depend
+    of every global batch, so that normalization groups, which are contiguous too, do not depend
     on the hosts."""
     if batch_size < 1 or batch_size % share.count:
         raise ConfigError(f"a batch of {batch_size} cannot be shared by {share.count} hosts")

@@ -19,7 +19,7 @@ import numpy as np
 
 from jaxvideo.types import BLACK, ConfigError, Preprocessing, Protocol, View, Window
 
-# Quarters of the free space down and across: the corners and the centre; and TSN's others.
+# Quarters of the free space down and across: the corners and the center; and TSN's others.
 _FIVE = ((0, 0), (0, 4), (4, 0), (4, 4), (2, 2))
 _THIRTEEN = (*_FIVE, (0, 2), (4, 2), (2, 0), (2, 4), (1, 1), (1, 3), (3, 1), (3, 3))
 POSITIONS: dict[str, tuple[tuple[int, int], ...]] = {
@@ -48,8 +48,8 @@ class RandomCrop:
         progression, the ends included (3D ResNet: five from 1 to 2).
       ratios: instead, the crop's height and width are drawn from these shares of `size`, at most
         one step apart (TSN: 1, 0.875, 0.75, 0.66 of 256); the crop then has another aspect.
-      positions: "uniform" anywhere; "five", one of the four corners and the centre; "thirteen",
-        these, the middles of the sides and of the corners' ways to the centre (TSN's code).
+      positions: "uniform" anywhere; "five", one of the four corners and the center; "thirteen",
+        these, the middles of the sides and of the corners' ways to the center (TSN's code).
       areas: instead of scales and ratios, the crop's area is drawn from this range of shares
         of the frame's, `size` aside: the random resized crop of Inception (arXiv 1409.4842,
         section 6: 0.08 to 1; 3D ResNet's newer code: 0.25 to 1). Empty is off.
@@ -236,7 +236,7 @@ def protocol_views(
 
     Clip starts are floor(i (N - L) / (K - 1)) for i = 0 ... K-1 (VMZ); one clip is the
     middle one. "dense" takes `frames * stride` for the length L (TSM's code), whose last frames
-    a clip does not reach. "centres" are floor((i + 1/2) (N - L + 1) / K) (TSN), and so are the
+    a clip does not reach. "centers" are floor((i + 1/2) (N - L + 1) / K) (TSN), and so are the
     snippets of a clip with segments. "parts" are floor(i (N - L) / K) (SlowFast's code).
     "windows" are every `frames * stride` frames from the first; what is left at the end is a
     clip too, filled by itself (3D ResNet's code). Three crops lie at the start, the middle and
@@ -264,7 +264,7 @@ def _starts(
     """For each clip, the start of each of its segments."""
     p, k = preprocessing, protocol.clips
     last = last_start(num_frames, p.snippet, step)
-    if p.segments > 1 or protocol.starts == "centres":
+    if p.segments > 1 or protocol.starts == "centers":
         # Clip i of k takes the i-th of k equal parts of every segment.
         part = (last + 1) / p.segments
         return [

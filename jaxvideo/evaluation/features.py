@@ -137,7 +137,7 @@ def describe_features(folder: str | os.PathLike[str]) -> str:
         raise DataError(f"{path} is damaged, or no file of `extract` ({error})") from error
 
 
-def labelled_features(
+def labeled_features(
     folders: Sequence[str | os.PathLike[str]],
     dataset: VideoDataset,
     progress: _Progress = lambda items, what: items,
@@ -286,7 +286,7 @@ def compactness(
 
 
 def embed(values: np.ndarray, seed: int = 0, perplexity: float = 30.0) -> np.ndarray:
-    """t-SNE: points `[M, 2]` whose neighbours are features' neighbours (van der Maaten and
+    """t-SNE: points `[M, 2]` whose neighbors are features' neighbors (van der Maaten and
     Hinton, 2008). More than 50 dimensions go through PCA first, as its authors do.
 
     Raises:

@@ -6,7 +6,7 @@ trained on the nine others, and the mean accuracy is told with its standard erro
 area under the ROC.
 
 With networks' features as C3D's authors (arXiv 1412.0767, section 5): of every feature (prob, fc7,
-fc6, pool5), averaged over a video's clips and L2-normalised, the twelve measures of the data set's
+fc6, pool5), averaged over a video's clips and L2-normalized, the twelve measures of the data set's
 paper (Table 3) between the two videos; all of them, scaled to mean 0 and variance 1 on the
 training pairs, to a linear SVM. C = 1 and libsvm's hinge loss are the data set's own code's.
 """
@@ -101,7 +101,7 @@ def measures(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     )
 
 
-def l2_normalised(values: np.ndarray) -> np.ndarray:
+def l2_normalized(values: np.ndarray) -> np.ndarray:
     """Rows divided by their norms; a row of zeros stays."""
     norm = np.linalg.norm(values, axis=1, keepdims=True)
     return values / np.where(norm > 0, norm, 1)
@@ -178,11 +178,11 @@ def pair_videos(pairs: Pairs) -> list[str]:
 
 
 def pair_vectors(pairs: Pairs, videos: Sequence[str], values: Sequence[np.ndarray]) -> np.ndarray:
-    """`[P, 12 x kinds]` of the L2-normalised features `values[kind]` `[len(videos), D]`."""
+    """`[P, 12 x kinds]` of the L2-normalized features `values[kind]` `[len(videos), D]`."""
     row = {video: index for index, video in enumerate(videos)}
     first = [row[video] for video in pairs.first]
     second = [row[video] for video in pairs.second]
-    kinds = [l2_normalised(kind) for kind in values]
+    kinds = [l2_normalized(kind) for kind in values]
     return np.concatenate([measures(kind[first], kind[second]) for kind in kinds], 1)
 
 

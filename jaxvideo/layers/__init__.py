@@ -1,4 +1,4 @@
-"""Arrays in, arrays out: convolution with its lowerings, normalisation, pooling."""
+"""Arrays in, arrays out: convolution with its lowerings, normalization, pooling."""
 
 from jaxvideo.layers.blocks import Conv2Plus1D, average_predictions, conv_norm
 from jaxvideo.layers.conv import Conv3D, conv3d, explicit_padding

@@ -67,7 +67,7 @@ def conv_norm(
 class Conv2Plus1D(nn.Module):
     """t x k x k as 1 x k x k to `mid` channels, BN, ReLU, t x 1 x 1.
 
-    R(2+1)D's factorisation (arXiv 1711.11248, section 3.5), which chooses `mid` to keep the
+    R(2+1)D's factorization (arXiv 1711.11248, section 3.5), which chooses `mid` to keep the
     number of weights, and S3D's (arXiv 1712.04851, section 4.2), where `mid` is `features`.
     `conv(features, kernel, strides, name=)` and `norm(name=)` make the layers. It is called like
     a `Conv3D`: the BN and activation after the second convolution are the caller's, see

@@ -370,7 +370,7 @@ for _platform in ("cpu", "tpu", None):
 #: kernels in the compute dtype. `models.folding.fold` computes it once per set of weights.
 FOLDED = "folded"
 
-#: Kaiming normal over fan-out, as VMZ and torchvision initialise video ResNets.
+#: Kaiming normal over fan-out, as VMZ and torchvision initialize video ResNets.
 kaiming_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 

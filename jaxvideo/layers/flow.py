@@ -29,12 +29,12 @@ from jaxvideo.types import ConfigError
 SMALLEST_LEVEL = 16
 
 #: OpenCV's weights of red, green and blue (ITU-R BT.601).
-_GREY = np.array([0.299, 0.587, 0.114], np.float32)
+_GRAY = np.array([0.299, 0.587, 0.114], np.float32)
 
 
-def to_grey(rgb: jax.Array) -> jax.Array:
-    """`[..., 3]` RGB in 0..255, any dtype, to f32 `[...]`, as OpenCV weighs the colours."""
-    red, green, blue = (rgb[..., c].astype(jnp.float32) * _GREY[c] for c in range(3))
+def to_gray(rgb: jax.Array) -> jax.Array:
+    """`[..., 3]` RGB in 0..255, any dtype, to f32 `[...]`, as OpenCV weighs the colors."""
+    red, green, blue = (rgb[..., c].astype(jnp.float32) * _GRAY[c] for c in range(3))
     return red + green + blue
 
 
@@ -56,7 +56,7 @@ def tvl1(
     """Flow from `frames0` to `frames1`.
 
     Args:
-      frames0, frames1: grey images `[N, H, W]` in 0..255, any dtype.
+      frames0, frames1: gray images `[N, H, W]` in 0..255, any dtype.
       levels: of the pyramid, the full size included; those whose shorter side would be under
         16 pixels are left out.
       scale: a level's size relative to the finer one's.
@@ -87,7 +87,7 @@ def tvl1_video(video: jax.Array, *, chunk: int = 1, **settings) -> jax.Array:
     """Flow between the frames of a whole video.
 
     Args:
-      video: grey `[T, H, W]` in 0..255, uint8 or float.
+      video: gray `[T, H, W]` in 0..255, uint8 or float.
       chunk: pairs that are solved together; see `flow_of_video`.
       settings: of `tvl1`.
 
@@ -95,19 +95,19 @@ def tvl1_video(video: jax.Array, *, chunk: int = 1, **settings) -> jax.Array:
       f32 `[T - 1, H, W, 2]`, field t from frame t to frame t + 1.
     """
     if video.ndim != 3 or len(video) < 2:
-        raise ConfigError(f"tvl1_video wants at least two grey frames [T, H, W]: {video.shape}")
+        raise ConfigError(f"tvl1_video wants at least two gray frames [T, H, W]: {video.shape}")
     return _in_chunks(video[None], chunk, lambda pair: tvl1(*pair, **settings))[0]
 
 
 def flow_of_video(
     video: jax.Array, *, bound: float = 20.0, chunk: int = 1, **settings
 ) -> jax.Array:
-    """From RGB frames to the quantised flow that a flow network is fed with.
+    """From RGB frames to the quantized flow that a flow network is fed with.
 
     Args:
       video: `[N, T + 1, H, W, 3]` RGB in 0..255, uint8 or float; N may be sharded, for every
         video is solved where it is.
-      bound: what 0 and 255 stand for, minus and plus, in pixels; see `quantise`.
+      bound: what 0 and 255 stand for, minus and plus, in pixels; see `quantize`.
       chunk: pairs of each video that are solved together. A CPU is fastest with few pixels at
         a time, which stay in its cache; an accelerator wants a million or more, so many pairs
         of a single video. It takes about 200 bytes per pixel of N x chunk fields, beside the
@@ -121,13 +121,13 @@ def flow_of_video(
         raise ConfigError(f"flow_of_video wants RGB [N, T + 1, H, W, 3], T from 1: {video.shape}")
 
     def solve(pair):
-        return quantise(tvl1(*map(to_grey, pair), **settings), bound)
+        return quantize(tvl1(*map(to_gray, pair), **settings), bound)
 
     return _in_chunks(video, chunk, solve)
 
 
-def quantise(flow: jax.Array, bound: float = 20.0) -> jax.Array:
-    """Pixels to uint8: [-bound, bound] to 0..255, rounded, clipped; as `data.flow.quantise`."""
+def quantize(flow: jax.Array, bound: float = 20.0) -> jax.Array:
+    """Pixels to uint8: [-bound, bound] to 0..255, rounded, clipped; as `data.flow.quantize`."""
     scaled = (flow + bound) * (255 / (2 * bound))
     return jnp.clip(jnp.round(scaled), 0, 255).astype(jnp.uint8)
 
@@ -162,7 +162,7 @@ def _in_chunks(videos, chunk, solve):
 def _check(frames0, frames1, levels, scale, warps, iterations):
     if frames0.ndim != 3 or frames0.shape != frames1.shape:
         raise ConfigError(
-            f"tvl1 wants two grey batches [N, H, W] of one shape: {frames0.shape}, {frames1.shape}"
+            f"tvl1 wants two gray batches [N, H, W] of one shape: {frames0.shape}, {frames1.shape}"
         )
     if min(frames0.shape[1:]) < SMALLEST_LEVEL:
         raise ConfigError(
@@ -220,7 +220,7 @@ def _level(i0, i1, flow, warps, iterations, tau, lam, theta):
 
         def iteration(_, state):
             flow, dual_x, dual_y = state
-            # The minimiser over v, "thresholding": all three cases of the paper in one clip.
+            # The minimizer over v, "thresholding": all three cases of the paper in one clip.
             rho = offset + _dot(gradient, flow)
             step = jnp.clip(-rho * per_norm, -most, most)
             divergence = _backward(dual_x, -1) + _backward(dual_y, -2)

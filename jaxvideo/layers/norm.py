@@ -1,4 +1,4 @@
-"""Batch normalisation, with the differences between frameworks settled in one place.
+"""Batch normalization, with the differences between frameworks settled in one place.
 
     framework      momentum m means            usual m   eps    running variance   scale
     torch          run = (1-m) run + m batch   0.1       1e-5   unbiased           yes
@@ -6,7 +6,7 @@
     TF / Sonnet    run = m run + (1-m) batch   0.999     1e-3   biased             I3D: no
     Flax, here     run = m run + (1-m) batch   0.9       1e-5   see `unbiased`     yes
 
-So torch's 0.1 is 0.9 here. All of them normalise with the biased variance.
+So torch's 0.1 is 0.9 here. All of them normalize with the biased variance.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from jaxvideo.types import ConfigError
 
 
 class BatchNorm(nn.Module):
-    """Batch normalisation over all axes but the last; statistics are at least f32 in any dtype.
+    """Batch normalization over all axes but the last; statistics are at least f32 in any dtype.
 
     Under `jit` with a sharded batch the mean is over the GLOBAL batch. The papers used the
-    statistics of each GPU's share: `groups=g` normalises within g equal, contiguous groups of
+    statistics of each GPU's share: `groups=g` normalizes within g equal, contiguous groups of
     the global batch instead, so a result depends on the config, never on the number of
     devices. The running statistics then average over the groups.
 
-    `frozen`: normalise by the running statistics in training too and leave them alone, as
+    `frozen`: normalize by the running statistics in training too and leave them alone, as
     fine-tuning recipes do (TSN's partial BN); `optim.frozen` freezes scale and bias.
 
     Parameters `scale`, `bias` (if used), statistics `mean`, `var`, each `[C]`.
@@ -78,15 +78,15 @@ class BatchNorm(nn.Module):
             raise ConfigError(
                 f"BatchNorm groups={self.groups} must divide the batch of {x.shape[0]}"
             )
-        centre = lax.stop_gradient(running_mean.value)
-        y, offset, var = _normalised(
-            x, centre, scale, bias, self.groups, columns, self.epsilon, self.dtype
+        center = lax.stop_gradient(running_mean.value)
+        y, offset, var = _normalized(
+            x, center, scale, bias, self.groups, columns, self.epsilon, self.dtype
         )
         if not self.is_initializing():
             count = x.size // (self.groups * channels)
             correction = count / max(count - 1, 1) if self.unbiased else 1.0
             keep = self.momentum
-            running_mean.value = keep * running_mean.value + (1 - keep) * (offset + centre)
+            running_mean.value = keep * running_mean.value + (1 - keep) * (offset + center)
             running_var.value = keep * running_var.value + (1 - keep) * (var * correction)
         return y
 
@@ -112,8 +112,8 @@ def _scaled(x, factor, shift, columns, dtype):
     return y.reshape(x.shape).astype(dtype)
 
 
-def _normalised(x, centre, scale, bias, groups, columns, epsilon, dtype):
-    """y, and over the groups the mean offset from `centre` and the mean variance, `[C]`."""
+def _normalized(x, center, scale, bias, groups, columns, epsilon, dtype):
+    """y, and over the groups the mean offset from `center` and the mean variance, `[C]`."""
     view = _side_by_side(x, columns)
     view = view.reshape(groups, -1, *view.shape[1:])
     middle = [1] * (view.ndim - 2)
@@ -126,8 +126,8 @@ def _normalised(x, centre, scale, bias, groups, columns, epsilon, dtype):
         return _tiled(per_group, columns).reshape(groups, *middle, -1)
 
     # One pass over the data, E[d^2] - E[d]^2, loses digits when the mean is far from zero;
-    # taken about the running mean, d is centred as soon as training has begun.
-    deviation = view - _tiled(centre, columns)
+    # taken about the running mean, d is centered as soon as training has begun.
+    deviation = view - _tiled(center, columns)
     offset = mean(deviation)
     var = jnp.maximum(mean(jnp.square(deviation)) - jnp.square(offset), 0.0)
     # A multiple of the deviation and a shift, so that the gradient, too, is made of sums over

@@ -1,8 +1,8 @@
 """Columns of a frame side by side in the channels: 3-D convolution for wide vector units.
 
 A TPU multiplies and stores channels by 128; 64 of them leave half of a unit idle, and RGB
-nearly all of it. Here p neighbouring columns of the result become one with p times the
-channels, out of p * stride neighbouring columns of the input. The kernel grows by zeros, which
+nearly all of it. Here p neighboring columns of the result become one with p times the
+channels, out of p * stride neighboring columns of the input. The kernel grows by zeros, which
 is cheaper than idleness. For 2 or 3 input channels the strides in time and height are unfolded
 too, as in the well-known treatment of an image network's stem.
 

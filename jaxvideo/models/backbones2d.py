@@ -36,7 +36,7 @@ from jaxvideo.types import Lowering
 def local_response_norm(
     x: jax.Array, size: int = 5, alpha: float = 1e-4, beta: float = 0.75, k: float = 2.0
 ) -> jax.Array:
-    """x / (k + alpha sum x^2)^beta, the sum over `size` neighbouring channels.
+    """x / (k + alpha sum x^2)^beta, the sum over `size` neighboring channels.
 
     Krizhevsky et al., 2012, section 3.3, with their constants. Caffe's and torch's alpha is
     divided by `size`: theirs is 5e-4 for this one.
@@ -66,7 +66,7 @@ class Conv:
 
 @dataclasses.dataclass(frozen=True)
 class Norm:
-    """Local response normalisation."""
+    """Local response normalization."""
 
     name: str
     alpha: float = 1e-4
@@ -158,7 +158,7 @@ class ConvNet(nn.Module):
             use_bias=True,
             dtype=self.dtype,
             lowering=self.lowering,
-            # Over fan-in: nothing here normalises what the few channels of RGB would shrink.
+            # Over fan-in: nothing here normalizes what the few channels of RGB would shrink.
             kernel_init=nn.initializers.he_normal(),
             name=layer.name,
         )
@@ -220,7 +220,7 @@ _HYBRID: tuple[Layer, ...] = (
     Hidden("fc7", 4096),
 )
 
-#: Tables for `ConvNet`. The temporal CNN-M has no second normalisation (1406.2199, section 6).
+#: Tables for `ConvNet`. The temporal CNN-M has no second normalization (1406.2199, section 6).
 CONVNETS: dict[str, tuple[Layer, ...]] = {
     "cnn_m": _CNN_M,
     "cnn_m_temporal": tuple(layer for layer in _CNN_M if layer.name != "norm2"),
@@ -415,7 +415,7 @@ def _norm(net: BNInception | ResNet2D) -> Callable[..., BatchNorm]:
     )
 
 
-#: Backbones with batch normalisation by name; all take the fields of `BNInception`.
+#: Backbones with batch normalization by name; all take the fields of `BNInception`.
 BACKBONES: dict[str, Callable[..., Any]] = {
     "bn_inception": BNInception,
     "resnet50": functools.partial(ResNet2D, BLOCKS[50]),

@@ -16,7 +16,7 @@ it goes with the weights. fc6 sees its input in the order (T, H, W, C), Caffe an
 (C, T, H, W); an import of weights reorders its kernel.
 
 Section 3 of the paper compares temporal depths in a smaller net of five convolutions; the
-appendix feeds that one 56 and 224 pixels. Three authors added batch normalisation, in three
+appendix feeds that one 56 and 224 pixels. Three authors added batch normalization, in three
 ways: VMZ after the convolutions, with pool5 rounded down; Hara after fc6 and fc7 too;
 Carreira and Zisserman (arXiv 1705.07750) like Hara, with pool1 of stride 2 in time.
 """

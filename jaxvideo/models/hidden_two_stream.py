@@ -47,12 +47,12 @@ def motion_losses(
     flows: Mapping[int, jax.Array],
     weights: Sequence[float] = (1.0, 1.0, 1.0),
 ) -> dict[str, jax.Array]:
-    """What MotionNet learns from: three losses per level, whose sum is to be minimised.
+    """What MotionNet learns from: three losses per level, whose sum is to be minimized.
 
     At level l images have 1 / 2^(l-1) of the clip's size, and a predicted flow of 1 is
     20 / 2^(l-1) of their pixels. Frame k+1, warped back by flow k, should be frame k:
 
-      - photometric: Charbonnier penalty of the difference of locally normalised images, with
+      - photometric: Charbonnier penalty of the difference of locally normalized images, with
         alpha 0.4, beta 255;
       - smoothness: Charbonnier penalty of the flow's forward differences, with alpha 0.3 and
         the level's pixels as beta; summed over x and y;
@@ -72,7 +72,7 @@ def motion_losses(
     Returns:
       f32 scalars by name, "photometric_6" and so on.
     """
-    # Nine channels, more than there are: each pixel is divided by the same for all its colours.
+    # Nine channels, more than there are: each pixel is divided by the same for all its colors.
     images = local_response_norm(frames.astype(jnp.float32), size=9, alpha=1 / 9, beta=0.7, k=1.0)
     losses = {}
     for level, flow in flows.items():
@@ -130,7 +130,7 @@ def _window_means(x: jax.Array) -> jax.Array:
 
 
 def charbonnier(x: jax.Array, alpha: float, beta: float, epsilon: float = 1e-3) -> jax.Array:
-    """Generalised Charbonnier penalty ((beta x)^2 + epsilon^2)^alpha."""
+    """Generalized Charbonnier penalty ((beta x)^2 + epsilon^2)^alpha."""
     return (jnp.square(beta * x) + epsilon**2) ** alpha
 
 
@@ -175,9 +175,9 @@ def downsample(images: jax.Array, height: int, width: int) -> jax.Array:
         size = images.shape[axis]
         if out == size:
             continue
-        centres = np.linspace(0, size - 1, out) if out > 1 else np.array([(size - 1) / 2])
+        centers = np.linspace(0, size - 1, out) if out > 1 else np.array([(size - 1) / 2])
         step = (size - 1) / max(out - 1, 1)
-        weights = np.maximum(1 - np.abs(np.arange(size) - centres[:, None]) / step, 0)
+        weights = np.maximum(1 - np.abs(np.arange(size) - centers[:, None]) / step, 0)
         weights /= weights.sum(1, keepdims=True)
         small = jnp.tensordot(images, weights.astype(np.float32), (axis, 1), precision="highest")
         images = jnp.moveaxis(small, -1, axis)

@@ -1,6 +1,6 @@
 """I3D: "Quo Vadis, Action Recognition? A New Model and the Kinetics Dataset", and S3D.
 
-Carreira and Zisserman, CVPR 2017 (arXiv 1705.07750): Inception-v1 with batch normalisation,
+Carreira and Zisserman, CVPR 2017 (arXiv 1705.07750): Inception-v1 with batch normalization,
 every k x k filter inflated to k x k x k. As released (kinetics-i3d): TF's SAME padding
 everywhere, BN without scale, epsilon 1e-3 and decay 0.999, dropout between the average pool
 and the logits, and the logits averaged over time. A layer's name here and there:

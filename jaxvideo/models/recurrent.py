@@ -2,7 +2,7 @@
 
 ConvNet+LSTM, the first of the networks that Carreira and Zisserman compare (CVPR 2017, arXiv
 1705.07750, section 2.1): Inception-v1 on every frame, an LSTM of 512 on the pooled features
-with recurrent batch normalisation (Cooijmans, Ballas, Laurent, Gulcehre, Courville, ICLR 2017,
+with recurrent batch normalization (Cooijmans, Ballas, Laurent, Gulcehre, Courville, ICLR 2017,
 arXiv 1603.09025), and a classifier. Trained at every step, tested at the last.
 
 LRCN, Donahue et al., CVPR 2015 (arXiv 1411.4389, section 4): a hybrid CaffeNet's fc6 or fc7 of
@@ -38,9 +38,9 @@ class LSTM(nn.Module):
 
     Parameters `kernel_ih [C, 4H]`, `kernel_hh [H, 4H]`, `bias [4H]` (torch's two, added), gates in
     torch's order. With `batch_norm` the two products and the c_t inside the last tanh are
-    normalised over the batch (arXiv 1603.09025, equations 6 to 8): parameters `scale_ih`,
+    normalized over the batch (arXiv 1603.09025, equations 6 to 8): parameters `scale_ih`,
     `scale_hh`, `scale_c`, which start at 0.1, and `bias_c`. Statistics `mean_*` and `var_*`
-    are `[S, ...]`, one row for each of the S steps of the clip the network was initialised on;
+    are `[S, ...]`, one row for each of the S steps of the clip the network was initialized on;
     later steps use the last row, and training has no more than S.
 
     Attributes:
@@ -62,20 +62,20 @@ class LSTM(nn.Module):
         kernel_ih = self.param("kernel_ih", nn.initializers.glorot_uniform(), (channels, 4 * size))
         kernel_hh = self.param("kernel_hh", _orthogonal_gates, (size, 4 * size))
         bias = self.param("bias", _remember, (4 * size,))
-        normalise = self._normalisation(n, steps, train) if self.batch_norm else None
+        normalize = self._normalization(n, steps, train) if self.batch_norm else None
 
         def step(carry, inputs):
             h, c = carry
             from_input, index = inputs
             from_hidden, seen = h @ kernel_hh, {}
-            if normalise:
-                from_input, seen["ih"] = normalise("ih", from_input, index)
-                from_hidden, seen["hh"] = normalise("hh", from_hidden, index)
+            if normalize:
+                from_input, seen["ih"] = normalize("ih", from_input, index)
+                from_hidden, seen["hh"] = normalize("hh", from_hidden, index)
             i, f, g, o = jnp.split(from_input + from_hidden + bias, 4, axis=-1)
             c = nn.sigmoid(f) * c + nn.sigmoid(i) * jnp.tanh(g)
             shown = c
-            if normalise:
-                shown, seen["c"] = normalise("c", c, index)
+            if normalize:
+                shown, seen["c"] = normalize("c", c, index)
             h = nn.sigmoid(o) * jnp.tanh(shown)
             return (h, c), (h, seen)
 
@@ -86,8 +86,8 @@ class LSTM(nn.Module):
             self._keep(seen, steps)
         return jnp.moveaxis(states, 0, 1)
 
-    def _normalisation(self, n, steps, train):
-        """`(which, x [N, F], step) -> (normalised, (mean, var))`; makes the variables."""
+    def _normalization(self, n, steps, train):
+        """`(which, x [N, F], step) -> (normalized, (mean, var))`; makes the variables."""
         scales, running = {}, {}
         for which, width in (("ih", 4), ("hh", 4), ("c", 1)):
             shape = (width * self.features,)
@@ -106,7 +106,7 @@ class LSTM(nn.Module):
         if train and n % groups:
             raise ConfigError(f"LSTM bn_groups={groups} must divide the batch of {n}")
 
-        def normalise(which, x, index):
+        def normalize(which, x, index):
             if train:
                 grouped = x.reshape(groups, n // groups, -1)
                 mean, var = grouped.mean(1, keepdims=True), grouped.var(1, keepdims=True)
@@ -118,7 +118,7 @@ class LSTM(nn.Module):
                 y = (x - seen[0]) * lax.rsqrt(seen[1] + self.bn_epsilon)
             return scales[which] * y + offsets[which], seen
 
-        return normalise
+        return normalize
 
     def _keep(self, seen, steps):
         for which, statistics in seen.items():

@@ -42,12 +42,12 @@ from jaxvideo.types import ConfigError, Lowering
 #: How the convolutions of a stage see time.
 SPATIAL = "2D"  # 1 x k x k
 FULL = "3D"  # t x k x k
-FACTORISED = "(2+1)D"  # 1 x k x k to a mid width, BN, ReLU, t x 1 x 1
+FACTORIZED = "(2+1)D"  # 1 x k x k to a mid width, BN, ReLU, t x 1 x 1
 ALL_FRAMES = "L"  # stem of R2D: one kernel over all frames, which collapses time
 
 
 def mid_width(in_channels: int, out_channels: int, t: int = 3, d: int = 3) -> int:
-    """M of the (2+1)D factorisation: as many weights as the t x d x d kernel (section 3.5)."""
+    """M of the (2+1)D factorization: as many weights as the t x d x d kernel (section 3.5)."""
     weights = t * d * d * in_channels * out_channels
     return weights // (d * d * in_channels + t * out_channels)
 
@@ -92,7 +92,7 @@ class ResidualBlock(nn.Module):
         return x
 
     def _conv(self, inputs, features, taps, strides, name):
-        if taps > 1 and self.kind == FACTORISED:
+        if taps > 1 and self.kind == FACTORIZED:
             mid = self._given_mid(name) or mid_width(inputs, features)
             kernel = (taps, taps, taps)
             return Conv2Plus1D(features, mid, kernel, strides, self.conv, self.norm, name=name)
@@ -239,7 +239,7 @@ class ResNet3D(nn.Module):
 
     def _stem(self, x, conv, norm, train):
         kind, t = self.kinds[0], 7 if self.hara else 3
-        if kind == FACTORISED:
+        if kind == FACTORIZED:
             # Tran: 45 at width 64 (appendix), where the formula would give 83.
             tran = max(45 * self.width // 64, 1)
             mid = mid_width(x.shape[-1], self.width, t, 7) if self.hara else tran
@@ -265,7 +265,7 @@ KINDS = {
     "rmc3": (SPATIAL, SPATIAL, FULL, FULL, FULL),
     "rmc4": (SPATIAL, SPATIAL, SPATIAL, FULL, FULL),
     "rmc5": (SPATIAL, SPATIAL, SPATIAL, SPATIAL, FULL),
-    "r2plus1d": (FACTORISED, FACTORISED, FACTORISED, FACTORISED, FACTORISED),
+    "r2plus1d": (FACTORIZED, FACTORIZED, FACTORIZED, FACTORIZED, FACTORIZED),
 }
 
 # Blocks per stage, by the number of layers; Hara's have bottlenecks from 50 on.

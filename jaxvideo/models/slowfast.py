@@ -73,7 +73,7 @@ class Bottleneck(nn.Module):
 
 class NonLocal(nn.Module):
     """A non-local block (arXiv 1711.07971, section 3.3) with keys and values of half the
-    resolution; `kind` is how affinities are normalised, "softmax" or "dot_product"."""
+    resolution; `kind` is how affinities are normalized, "softmax" or "dot_product"."""
 
     kind: str
     conv: Callable[..., Any]

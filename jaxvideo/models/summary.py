@@ -91,7 +91,7 @@ def trace(model: Any, clip: jax.ShapeDtypeStruct) -> Trace:
     return Trace(variables, results["logits"], endpoints, program.jaxpr)
 
 
-def summarise(name: str, *, frames: int = 0, crop: int = 0, **arguments: Any) -> Summary:
+def summarize(name: str, *, frames: int = 0, crop: int = 0, **arguments: Any) -> Summary:
     """Counts of a registry model; `frames` and `crop` replace its own input size."""
     t, h, w, c = model_entry(name).preprocessing.shape
     shape = (frames or t, crop or h, crop or w, c)

@@ -1,4 +1,4 @@
-"""What T3D learns from besides labelled clips, by Diba et al., 2017 (arXiv 1711.08200).
+"""What T3D learns from besides labeled clips, by Diba et al., 2017 (arXiv 1711.08200).
 
 Supervision transfer: a frozen image network, the teacher, sees frames, a video network, the
 student, a clip. From the features of both, two hidden layers and a binary classifier tell whether
@@ -134,7 +134,7 @@ class TransferT3D(DenseNet3D):
     from weight decay.
 
     Attributes:
-      teacher_frames: X, from the centres of as many equal parts of the clip.
+      teacher_frames: X, from the centers of as many equal parts of the clip.
       hidden: see `SupervisionTransfer`.
       Others: the student's, see `densenet3d.DenseNet3D`.
     """

@@ -420,7 +420,7 @@ class TSN(nn.Module):
       consensus: "average", "max", or "weighted", with a learned weight per segment, which
         fixes K.
       partial_bn: see `backbones2d.BNInception`; `backbones2d.PARTIAL_BN` names what the
-        optimiser is to freeze as well.
+        optimizer is to freeze as well.
       dropout_rate: 0.8 for RGB and differences, 0.7 for flow in the paper.
       width: multiplies every channel count; 1 is the paper's.
       bn_groups, bn_momentum, bn_epsilon: see `layers.norm`.

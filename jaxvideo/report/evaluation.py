@@ -182,7 +182,7 @@ def _confusion(counts: np.ndarray, classes: Sequence[str]) -> str:
     if len(classes) > TABLE_CLASSES:
         from PIL import Image
 
-        # The colour is the page's, the share its opacity: right on a light page and a dark one.
+        # The color is the page's, the share its opacity: right on a light page and a dark one.
         pixels = np.zeros((*shares.shape, 4), np.uint8)
         pixels[..., :3] = _ACCENT
         pixels[..., 3] = np.round(255 * np.sqrt(shares))
@@ -191,16 +191,16 @@ def _confusion(counts: np.ndarray, classes: Sequence[str]) -> str:
         figure = picture(data.getvalue(), "image/png").replace("<img ", '<img class="map" ')
         return (
             "<p>A row is a label, a column an answer, in the order of the classes; "
-            f"the stronger the colour, the larger the share of the row.</p>{figure}"
+            f"the stronger the color, the larger the share of the row.</p>{figure}"
         )
-    colour = ",".join(map(str, _ACCENT))
+    color = ",".join(map(str, _ACCENT))
     small = " small" * (len(classes) > 25)
     heads = "".join(f'<th class="up">{text(name)}</th>' for name in classes)
     lines = [f"<tr><th></th>{heads}</tr>"]
     for i, name in enumerate(classes):
         cells = "".join(
             f'<td title="{text(name)}, answered {text(classes[j])}: {count}"'
-            f' style="background:rgba({colour},{shares[i, j]:.2f})">{count}</td>'
+            f' style="background:rgba({color},{shares[i, j]:.2f})">{count}</td>'
             if count
             else "<td></td>"
             for j, count in enumerate(counts[i].tolist())

@@ -33,15 +33,15 @@ def draw_compactness(
 def draw_embedding(
     path: str | os.PathLike[str], points: np.ndarray, labels: np.ndarray, classes: Sequence[str]
 ) -> None:
-    """Points `[M, 2]` coloured by class; up to 20 classes are named beside them."""
+    """Points `[M, 2]` colored by class; up to 20 classes are named beside them."""
     figure = Figure(figsize=(9, 7), layout="constrained")
     axes = figure.subplots()
     few = len(classes) <= 20
-    colours = colormaps["tab20" if few else "hsv"]
+    colors = colormaps["tab20" if few else "hsv"]
     for label, name in enumerate(classes):
         own = points[labels == label]
-        colour = colours(label) if few else colours(label / len(classes))
-        axes.scatter(own[:, 0], own[:, 1], s=12, color=colour, label=name, linewidths=0)
+        color = colors(label) if few else colors(label / len(classes))
+        axes.scatter(own[:, 0], own[:, 1], s=12, color=color, label=name, linewidths=0)
     axes.set(xticks=[], yticks=[], aspect="equal")
     if few:
         figure.legend(loc="outside right upper", fontsize="small")

@@ -1,1 +1,1 @@
-"""Training: the state, the pure step, optimisation, checkpoints and the loop."""
+"""Training: the state, the pure step, optimization, checkpoints and the loop."""

@@ -1,4 +1,4 @@
-"""What the compiled step draws at random, besides the flip: colours, erasing, mixing.
+"""What the compiled step draws at random, besides the flip: colors, erasing, mixing.
 
 A batch at a time, with a key per sample, so that neither a sample's place nor the number of
 devices changes what is drawn. All frames of a clip are changed alike: means, extremes and
@@ -25,14 +25,14 @@ OPERATIONS = (
     "posterize",
     "contrast",
     "brightness",
-    "colour",
+    "color",
     "sharpness",
 )
 # The first ones map the bytes of a channel to others.
-_POINTWISE = OPERATIONS.index("colour")
+_POINTWISE = OPERATIONS.index("color")
 
-# Light of R, G and B in grey (ITU-R 601, as Pillow's).
-_GREY = (0.299, 0.587, 0.114)
+# Light of R, G and B in gray (ITU-R 601, as Pillow's).
+_GRAY = (0.299, 0.587, 0.114)
 
 # A random rectangle: shares of the picture's area, range of height over width, and how often
 # one that does not fit is drawn anew (arXiv 1708.04896; the bounds are timm's and torchvision's).
@@ -48,14 +48,14 @@ class StepAugment:
     Attributes:
       brightness, contrast, saturation: the factor is drawn from 1 less to 1 plus this, at
         most 1: 0.4 is 0.6 to 1.4.
-      hue: the turn of the colour circle is drawn from less to plus this, at most 0.5 (half a
+      hue: the turn of the color circle is drawn from less to plus this, at most 0.5 (half a
         turn).
       randaugment: how many of `OPERATIONS` each clip undergoes, one after the other.
-      magnitude: of these, 0 to 10. Contrast, brightness, colour and sharpness take the factor
+      magnitude: of these, 0 to 10. Contrast, brightness, color and sharpness take the factor
         1 - 0.09 m or 1 + 0.09 m, posterize keeps 8 - 0.4 m bits, rounded, solarize turns over
         what is at least as bright as 256 - 25.6 m (torchvision's ranges).
       erasing: probability that a rectangle of a clip, 2 to 33 % of the picture and the same in
-        all frames, becomes 0, the mean of a normalised clip (arXiv 1708.04896, RE-M).
+        all frames, becomes 0, the mean of a normalized clip (arXiv 1708.04896, RE-M).
       mixup: alpha; a clip becomes l times itself and (1 - l) times another one, l drawn for
         each clip from Beta(alpha, alpha) (arXiv 1710.09412). 0 is off.
       cutmix: alpha; a rectangle, 1 - l of the picture, comes from another clip (arXiv
@@ -81,8 +81,8 @@ class StepAugment:
                 raise ConfigError(f"augment.{name}={value}: must be from 0 to {bound:g}")
 
     @property
-    def colours(self) -> bool:
-        """Whether the video's colours are changed."""
+    def colors(self) -> bool:
+        """Whether the video's colors are changed."""
         jitter = self.brightness, self.contrast, self.saturation, self.hue
         return bool(any(jitter) or self.randaugment)
 
@@ -91,15 +91,15 @@ class StepAugment:
         return bool(self.mixup or self.cutmix)
 
 
-def change_colours(video: jax.Array, keys: jax.Array, augment: StepAugment) -> jax.Array:
-    """Colour jitter, then RandAugment, of uint8 `[N, T, H, W, C]`; bytes again.
+def change_colors(video: jax.Array, keys: jax.Array, augment: StepAugment) -> jax.Array:
+    """Color jitter, then RandAugment, of uint8 `[N, T, H, W, C]`; bytes again.
 
     Channels after RGB are flow, and stay.
     """
 
     def one(frames, key):
         jitter, *layers = jax.random.split(key, 1 + augment.randaugment)
-        frames = _to_bytes(colour_jitter(frames.astype(jnp.float32), jitter, augment))
+        frames = _to_bytes(color_jitter(frames.astype(jnp.float32), jitter, augment))
         for layer in layers:
             which, sign = jax.random.split(layer)
             operation = jax.random.randint(which, (), 0, len(OPERATIONS))
@@ -111,7 +111,7 @@ def change_colours(video: jax.Array, keys: jax.Array, augment: StepAugment) -> j
     return changed if video.shape[-1] == 3 else jnp.concatenate([changed, video[..., 3:]], -1)
 
 
-def colour_jitter(frames: jax.Array, key: jax.Array, augment: StepAugment) -> jax.Array:
+def color_jitter(frames: jax.Array, key: jax.Array, augment: StepAugment) -> jax.Array:
     """One clip `[T, H, W, 3]` of 0 to 255: brightness, contrast, saturation, hue, in this order
     (torchvision's ColorJitter draws the order)."""
 
@@ -122,9 +122,9 @@ def colour_jitter(frames: jax.Array, key: jax.Array, augment: StepAugment) -> ja
     if augment.brightness:
         frames = _blend(frames, 0.0, 1 + drawn(0, augment.brightness))
     if augment.contrast:
-        frames = _blend(frames, _grey(frames).mean(), 1 + drawn(1, augment.contrast))
+        frames = _blend(frames, _gray(frames).mean(), 1 + drawn(1, augment.contrast))
     if augment.saturation:
-        frames = _blend(frames, _grey(frames), 1 + drawn(2, augment.saturation))
+        frames = _blend(frames, _gray(frames), 1 + drawn(2, augment.saturation))
     if augment.hue:
         frames = turn_hue(frames, drawn(3, augment.hue))
     return frames
@@ -136,7 +136,7 @@ def turn_hue(frames: jax.Array, turns: jax.Array | float) -> jax.Array:
     value = frames.max(-1)
     chroma = value - frames.min(-1)
     safe = jnp.where(chroma > 0, chroma, 1.0)
-    # In sixths of a turn: where in the cone the colour lies, counted from red.
+    # In sixths of a turn: where in the cone the color lies, counted from red.
     hue = jnp.where(
         value == r, (g - b) / safe, jnp.where(value == g, (b - r) / safe + 2, (r - g) / safe + 4)
     )
@@ -158,9 +158,9 @@ def apply_operation(
     table = _tables(frames, magnitude, factor)[jnp.minimum(operation, _POINTWISE - 1)]
     mapped = table[jnp.arange(3), frames]
     values = frames.astype(jnp.float32)
-    coloured = _to_bytes(_blend(values, _grey(values), factor))
+    colored = _to_bytes(_blend(values, _gray(values), factor))
     sharpened = _to_bytes(_blend(values, _smooth(values), factor))
-    rest = jnp.where(operation == _POINTWISE, coloured, sharpened)
+    rest = jnp.where(operation == _POINTWISE, colored, sharpened)
     return jnp.where(operation < _POINTWISE, mapped, rest)
 
 
@@ -172,11 +172,11 @@ def _tables(frames: jax.Array, magnitude: float, factor: jax.Array) -> jax.Array
     high = frames.max((0, 1, 2)).astype(jnp.float32)[:, None]
     stretched = (levels - low) * 255 / jnp.maximum(high - low, 1)
     step = 2.0 ** round(0.4 * magnitude)
-    mean = _grey((counts * levels).sum(-1) / counts.sum(-1))
+    mean = _gray((counts * levels).sum(-1) / counts.sum(-1))
     tables = [
         levels,
         jnp.where(high > low, stretched, levels),
-        _equalised(counts),
+        _equalized(counts),
         jnp.where(levels >= 256 - 25.6 * magnitude, 255 - levels, levels),
         jnp.floor(levels / step) * step,
         _blend(levels, mean, factor),
@@ -185,7 +185,7 @@ def _tables(frames: jax.Array, magnitude: float, factor: jax.Array) -> jax.Array
     return jnp.stack([_to_bytes(jnp.broadcast_to(table, (3, 256))) for table in tables])
 
 
-def _equalised(counts: jax.Array) -> jax.Array:
+def _equalized(counts: jax.Array) -> jax.Array:
     """For each channel, the table that makes its bytes even frequent (Pillow's `equalize`)."""
     levels = jnp.arange(256)
     last = jnp.where(counts > 0, levels, 0).max(-1)
@@ -204,9 +204,9 @@ def _smooth(frames: jax.Array) -> jax.Array:
     return jnp.asarray(frames).at[:, 1:-1, 1:-1].set((sums + 4 * inner) / 13)
 
 
-def _grey(colours: jax.Array) -> jax.Array:
-    """Grey of `[..., 3]`, `[..., 1]`."""
-    return (colours * np.asarray(_GREY, np.float32)).sum(-1, keepdims=True)
+def _gray(colors: jax.Array) -> jax.Array:
+    """Gray of `[..., 3]`, `[..., 1]`."""
+    return (colors * np.asarray(_GRAY, np.float32)).sum(-1, keepdims=True)
 
 
 def _blend(values: jax.Array, other: jax.Array | float, factor: jax.Array) -> jax.Array:
@@ -219,7 +219,7 @@ def _to_bytes(values: jax.Array) -> jax.Array:
 
 
 def erase(clip: jax.Array, keys: jax.Array, probability: float) -> jax.Array:
-    """Random erasing of a normalised clip `[N, T, H, W, C]`: a rectangle becomes 0."""
+    """Random erasing of a normalized clip `[N, T, H, W, C]`: a rectangle becomes 0."""
     height, width = clip.shape[2:4]
 
     def rectangle(key):
@@ -256,12 +256,12 @@ def mix(
         cut = jax.random.bernoulli(which, bool(cutmix) / (bool(mixup) + bool(cutmix)))
         shares = [jax.random.beta(alpha, a, a) for a in (mixup, cutmix) if a]
         share = jnp.where(cut, shares[-1], shares[0])
-        # CutMix's rectangle has the frame's aspect, any centre, and may reach out of the frame.
+        # CutMix's rectangle has the frame's aspect, any center, and may reach out of the frame.
         side = jnp.sqrt(1 - share)
         half = (jnp.stack([height, width]) * side).astype(jnp.int32) // 2
-        centre = jax.random.randint(place, (2,), 0, jnp.asarray([height, width]))
+        center = jax.random.randint(place, (2,), 0, jnp.asarray([height, width]))
         bounds = jnp.asarray([height, width])
-        low, high = jnp.maximum(centre - half, 0), jnp.minimum(centre + half, bounds)
+        low, high = jnp.maximum(center - half, 0), jnp.minimum(center + half, bounds)
         box = _box(clip.shape, *low, *(high - low)) & cut
         return jnp.where(cut, 1 - box.mean(), share), box, cut
 
@@ -278,7 +278,7 @@ def mix(
 def partner(values: jax.Array) -> jax.Array:
     """What each sample is mixed with: the sample half a batch away, of the global batch.
 
-    Neighbours would not do: repeated augmentation puts clips of one video side by side.
+    Neighbors would not do: repeated augmentation puts clips of one video side by side.
     """
     return jnp.roll(values, len(values) // 2, 0)
 

@@ -100,7 +100,7 @@ def chip_of_topology(name: str) -> Chip:
 def mfu(
     flops_per_step: float, seconds_per_step: float, device_kind: str, devices: int
 ) -> float | None:
-    """Model FLOPs utilisation: the share of the devices' bf16 peak that the network needs.
+    """Model FLOPs utilization: the share of the devices' bf16 peak that the network needs.
 
     Args:
       flops_per_step: of the network for the whole batch, `plan.model_flops`; what is computed a

@@ -128,7 +128,7 @@ class Init:
       scope: the part of `path`'s network that is taken; "student" of a supervision transfer.
       source: see `python -m jaxvideo models`.
       leave_out: patterns of parameters that start fresh; the head, for other classes.
-      inflate: "average" or "centre" makes a 3-D network's kernels of a 2-D one's.
+      inflate: "average" or "center" makes a 3-D network's kernels of a 2-D one's.
       parts: instead of `path`, one for each scope of a network of several streams, e.g. `rgb`
         and `flow`: runs' folders or converted files.
     """
@@ -181,7 +181,7 @@ class Run:
     """Everything a config says.
 
     Attributes:
-      seed: of initialisation, order and augmentation; a run is a function of its config.
+      seed: of initialization, order and augmentation; a run is a function of its config.
       epochs: length of the run; 0 tests the first weights.
       epoch_steps: steps of an epoch; 0 is one pass over the data. The papers often call a
         round number an epoch (R(2+1)D: a million clips).

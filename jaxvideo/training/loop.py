@@ -289,7 +289,7 @@ def _given_weights(run: Run, workdir: Path, num_classes: int) -> tuple[Run, dict
 
 
 def _initial_state(run: Run, model, schedule, plateau, layout: Layout, given):
-    """The optimiser, the state, and its shardings."""
+    """The optimizer, the state, and its shardings."""
     # A lowering only chooses how to compute, and fresh parameters need the simplest.
     simple = model.clone(lowering=Lowering.DIRECT)
 

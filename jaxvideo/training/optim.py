@@ -18,7 +18,7 @@ SCHEDULES = ("constant", "step", "cosine", "whole_cosine", "plateau")
 
 @dataclasses.dataclass(frozen=True)
 class Optim:
-    """The optimiser of a run. Lengths are in epochs, patterns as in `weights.tree.matching`.
+    """The optimizer of a run. Lengths are in epochs, patterns as in `weights.tree.matching`.
 
     Attributes:
       lr: learning rate after warm-up, for the whole (global) batch.

@@ -32,7 +32,7 @@ class Parallel:
       split: devices that share one clip, for clips too large for one; they must belong to the
         same process, and every stage of the network must leave each of them two rows or frames.
       axis: of the clip that these split: "height" or "time".
-      fsdp: parameters and optimiser state are spread over the data axis, and gathered where used.
+      fsdp: parameters and optimizer state are spread over the data axis, and gathered where used.
       accumulate: parts of a batch that are computed one after another, so that only one's
         activations are held. Whole BN groups: `model.bn_groups` must be a multiple.
       remat: the backward pass computes each stage's activations again instead of keeping them.
@@ -129,7 +129,7 @@ def make_layout(parallel: Parallel, batches: dict[str, int], devices: Any = None
     Raises:
       ConfigError: the devices cannot be divided so, or do not divide a batch.
     """
-    # By process, so that each one's rows of a batch are neighbours: BN groups are contiguous
+    # By process, so that each one's rows of a batch are neighbors: BN groups are contiguous
     # parts of the global batch, and must not depend on how a slice is wired.
     devices = jax.devices() if devices is None else devices
     devices = sorted(devices, key=lambda device: (device.process_index, device.id))

@@ -1,4 +1,4 @@
-"""From uint8 on the host to a normalised clip, as the first lines of the compiled step.
+"""From uint8 on the host to a normalized clip, as the first lines of the compiled step.
 
 The host ships bytes: one quarter of the memory traffic of floats, at no cost on the device.
 """
@@ -19,21 +19,21 @@ def prepare(video: jax.Array, preprocessing: Preprocessing, dtype: Any) -> jax.A
     """uint8 `[N, *video_shape]`, as the host ships it, to a clip `[N, T, H, W, C]` in `dtype`."""
     p = preprocessing
     if p.modality == "rgb" or p.host_flow:
-        return normalise(video, p, dtype)
+        return normalize(video, p, dtype)
     n = len(video)
     snippets = video.reshape(n * p.segments, p.snippet, *video.shape[2:])
     if p.modality == "rgb_diff":
-        frames = normalise(snippets, p, jnp.float32)
+        frames = normalize(snippets, p, jnp.float32)
         clip = (frames[:, 1:] - frames[:, :-1]).astype(dtype)
     else:
         values = flow_of_video(snippets, iterations=10)
         if p.modality == "rgb_flow":
             values = jnp.concatenate([snippets[:, :-1], values], -1)
-        clip = normalise(values, p, dtype)
+        clip = normalize(values, p, dtype)
     return clip.reshape(n, -1, *clip.shape[2:])
 
 
-def normalise(video: jax.Array, preprocessing: Preprocessing, dtype: Any) -> jax.Array:
+def normalize(video: jax.Array, preprocessing: Preprocessing, dtype: Any) -> jax.Array:
     """uint8 `[N, T, H, W, C]` to a clip in `dtype`: ((v / 255) scaled to range - mean) / std."""
     if preprocessing.order == "BGR" and video.shape[-1] > 2:
         video = jnp.concatenate([video[..., 2::-1], video[..., 3:]], -1)

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxvideo.training.augment import StepAugment, change_colours, erase, mix, partner
+from jaxvideo.training.augment import StepAugment, change_colors, erase, mix, partner
 from jaxvideo.training.preprocess import prepare, random_flip, sample_keys
 from jaxvideo.training.remat import stages_again
 from jaxvideo.types import ConfigError, Preprocessing
@@ -86,9 +86,9 @@ def make_train_step(
     dropout's masks and rounding, the result is the same. `remat`: see `remat.stages_again`;
     `ema`: see `config.Run`.
     """
-    if augment.colours and preprocessing.video_shape[-1] == 2:
+    if augment.colors and preprocessing.video_shape[-1] == 2:
         raise ConfigError(
-            "augment: brightness, contrast, saturation, hue and randaugment change colours, and "
+            "augment: brightness, contrast, saturation, hue and randaugment change colors, and "
             f"modality={preprocessing.modality!r} by {preprocessing.flow!r} has none"
         )
 
@@ -103,8 +103,8 @@ def make_train_step(
         video, label = batch["video"], batch["label"]
         if flip:
             video = random_flip(video, keys(0))
-        if augment.colours:
-            video = change_colours(video, keys(2), augment)
+        if augment.colors:
+            video = change_colors(video, keys(2), augment)
         clip = prepare(video, preprocessing, model.dtype)
         if augment.erasing:
             clip = erase(clip, keys(3), augment.erasing)
@@ -180,7 +180,7 @@ def make_train_step(
 
 
 class _Parts:
-    """A batch in parts of whole BN groups: of every `count` neighbouring groups each part has one,
+    """A batch in parts of whole BN groups: of every `count` neighboring groups each part has one,
     so that all devices work on every part."""
 
     def __init__(self, model, count: int):

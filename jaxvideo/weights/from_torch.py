@@ -42,7 +42,7 @@ HASSON_LEAVES = {
     kind: leaf.replace(".bn.", ".batch3d.") for kind, leaf in PYTORCH_I3D_LEAVES.items()
 }
 
-# Counts of batches and steps, which nothing here uses, and the traces of an optimiser.
+# Counts of batches and steps, which nothing here uses, and the traces of an optimizer.
 IGNORED = re.compile(r"num_batches_tracked$|^global_step$|[_/][Mm]omentum$|^lr$|^model_iter$")
 
 

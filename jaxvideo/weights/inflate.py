@@ -2,7 +2,7 @@
 
 The I3D paper (arXiv 1705.07750, section 2.3) repeats a 2-D kernel along time and divides it by
 the number of taps: a clip of one repeated picture, a "boring video", then gives the 2-D
-network's activations, except where zero padding in time reaches. Centre initialisation puts
+network's activations, except where zero padding in time reaches. Center initialization puts
 the 2-D kernel into the middle tap and zeros beside it: the 3-D network then starts as the 2-D
 one, frame by frame, on any clip.
 """
@@ -15,7 +15,7 @@ import numpy as np
 
 from jaxvideo.types import CheckpointError, ConfigError
 
-HOW = ("average", "centre")
+HOW = ("average", "center")
 
 
 def inflate_kernel(kernel: np.ndarray, taps: int, how: str = "average") -> np.ndarray:
@@ -33,7 +33,7 @@ def inflate_kernel(kernel: np.ndarray, taps: int, how: str = "average") -> np.nd
 
 def average_channels(kernel: np.ndarray, channels: int) -> np.ndarray:
     """A first layer's kernel `[..., C, D]` for another number of input channels: each gets the
-    mean over C (cross-modality initialisation, TSN, arXiv 1608.00859, section 3.2)."""
+    mean over C (cross-modality initialization, TSN, arXiv 1608.00859, section 3.2)."""
     mean = np.asarray(kernel).mean(-2, keepdims=True)
     return np.repeat(mean, channels, axis=-2)
 

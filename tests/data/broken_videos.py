@@ -233,7 +233,7 @@ def make(folder):
         "two.mp4": ("libx264", {"frames": 2}),
         "odd.mp4": ("libx264", {"size": (47, 63), "pixels": "yuv444p"}),
         "odd.avi": ("mpeg4", {"size": (47, 63)}),
-        "grey.mkv": ("ffv1", {"pixels": "gray"}),
+        "gray.mkv": ("ffv1", {"pixels": "gray"}),
         "lossless.avi": ("ffv1", {"size": (47, 63), "pixels": "bgr0"}),
         "turned90.mp4": ("libx264", {"rotation": 90}),
         "turned180.mp4": ("libx264", {"rotation": 180}),

@@ -912,7 +912,7 @@ def test_dry_run(tmp_path, capsys):
     ]
     picture = cv2.imread(str(sheet))
     assert picture.shape == (4 * 148, 6 * 130, 3)
-    # Frame 8 k of a video is grey of level 8 k; frames 0, 1.4, 2.8, 4.2, 5.6 and 7 are shown.
+    # Frame 8 k of a video is gray of level 8 k; frames 0, 1.4, 2.8, 4.2, 5.6 and 7 are shown.
     for column, frame in enumerate((0, 1, 3, 4, 6, 7)):
         assert abs(int(picture[100, 130 * column + 100, 0]) - 8 * frame) <= 3
     assert (picture[3 * 148 : 3 * 148 + 128, :, 0] == 192).all()

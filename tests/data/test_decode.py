@@ -24,7 +24,7 @@ def read(path, indices, size=16):
 
 
 def levels(clip):
-    """Grey level in the lower right quarter, which tells the frame."""
+    """Gray level in the lower right quarter, which tells the frame."""
     return clip[:, 12:, 12:].mean((1, 2, 3))
 
 

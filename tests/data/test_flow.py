@@ -13,12 +13,12 @@ from jaxvideo.data.flow import (
     FlowInfo,
     camera_motion,
     compensated,
-    dequantise,
+    dequantize,
     flow_info,
     flow_path,
     host_flow,
     mirror,
-    quantise,
+    quantize,
     read_flow_clip,
     warped_flow,
     write_flow,
@@ -114,8 +114,8 @@ def test_nothing_to_follow_is_no_motion():
     flat = np.full((2, *SIZE, 3), 90, np.uint8)
     noise = rng.integers(0, 256, (2, *SIZE, 3), dtype=np.uint8)  # as unlike as across a cut
     for frames in (flat, noise):
-        grey = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames]
-        np.testing.assert_array_equal(camera_motion(*grey), np.eye(3))
+        gray = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames]
+        np.testing.assert_array_equal(camera_motion(*gray), np.eye(3))
         np.testing.assert_array_equal(compensated(frames), frames[1:])
 
 
@@ -132,16 +132,16 @@ def test_where_the_moved_frame_shows_nothing_it_stands_still():
 def test_kinetics_mapping():
     flow = np.array([-31, -20, -19.95, -10, 0, 10, 19.93, 20, 99], np.float32)
     # (flow + 20) / 40 * 255: 0, 0, .32, 63.75, 127.5 (to even), 191.25, 254.55, 255, 255
-    assert quantise(flow).tolist() == [0, 0, 0, 64, 128, 191, 255, 255, 255]
-    assert quantise(np.array([-2.0, 1.0]), bound=2).tolist() == [0, 191]
-    np.testing.assert_allclose(dequantise(np.array([0, 51, 255], np.uint8)), [-20, -12, 20])
+    assert quantize(flow).tolist() == [0, 0, 0, 64, 128, 191, 255, 255, 255]
+    assert quantize(np.array([-2.0, 1.0]), bound=2).tolist() == [0, 191]
+    np.testing.assert_allclose(dequantize(np.array([0, 51, 255], np.uint8)), [-20, -12, 20])
 
 
 def test_round_trips():
     levels = np.arange(256, dtype=np.uint8)
-    np.testing.assert_array_equal(quantise(dequantise(levels)), levels)
+    np.testing.assert_array_equal(quantize(dequantize(levels)), levels)
     flow = np.random.default_rng(0).uniform(-20, 20, 9999).astype(np.float32)
-    error = np.abs(dequantise(quantise(flow)) - flow)
+    error = np.abs(dequantize(quantize(flow)) - flow)
     assert 0.07 < error.max() <= 20 / 255 + 1e-5
 
 
@@ -152,10 +152,10 @@ def test_mirror_of_bytes():
 
 def test_mirror_is_the_flow_of_mirrored_frames():
     frames = pan(3.0, -1.0)
-    ours = mirror(quantise(host_flow(frames, "farneback")))
-    theirs = quantise(host_flow(np.ascontiguousarray(frames[:, :, ::-1]), "farneback"))
+    ours = mirror(quantize(host_flow(frames, "farneback")))
+    theirs = quantize(host_flow(np.ascontiguousarray(frames[:, :, ::-1]), "farneback"))
     assert np.abs(inner(ours).astype(int) - inner(theirs)).mean() < 0.5  # of 255 levels
-    assert np.median(inner(theirs)[..., 0]) == quantise(np.float32(-3.0))
+    assert np.median(inner(theirs)[..., 0]) == quantize(np.float32(-3.0))
 
 
 # --- Files ----------------------------------------------------------------------------------

@@ -189,7 +189,7 @@ def rendered():
 
 
 def _ridge_scores(features, labels, test_features):
-    """Ridge regression to one-hot labels, penalty 0.3 on standardised features."""
+    """Ridge regression to one-hot labels, penalty 0.3 on standardized features."""
     mean, std = features.mean(0), features.std(0) + 1e-6
     x, z = (features - mean) / std, (test_features - mean) / std
     targets = np.eye(8)[labels] - 1 / 8
@@ -203,12 +203,12 @@ def _where_the_object_is(frame):
     return cv2.resize(contrast, (14, 11), interpolation=cv2.INTER_AREA).ravel()
 
 
-def _colours(frame):
+def _colors(frame):
     return cv2.resize(frame, (14, 11), interpolation=cv2.INTER_AREA).ravel().astype(np.float32)
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("look", [_where_the_object_is, _colours])
+@pytest.mark.parametrize("look", [_where_the_object_is, _colors])
 def test_single_frames_do_not_tell_the_class(rendered, look):
     videos, labels = rendered
     # Four frames of every clip, spread over it: the labels of 160 unseen clips, chance 12.5 %.
@@ -219,7 +219,7 @@ def test_single_frames_do_not_tell_the_class(rendered, look):
         features[:, :320].reshape(4 * 320, -1), np.tile(labels[:320], 4), features[:, 320:]
     )
     right = np.mean(scores.argmax(-1) == labels[320:])
-    assert right < 0.175  # 640 frames; motion not centred in time gives more than 0.2
+    assert right < 0.175  # 640 frames; motion not centered in time gives more than 0.2
 
     # And the middle frame, known to be the middle one, does not tell the direction.
     middle = np.stack([look(video[12]) for video in videos])
@@ -232,8 +232,8 @@ def test_single_frames_do_not_tell_the_class(rendered, look):
 def test_mean_frame_is_the_same_for_every_class(rendered):
     videos, labels = rendered
     means = np.stack([videos[labels == k, ::4].mean((0, 1)) for k in range(8)])
-    coarse = np.stack([_colours(mean.astype(np.uint8)) for mean in means])
-    # One clip's coarse colours deviate by about 40 levels, the mean of 60 clips by 5.
+    coarse = np.stack([_colors(mean.astype(np.uint8)) for mean in means])
+    # One clip's coarse colors deviate by about 40 levels, the mean of 60 clips by 5.
     assert np.abs(coarse - coarse.mean(0)).mean() < 8
 
 
@@ -257,7 +257,7 @@ def _flow_moments(video):
 
 
 def test_motion_does_tell_the_class():
-    """Four moments of the flow, nothing learnt: the signs are what the names say."""
+    """Four moments of the flow, nothing learned: the signs are what the names say."""
     names = ["right", "down", "clockwise", "zoom_in", "left", "up", "counterclockwise", "zoom_out"]
     scale = np.array([1.9, 1.3, 0.6, 0.5])  # their means on their own classes
 

@@ -179,7 +179,7 @@ def test_several_labels(dataset):
 
 @pytest.mark.parametrize(("short", "rest"), [("loop", [0, 2]), ("hold", [4, 4]), ("pad", [0, 0])])
 def test_pixels_of_a_short_video(tmp_path, short, rest):
-    """Five frames of grey 8 k: 0, 2, 4, and what follows; black is 0 everywhere, also where
+    """Five frames of gray 8 k: 0, 2, 4, and what follows; black is 0 everywhere, also where
     every frame has its white corner."""
     data = VideoDataset((str(write_video(tmp_path / "a.mp4", frames=5)),), (0,), ("a",))
     pre = Preprocessing(frames=5, stride=2, size=48, crop=48, short=short)

@@ -263,7 +263,7 @@ def test_batches_out_of_shards(packed, loading):
         assert batch["weight"].all()
         assert sorted(batch["sample"][:, 1]) == list(range(6))
         assert list(batch["label"]) == [found.labels[i] for i in batch["sample"][:, 1]]
-        # Neighbouring frames differ by 8 grey levels.
+        # Neighboring frames differ by 8 gray levels.
         steps = np.diff(batch["video"][:, :, 20:, 20:].astype(float).mean((2, 3, 4)), axis=1)
         assert abs(np.median(steps) - 8) < 1
 

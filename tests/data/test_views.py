@@ -99,7 +99,7 @@ def test_bad_preprocessing(change, text):
     [
         ({"clips": 0}, "clips=0"),
         ({"crops": 2}, "1, 3, 5 and 10"),
-        ({"starts": "begin"}, "ends, centres, parts, dense, windows"),
+        ({"starts": "begin"}, "ends, centers, parts, dense, windows"),
         ({"starts": "windows"}, "clips=10, starts='windows': clips must be 0"),
         ({"segments": -1}, "segments=-1"),
         ({"aggregation": "max"}, "softmax, sigmoid, logits"),
@@ -157,14 +157,14 @@ def test_segments_of_training():
     assert max(few) < 3
 
 
-def test_segments_and_centres_at_test():
+def test_segments_and_centers_at_test():
     pre = Preprocessing(frames=3, segments=3, size=64, crop=56)
     ((view,),) = views.protocol_views(30, 64, 64, 25.0, pre, Protocol(clips=1))
     assert view.frames == (5, 15, 25)
-    single = Protocol(clips=3, frames=1, segments=1, starts="centres")
+    single = Protocol(clips=3, frames=1, segments=1, starts="centers")
     rows = views.protocol_views(31, 64, 64, 25.0, single.apply(pre), single)
     assert [row[0].frames for row in rows] == [(5,), (15,), (25,)]
-    assert "centres of equal parts" in single.describe(pre)
+    assert "centers of equal parts" in single.describe(pre)
 
 
 def test_parts_never_touch_the_end():
@@ -220,7 +220,7 @@ def test_wrong_crops(fields, text):
 # By hand, for 100 frames and clips of 8 at stride 2, which span 15 frames (and fill 16).
 STARTS = {
     "ends": (4, [0, 28, 56, 85]),  # thirds of 85
-    "centres": (4, [10, 32, 53, 75]),  # 1, 3, 5 and 7 eighths of 86
+    "centers": (4, [10, 32, 53, 75]),  # 1, 3, 5 and 7 eighths of 86
     "parts": (4, [0, 21, 42, 63]),  # quarters of 85
     "dense": (4, [0, 28, 56, 84]),  # thirds of 84
     "windows": (0, [0, 16, 32, 48, 64, 80, 96]),
@@ -266,7 +266,7 @@ def test_dense_is_tsms():
     assert [row[0].frames[0] for row in rows] == np.linspace(0, 236, 10, dtype=int).tolist()
     rows = views.protocol_views(20, 64, 64, 25.0, pre, ten)
     assert [row[0].frames for row in rows] == [(0, 8, 16, 4, 12, 0, 8, 16)] * 10
-    assert "10 clips x centre crop of windows of 64 frames" in ten.describe(pre)
+    assert "10 clips x center crop of windows of 64 frames" in ten.describe(pre)
 
 
 def test_windows_are_as_many_as_the_video_holds():
@@ -289,7 +289,7 @@ def test_windows_are_as_many_as_the_video_holds():
     assert frames(9, difference) == [(0, 1, 2, 3, 4), (4, 5, 6, 7, 8)]
     assert frames(10, difference) == [(0, 1, 2, 3, 4), (4, 5, 6, 7, 8), (8, 9, 8, 9, 8)]
     assert frames(1, difference) == [(0, 0, 0, 0, 0)]
-    assert "all windows x centre crop" in all_of_it.describe(pre)
+    assert "all windows x center crop" in all_of_it.describe(pre)
 
 
 @pytest.mark.parametrize("starts", ["dense", "windows"])
@@ -406,7 +406,7 @@ def test_a_frame_too_narrow_for_the_aspects():
 def test_resizing_is_antialiased(tmp_path, photo, factor):
     """OpenCV's bilinear looks at two pixels each way, which cover the source up to a factor of
     two: there it is within 35 dB, and 2.5 levels on average, of Pillow's triangle filter, which
-    grows with the factor (nearest neighbours are not: 27 to 34 dB). Beyond two it would skip
+    grows with the factor (nearest neighbors are not: 27 to 34 dB). Beyond two it would skip
     pixels, 29 dB at three; halved first, which is a box and narrower than the triangle, it is
     within 34 dB and 3 levels."""
     size = 100 if factor <= 2 else 50

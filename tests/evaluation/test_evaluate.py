@@ -44,7 +44,7 @@ def variables():
     rng = np.random.default_rng(0)
 
     def draw(shape):
-        if len(shape.shape) == 1:  # of normalisation: variances must be positive
+        if len(shape.shape) == 1:  # of normalization: variances must be positive
             return rng.uniform(0.5, 1.5, shape.shape).astype(np.float32)
         gain = np.sqrt(2 / np.prod(shape.shape[:-1]))
         return (gain * rng.normal(size=shape.shape)).astype(np.float32)
@@ -130,7 +130,7 @@ def test_one_clip_is_called_that_and_classes_may_stand_in_another_order(
     more = ["--clips", "1", "--crops", "1", "--aggregation", "logits", "--worst", "0"]
     assert run(*arguments, *more, "--set", "loading.threads=1") == 0
     printed = capsys.readouterr().out
-    assert "One-clip validation: one centre crop of one clip per video" in printed
+    assert "One-clip validation: one center crop of one clip per video" in printed
     expected = by_hand(folder, variables, Protocol(clips=1, aggregation="logits"))
     np.testing.assert_allclose(load_scores(tmp_path).scores, expected[:, [1, 2, 0]], atol=1e-3)
 

@@ -70,7 +70,7 @@ def test_reading(folder, tmp_path_factory):
     values, _ = features.read_features([other], ["b/x.avi"])
     np.testing.assert_array_equal(values, [np.arange(8)])
     dataset = VideoDataset(tuple(videos), (2, 1, 0), ("p", "q", "r"))
-    values, labels, indices = features.labelled_features([folder], dataset)
+    values, labels, indices = features.labeled_features([folder], dataset)
     assert (labels.tolist(), indices.tolist(), values.shape) == ([2, 1, 0], [0, 1, 2], (3, 2))
     assert features.describe_features(folder) == f"{folder}: net, pool"
 
@@ -95,7 +95,7 @@ def test_files_that_do_not_fit(folder):
         features.find_features(folder / "empty")
     several = VideoDataset(("a/x.avi",), (0,), ("p", "q"), ((0, 1),))
     with pytest.raises(DataError, match="several labels"):
-        features.labelled_features([folder], several)
+        features.labeled_features([folder], several)
 
 
 def test_without_scikit_learn(monkeypatch):
@@ -198,7 +198,7 @@ def test_compactness(sklearn):
             list(features.compactness(x, y, tested, labels, wrong))
 
 
-def test_tsne_keeps_neighbours(sklearn):
+def test_tsne_keeps_neighbors(sklearn):
     from threadpoolctl import threadpool_limits
 
     x, y = blobs(60, 0.05, 0)

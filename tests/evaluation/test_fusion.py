@@ -137,9 +137,9 @@ def test_files_are_aligned_by_the_names_of_videos():
     assert first.videos == second.videos == ("x", "z")
     np.testing.assert_array_equal(first.scores, second.scores)
     assert second.labels.tolist() == [0, 2]
-    relabelled = Scores(other.scores, np.array([1, 0]), classes, other.videos)
+    relabeled = Scores(other.scores, np.array([1, 0]), classes, other.videos)
     with pytest.raises(ConfigError, match="one and other were tested on other labels"):
-        align([one, relabelled], ["one", "other"])
+        align([one, relabeled], ["one", "other"])
     with pytest.raises(ConfigError, match="no video in common; they have for instance x, q"):
         align([one, Scores(np.eye(3)[:1], np.array([0]), classes, ("q",))], ["one", "other"])
     with pytest.raises(ConfigError, match="other classes"):

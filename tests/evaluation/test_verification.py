@@ -8,7 +8,7 @@ import pytest
 from jaxvideo.evaluation.verification import (
     Pairs,
     Verification,
-    l2_normalised,
+    l2_normalized,
     measures,
     pair_vectors,
     pair_videos,
@@ -53,8 +53,8 @@ def test_measures_where_features_are_zero():
         measures(x, y[:, :2])
 
 
-def test_normalised():
-    np.testing.assert_allclose(l2_normalised(np.array([[3.0, 4.0], [0, 0]])), [[0.6, 0.8], [0, 0]])
+def test_normalized():
+    np.testing.assert_allclose(l2_normalized(np.array([[3.0, 4.0], [0, 0]])), [[0.6, 0.8], [0, 0]])
 
 
 def test_vectors_of_pairs():

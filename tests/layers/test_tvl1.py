@@ -11,7 +11,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jaxvideo.data import flow as host
 from jaxvideo.layers import flow
-from jaxvideo.layers.flow import flow_of_video, to_grey, tvl1, tvl1_video
+from jaxvideo.layers.flow import flow_of_video, to_gray, tvl1, tvl1_video
 from jaxvideo.types import ConfigError
 
 SIZE = (64, 80)
@@ -170,25 +170,25 @@ def test_video_equals_its_pairs(chunk):
     np.testing.assert_allclose(fields, pairs, atol=1e-4)
 
 
-def colour(videos=8, frames=3, size=(32, 32)):
+def color(videos=8, frames=3, size=(32, 32)):
     rng = np.random.default_rng(0)
     tint = rng.uniform(0.3, 1, (videos, 1, 1, 1, 3))
     return (clip(frames, size)[None, ..., None] * tint).clip(0, 255).astype(np.uint8)
 
 
-def test_grey_is_opencvs():
+def test_gray_is_opencvs():
     picture = np.random.default_rng(0).integers(0, 256, (9, 9, 3), dtype=np.uint8)
-    grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
-    np.testing.assert_allclose(to_grey(jnp.asarray(picture)), grey, atol=0.51)
+    gray = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
+    np.testing.assert_allclose(to_gray(jnp.asarray(picture)), gray, atol=0.51)
 
 
-def test_flow_of_videos_is_quantised_like_the_hosts():
-    video = colour(videos=2)
+def test_flow_of_videos_is_quantized_like_the_hosts():
+    video = color(videos=2)
     fields = flow_of_video(jnp.asarray(video), bound=4.0, **QUICK)
     assert (fields.shape, fields.dtype) == ((2, 2, 32, 32, 2), np.uint8)
-    grey = to_grey(jnp.asarray(video))
+    gray = to_gray(jnp.asarray(video))
     for t in range(2):
-        exact = host.quantise(np.asarray(tvl1(grey[:, t], grey[:, t + 1], **QUICK)), 4.0)
+        exact = host.quantize(np.asarray(tvl1(gray[:, t], gray[:, t + 1], **QUICK)), 4.0)
         assert np.abs(exact.astype(int) - fields[:, t]).max() <= 1
         assert (exact != fields[:, t]).mean() < 0.01
 
@@ -196,18 +196,18 @@ def test_flow_of_videos_is_quantised_like_the_hosts():
 def test_each_device_solves_its_own_videos():
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
     sharding = NamedSharding(mesh, PartitionSpec("data"))
-    video = jax.device_put(colour(), sharding)
+    video = jax.device_put(color(), sharding)
     step = jax.jit(lambda video: flow_of_video(video, **QUICK)).lower(video).compile()
     program = step.as_text()
     for collective in ("all-gather", "all-reduce", "all-to-all", "collective-permute"):
         assert collective not in program
-    alone = flow_of_video(jnp.asarray(colour()[:1]), **QUICK)
+    alone = flow_of_video(jnp.asarray(color()[:1]), **QUICK)
     assert np.abs(np.asarray(step(video)[:1], int) - alone).max() <= 1
 
 
-def test_quantise_is_the_hosts():
+def test_quantize_is_the_hosts():
     values = np.linspace(-25, 25, 2001, dtype=np.float32)
-    np.testing.assert_array_equal(flow.quantise(jnp.asarray(values)), host.quantise(values))
+    np.testing.assert_array_equal(flow.quantize(jnp.asarray(values)), host.quantize(values))
 
 
 @pytest.mark.parametrize(
@@ -218,7 +218,7 @@ def test_quantise_is_the_hosts():
         (lambda z: tvl1(z(1, 15, 32), z(1, 15, 32)), "16 pixels"),
         (lambda z: tvl1(z(1, 32, 32), z(1, 32, 32), scale=1.0), "scale=1.0"),
         (lambda z: tvl1(z(1, 32, 32), z(1, 32, 32), warps=0), "warps=0"),
-        (lambda z: tvl1_video(z(1, 32, 32)), "two grey frames"),
+        (lambda z: tvl1_video(z(1, 32, 32)), "two gray frames"),
         (lambda z: tvl1_video(z(3, 32, 32), chunk=0), "chunk=0"),
         (lambda z: flow_of_video(z(2, 3, 32, 32)), "flow_of_video wants RGB"),
         (lambda z: flow_of_video(z(2, 1, 32, 32, 3)), "T from 1"),

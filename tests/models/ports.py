@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 
-def randomise(network, seed=0):
+def randomize(network, seed=0):
     """Weights and running statistics that nothing can be mistaken for; returns it in eval mode."""
     generator = torch.Generator().manual_seed(seed)
 
@@ -40,7 +40,7 @@ def conv(i, o, kernel, stride=1, groups=1):
 class HaraBlock(nn.Module):
     """Basic (expansion 0) or bottleneck; shortcut A or B; with or without pre-activation."""
 
-    def __init__(self, i, planes, stride, expansion, shortcut, preactivation, groups, factorised):
+    def __init__(self, i, planes, stride, expansion, shortcut, preactivation, groups, factorized):
         super().__init__()
         out = planes * (expansion or 1)
         kernels = [(i, planes, 3, stride), (planes, planes, 3, 1)]
@@ -48,7 +48,7 @@ class HaraBlock(nn.Module):
             kernels = [(i, planes, 1, 1), (planes, planes, 3, stride), (planes, out, 1, 1)]
         self.units, self.preactivation = [], preactivation
         for n, (a, b, k, s) in enumerate(kernels, start=1):
-            if factorised and k == 3:
+            if factorized and k == 3:
                 mid = a * b * 27 // (a * 9 + 3 * b)
                 setattr(self, f"conv{n}_s", conv(a, mid, (1, 3, 3), (1, s, s)))
                 setattr(self, f"bn{n}_s", nn.BatchNorm3d(mid))
@@ -98,12 +98,12 @@ class HaraNet(nn.Module):
         shortcut="B",
         preactivation=False,
         groups=1,
-        factorised=False,
+        factorized=False,
         classes=5,
     ):
         super().__init__()
-        self.factorised = factorised
-        if factorised:
+        self.factorized = factorized
+        if factorized:
             mid = 3 * width * 343 // (3 * 49 + 7 * width)
             self.conv1_s = conv(3, mid, (1, 7, 7), (1, 2, 2))
             self.bn1_s = nn.BatchNorm3d(mid)
@@ -119,7 +119,7 @@ class HaraNet(nn.Module):
                 stride = 2 if n and not b else 1
                 layer.append(
                     HaraBlock(
-                        i, planes, stride, expansion, shortcut, preactivation, groups, factorised
+                        i, planes, stride, expansion, shortcut, preactivation, groups, factorized
                     )
                 )
                 i = planes * (expansion or 1)
@@ -127,7 +127,7 @@ class HaraNet(nn.Module):
         self.fc = nn.Linear(i, classes)
 
     def stages(self, x):
-        if self.factorised:
+        if self.factorized:
             x = self.bn1_t(self.conv1_t(self.bn1_s(self.conv1_s(x)).relu())).relu()
         else:
             x = self.bn1(self.conv1(x)).relu()

@@ -90,7 +90,7 @@ def test_multiply_adds_of_cnn_m(channels, gigamacs):
     assert round(total / 1e9, 3) == gigamacs
 
 
-def test_counts_of_batch_normalised_ones():
+def test_counts_of_batch_normalized_ones():
     """Less the classifiers, 101 for BN-Inception (Caffe) and 400 for ResNet-50 (mmaction2)."""
     inception, _, _ = shapes_of(BNInception(), (1, 224, 224, 3))
     assert size(inception["params"]) == 10_373_765 - (1024 + 1) * 101
@@ -115,7 +115,7 @@ def test_sizes_of_convnets(net, crop, sizes):
 
 
 @pytest.mark.parametrize("net", ["bn_inception", "resnet50"])
-def test_sizes_of_batch_normalised_ones(net):
+def test_sizes_of_batch_normalized_ones(net):
     _, features, ends = shapes_of(BACKBONES[net](), (2, 224, 224, 3))
     assert features == (1, 2, 7, 7, 1024 if net == "bn_inception" else 2048)
     if net == "bn_inception":

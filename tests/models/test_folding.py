@@ -18,7 +18,7 @@ from jaxvideo.models.folding import fold
 from jaxvideo.models.hidden_two_stream import MOTIONNETS, MotionNet
 from jaxvideo.models.p3d import P3D
 from jaxvideo.models.recurrent import ConvNetLSTM
-from jaxvideo.models.resnet3d import FACTORISED, FULL, ResNet3D
+from jaxvideo.models.resnet3d import FACTORIZED, FULL, ResNet3D
 from jaxvideo.models.slowfast import SlowFast
 from jaxvideo.models.transfer import DenseNet2D
 from jaxvideo.models.two_stream import TSN, FusedTwoStreamInception, TwoStreamFusion
@@ -33,9 +33,9 @@ PREACTIVATION = {"preactivation": True, "shortcut": "A", "hara": True}
 
 # name -> network and clip; between them they have every kind of block.
 NETWORKS = {
-    "r2plus1d": (ResNet3D((FACTORISED,) * 3, (2, 1), **NARROW), (8, 32, 32, 3)),
+    "r2plus1d": (ResNet3D((FACTORIZED,) * 3, (2, 1), **NARROW), (8, 32, 32, 3)),
     "preact_resnet": (
-        ResNet3D((FULL, FULL, FACTORISED), (2, 1), 4, **PREACTIVATION, **NARROW),
+        ResNet3D((FULL, FULL, FACTORIZED), (2, 1), 4, **PREACTIVATION, **NARROW),
         (8, 32, 32, 3),
     ),
     "s3dg": (inception.I3D(**inception.VARIANTS["s3dg"], **FRACTION), (8, 32, 32, 3)),

@@ -234,7 +234,7 @@ def test_warp_and_its_gradient_equal_torch():
     y, pull = jax.vjp(hidden.warp, jnp.asarray(image), jnp.asarray(flow))
     theirs = [torch.tensor(a, requires_grad=True) for a in (image, flow)]
     rows, columns = torch.meshgrid(torch.arange(6), torch.arange(7), indexing="ij")
-    x = (columns + theirs[1][..., 0]) / 3 - 1  # -1 and 1 are the centres of the outer pixels
+    x = (columns + theirs[1][..., 0]) / 3 - 1  # -1 and 1 are the centers of the outer pixels
     z = (rows + theirs[1][..., 1]) / 2.5 - 1
     result = torch.nn.functional.grid_sample(
         theirs[0].permute(0, 3, 1, 2), torch.stack([x, z], -1), align_corners=True
@@ -298,7 +298,7 @@ def test_no_loss_where_nothing_differs():
 
 
 def initial(model, clip):
-    """Variables as the initialisers spread them, without their programs."""
+    """Variables as the initializers spread them, without their programs."""
     rng = np.random.default_rng(0)
     variables = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), clip)
 

@@ -89,7 +89,7 @@ SHORT = [(1, frames, 32, 32, 3) for frames in (3, 5, 6, 7)]
 )
 @pytest.mark.parametrize("name", ["r3d_18", "mc3_18", "r2plus1d_18"])
 def test_torchvision(torchvision, tmp_path, name, shape):
-    network = ports.randomise(getattr(torchvision.models.video, name)(num_classes=400))
+    network = ports.randomize(getattr(torchvision.models.video, name)(num_classes=400))
     path, clip = tmp_path / "weights.pt", clip_of(shape)
     torch.save(network.state_dict(), path)
     variables = load_weights(name, path, source="torchvision", num_classes=400)
@@ -109,7 +109,7 @@ def test_a_training_step_of_torchvision(torchvision, f64, tmp_path, name):
     In f64: in f32 rounding decides the sign of some units in front of a ReLU and the maximum of
     some pooling windows, so that torch's own f32 gradient is 2 % away from its f64 gradient.
     """
-    network = ports.randomise(getattr(torchvision.models.video, name)(num_classes=7))
+    network = ports.randomize(getattr(torchvision.models.video, name)(num_classes=7))
     network.double().train()
     shape, arguments = (4, 8, 16, 16, 3), {}
     if name == "s3d":
@@ -126,7 +126,7 @@ def test_a_training_step_of_torchvision(torchvision, f64, tmp_path, name):
     optimizer = optax.chain(optax.add_decayed_weights(decay), optax.sgd(rate, momentum=momentum))
     theirs = torch.optim.SGD(network.parameters(), rate, momentum, weight_decay=decay)
 
-    # f64 convolutions are plain loops, which only LLVM's optimisation makes fast.
+    # f64 convolutions are plain loops, which only LLVM's optimization makes fast.
     @partial(jax.jit, compiler_options={"xla_backend_optimization_level": 3})
     def step(params, stats, moments, clip):
         def loss_of(params):
@@ -170,8 +170,8 @@ HARA = {
     "preact_resnet50_3d": {"preactivation": True, "expansion": 4},
     "wide_resnet50_3d": {"widen": 2, "expansion": 2},
     "resnext50_3d": {"widen": 2, "expansion": 2, "groups": 32, "width": 32},
-    "r2plus1d_18_hara": {"factorised": True},
-    "r2plus1d_50_hara": {"factorised": True, "expansion": 4},
+    "r2plus1d_18_hara": {"factorized": True},
+    "r2plus1d_50_hara": {"factorized": True, "expansion": 4},
 }
 
 
@@ -179,7 +179,7 @@ HARA = {
 def test_hara(tmp_path, name):
     depth = int("".join(c for c in name.split("_3d")[0].removeprefix("r2plus1d") if c.isdigit()))
     form = {"width": 8, **HARA[name]}
-    network = ports.randomise(ports.HaraNet(BLOCKS[depth], **form))
+    network = ports.randomize(ports.HaraNet(BLOCKS[depth], **form))
     # The old branch's files: a training state, and names from DataParallel.
     state = OrderedDict((f"module.{k}", v) for k, v in network.state_dict().items())
     path, width = tmp_path / "resnet.pth", form["width"]
@@ -190,7 +190,7 @@ def test_hara(tmp_path, name):
 
 
 def test_p3d(tmp_path):
-    network = ports.randomise(ports.P3DNet((3, 4, 6, 3)))
+    network = ports.randomize(ports.P3DNet((3, 4, 6, 3)))
     path = tmp_path / "p3d.pth.tar"
     torch.save({"state_dict": network.state_dict()}, path)
     variables = load_weights("p3d_63", path, source="p3d-pytorch", width=8)
@@ -205,7 +205,7 @@ def test_p3d(tmp_path):
 )
 def test_i3d(tmp_path, source, name, channels):
     """Odd sizes, where TF's SAME pads differently; BN with a scale, which TF's net lacks."""
-    network = ports.randomise(ports.I3DNet(source == "kinetics-i3d-pytorch", channels))
+    network = ports.randomize(ports.I3DNet(source == "kinetics-i3d-pytorch", channels))
     path, clip = tmp_path / "i3d.pt", clip_of((2, 18, 65, 72, channels))
     torch.save(network.state_dict(), path)
     variables = load_weights(name, path, source=source, width=1 / 8)
@@ -214,7 +214,7 @@ def test_i3d(tmp_path, source, name, channels):
 
 
 def test_s3d_of_min(tmp_path):
-    network = ports.randomise(ports.MinNet())
+    network = ports.randomize(ports.MinNet())
     path, clip = tmp_path / "s3d.pt", clip_of((2, 18, 65, 72, 3))
     torch.save({f"module.{k}": v for k, v in network.state_dict().items()}, path)
     weights = read_weights("s3d", path, source="s3d-pytorch", width=1 / 8)
@@ -227,7 +227,7 @@ def test_s3d_of_min(tmp_path):
 
 def test_s3d_of_torchvision(torchvision, tmp_path):
     """14 frames are the fewest that it takes, and 224 x 224 the smallest frames."""
-    network = ports.randomise(torchvision.models.video.s3d(num_classes=400))
+    network = ports.randomize(torchvision.models.video.s3d(num_classes=400))
     path = tmp_path / "s3d.pth"
     torch.save(network.state_dict(), path)
     weights = read_weights("s3d", path, source="torchvision", frames=14)
@@ -255,7 +255,7 @@ C3D_NAMES = {
 def test_c3d(tmp_path, source):
     """fc6 sees a map of more than one place in another order than the ports' does."""
     widths = [max(round(w / 8), 1) for w in (64, 128, 256, 256, 512, 512, 512, 512)]
-    network = ports.randomise(ports.C3DNet(C3D_NAMES[source], widths, hidden=512))
+    network = ports.randomize(ports.C3DNet(C3D_NAMES[source], widths, hidden=512))
     path, clip = tmp_path / "c3d.pickle", clip_of((2, 16, 112, 112, 3))
     torch.save(network.named_weights(), path)
     variables = load_weights("c3d_sports1m", path, source=source, width=8)
@@ -277,7 +277,7 @@ def vmz_network(torchvision, blocks):
     for module in network.modules():
         if isinstance(module, torch.nn.BatchNorm3d):
             module.eps = 1e-3
-    return ports.randomise(network)
+    return ports.randomize(network)
 
 
 def caffe2_blobs(state, blocks):
@@ -342,7 +342,7 @@ def test_vmz(torchvision, tmp_path):
 
 
 def test_convert_compares_with_torchvision(torchvision, tmp_path, capsys):
-    network = ports.randomise(torchvision.models.video.mc3_18(num_classes=400))
+    network = ports.randomize(torchvision.models.video.mc3_18(num_classes=400))
     path, out = tmp_path / "mc3_18.pth", tmp_path / "W.safetensors"
     torch.save({"epoch": 3, "state_dict": network.state_dict()}, path)
     command = ["convert", str(path), "--from", "torchvision", "--model", "mc3_18"]

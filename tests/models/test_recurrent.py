@@ -59,13 +59,13 @@ def cooijmans(p, x, statistics):
 
 
 @pytest.fixture(scope="module")
-def normalised():
+def normalized():
     lstm = LSTM(6, batch_norm=True, bn_momentum=0.75)
     return lstm, random_variables(lstm, (5, 3))
 
 
-def test_batch_normalised_lstm_in_training(normalised):
-    lstm, variables = normalised
+def test_batch_normalized_lstm_in_training(normalized):
+    lstm, variables = normalized
     seen = {}
 
     def statistics(which, step, x):
@@ -83,8 +83,8 @@ def test_batch_normalised_lstm_in_training(normalised):
             np.testing.assert_allclose(after[f"{name}_{which}"][step], kept, atol=1e-5)
 
 
-def test_batch_normalised_lstm_at_test_and_beyond_its_steps(normalised):
-    lstm, variables = normalised
+def test_batch_normalized_lstm_at_test_and_beyond_its_steps(normalized):
+    lstm, variables = normalized
     stats = variables["batch_stats"]
 
     def statistics(which, step, x):
@@ -100,8 +100,8 @@ def test_batch_normalised_lstm_at_test_and_beyond_its_steps(normalised):
         lstm.apply(variables, x, train=True, mutable=["batch_stats"])
 
 
-def test_groups_are_batches_of_their_own(normalised):
-    _, variables = normalised
+def test_groups_are_batches_of_their_own(normalized):
+    _, variables = normalized
     halves = LSTM(6, batch_norm=True, bn_groups=2)
     x = sequence(n=4)
     together, stats = halves.apply(variables, x, train=True, mutable=["batch_stats"])

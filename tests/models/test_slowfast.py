@@ -414,7 +414,7 @@ def saved(network, path):
 
     from tests.models import ports
 
-    torch.save({"model_state": ports.randomise(network).state_dict()}, path)
+    torch.save({"model_state": ports.randomize(network).state_dict()}, path)
     return network
 
 
@@ -520,7 +520,7 @@ def same_training_step(network, name, form, clip, inputs, folder):
 
     from tests.models import ports
 
-    ports.randomise(network).train()
+    ports.randomize(network).train()
     for module in network.modules():
         if isinstance(module, torch.nn.BatchNorm3d):
             module.bias.data = 3 * module.weight.data

@@ -15,7 +15,7 @@ from jaxvideo import create_model, list_models
 from jaxvideo.models import MODELS, arguments_for
 from jaxvideo.models.inception import I3D, VARIANTS
 from jaxvideo.models.resnet3d import mid_width
-from jaxvideo.models.summary import Summary, summarise, summary_of, trace, trace_of_clip
+from jaxvideo.models.summary import Summary, summarize, summary_of, trace, trace_of_clip
 from jaxvideo.types import ConfigError
 from jaxvideo.weights import tree
 from tests.layers import zoo_convolutions
@@ -326,7 +326,7 @@ def test_entry(name):
 @pytest.mark.parametrize("row", [row for row in COUNTS if not is_own(row)], ids=str)
 def test_counts_of_other_clips_and_arguments(row):
     name, arguments, frames, *counts = row
-    check_counts(summarise(name, frames=frames, **arguments), *counts)
+    check_counts(summarize(name, frames=frames, **arguments), *counts)
 
 
 # Ten layers of the other seven kinds: no source has them, their table row is that of 18.
@@ -360,7 +360,7 @@ TEMPORAL = {
 def test_temporal_sizes(kind, frames, depth):
     shares = TEMPORAL[kind]
     expected = [frames // share for share in shares] if shares else [1] * 5
-    ends = summarise(f"{kind}_{depth}", frames=frames, crop=32).endpoints
+    ends = summarize(f"{kind}_{depth}", frames=frames, crop=32).endpoints
     assert [ends[stage][0] for stage in list(ends)[:5]] == expected
 
 
@@ -376,7 +376,7 @@ def test_temporal_sizes(kind, frames, depth):
 def test_very_short_clips(frames, strided, kept):
     """torchvision halves time in every stage, VMZ's Caffe2 code spares short clips."""
     for rule, expected in {"strided": strided, "kept": kept}.items():
-        ends = summarise("r3d_18", frames=frames, crop=32, short_clips=rule).endpoints
+        ends = summarize("r3d_18", frames=frames, crop=32, short_clips=rule).endpoints
         assert [ends[stage][0] for stage in list(ends)[:5]] == expected
     assert create_model("r3d_18").short_clips == "strided"
 
@@ -429,7 +429,7 @@ def test_hara_stages(name, expansion):
 
 @pytest.mark.parametrize("form", ["official", "port"])
 def test_p3d_stages(form):
-    assert summarise("p3d_63", form=form).endpoints == {
+    assert summarize("p3d_63", form=form).endpoints == {
         "conv1": (16, 80, 80, 64),
         "pool1": (8, 40, 40, 64),
         "conv2_x": (8, 40, 40, 256),
@@ -464,12 +464,12 @@ def test_c3d_endpoints():
 
 @pytest.mark.parametrize(("pools", "side"), [("ceil", 4), ("symmetric", 4), ("floor", 3)])
 def test_c3d_pools(pools, side):
-    assert summarise("c3d", pools=pools).endpoints["pool5"] == (1, side, side, 512)
+    assert summarize("c3d", pools=pools).endpoints["pool5"] == (1, side, side, 512)
 
 
 def test_c3d_unknown_pools():
     with pytest.raises(ConfigError, match=r"pools='same': allowed are \['ceil'"):
-        summarise("c3d", pools="same")
+        summarize("c3d", pools="same")
 
 
 def test_i3d_endpoints():
@@ -540,14 +540,14 @@ def test_slim_starts_as_its_2d_net():
 
 def test_unknown_layers_of_inception():
     with pytest.raises(ConfigError, match=r"temporal=\('2b',\): names out of"):
-        summarise("i3d_rgb", frames=4, crop=32, temporal=("2b",))
+        summarize("i3d_rgb", frames=4, crop=32, temporal=("2b",))
     with pytest.raises(ConfigError, match="gates='some'"):
-        summarise("i3d_rgb", frames=4, crop=32, gates="some")
+        summarize("i3d_rgb", frames=4, crop=32, gates="some")
 
 
 @pytest.mark.parametrize(("frames", "positions"), [(16, 1), (79, 9), (100, 12), (250, 31)])
 def test_i3d_positions_in_time(frames, positions):
-    assert summarise("i3d_rgb", frames=frames).endpoints["avg_pool"][0] == positions
+    assert summarize("i3d_rgb", frames=frames).endpoints["avg_pool"][0] == positions
 
 
 def test_mid_widths_of_the_paper():
@@ -601,9 +601,9 @@ def test_trains_small_and_in_bfloat16(name):
         (lambda: create_model("i3d_rgb", widht=2), "Did you mean 'width'"),
         (lambda: create_model("r3d_18", kinds=()), "no argument 'kinds'"),
         (lambda: create_model("resnet18_3d_a", shortcut="B"), "no argument 'shortcut'"),
-        (lambda: summarise("p3d_63", form="caffe"), "form='caffe': allowed are"),
-        (lambda: summarise("p3d_63", wirings="ABD"), "wirings='ABD'"),
-        (lambda: summarise("r2plus1d_18", mid_channels="x"), "mid_channels='x': allowed are"),
+        (lambda: summarize("p3d_63", form="caffe"), "form='caffe': allowed are"),
+        (lambda: summarize("p3d_63", wirings="ABD"), "wirings='ABD'"),
+        (lambda: summarize("r2plus1d_18", mid_channels="x"), "mid_channels='x': allowed are"),
     ],
 )
 def test_wrong_names(call, text):

@@ -11,12 +11,12 @@ from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 from skimage import data
 
 from jaxvideo.training import augment
-from jaxvideo.training.augment import OPERATIONS, StepAugment, colour_jitter, partner, turn_hue
+from jaxvideo.training.augment import OPERATIONS, StepAugment, color_jitter, partner, turn_hue
 from jaxvideo.training.config import Augment
 from jaxvideo.types import ConfigError
 
 apply_operation = jax.jit(augment.apply_operation, static_argnums=2)
-change_colours = jax.jit(augment.change_colours, static_argnums=2)
+change_colors = jax.jit(augment.change_colors, static_argnums=2)
 erase = jax.jit(augment.erase)
 mix = jax.jit(augment.mix, static_argnames=("mixup", "cutmix"))
 
@@ -40,7 +40,7 @@ def per_frame(frames, change):
 
 
 # Magnitude 5: factors 0.55 and 1.45, threshold 128, 6 bits. Pillow truncates where a table or a
-# blend falls between two bytes, and rounds the grey in between.
+# blend falls between two bytes, and rounds the gray in between.
 REFERENCES = {
     "identity": (lambda frames, factor: frames, 0),
     "autocontrast": (lambda frames, factor: with_pillow(frames, ImageOps.autocontrast), 1),
@@ -61,7 +61,7 @@ REFERENCES = {
         lambda frames, f: with_pillow(frames, lambda i: ImageEnhance.Brightness(i).enhance(f)),
         1,
     ),
-    "colour": (
+    "color": (
         lambda frames, f: with_pillow(frames, lambda i: ImageEnhance.Color(i).enhance(f)),
         1,
     ),
@@ -98,7 +98,7 @@ def test_a_flat_clip_stays_whole():
 
 
 def test_magnitude_nought_changes_nothing(clip):
-    for name in ("solarize", "posterize", "contrast", "brightness", "colour", "sharpness"):
+    for name in ("solarize", "posterize", "contrast", "brightness", "color", "sharpness"):
         found = apply_operation(clip, OPERATIONS.index(name), 0.0, True)
         np.testing.assert_array_equal(found, clip, err_msg=name)
 
@@ -115,13 +115,13 @@ def test_hue_is_colorsyss(clip, turns):
     np.testing.assert_allclose(found, expected, atol=2e-3)
 
 
-GREY = np.array([0.299, 0.587, 0.114])
+GRAY = np.array([0.299, 0.587, 0.114])
 
 
 def jitter_by_hand(frames, name, factor):
     frames = frames.astype(float)
-    grey = (frames * GREY).sum(-1, keepdims=True)
-    other = {"brightness": 0.0, "contrast": grey.mean(), "saturation": grey}[name]
+    gray = (frames * GRAY).sum(-1, keepdims=True)
+    other = {"brightness": 0.0, "contrast": gray.mean(), "saturation": gray}[name]
     return np.clip(other + (frames - other) * factor, 0, 255)
 
 
@@ -131,11 +131,11 @@ def test_jitter_is_some_factor_of_its_range(clip, name):
     keys = jax.random.split(jax.random.key(0), 40)
     frames = jnp.asarray(clip, jnp.float32)
     # Where no blend leaves 0 to 255, so that it tells the factor.
-    grey = (clip * GREY).sum(-1, keepdims=True)
-    other = {"brightness": 0, "contrast": grey.mean(), "saturation": grey}[name]
+    gray = (clip * GRAY).sum(-1, keepdims=True)
+    other = {"brightness": 0, "contrast": gray.mean(), "saturation": gray}[name]
     inside = np.abs(clip.astype(float) - other) * (np.abs(clip + 0.4 * (clip - other) - 127) < 120)
     place = np.unravel_index(inside.argmax(), clip.shape)
-    change = jax.jit(jax.vmap(lambda key: colour_jitter(frames, key, jitter)))
+    change = jax.jit(jax.vmap(lambda key: color_jitter(frames, key, jitter)))
     factors = []
     for found in np.asarray(change(keys)):
         base = np.broadcast_to(other, clip.shape)[place]
@@ -149,28 +149,28 @@ def test_jitter_is_some_factor_of_its_range(clip, name):
 ALL = StepAugment(0.4, 0.4, 0.4, 0.1, randaugment=2)
 
 
-def test_colours_depend_on_the_sample_and_not_on_its_place(clip):
+def test_colors_depend_on_the_sample_and_not_on_its_place(clip):
     videos = np.stack([clip, clip[::-1], clip[:, ::-1], clip[:, :, ::-1]] * 4)
     keys = jax.random.split(jax.random.key(3), 16)
-    found = np.asarray(change_colours(videos, keys, ALL))
+    found = np.asarray(change_colors(videos, keys, ALL))
     assert found.dtype == np.uint8
     assert len({frames.tobytes() for frames in found}) == 16
     order = np.random.default_rng(0).permutation(16)
-    np.testing.assert_array_equal(change_colours(videos[order], keys[order], ALL), found[order])
+    np.testing.assert_array_equal(change_colors(videos[order], keys[order], ALL), found[order])
 
 
 def test_all_frames_are_changed_alike(clip):
     """A clip of one frame three times has three equal frames after."""
     still = np.stack([np.stack([clip[0]] * 3)] * 16)
     keys = jax.random.split(jax.random.key(5), 16)
-    found = np.asarray(change_colours(still, keys, ALL))
+    found = np.asarray(change_colors(still, keys, ALL))
     assert (found == found[:, :1]).all()
 
 
 def test_flow_beside_rgb_keeps_its_values(clip):
     five = np.concatenate([clip, clip[..., :2]], -1)[None]
     found = np.asarray(
-        change_colours(five, jax.random.split(jax.random.key(0), 1), StepAugment(1.0))
+        change_colors(five, jax.random.split(jax.random.key(0), 1), StepAugment(1.0))
     )
     np.testing.assert_array_equal(found[..., 3:], five[..., 3:])
     assert (found[..., :3] != five[..., :3]).any()
@@ -186,7 +186,7 @@ def test_randaugment_draws_every_operation_evenly(clip):
             results[np.asarray(apply_operation(small, index, 5.0, up)).tobytes()] = name
     keys = jax.random.split(jax.random.key(1), 900)
     one = StepAugment(randaugment=1, magnitude=5.0)
-    found = np.asarray(change_colours(np.stack([small] * 900), keys, one))
+    found = np.asarray(change_colors(np.stack([small] * 900), keys, one))
     counts = dict.fromkeys(OPERATIONS, 0)
     for frames in found:
         counts[results[frames.tobytes()]] += 1
@@ -325,5 +325,5 @@ def test_a_config_reaches_its_parts():
     given = Augment(areas=[0.25, 1.0], hue=0.1, mixup=0.8, views_per_video=4, repeated=2)
     assert given.crop.areas == (0.25, 1.0)
     assert given.in_step == StepAugment(hue=0.1, mixup=0.8)
-    assert not Augment().in_step.colours
+    assert not Augment().in_step.colors
     assert not Augment().in_step.mixes

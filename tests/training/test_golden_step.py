@@ -24,7 +24,7 @@ CHANGED = (
     "a training step gives other numbers than before: runs that are resumed with this version "
     "go on differently, and results are no longer comparable. If that is meant, regenerate with "
     "`python -m tests.training.test_golden_step` and say in the CHANGELOG what changed: the "
-    "loss and the gradient (network, preprocessing, loss), the update (optimiser, schedule, "
+    "loss and the gradient (network, preprocessing, loss), the update (optimizer, schedule, "
     "weight decay) or the statistics (BN)"
 )
 

@@ -64,7 +64,7 @@ def test_another_head_and_other_pixels(run):
 def test_inflated(run):
     folder, expected = run
     deep = {"name": "r3d_10", "width": 4}
-    init = Init(str(folder), inflate="centre")
+    init = Init(str(folder), inflate="center")
     variables, _, _ = initial_weights(init, deep, 3, PRE, 0)
     kernel = variables["params"]["conv1"]["kernel"]
     assert kernel.shape == (3, 7, 7, 3, 4)
@@ -88,7 +88,7 @@ def test_another_epsilon_gives_the_same_numbers(run):
     [
         ({}, FLAT, 9, CheckpointError, 'leave_out=\\("fc/\\*",\\) starts anew'),
         ({}, {"name": "r3d_10", "width": 4}, 3, CheckpointError, "of another network: kinds:"),
-        ({"inflate": "centre"}, {"name": "f_r2d_18", "width": 4}, 3, CheckpointError, "missing"),
+        ({"inflate": "center"}, {"name": "f_r2d_18", "width": 4}, 3, CheckpointError, "missing"),
         ({"inflate": "average"}, {**FLAT, "width": 8}, 3, CheckpointError, "cannot be inflated"),
         ({"source": "hara"}, FLAT, 3, ConfigError, "is a run's folder"),
         ({}, {**FLAT, "width": 8}, 3, CheckpointError, "the model has"),
@@ -101,10 +101,10 @@ def test_what_does_not_fit(run, fields, model, classes, error, text):
 
 
 def test_wrong_init():
-    with pytest.raises(ConfigError, match=r"init\.inflate='mean': allowed are '', average, centre"):
+    with pytest.raises(ConfigError, match=r"init\.inflate='mean': allowed are '', average, center"):
         Init("x", inflate="mean")
     with pytest.raises(ConfigError, match="convert the file first"):
-        Init("x", source="hara", inflate="centre")
+        Init("x", source="hara", inflate="center")
     with pytest.raises(CheckpointError, match=r"no\.pt: no such file"):
         initial_weights(Init("no.pt", source="hara"), {"name": "resnet18_3d_a"}, 3, PRE, 0)
 

@@ -175,7 +175,7 @@ def test_chips():
         chip_of_topology("v9:2x2")
 
 
-def test_model_flops_utilisation():
+def test_model_flops_utilization():
     # 4 x 197 TFLOP/s for half a second are 394 TFLOP; a tenth of them is needed.
     assert mfu(39.4e12, 0.5, "TPU v5 lite", 4) == pytest.approx(0.1)
     assert mfu(1e12, 0.5, "cpu", 4) is None

@@ -102,7 +102,7 @@ def test_what_a_run_leaves(finished):
         result
     )
     assert result["videos"] == 16
-    assert result["protocol"].startswith("1 clip x centre crop per video (4 frames, stride 3")
+    assert result["protocol"].startswith("1 clip x center crop per video (4 frames, stride 3")
     assert result["protocol"] in stdout
     records = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     assert [record["step"] for record in records] == [8, 16, 24]

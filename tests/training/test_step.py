@@ -14,7 +14,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jaxvideo.models.resnet3d import KINDS, ResNet3D
 from jaxvideo.training.augment import StepAugment, mix
 from jaxvideo.training.optim import Optim, make_optimizer, make_schedule
-from jaxvideo.training.preprocess import normalise, prepare, random_flip, sample_keys
+from jaxvideo.training.preprocess import normalize, prepare, random_flip, sample_keys
 from jaxvideo.training.step import (
     TrainState,
     first_state,
@@ -111,12 +111,12 @@ def test_prediction_is_a_distribution():
     np.testing.assert_allclose(each, 1 / (1 + np.exp(-np.asarray(logits))), rtol=1e-5)
 
 
-def test_normalise():
+def test_normalize():
     video = jnp.asarray([0, 51, 255], jnp.uint8).reshape(1, 1, 1, 1, 3)
     pre = Preprocessing(frames=1, size=1, crop=1, mean=(0.5, 0.0, 0.25), std=(0.5, 2.0, 0.25))
-    np.testing.assert_allclose(normalise(video, pre, jnp.float32).ravel(), [-1, 0.1, 3], rtol=1e-5)
+    np.testing.assert_allclose(normalize(video, pre, jnp.float32).ravel(), [-1, 0.1, 3], rtol=1e-5)
     pre = Preprocessing(frames=1, size=1, crop=1, range=(-1.0, 1.0))
-    np.testing.assert_allclose(normalise(video, pre, "float32").ravel(), [-1, -0.6, 1], rtol=1e-5)
+    np.testing.assert_allclose(normalize(video, pre, "float32").ravel(), [-1, -0.6, 1], rtol=1e-5)
 
 
 def test_caffe_order_leaves_flow_alone():
@@ -201,7 +201,7 @@ def test_losses_of_every_step_and_of_the_network():
     state = TrainState(jnp.zeros((), jnp.int32), params, {}, optimizer.init(params), None)
     step = make_train_step(model, optimizer, PRE, flip=False)
     _, metrics = step(state, data, jax.random.key(0))
-    clip = normalise(data["video"], PRE, jnp.float32)
+    clip = normalize(data["video"], PRE, jnp.float32)
     logits, _ = model.apply({"params": params}, clip, train=True)
     own = jax.nn.log_softmax(logits)[np.arange(4), :, data["label"]]
     np.testing.assert_allclose(metrics["loss"], 0.25 - own.mean(), rtol=1e-6)
@@ -298,7 +298,7 @@ def test_the_loss_of_several_labels():
     data["label"] = (np.arange(30).reshape(6, 5) % 3 == 0).astype(np.float32)
     data["weight"][2] = 0
     _, metrics = jax.jit(step)(state, data, jax.random.key(0))
-    logits = answer(normalise(data["video"], PRE, jnp.float32)).astype(float)
+    logits = answer(normalize(data["video"], PRE, jnp.float32)).astype(float)
     right = np.where(data["label"] == 1, 1, -1) * logits
     losses = np.log1p(np.exp(-right)).mean(1)
     counted = [0, 1, 3, 4, 5]
@@ -319,7 +319,7 @@ def test_mixed_clips_have_mixed_labels(several):
         data["label"] = truth.astype(np.float32)
     _, metrics = jax.jit(step)(state, data, key)
     keys = sample_keys(jax.random.fold_in(key, 4), data["sample"])
-    clip = normalise(data["video"], PRE, jnp.float32)
+    clip = normalize(data["video"], PRE, jnp.float32)
     mixed, share = mix(clip, data["weight"], keys, mixup=1.0, cutmix=1.0)
     share = np.asarray(share, float)[:, None]
     truth = share * truth + (1 - share) * truth[[4, 5, 6, 7, 0, 1, 2, 3]]
@@ -336,7 +336,7 @@ def test_mixed_clips_have_mixed_labels(several):
 
 @pytest.mark.full
 def test_augmentation_does_not_depend_on_devices():
-    """Colours, erasing and partners half a batch away: on 8 devices as on 1."""
+    """Colors, erasing and partners half a batch away: on 8 devices as on 1."""
     augment = StepAugment(0.4, 0.4, 0.4, 0.1, 1, 9.0, erasing=0.5, mixup=0.8, cutmix=1.0)
     step, state, _ = linear(augment=augment)
     losses = []

@@ -19,15 +19,15 @@ def test_kernels():
         assert average.shape == (3, 3, 3, 4, 5)
         np.testing.assert_allclose(average.sum(0), KERNEL, rtol=1e-6)
         np.testing.assert_array_equal(average[0], average[2])
-        centre = inflate_kernel(kernel, 3, "centre")
-        np.testing.assert_array_equal(centre[1], KERNEL)
-        assert not centre[[0, 2]].any()
-    with pytest.raises(ConfigError, match="inflation 'middle': allowed are average, centre"):
+        center = inflate_kernel(kernel, 3, "center")
+        np.testing.assert_array_equal(center[1], KERNEL)
+        assert not center[[0, 2]].any()
+    with pytest.raises(ConfigError, match="inflation 'middle': allowed are average, center"):
         inflate_kernel(KERNEL, 3, "middle")
 
 
 def test_channels():
-    """Ten channels of flow that all hold the grey value answer as the grey picture does."""
+    """Ten channels of flow that all hold the gray value answer as the gray picture does."""
     flow = average_channels(KERNEL, 10)
     assert flow.shape == (3, 3, 10, 5)
     np.testing.assert_allclose(flow.sum(2), KERNEL.mean(2) * 10, rtol=1e-5)
@@ -82,9 +82,9 @@ def test_a_boring_video_gives_the_flat_networks_activations():
         assert np.abs(ours[:, 0] - theirs[:, 0]).max() > 1e-2
 
 
-def test_centre_initialisation_is_the_flat_network_on_any_clip():
+def test_center_initialization_is_the_flat_network_on_any_clip():
     clip = np.random.default_rng(2).standard_normal((1, 16, 32, 32, 3), np.float32)
-    flat, deep = flat_and_deep("centre")(clip)
+    flat, deep = flat_and_deep("center")(clip)
     for stage, step in {"conv1": 1, "conv2_x": 1, "conv3_x": 2, "conv4_x": 4, "conv5_x": 8}.items():
         np.testing.assert_allclose(
             deep[stage], np.asarray(flat[stage])[:, ::step], rtol=2e-3, atol=2e-4
