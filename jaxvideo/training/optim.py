@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jaxvideo.training.schema import Optim
 from jaxvideo.types import ConfigError
 from jaxvideo.weights import tree
 
@@ -16,90 +16,27 @@ RULES = ("sgd", "adam")
 SCHEDULES = ("constant", "step", "cosine", "whole_cosine", "plateau")
 
 
-@dataclasses.dataclass(frozen=True)
-class Optim:
-    """The optimizer of a run. Lengths are in epochs, patterns as in `weights.tree.matching`.
+def check_optim(optim: Optim) -> None:
+    """Checks the names of the update rule and of the schedule.
 
-    Attributes:
-      lr: learning rate after warm-up, for the whole (global) batch.
-      rule: "sgd"; or "adam", with its usual constants and without a momentum of its own.
-      schedule: "constant"; "step", times `gamma` at every milestone; "cosine", from the end
-        of the warm-up to zero at the end of the run; "whole_cosine", from the start of the run,
-        and the warm-up rises to where it then is (SlowFast, X3D); "plateau", times `gamma` when
-        the validation loss has not fallen for `patience` validations.
-      milestones: epochs of "step", ascending, counted from the start of the run.
-      factors: the rate after each milestone as a share of `lr`, instead of powers of `gamma`
-        (I3D's flow network begins a second cycle).
-      warmup_epochs: linear from `warmup_factor * lr` to the schedule's first rate after them.
-      weight_decay: L2, added to the gradient before momentum, as torch and Caffe do.
-      no_decay: parameters without decay, e.g. `("*/bias",)`.
-      multipliers: `(pattern, factor)`: parameters with so many times the rate; Caffe's networks
-        double their biases'. Factors of several patterns multiply.
-      dampening: torch's; the gradient enters the momentum times 1 - dampening.
-      frozen: parameters that stay as they are.
-      clip_norm: global norm that the gradient is clipped to; 0 does not clip.
+    Raises:
+      ConfigError: an unknown name.
     """
-
-    lr: float
-    rule: str = "sgd"
-    schedule: str = "cosine"
-    milestones: tuple[float, ...] = ()
-    factors: tuple[float, ...] = ()
-    gamma: float = 0.1
-    patience: int = 10
-    warmup_epochs: float = 0.0
-    warmup_factor: float = 0.01
-    momentum: float = 0.9
-    nesterov: bool = False
-    weight_decay: float = 0.0
-    no_decay: tuple[str, ...] = ()
-    multipliers: tuple[tuple[str, float], ...] = ()
-    dampening: float = 0.0
-    frozen: tuple[str, ...] = ()
-    clip_norm: float = 0.0
-
-    def __post_init__(self):
-        if self.rule not in RULES:
-            raise ConfigError(f"optim.rule={self.rule!r}: allowed are {', '.join(RULES)}")
-        if self.rule == "adam" and (self.nesterov or self.dampening):
-            raise ConfigError("optim.rule='adam' has neither nesterov nor dampening")
-        if self.schedule not in SCHEDULES:
+    for name, allowed in (("rule", RULES), ("schedule", SCHEDULES)):
+        if getattr(optim, name) not in allowed:
             raise ConfigError(
-                f"optim.schedule={self.schedule!r}: allowed are {', '.join(SCHEDULES)}"
+                f"optim.{name}={getattr(optim, name)!r}: allowed are {', '.join(allowed)}"
             )
-        if list(self.milestones) != sorted(set(self.milestones)):
-            raise ConfigError(f"optim.milestones={self.milestones}: must ascend")
-        if self.factors and (len(self.factors) != len(self.milestones) or min(self.factors) <= 0):
-            raise ConfigError(
-                f"optim.factors={self.factors}: one positive share for each of "
-                f"milestones={self.milestones}"
-            )
-        if self.nesterov and (self.dampening or not self.momentum):
-            raise ConfigError("optim.nesterov wants a momentum, and no dampening")
-        if self.dampening and not self.momentum:
-            raise ConfigError(f"optim.dampening={self.dampening} wants a momentum")
-        for row in self.multipliers:
-            if len(row) != 2 or not isinstance(row[0], str) or not row[1] > 0:
-                raise ConfigError(
-                    f"optim.multipliers={self.multipliers}: rows of (pattern, positive factor)"
-                )
-        allowed = {
-            "lr": self.lr > 0,
-            "gamma": 0 < self.gamma < 1,
-            "momentum": 0 <= self.momentum < 1,
-            "dampening": 0 <= self.dampening < 1,
-            "weight_decay": self.weight_decay >= 0,
-            "clip_norm": self.clip_norm >= 0,
-            "warmup_epochs": self.warmup_epochs >= 0,
-            "patience": self.patience >= 1,
-        }
-        for name, fine in allowed.items():
-            if not fine:
-                raise ConfigError(f"optim.{name}={getattr(self, name)} is out of range")
+    if optim.rule == "adam" and (optim.nesterov or optim.dampening):
+        raise ConfigError(
+            f"optim.rule='adam' has no optim.nesterov (here {optim.nesterov}) and no "
+            f"optim.dampening (here {optim.dampening})"
+        )
 
 
 def make_schedule(optim: Optim, *, steps_per_epoch: int, epochs: float) -> optax.Schedule:
     """Learning rate as a function of the step (for "plateau": before its scaling)."""
+    check_optim(optim)
     total = round(epochs * steps_per_epoch)
     warmup = round(optim.warmup_epochs * steps_per_epoch)
     if not total:  # nothing is trained
@@ -142,6 +79,7 @@ def make_optimizer(
     optim: Optim, schedule: optax.Schedule, params: Any
 ) -> optax.GradientTransformation:
     """The update rule over a tree of parameters (arrays or their shapes)."""
+    check_optim(optim)
     names = list(tree.flatten(params))
     undecayed = tree.matching(names, optim.no_decay, "optim.no_decay")
     frozen = tree.matching(names, optim.frozen, "optim.frozen")

@@ -11,9 +11,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxvideo.training.augment import StepAugment, change_colors, erase, mix, partner
+from jaxvideo.training.augment import change_colors, erase, mix, partner
 from jaxvideo.training.preprocess import prepare, random_flip, sample_keys
 from jaxvideo.training.remat import stages_again
+from jaxvideo.training.schema import StepAugment
 from jaxvideo.types import ConfigError, Preprocessing
 
 Batch = dict[str, jax.Array]

@@ -4,7 +4,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxvideo.training.optim import Optim, make_optimizer, make_plateau, make_schedule
+from jaxvideo.training.optim import Optim, check_optim, make_optimizer, make_plateau, make_schedule
 from jaxvideo.types import ConfigError
 
 PARAMS = {"conv": {"kernel": jnp.full(3, 2.0), "bias": jnp.full(2, 2.0)}, "fc": jnp.full(2, 2.0)}
@@ -136,7 +136,7 @@ def test_plateau_scales_after_patience():
 )
 def test_bad_values(change, text):
     with pytest.raises(ConfigError, match=text):
-        Optim(**{"lr": 0.1, **change})
+        check_optim(Optim(**{"lr": 0.1, **change}))
 
 
 def test_bad_patterns_and_warmup():
@@ -152,12 +152,12 @@ def test_a_second_cycle():
     schedule = make_schedule(optim, steps_per_epoch=10, epochs=6)
     rates = [float(schedule(step)) for step in (0, 19, 21, 31, 49, 51)]
     np.testing.assert_allclose(rates, [0.1, 0.1, 0.01, 0.001, 0.001, 0.1], rtol=1e-5)
-    with pytest.raises(ConfigError, match=r"optim.factors=\(0.1,\): one positive share"):
+    with pytest.raises(ConfigError, match=r"optim.factors=\(0.1,\): must be positive, one for each"):
         Optim(lr=0.1, schedule="step", milestones=(1.0, 2.0), factors=(0.1,))
 
 
 def test_wrong_multipliers():
-    with pytest.raises(ConfigError, match=r"rows of \(pattern, positive factor"):
+    with pytest.raises(ConfigError, match=r"must be \(pattern, positive factor"):
         Optim(lr=0.1, multipliers=(("*/bias", 0.0),))
 
 
@@ -172,4 +172,4 @@ def test_adam():
     np.testing.assert_allclose(updates["a"]["kernel"], [-0.1, 0.1], rtol=1e-4)
     for wrong in ({"rule": "lion"}, {"rule": "adam", "nesterov": True}):
         with pytest.raises(ConfigError, match=r"optim\.rule="):
-            Optim(lr=0.1, **wrong)
+            check_optim(Optim(lr=0.1, **wrong))
