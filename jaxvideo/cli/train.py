@@ -22,7 +22,9 @@ def add(commands: Any) -> None:
         allow_abbrev=False,
     )
     command.add_argument(
-        "config", metavar="CONFIG", help="config file, FILE.py or FILE.py:ARGUMENT"
+        "config",
+        metavar="CONFIG",
+        help="recipe, such as i3d_rgb or i3d_rgb:smoke, or config file (FILE.py)",
     )
     _add_options(command)
     command.set_defaults(run=_run, changes=[])

@@ -152,7 +152,9 @@ def test_a_second_cycle():
     schedule = make_schedule(optim, steps_per_epoch=10, epochs=6)
     rates = [float(schedule(step)) for step in (0, 19, 21, 31, 49, 51)]
     np.testing.assert_allclose(rates, [0.1, 0.1, 0.01, 0.001, 0.001, 0.1], rtol=1e-5)
-    with pytest.raises(ConfigError, match=r"optim.factors=\(0.1,\): must be positive, one for each"):
+    with pytest.raises(
+        ConfigError, match=r"optim.factors=\(0.1,\): must be positive, one for each"
+    ):
         Optim(lr=0.1, schedule="step", milestones=(1.0, 2.0), factors=(0.1,))
 
 
