@@ -46,7 +46,7 @@ class _Renamed(argparse.Action):
     """An old spelling of overrides."""
 
     def __call__(self, parser, namespace, values, option_string=None):
-        change = list(values or [])[0]
+        change = next(iter(values or []))
         parser.error(f"{option_string} {change} is now written --{change}")
 
 

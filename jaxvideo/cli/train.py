@@ -86,6 +86,9 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         help="run directory (default: one in runs/ that is named after the config and its values)",
     )
     parser.add_argument(
+        "--print-config", action="store_true", help="print the whole config and exit"
+    )
+    parser.add_argument(
         "--distributed",
         action="store_true",
         help="this process is one of several, which JAX detects (TPU slice, Slurm, Open MPI)",
@@ -98,6 +101,11 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
+    if options.print_config:
+        from jaxvideo.cli.config import show_config
+
+        print(show_config(options.config, options.changes))
+        return 0
     # Orbax logs a line per file operation, and the traceback of every error that it also raises.
     from absl import logging
 

@@ -20,7 +20,7 @@ from jaxvideo.precision import DTYPES
 from jaxvideo.training import schema
 from jaxvideo.training.optim import check_optim
 from jaxvideo.training.schema import Run
-from jaxvideo.types import ConfigError, Preprocessing
+from jaxvideo.types import ConfigError, Lowering, Preprocessing
 
 #: Directory of the recipes: `configs/` of the repository, also inside the wheel.
 RECIPES = Path(__file__).parent.parent / "configs"
@@ -177,6 +177,11 @@ def read_config(config: Mapping[str, Any]) -> Run:
     if run.model.get("dtype", "float32") not in DTYPES:
         raise ConfigError(
             f"config.model.dtype={run.model['dtype']!r}: allowed are {', '.join(DTYPES)}"
+        )
+    lowerings = [lowering.value for lowering in Lowering]
+    if run.model.get("lowering", "auto") not in (*lowerings, *Lowering):
+        raise ConfigError(
+            f"config.model.lowering={run.model['lowering']!r}: allowed are {', '.join(lowerings)}"
         )
     return run
 
