@@ -2,7 +2,7 @@
 
 import argparse
 import ast
-import importlib
+import importlib.util
 import inspect
 import pkgutil
 import re
@@ -10,12 +10,14 @@ import shlex
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import jaxvideo
 from configs import finetune
 from jaxvideo import cli, list_models
 from jaxvideo.cli.configs import load_config
+from jaxvideo.data.motion import CLASSES
 from jaxvideo.pretrained import SOURCES
 from tests.test_network import network
 
@@ -217,3 +219,15 @@ def test_readme_is_short_and_true():
     counts = [int(count) for count in re.findall(r"^\|[^|]+\| (\d+) \|", table, flags=re.M)]
     assert sum(counts) == len(list_models())
     assert (ROOT / "docs/images/motion.webp").stat().st_size < 1.5e6
+
+
+def test_pictures_know_all_classes():
+    spec = importlib.util.spec_from_file_location("pictures", ROOT / "docs/pictures.py")
+    pictures = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(pictures)
+    assert sorted(pictures.PARTS) == sorted(pictures.COLORS) == sorted(CLASSES)
+    path = pictures._path()
+    np.testing.assert_allclose(path[-1] + (path[-1] - path[-2]), path[0], atol=1e-6)  # it loops
+    scores = np.eye(len(CLASSES), dtype=np.float32)
+    page = pictures._page(np.zeros((8, 8, 3), np.uint8), scores, CLASSES, np.arange(8), 2)
+    assert page.size == (1320, 504)
