@@ -16,9 +16,10 @@ import pytest
 import jaxvideo
 from configs import finetune
 from jaxvideo import cli, list_models
-from jaxvideo.cli.configs import load_config
+from jaxvideo.cli.train import make_parser, overrides
 from jaxvideo.data.motion import CLASSES
 from jaxvideo.pretrained import SOURCES
+from jaxvideo.training.config import load_config
 from tests.test_network import network
 
 ROOT = Path(__file__).parent.parent
@@ -107,36 +108,20 @@ def parser():
     return parser
 
 
-def train_flags() -> set[str]:
-    calls = (n for n in ast.walk(ast.parse((ROOT / "train.py").read_text())))
-    return {
-        call.args[0].value
-        for call in calls
-        if isinstance(call, ast.Call)
-        and isinstance(call.func, ast.Attribute)
-        and call.func.attr.startswith("DEFINE_")
-    }
-
-
 def check_train(arguments: list[str]) -> None:
-    if "--config" in arguments:  # the value follows, or `=`
-        at = arguments.index("--config")
-        arguments[at : at + 2] = [f"--config={arguments[at + 1]}"]
-    given = [argument.removeprefix("--").partition("=") for argument in arguments]
-    (config,) = [value for name, _, value in given if name == "config"]
-    overrides = [f"{name}={value}" for name, _, value in given if name.startswith("config.")]
-    assert config.startswith("configs/")
-    load_config(str(ROOT / config), overrides)
-    others = {name for name, _, _ in given if not name.startswith("config.")}
-    assert others <= train_flags(), arguments
+    options, others = make_parser().parse_known_args(arguments)
+    assert options.config.startswith("configs/")
+    load_config(options.config, overrides(others, "--config."))
 
 
 def check_jaxvideo(parser, arguments: list[str]) -> None:
-    options = vars(parser.parse_args(arguments))
+    parsed, others = parser.parse_known_args(arguments)
+    options, changes = vars(parsed), overrides(others, "--")
+    assert not changes or "changes" in options, arguments
     assert options.get("model") in (None, *list_models())
     assert options.get("source") in (None, *SOURCES)
     if config := options.get("config"):
-        load_config(str(ROOT / config), options.get("set") or [])
+        load_config(config, changes)
 
 
 @each_page

@@ -30,8 +30,8 @@ def add(commands: Any) -> None:
     command.set_defaults(run=_run, changes=[])
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs `train.py`; returns the exit status."""
+def make_parser() -> argparse.ArgumentParser:
+    """Returns the parser of `train.py`."""
     parser = argparse.ArgumentParser(
         prog="python train.py",
         description="Trains a network by a config, tests it and writes a run directory. The same "
@@ -43,7 +43,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--config", metavar="FILE", required=True, help="config file, FILE.py or FILE.py:ARGUMENT"
     )
     _add_options(parser)
-    options, others = parser.parse_known_args(arguments)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs `train.py`; returns the exit status."""
+    options, others = make_parser().parse_known_args(arguments)
     try:
         options.changes = overrides(others, "--config.")
         return _run(options)
