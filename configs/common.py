@@ -64,6 +64,7 @@ def default_config() -> ml_collections.ConfigDict:
     )
     config.augment = ml_collections.ConfigDict(
         {
+            "sampler": "",
             "flip": True,
             "scales": (1.0, 1.0),
             "scale_steps": 0,

@@ -12,7 +12,8 @@ from PIL import Image
 
 from jaxvideo import cli, create_model
 from jaxvideo.data import flow
-from jaxvideo.data.decode import find_videos, open_video, read_frames
+from jaxvideo.data.decode import read_frames
+from jaxvideo.data.video import find_videos, open_video
 from jaxvideo.pretrained import Weights, save_weights
 from jaxvideo.training.step import init_variables
 from jaxvideo.types import DataError, Preprocessing, VideoError

@@ -23,7 +23,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxvideo.data.decode import VideoFile, decode_frames, frames_in, open_video, raw_frames
+from jaxvideo.data.decode import decode_frames, raw_frames
+from jaxvideo.data.video import VideoFile, frames_in, open_video
 from jaxvideo.types import ConfigError, DataError, VideoError
 
 OK, SUSPICIOUS, BROKEN = STATUSES = ("ok", "suspicious", "broken")

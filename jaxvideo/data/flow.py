@@ -31,7 +31,8 @@ import cv2
 import numpy as np
 from av.error import FFmpegError
 
-from jaxvideo.data.decode import FLOW_ENDING, VideoFile, open_video, read_clip
+from jaxvideo.data.decode import read_clip
+from jaxvideo.data.video import FLOW_ENDING, VideoFile, open_video
 from jaxvideo.types import HOST_FLOWS, ConfigError, DataError, VideoError, View, Window
 
 # A homography of fewer matches or inliers says more of noise than of the camera.

@@ -10,9 +10,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jaxvideo.data.forms import FORMS
+from jaxvideo.data.crops import RandomCrop
+from jaxvideo.data.datasets.forms import FORMS
 from jaxvideo.data.pipeline import Loading
-from jaxvideo.data.views import RandomCrop
+from jaxvideo.data.samplers import check_sampler, find_sampler
 from jaxvideo.precision import DTYPES
 from jaxvideo.training.augment import StepAugment
 from jaxvideo.training.optim import Optim
@@ -66,17 +67,21 @@ class Data:
 
 @dataclasses.dataclass(frozen=True)
 class Augment:
-    """What training draws at random, besides the clip's start.
+    """What training draws at random.
 
     Attributes:
+      sampler: a row of `samplers.SAMPLERS`: "random", one window; "segments", one snippet in each of
+        `preprocessing.segments` equal parts (TSN); "dense", one window of `frames * stride` frames
+        (TSM). "" (default): "segments" if the preprocessing has several, otherwise "random".
       flip: left-right, half of the clips. Off where left and right are different classes.
-      scales, scale_steps, ratios, positions, areas, aspects: see `views.RandomCrop`.
+      scales, scale_steps, ratios, positions, areas, aspects: see `crops.RandomCrop`.
       views_per_video: views of each video in an epoch.
       repeated: so many of these at a time are the same frames, decoded once, under crops and
         all else of their own, side by side in the batch (repeated augmentation).
       brightness ... cutmix: see `augment.StepAugment`.
     """
 
+    sampler: str = ""
     flip: bool = True
     scales: tuple[float, float] = (1.0, 1.0)
     scale_steps: int = 0
@@ -106,6 +111,7 @@ class Augment:
 
     def __post_init__(self):
         _ = self.crop, self.in_step  # which check their parts
+        check_sampler(self.sampler)
         if self.repeated < 1 or self.views_per_video < 1 or self.views_per_video % self.repeated:
             raise ConfigError(
                 f"augment.views_per_video={self.views_per_video}, repeated={self.repeated}: "
@@ -250,6 +256,7 @@ def read_config(config: Mapping[str, Any]) -> Run:
         raise ConfigError(
             f"config.epochs={run.epochs}: must be positive, or 0 to test what config.init names"
         )
+    find_sampler(run.augment.sampler, run.preprocessing)  # raises if they do not fit
     if not 0 <= run.ema < 1:
         raise ConfigError(f"config.ema={run.ema}: must be in [0, 1)")
     if run.profile and not (len(run.profile) == 2 and 0 < run.profile[0] < run.profile[1]):

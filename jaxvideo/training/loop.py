@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxvideo import startup
-from jaxvideo.data.datasets import VideoDataset
+from jaxvideo.data.datasets.dataset import VideoDataset
 from jaxvideo.data.pipeline import Batch, Share, error_text, train_batches
 from jaxvideo.evaluation.protocol import Result, evaluate, join
 from jaxvideo.models import arguments_for, create_model
@@ -147,6 +147,7 @@ def _train(run: Run, config, workdir: Path, train_set, val_set) -> dict[str, Any
             views_per_video=run.augment.views_per_video,
             repeated=run.augment.repeated,
             crop=run.augment.crop,
+            sampler=run.augment.sampler,
             loading=run.loading,
             share=layout.share,
         )

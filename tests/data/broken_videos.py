@@ -296,7 +296,7 @@ def main():
     os.chdir(sys.argv[1])
     cases = make(".")
     from jaxvideo.data import doctor
-    from jaxvideo.data.datasets import load_dataset
+    from jaxvideo.data.datasets.load import load_dataset
 
     found, used = {}, []
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)

@@ -10,16 +10,11 @@ import pytest
 
 from jaxvideo.cli import data as data_command
 from jaxvideo.data import annotations
-from jaxvideo.data.annotations import annotation_files, split_of
-from jaxvideo.data.datasets import (
-    VideoDataset,
-    autodetect,
-    load_dataset,
-    load_splits,
-    read_annotations,
-    read_classes,
-)
-from jaxvideo.data.forms import FORMS
+from jaxvideo.data.datasets.annotations import split_of
+from jaxvideo.data.datasets.dataset import VideoDataset
+from jaxvideo.data.datasets.forms import FORMS, annotation_files
+from jaxvideo.data.datasets.load import autodetect, load_dataset, load_splits, read_annotations
+from jaxvideo.data.datasets.text import read_classes
 from jaxvideo.training.config import Data
 from jaxvideo.training.inputs import load_data
 from jaxvideo.types import ConfigError, DataError

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from av.stream import Disposition
 
-from jaxvideo.data.decode import decode_frames, open_video, read_clip
+from jaxvideo.data.decode import decode_frames, read_clip
+from jaxvideo.data.video import open_video
 from jaxvideo.types import VideoError, View, Window
 from tests.conftest import write_video
 

@@ -12,7 +12,7 @@ import pytest
 
 from jaxvideo.cli import doctor as command
 from jaxvideo.data import doctor
-from jaxvideo.data.datasets import load_dataset
+from jaxvideo.data.datasets.load import load_dataset
 from jaxvideo.data.doctor import Record, examine, scan
 from jaxvideo.types import ConfigError, DataError
 from tests.conftest import write_video

@@ -8,7 +8,6 @@ import cv2
 import numpy as np
 import pytest
 
-from jaxvideo.data.decode import open_video
 from jaxvideo.data.flow import (
     FlowInfo,
     camera_motion,
@@ -23,6 +22,7 @@ from jaxvideo.data.flow import (
     warped_flow,
     write_flow,
 )
+from jaxvideo.data.video import open_video
 from jaxvideo.types import HOST_FLOWS, ConfigError, DataError, VideoError, Window
 from tests.conftest import write_video
 

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from jaxvideo.data import pipeline
-from jaxvideo.data.datasets import VideoDataset
+from jaxvideo.data.crops import RandomCrop
+from jaxvideo.data.datasets.dataset import VideoDataset
 from jaxvideo.data.pipeline import Loading, Share, error_text
-from jaxvideo.data.views import RandomCrop, protocol_views
+from jaxvideo.data.views import protocol_views
 from jaxvideo.types import ConfigError, Preprocessing, Protocol
 from tests.conftest import write_video
 

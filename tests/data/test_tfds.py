@@ -17,9 +17,11 @@ import tensorflow_datasets
 
 from jaxvideo.cli import pack as pack_command
 from jaxvideo.data import packing, records, tfds
-from jaxvideo.data.datasets import VideoDataset, load_splits
-from jaxvideo.data.decode import decode_frames, open_video, read_clip
+from jaxvideo.data.datasets.dataset import VideoDataset
+from jaxvideo.data.datasets.load import load_splits
+from jaxvideo.data.decode import decode_frames, read_clip
 from jaxvideo.data.pipeline import Loading, train_batches
+from jaxvideo.data.video import open_video
 from jaxvideo.types import ConfigError, DataError, Preprocessing, VideoError, View, Window
 from tests.conftest import write_video
 
@@ -156,8 +158,9 @@ def test_workers_write_the_same_shards(folder, dataset, packed, tmp_path):
 
 KILLED = """
 import os, sys
-from jaxvideo.data.datasets import load_splits
-from jaxvideo.data.packing import Packing, pack
+from jaxvideo.data.datasets.load import load_splits
+from jaxvideo.data.packed.record import Packing
+from jaxvideo.data.packed.write import pack
 def watch(videos):
     for count, video in enumerate(videos):
         if count == 5:

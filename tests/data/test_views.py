@@ -5,7 +5,8 @@ from PIL import Image
 from skimage import data
 
 from jaxvideo.data import views
-from jaxvideo.data.decode import open_video, read_clip
+from jaxvideo.data.decode import read_clip
+from jaxvideo.data.video import open_video
 from jaxvideo.types import BLACK, ConfigError, Preprocessing, Protocol, View, Window
 
 PRE = Preprocessing(frames=8, stride=2, size=64, crop=56)

@@ -11,8 +11,8 @@ import pytest
 
 from jaxvideo import create_model
 from jaxvideo.cli import evaluate as command
-from jaxvideo.data.decode import open_video
 from jaxvideo.data.pipeline import read_views
+from jaxvideo.data.video import open_video
 from jaxvideo.data.views import protocol_views
 from jaxvideo.evaluation.fusion import load_scores
 from jaxvideo.pretrained import Weights, save_weights

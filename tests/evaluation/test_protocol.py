@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from jaxvideo.data import testing
-from jaxvideo.data.datasets import VideoDataset
-from jaxvideo.data.decode import open_video
+from jaxvideo.data.datasets.dataset import VideoDataset
 from jaxvideo.data.pipeline import Loading, Share, read_views
-from jaxvideo.data.testing import protocol_clips, read_tests
+from jaxvideo.data.protocol_reader import protocol_clips, read_tests
+from jaxvideo.data.video import open_video
 from jaxvideo.data.views import protocol_views
 from jaxvideo.evaluation.protocol import evaluate, join, score_video
 from jaxvideo.types import DataError, Preprocessing, Protocol, VideoError

@@ -1,4 +1,4 @@
-"""Videos in a folder per class, as `train/CLASS/a.mp4` or `CLASS/a.mp4`."""
+"""Form "folders": a folder of videos per class, `train/CLASS/a.mp4` or `CLASS/a.mp4`."""
 
 from __future__ import annotations
 
@@ -7,16 +7,50 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from jaxvideo.data.annotations import split_named
-from jaxvideo.data.decode import FLOW_ENDING, IMAGES, VIDEOS
+from jaxvideo.data.datasets.annotations import Annotations, Found, indexed, split_named
+from jaxvideo.data.datasets.form import Form, Source, given_classes
+from jaxvideo.data.video import IMAGES, is_video
+from jaxvideo.types import DataError
 
-# Of a class without splits.
+LAYOUT = "train/CLASS/a.mp4 and val/CLASS/b.mp4, or CLASS/a.mp4 (a fifth is used for validation)"
+
+# Validation share of each class if there are no folders of splits.
 _VAL_SHARE = 0.2
 
 
-def class_videos(root: Path) -> Iterator[tuple[str, str, str]]:
-    """Split, class and path from the root of all videos in class folders; the split is "" where
-    there are class folders only."""
+def _matches(root: Path) -> bool:
+    return next(_class_videos(root), None) is not None
+
+
+def _read(source: Source) -> Annotations:
+    below: dict[str, dict[str, list[str]]] = {}
+    for split, name, video in _class_videos(source.root):
+        below.setdefault(split, {}).setdefault(name, []).append(video)
+    if not {"", "train"} & set(below):
+        raise DataError(
+            f"{source.root}: no training folder of videos or of folders of frames; expected: "
+            f"{LAYOUT}"
+        )
+    if "" in below:
+        below = _divide(below[""], source.fold)
+    found: Found = {
+        split: [
+            (f"{source.root}, {split}", video, [name])
+            for name, videos in sorted(folders.items())
+            for video in videos
+        ]
+        for split, folders in below.items()
+    }
+    # Folders named 1, 2, 3 are class names, not indices.
+    classes = given_classes(source) or tuple(sorted(below["train"]))
+    return indexed(found, classes, anywhere=False)
+
+
+def _class_videos(root: Path) -> Iterator[tuple[str, str, str]]:
+    """Yields (split, class, path relative to `root`) of all videos in class folders.
+
+    The split is "" if there are no folders of splits.
+    """
     splits = {split: name for name in _folders_in(root) if (split := split_named(name))}
     tops = splits if "train" in splits else {"": "."}
     for split, top in tops.items():
@@ -35,26 +69,23 @@ def _videos_below(root: Path, folder: str) -> Iterator[str]:
         inside = sorted((e.name, is_video(e.name) or not e.is_dir()) for e in entries)
     for name, is_file in inside:
         path = f"{folder}/{name}"
-        if is_file or _holds_frames(root / path):
+        if is_file or _contains_frames(root / path):
             if not is_file or is_video(name):
                 yield path
         elif not name.startswith("."):
             yield from _videos_below(root, path)
 
 
-def is_video(name: str) -> bool:
-    """Whether a file's name is that of a video; stored flow is none."""
-    return name.lower().endswith(VIDEOS) and not name.endswith(FLOW_ENDING)
-
-
-def _holds_frames(folder: Path) -> bool:
-    with os.scandir(folder) as entries:  # up to the first picture
+def _contains_frames(folder: Path) -> bool:
+    with os.scandir(folder) as entries:  # stops at the first image
         return any(entry.name.lower().endswith(IMAGES) for entry in entries)
 
 
-def divided(classes: Mapping[str, list[str]], seed: int) -> dict[str, dict[str, list[str]]]:
-    """A fifth of each class for validation, drawn by the names alone: neither the order of a
-    listing nor the files of another class change it."""
+def _divide(classes: Mapping[str, list[str]], seed: int) -> dict[str, dict[str, list[str]]]:
+    """Assigns a fifth of each class to validation, depending only on seed and path.
+
+    The order of a directory listing and the files of other classes have no influence.
+    """
 
     def drawn(path: str) -> bytes:
         return hashlib.sha256(f"{seed}:{path}".encode(errors="surrogateescape")).digest()
@@ -65,3 +96,6 @@ def divided(classes: Mapping[str, list[str]], seed: int) -> dict[str, dict[str, 
         splits["train"][name] = [video for video in videos if video not in chosen]
         splits["val"][name] = [video for video in videos if video in chosen]
     return splits
+
+
+FORM = Form(layout=LAYOUT, read=_read, matches_folder=_matches, folds=True)
