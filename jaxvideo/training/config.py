@@ -70,9 +70,9 @@ class Augment:
     """What training draws at random.
 
     Attributes:
-      sampler: a row of `samplers.SAMPLERS`: "random", one window; "segments", one snippet in each of
-        `preprocessing.segments` equal parts (TSN); "dense", one window of `frames * stride` frames
-        (TSM). "" (default): "segments" if the preprocessing has several, otherwise "random".
+      sampler: a row of `samplers.SAMPLERS`: "random", one window; "segments", one snippet in each
+        of `preprocessing.segments` equal parts (TSN); "dense", one window of `frames * stride`
+        frames (TSM). "" (default): "segments" if there are several, otherwise "random".
       flip: left-right, half of the clips. Off where left and right are different classes.
       scales, scale_steps, ratios, positions, areas, aspects: see `crops.RandomCrop`.
       views_per_video: views of each video in an epoch.
