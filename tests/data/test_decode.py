@@ -332,7 +332,9 @@ def test_frames_of_another_size_are_an_error(tmp_path):
     path = tmp_path / "both.ts"
     path.write_bytes(b"".join(parts))
     assert len(read(path, range(8))) == 8
-    with pytest.raises(VideoError, match=r"both\.ts: frame 9 is 32 x 32, the first is 64 x 48"):
+    with pytest.raises(
+        VideoError, match=r"both\.ts: frame 9 is 32 x 32, but the first frame is 64 x 48"
+    ):
         read(path, [9])
 
 

@@ -237,7 +237,7 @@ def test_refusals(folder, dataset, packed, tmp_path):
     with pytest.raises(DataError, match=rf"no video of 'train'.*\n.*v{BROKEN}\.mp4"):
         pack({"train": broken}, tmp_path / "o", SMALL)
     other = VideoDataset(dataset.paths, dataset.labels, ("b", "a"))
-    with pytest.raises(DataError, match="other classes"):
+    with pytest.raises(DataError, match="different classes"):
         pack({"train": dataset, "val": other}, tmp_path / "p", SMALL)
     with pytest.raises(DataError, match="no split 'test', only train"):
         load_packed(packed, "test")
@@ -339,9 +339,9 @@ def test_foreign_records(dataset):
             assert (file.num_frames, round(file.fps)) == (20, 25)
             np.testing.assert_allclose(file.times, np.arange(20) / 25, atol=1e-9)
             np.testing.assert_array_equal(whole(file, [3, 9]), expected)
-    with pytest.raises(DataError, match="no 'label', only video"):
+    with pytest.raises(DataError, match="no field 'label', only video"):
         load_foreign([{"video": frames}])
-    with pytest.raises(DataError, match="a label is 2, of 2"):
+    with pytest.raises(DataError, match="a label is 2, but there are 2"):
         load_foreign([{"video": frames, "label": 2}], ("x", "y"))
     wrong = load_foreign([{"video": np.zeros((3, 8, 8)), "label": 0}])
     with pytest.raises(VideoError, match="record 0: frame 0 is float64"), wrong.open(0):

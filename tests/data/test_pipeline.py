@@ -209,8 +209,8 @@ def test_a_video_of_variable_rate_is_read_by_its_times(tmp_path):
 def test_bad_arguments(dataset):
     with pytest.raises(ConfigError, match="threads"):
         Loading(threads=0)
-    with pytest.raises(ConfigError, match="shared by 3 hosts"):
+    with pytest.raises(ConfigError, match="divisible by the 3 hosts"):
         stream(dataset, share=Share(0, 3))
     for bad in ({"repeated": 0}, {"views_per_video": 0}, {"views_per_video": 3, "repeated": 2}):
-        with pytest.raises(ConfigError, match="the second must divide the first"):
+        with pytest.raises(ConfigError, match="repeated must divide views_per_video"):
             stream(dataset, **bad)
