@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 
@@ -12,8 +13,29 @@ from jaxvideo.types import ConfigError, Preprocessing
 #: A position may be the sum of floats that is slightly below a whole number.
 EPSILON = 1e-6
 
-#: `(num_frames, step, preprocessing, rng) -> positions`. See `SAMPLERS`.
-Sampler = Callable[[int, float, Preprocessing, np.random.Generator], Sequence[float]]
+
+class Sampler(Protocol):
+    """Draws the positions of the frames of a training clip.
+
+    Args:
+      num_frames: number of frames of the video.
+      step: distance of the clip's frames in frames of the video, from stride and frame rate.
+      preprocessing: what the network expects.
+      rng: the only source of randomness.
+
+    Returns:
+      `preprocessing.segments * preprocessing.snippet` positions in frames of the video, from 0.
+      They are rounded down; positions past the end are filled as `preprocessing.short` states.
+    """
+
+    def __call__(
+        self,
+        num_frames: int,
+        step: float,
+        preprocessing: Preprocessing,
+        rng: np.random.Generator,
+        /,
+    ) -> Sequence[float]: ...
 
 
 def random(
@@ -55,15 +77,8 @@ def dense(
     return snippet(start, preprocessing.snippet, step)
 
 
-#: Samplers by the name that the config key `augment.sampler` selects.
-#:
-#: A sampler draws the positions of a clip's frames. Its arguments are the number of frames of the
-#: video, the distance of a clip's frames in frames of the video (float, from stride and frame
-#: rate), the preprocessing, and the only source of randomness, a NumPy generator. It returns
-#: `preprocessing.segments * preprocessing.snippet` positions in frames of the video, from 0; they
-#: are rounded down. Positions past the end are filled as `preprocessing.short` states.
-#:
-#: A program may add its own before it reads its config:
+#: Samplers by the name that the config key `augment.sampler` selects. A program may add its own,
+#: a function as `Sampler` describes it, before it reads its config:
 #:
 #:     def first(num_frames, step, preprocessing, rng):
 #:         return [i * step for i in range(preprocessing.snippet)]
