@@ -19,7 +19,7 @@ def write(root, name, content):
 
 
 def rows(dataset, root):
-    """{path: class names}, however many each."""
+    """Returns {path: class names joined by " + "}."""
     sets = dataset.label_sets or [(label,) for label in dataset.labels]
     assert [labels[0] for labels in sets] == list(dataset.labels)
     return {
@@ -42,7 +42,7 @@ def csv_form(root):
 
 
 def kinetics(root):
-    """Flat, and in class folders with and without underscores; the test file has no labels."""
+    """Videos in one folder and in class folders, with and without underscores; unlabeled tests."""
     touch(
         root,
         "train/air_drumming/-3B32lodo2M_000059_000069.mp4",
@@ -79,7 +79,7 @@ def kinetics(root):
 
 
 def kinetics_one_file(root):
-    """Kinetics-700 with the split in its column, in frames."""
+    """Kinetics-700 with a column of splits, as folders of frames."""
     touch(
         root, "frames/abcdefghijk_000001_000011/00001.jpg", "frames/lmnopqrstuv_000002_000012/1.png"
     )
@@ -127,7 +127,7 @@ def ucf101(root):
 
 
 def hmdb51(root):
-    """The same name in two classes, and a name that begins like a comment."""
+    """The same name in two classes, and a name that begins with the comment character."""
     lists = "testTrainMulti_7030_splits"
     write(root, f"{lists}/clap_test_split1.txt", "#20_Rhythm_clap.avi 1 \nx_0.avi 2 \nu.avi 0 \n")
     write(root, f"{lists}/pick_test_split1.txt", "x_0.avi 1 \ny.avi 2 \n")
@@ -176,7 +176,7 @@ def sports1m(root):
 
 
 def ssv2(root):
-    """The order of classes is the file's, not the alphabet's."""
+    """The order of classes is that of the file, not alphabetical."""
 
     def entry(number, template):
         return {"id": number, "label": "x", "template": template, "placeholders": ["x"]}
@@ -273,7 +273,7 @@ def mmaction_json(root):
 
 
 def mmaction_videos(root):
-    """mmaction2's list of videos is the plain form."""
+    """The video lists of mmaction2 have the form "csv"."""
     write(root, "k_train_list_videos.txt", "air drumming/a.mp4 1\nyoga/b.mp4 0\n")
     write(root, "k_val_list_videos.txt", "yoga/c.mp4 0\n")
     touch(

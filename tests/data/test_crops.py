@@ -18,7 +18,7 @@ def test_aspect_is_not_kept_for_two_sides():
 
 
 def test_five_positions_and_five_scales():
-    """3D ResNet's crops: short side times 2^(-k/4), in a corner or in the middle."""
+    """3D ResNet: short side times 2^(-k/4), in a corner or in the center."""
     pre = Preprocessing(frames=1, size=112, crop=112)
     crop = crops.RandomCrop((1.0, 2.0), scale_steps=5, positions="five")
     rng = np.random.default_rng(0)
@@ -33,7 +33,7 @@ def test_five_positions_and_five_scales():
 
 
 def test_tsn_crops():
-    """Height and width out of {256, 224, 192, 168}, at most a step apart, at 13 places."""
+    """Height and width from {256, 224, 192, 168}, at most one step apart, at 13 positions."""
     pre = Preprocessing(frames=1, size=256, crop=224)
     crop = crops.RandomCrop(ratios=(1.0, 0.875, 0.75, 0.65625), positions="thirteen")
     rng = np.random.default_rng(0)
@@ -69,7 +69,7 @@ def test_wrong_crops(fields, text):
 
 
 def test_random_resized_crops():
-    """A quarter to all of the frame's area, 3:4 to 4:3, anywhere (torchvision's law)."""
+    """A quarter to all of the frame's area, aspect 3:4 to 4:3, anywhere (as torchvision)."""
     pre = Preprocessing(frames=1, size=112, crop=112)
     crop = crops.RandomCrop(areas=(0.25, 1.0))
     rng = np.random.default_rng(0)
@@ -80,14 +80,14 @@ def test_random_resized_crops():
     assert 0.245 < areas.min() < 0.26
     assert areas.max() > 0.95
     assert np.abs(aspects).max() < np.log(4 / 3) + 0.01
-    small = areas < 0.5  # where every aspect fits, and areas are even
+    small = areas < 0.5  # every aspect fits, so areas are uniform
     assert abs(np.median(areas[small]) - 0.375) < 0.015
     assert abs(np.median(aspects[small])) < 0.03
     assert {w.top for w in drawn if w.height < 200} >= set(range(60))
 
 
 def test_a_frame_too_narrow_for_the_aspects():
-    """No draw fits into 40 x 400 from an area of nine tenths: the middle, as wide as allowed."""
+    """No draw with 90 % of the area fits into 40 x 400: the center, as wide as `aspects` allow."""
     pre = Preprocessing(frames=1, size=32, crop=32)
     crop = crops.RandomCrop(areas=(0.9, 1.0))
     for shape, window in (
@@ -100,11 +100,13 @@ def test_a_frame_too_narrow_for_the_aspects():
 @pytest.mark.parametrize("factor", [1.0, 1.14, 1.25, 1.5, 1.75, 2.0, 2.2, 3.0, 4.0])
 @pytest.mark.parametrize("photo", ["astronaut", "coffee", "chelsea"])
 def test_resizing_is_antialiased(tmp_path, photo, factor):
-    """OpenCV's bilinear looks at two pixels each way, which cover the source up to a factor of
-    two: there it is within 35 dB, and 2.5 levels on average, of Pillow's triangle filter, which
-    grows with the factor (nearest neighbors are not: 27 to 34 dB). Beyond two it would skip
-    pixels, 29 dB at three; halved first, which is a box and narrower than the triangle, it is
-    within 34 dB and 3 levels."""
+    """The result is close to Pillow's triangle filter, whose support grows with the factor.
+
+    OpenCV's bilinear interpolation reads two pixels per axis, which cover the source up to a
+    factor of two: within 35 dB and 2.5 levels on average (nearest neighbor: 27 to 34 dB). Beyond a
+    factor of two it would skip pixels (29 dB at three). Halved first, by a box filter narrower than
+    the triangle, it is within 34 dB and 3 levels.
+    """
     size = 100 if factor <= 2 else 50
     picture = np.ascontiguousarray(getattr(data, photo)()[40:280, 60:300])
     cv2.imwrite(str(tmp_path / "frame_1.png"), picture[..., ::-1])

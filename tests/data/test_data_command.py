@@ -25,7 +25,7 @@ def test_config_section():
 
 
 def test_training_data_of_a_form(tmp_path, capsys):
-    """UCF101's test split is what is validated on; the second split lacks a video."""
+    """UCF101 is validated on its test split; a video of the second split is missing."""
     expected = ucf101(tmp_path)
     train_set, val_set = load_data(Data(source="auto", root=str(tmp_path)))
     assert rows(train_set, tmp_path) == expected["train"]
@@ -62,7 +62,7 @@ def run_data(*arguments):
 
 
 def test_dry_run(tmp_path, capsys):
-    """Six videos of two classes; one is missing, one in quarantine, one broken."""
+    """Six videos: one is missing, one in quarantine, one broken."""
     for k in range(5):
         (tmp_path / "v").mkdir(exist_ok=True)
         write_video(tmp_path / "v" / f"{k}.mp4", frames=8)
@@ -92,7 +92,7 @@ def test_dry_run(tmp_path, capsys):
     ]
     picture = cv2.imread(str(sheet))
     assert picture.shape == (4 * 148, 6 * 130, 3)
-    # Frame 8 k of a video is gray of level 8 k; frames 0, 1.4, 2.8, 4.2, 5.6 and 7 are shown.
+    # Frame k of a video has the gray level 8 k; frames 0, 1.4, 2.8, 4.2, 5.6 and 7 are shown.
     for column, frame in enumerate((0, 1, 3, 4, 6, 7)):
         assert abs(int(picture[100, 130 * column + 100, 0]) - 8 * frame) <= 3
     assert (picture[3 * 148 : 3 * 148 + 128, :, 0] == 192).all()
@@ -118,5 +118,5 @@ def test_names_that_are_not_utf8(tmp_path, capsys):
     name = os.fsdecode(b"run/\xff.mp4")
     touch(tmp_path, "walk/a.mp4", name)
     assert set(rows(load_dataset(tmp_path), tmp_path)) == {"walk/a.mp4", name}
-    assert run_data(tmp_path) == 1  # they are no videos
+    assert run_data(tmp_path) == 1  # their content is not a video
     assert "run  run/?.mp4: error" in capsys.readouterr().out

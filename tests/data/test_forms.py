@@ -191,7 +191,7 @@ def test_class_folders_without_splits_are_divided_by_names(tmp_path):
         assert sum(path.startswith(name) for path in found["val"]) == 4
     assert load_splits(tmp_path) == splits
     assert load_splits(tmp_path, fold=2) != splits
-    # Another class changes nothing for these.
+    # Another class does not change the division of these.
     touch(tmp_path, *(f"swim/{k}.mp4" for k in range(9)))
     again = set(rows(load_dataset(tmp_path, split="val"), tmp_path))
     assert {path for path in again if not path.startswith("swim")} == found["val"]

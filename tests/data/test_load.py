@@ -1,4 +1,4 @@
-"""Which annotated videos are found, missing, in quarantine or ambiguous."""
+"""Annotated videos are found, missing, in quarantine or ambiguous."""
 
 import os
 
@@ -47,7 +47,7 @@ def test_coverage_counts_in_thousands():
 
 
 def test_videos_are_listed_and_not_looked_at(tmp_path, monkeypatch):
-    """One listing per folder, and no look at a file."""
+    """Each folder is listed once, and no file is examined."""
     touch(tmp_path, *(f"train/c{k % 4}/{k:011d}_000000_000010.mp4" for k in range(400)))
     lines = "".join(f"c{k % 4},{k:011d},0,10,train\n" for k in range(500))
     write(tmp_path, "train.csv", KINETICS + lines)
@@ -57,7 +57,7 @@ def test_videos_are_listed_and_not_looked_at(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "stat", lambda path, **k: looks.append(str(path)) or stat(path, **k))
     data = load_dataset(tmp_path)
     assert (len(data), len(data.missing)) == (400, 100)
-    # The root also by pathlib's search for annotations, which some versions do by `os.scandir`.
+    # The root is also listed to find annotations; some versions of pathlib use `os.scandir`.
     assert [listed.count(str(tmp_path / f"train/c{k}")) for k in range(4)] == [1] * 4
     assert len(set(listed)) == 6
     assert len(listed) < 12
@@ -118,7 +118,7 @@ def test_videos_in_another_folder(tmp_path):
 
 
 def test_a_video_in_several_places(tmp_path):
-    """Its class and its split decide; beyond that, nothing is guessed."""
+    """A folder of its class, then of its split, takes precedence; otherwise it is an error."""
     touch(tmp_path, "train/zumba/a_000000_000010.mp4", "train/yoga/a_000000_000010.mp4")
     touch(tmp_path, "val/yoga/a_000000_000010.mp4")
     write(tmp_path, "train.csv", KINETICS + "yoga,a,0,10,train\nzumba,a,0,10,train\n")

@@ -31,13 +31,13 @@ def _quiet(text):
 
 
 def _contents(root):
-    """Every file of a set except the lock, by relative path."""
+    """Returns the content of every file of a set except the lock, by relative path."""
     files = (path for path in root.rglob("*") if path.is_file() and path.name != folder._LOCK)
     return {str(path.relative_to(root)): path.read_bytes() for path in files}
 
 
 def _complete(root):
-    """Videos under their final names; a killed process may leave one under a temporary name."""
+    """Returns the complete videos; a killed process may leave one under a temporary name."""
     return [path for path in root.rglob("*.mp4") if not path.name.startswith(folder._TEMPORARY)]
 
 
@@ -70,7 +70,7 @@ def whole(tmp_path_factory):
     return ensure_motion(root, **COUNTS, threads=1, progress=_quiet)
 
 
-# The files.
+# --- Files --------------------------------------------------------------------------------
 
 
 def test_layout_and_balance(whole):
@@ -109,7 +109,7 @@ def test_decoded_file_is_close_to_the_render(codec):
         decoded = _decode(content)
         assert decoded.shape == frames.shape == (24, 84, 112, 3)
         error = np.mean((decoded.astype(np.float32) - frames) ** 2, axis=(1, 2, 3))
-        assert 10 * np.log10(255**2 / error.max()) > 26  # the noise is what H.264 leaves out
+        assert 10 * np.log10(255**2 / error.max()) > 26  # H.264 removes part of the noise
 
 
 def test_without_libx264_the_files_are_mpeg4(monkeypatch):
@@ -136,7 +136,7 @@ def test_the_written_stream(whole):
     assert [i for i, packet in enumerate(packets) if packet.is_keyframe] == [0, 12]
 
 
-# What a model may and may not use.
+# --- What the label depends on ------------------------------------------------------------
 
 
 def test_validation_twins_are_time_reversed():
@@ -157,7 +157,7 @@ def test_training_videos_are_all_different():
 
 def test_train_and_validation_share_no_photo(monkeypatch):
     assert not set(spec.TRAIN_FACES) & set(spec.VAL_FACES)
-    # Not only by the two lists: by what a render really opens, and by the faces it looks at.
+    # Checks the files that a render opens and the faces that it reads, not only the two lists.
     opened, read = set(), photos._read_picture
     looked, faces = set(), photos.faces()
 
@@ -202,7 +202,7 @@ def _ridge_scores(features, labels, test_features):
 
 
 def _where_the_object_is(frame):
-    """A 14 x 11 map of what differs from the background, whether brighter or darker."""
+    """Returns a 14 x 11 map of the absolute difference from the background."""
     gray = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY).astype(np.float32)
     contrast = np.abs(gray - np.median(gray))
     return cv2.resize(contrast, (14, 11), interpolation=cv2.INTER_AREA).ravel()
@@ -216,7 +216,7 @@ def _colors(frame):
 @pytest.mark.parametrize("look", [_where_the_object_is, _colors])
 def test_single_frames_do_not_tell_the_class(rendered, look):
     videos, labels = rendered
-    # Four frames of every clip, spread over it: the labels of 160 unseen clips, chance 12.5 %.
+    # Four frames of every clip, spread over it; labels of 160 unseen clips (chance: 12.5 %).
     start = np.random.default_rng(0).integers(0, 6, len(labels))
     features = [look(videos[i, s + 6 * k]) for k in range(4) for i, s in enumerate(start)]
     features = np.stack(features).reshape(4, len(labels), -1)
@@ -226,7 +226,7 @@ def test_single_frames_do_not_tell_the_class(rendered, look):
     right = np.mean(scores.argmax(-1) == labels[320:])
     assert right < 0.175  # 640 frames; motion not centered in time gives more than 0.2
 
-    # And the middle frame, known to be the middle one, does not tell the direction.
+    # The middle frame, known to be the middle one, does not determine the direction.
     middle = np.stack([look(video[12]) for video in videos])
     scores = _ridge_scores(middle[:320], labels[:320], middle[320:])
     assert np.mean(scores.argmax(-1) == labels[320:]) < 0.23
@@ -238,12 +238,12 @@ def test_mean_frame_is_the_same_for_every_class(rendered):
     videos, labels = rendered
     means = np.stack([videos[labels == k, ::4].mean((0, 1)) for k in range(8)])
     coarse = np.stack([_colors(mean.astype(np.uint8)) for mean in means])
-    # One clip's coarse colors deviate by about 40 levels, the mean of 60 clips by 5.
+    # Standard deviation of coarse colors: 40 levels for one clip, 5 for the mean of 60 clips.
     assert np.abs(coarse - coarse.mean(0)).mean() < 8
 
 
 def _flow_moments(video):
-    """Mean flow (x, y), rotation and expansion of what moves, px per 3 frames."""
+    """Returns mean flow (x, y), rotation and expansion of the moving part, in px per 3 frames."""
     grays = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in video[::3]]
     grays = [cv2.GaussianBlur(gray, (0, 0), 1) for gray in grays]
     search = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
@@ -262,9 +262,9 @@ def _flow_moments(video):
 
 
 def test_motion_does_tell_the_class():
-    """Four moments of the flow, nothing learned: the signs are what the names say."""
+    """Four moments of the flow, without learning, have the signs that the class names state."""
     names = ["right", "down", "clockwise", "zoom_in", "left", "up", "counterclockwise", "zoom_out"]
-    scale = np.array([1.9, 1.3, 0.6, 0.5])  # their means on their own classes
+    scale = np.array([1.9, 1.3, 0.6, 0.5])  # means of the moments over videos of their class
 
     def guess(number):
         frames, label = render(0, "val", number)
@@ -273,10 +273,10 @@ def test_motion_does_tell_the_class():
 
     with ThreadPoolExecutor(2) as pool:
         right = list(pool.map(guess, range(80)))
-    assert np.mean(right) > 0.6  # chance: 0.125; blind to the order: 0.5
+    assert np.mean(right) > 0.6  # chance: 0.125; without the order of frames: 0.5
 
 
-# Interruptions, company, errors.
+# --- Interruptions, several processes, errors ---------------------------------------------
 
 
 def test_killed_and_completed(whole, tmp_path):
@@ -289,7 +289,7 @@ def test_killed_and_completed(whole, tmp_path):
     assert not (root / "motion.json").exists()
     (root / "train/left/.motion-tmp-1-00000.mp4").write_bytes(b"half a file")
     empty = next(iter(kept))
-    empty.write_bytes(b"")  # what a power cut can leave
+    empty.write_bytes(b"")  # as after a power failure
     lines = []
     ensure_motion(root, **COUNTS, progress=lines.append)
     assert _contents(root) == _contents(whole)
@@ -309,7 +309,7 @@ def test_two_processes_make_one_set(whole, tmp_path):
     for process in processes:
         _, process.errors = process.communicate(timeout=60)
         assert process.returncode == 0, process.errors
-    # One did all the work, the other found it done.
+    # One process has rendered all videos, the other none.
     assert sorted("rendering" in process.errors for process in processes) == [False, True]
     assert _contents(root) == _contents(whole)
 

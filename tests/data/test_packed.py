@@ -1,4 +1,4 @@
-"""What is packed is read back: the same frames, times, labels and names, from whole shards only."""
+"""Packed videos are read back with the same frames, times, labels and names."""
 
 import argparse
 import io
@@ -109,7 +109,7 @@ def test_frames_and_times_are_those_of_the_files(folder, dataset, tmp_path, sett
 
 
 def test_a_clip_from_memory_is_that_of_the_whole_file(packed):
-    """The record's bytes are a file, whose plain decoding gives the same frames."""
+    """The record's bytes are a file; decoding it sequentially gives the same frames."""
     found = load_packed(packed, "train")
     for index in range(len(found)):
         content = found.source[index]["video"]
@@ -128,7 +128,7 @@ def test_a_clip_from_memory_is_that_of_the_whole_file(packed):
 
 
 def test_no_more_is_decoded_than_from_the_key_frame(packed):
-    """Bytes of all frames but those from the key frame to the last wanted are of no account."""
+    """Only the bytes from the key frame to the last selected frame are read."""
     record = dict(load_packed(packed, "train").source[0])
     with_all = whole(record_video(record, "r"), [7, 8])
     offsets, content = record["offsets"], bytearray(record["video"])
@@ -269,7 +269,7 @@ def test_batches_out_of_shards(packed, loading):
         assert batch["weight"].all()
         assert sorted(batch["sample"][:, 1]) == list(range(6))
         assert list(batch["label"]) == [found.labels[i] for i in batch["sample"][:, 1]]
-        # Neighboring frames differ by 8 gray levels.
+        # Consecutive frames differ by 8 gray levels.
         steps = np.diff(batch["video"][:, :, 20:, 20:].astype(float).mean((2, 3, 4)), axis=1)
         assert abs(np.median(steps) - 8) < 1
 
@@ -349,7 +349,7 @@ def test_foreign_records(dataset):
 
 
 def test_a_foreign_folder_of_tfds(dataset, tmp_path):
-    """Somebody else's builder, with encoded frames."""
+    """A TFDS builder outside of jaxvideo, with encoded frames."""
     with dataset.open(0) as file:
         frames = [frame for _, frame in decode_frames(file, range(5))]
     pngs = [cv2.imencode(".png", frame[..., ::-1])[1].tobytes() for frame in frames]

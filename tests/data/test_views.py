@@ -10,7 +10,7 @@ PRE = Preprocessing(frames=8, stride=2, size=64, crop=56)
 
 
 def test_every_view_of_a_protocol():
-    """Ten clips of 15 frames in 100, three crops along the longer side, each view spelled out."""
+    """Ten clips spanning 15 of 100 frames, three crops along the longer side."""
     rows = views.protocol_views(100, 128, 192, 25.0, PRE, Protocol(clips=10, crops=3))
     starts = [i * 85 // 9 for i in range(10)]
     assert [row[0].frames for row in rows] == [tuple(range(s, s + 16, 2)) for s in starts]
@@ -114,7 +114,7 @@ def test_segments_and_centers_at_test():
 
 
 def test_parts_never_touch_the_end():
-    """SlowFast's code: clip i of 10 starts at i tenths of what the clip leaves."""
+    """SlowFast's code: clip i of 10 starts at i / 10 of the largest start."""
     pre, ten = Preprocessing(frames=8, stride=8, size=64, crop=64), Protocol(10, 3, starts="parts")
     rows = views.protocol_views(300, 64, 80, 30.0, pre, ten)
     assert [row[0].frames[0] for row in rows] == [i * 243 // 10 for i in range(10)]
@@ -142,7 +142,7 @@ def test_ten_crops():
     assert five[0] == rows[0][:5]
 
 
-# By hand, for 100 frames and clips of 8 at stride 2, which span 15 frames (and fill 16).
+# By hand, for 100 frames and clips of 8 frames at stride 2, which span 15 frames (and fill 16).
 STARTS = {
     "ends": (4, [0, 28, 56, 85]),  # thirds of 85
     "centers": (4, [10, 32, 53, 75]),  # 1, 3, 5 and 7 eighths of 86
@@ -150,7 +150,7 @@ STARTS = {
     "dense": (4, [0, 28, 56, 84]),  # thirds of 84
     "windows": (0, [0, 16, 32, 48, 64, 80, 96]),
 }
-# For frames of 128 x 192, of which crops are 112 x 112: 16 and 80 pixels are left.
+# (top, left) of crops of 112 x 112 in frames of 128 x 192: 16 and 80 pixels are free.
 CROPS = {
     1: [(8, 40)],
     3: [(8, 0), (8, 40), (8, 80)],
@@ -167,7 +167,7 @@ def test_every_protocol_enumerated(starts, crops):
     rows = views.protocol_views(100, 128, 192, 25.0, PRE, protocol)
     expected = [tuple(range(start, start + 16, 2)) for start in first]
     if starts == "windows":
-        expected[-1] = (96, 98) * 4  # what is left, again and again
+        expected[-1] = (96, 98) * 4  # the last 4 frames, repeated
     windows = [Window(top, left, 112, 112) for top, left in CROPS[crops]]
     mirrored = [crops == 10 and i >= 5 for i in range(crops)]
     assert rows == [
@@ -185,7 +185,7 @@ def test_starts_and_crops_are_all_there_are():
 
 
 def test_dense_is_tsms():
-    """8 frames at stride 8 of windows of 64: ten starts, linspace(0, N - 64, 10) as integers."""
+    """8 frames at stride 8, windows of 64: starts are linspace(0, N - 64, 10) as integers."""
     pre, ten = Preprocessing(frames=8, stride=8, size=64, crop=64), Protocol(10, starts="dense")
     rows = views.protocol_views(300, 64, 64, 25.0, pre, ten)
     assert [row[0].frames[0] for row in rows] == np.linspace(0, 236, 10, dtype=int).tolist()
@@ -239,18 +239,18 @@ def test_what_fills_a_short_video():
     assert "8 frames, the last one held" in Protocol().describe(hold)
 
 
-# Ten frames in a second, five of them in its middle: 9 frames a second from first to last.
+# Ten frames from 0 to 1 s, five of them near the middle; the average rate is 9 fps.
 TIMES = np.array([0, 0.1, 0.2, 0.3, 0.35, 0.4, 0.45, 0.5, 0.9, 1.0])
 
 
 def test_times_decide_where_a_rate_is_asked_for():
-    """Frames 0.2 s apart, each the last one shown: at 2/9 s, 4 frames fit in the middle."""
+    """Positions 0.2 s apart; each selects the last frame shown. The middle start is 2/9 s."""
     pre = Preprocessing(frames=4, stride=2, fps=10.0, size=64, crop=56)
     ((view,),) = views.protocol_views(10, 64, 64, 9.0, pre, Protocol(clips=1), times=TIMES)
     # 0.22, 0.42, 0.62 and 0.82 s.
     assert view.frames == (2, 5, 7, 7)
     rows = views.protocol_views(10, 64, 64, 9.0, pre, Protocol(clips=2), times=TIMES)
-    # From 0 s: 0, 0.2, 0.4, 0.6. From 4/9 s: 0.44, 0.64, 0.84, 1.04, which the last frame lasts to.
+    # From 0 s: 0, 0.2, 0.4, 0.6. From 4/9 s: 0.44, 0.64, 0.84, and 1.04 in the last frame.
     assert [row[0].frames for row in rows] == [(0, 2, 5, 7), (5, 7, 7, 9)]
 
 
@@ -258,7 +258,7 @@ def test_times_decide_where_a_rate_is_asked_for():
     ("short", "rest"), [("loop", (0, 2)), ("hold", (9, 9)), ("pad", (BLACK, BLACK))]
 )
 def test_times_of_a_video_that_is_too_short(short, rest):
-    """The video ends with its last frame, after 10/9 s; 1.2 and 1.4 s are 0.09 and 0.29 s."""
+    """The last frame ends at 10/9 s, so in the loop 1.2 and 1.4 s are 0.09 and 0.29 s."""
     pre = Preprocessing(frames=8, stride=2, fps=10.0, size=64, crop=56, short=short)
     ((view,),) = views.protocol_views(10, 64, 64, 9.0, pre, Protocol(clips=1), times=TIMES)
     assert view.frames == (0, 2, 5, 7, 7, 9, *rest)
@@ -268,14 +268,14 @@ def test_random_views_by_times():
     pre = Preprocessing(frames=4, stride=2, fps=10.0, size=64, crop=56)
     rng = np.random.default_rng(0)
     seen = {views.random_view(10, 64, 64, 9.0, pre, rng, times=TIMES).frames for _ in range(200)}
-    # From each ninth of a second that leaves 0.6: 0, 0.11, 0.22, 0.33, 0.44.
+    # Starts at multiples of 1/9 s that leave 0.6 s: 0, 0.11, 0.22, 0.33, 0.44.
     assert seen == {(0, 2, 5, 7), (1, 3, 7, 7), (2, 5, 7, 7), (3, 7, 7, 8), (5, 7, 7, 9)}
 
 
 @pytest.mark.parametrize("rate", [24.0, 25.0, 29.97, 30.0, 60.0])
 @pytest.mark.parametrize("digits", [3, 9])
 def test_times_of_a_constant_rate_change_nothing(rate, digits):
-    """Not even where the container keeps milliseconds."""
+    """Also if the container stores milliseconds."""
     times = np.round(np.arange(250) / rate, digits)
     for fps in (None, 12.5, 15.0, 30.0):
         pre = Preprocessing(frames=16, stride=2, fps=fps, size=64, crop=56)
@@ -285,7 +285,7 @@ def test_times_of_a_constant_rate_change_nothing(rate, digits):
 
 
 def test_times_in_milliseconds_lose_no_frame():
-    """At 30 fps the third frame is shown at 0.067 s, and 2/30 s mean it all the same."""
+    """At 30 fps the third frame is shown at 0.067 s, and is still selected for 2/30 s."""
     times = np.append(np.round(np.arange(9) / 30, 3), 1.0)
     pre = Preprocessing(frames=9, fps=30.0, size=64, crop=56)
     rows = views.protocol_views(10, 64, 64, 9.0, pre, Protocol(clips=2), times=times)
