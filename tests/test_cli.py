@@ -58,7 +58,7 @@ def test_what_is_a_video(videos):
         found[2],
         str(folder / "notes.txt"),
     ]
-    with pytest.raises(DataError, match=r"empty: no video \(\.mp4"):
+    with pytest.raises(DataError, match=r"empty: contains no video \(\.mp4"):
         find_videos([folder / "empty"])
     with pytest.raises(DataError, match="gone: no such file or folder"):
         find_videos([folder / "gone"])
@@ -74,7 +74,7 @@ def test_frames_in_a_folder_are_a_video(videos):
 
 def test_frames_that_are_none(tmp_path):
     (tmp_path / "0.jpg").write_bytes(b"not a picture")
-    with pytest.raises(VideoError, match=r"0\.jpg: cannot be read as a picture"):
+    with pytest.raises(VideoError, match=r"0\.jpg: cannot be read as an image"):
         open_video(tmp_path).__enter__()
     cv2.imwrite(str(tmp_path / "0.jpg"), np.zeros((8, 8, 3), np.uint8))
     cv2.imwrite(str(tmp_path / "1.jpg"), np.zeros((8, 9, 3), np.uint8))

@@ -77,7 +77,7 @@ def write_sound(path, codec):
 
 
 def boxes(data, start=0, end=None):
-    """Yields (kind, start, end) of all boxes of an MP4, outer ones first (ISO/IEC 14496-12, 4.2)."""
+    """Yields (kind, start, end) of all boxes of an MP4, outer first (ISO/IEC 14496-12, 4.2)."""
     end = len(data) if end is None else end
     while start + 8 <= end:
         length, kind = struct.unpack(">I4s", data[start : start + 8])
