@@ -326,5 +326,5 @@ class Protocol:
         if p.modality != "rgb":
             frames += f" of {p.modality}" + f" by {p.flow}" * ("flow" in p.modality)
         if p.short != "loop":
-            frames += {"hold": ", the last one held", "pad": ", then black"}[p.short]
+            frames += {"hold": ", last frame repeated", "pad": ", padded with black"}[p.short]
         return f"{crops} per video ({frames}, stride {p.stride}{rate}, {scaled}, crop {p.crop})"

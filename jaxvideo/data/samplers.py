@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxvideo.types import ConfigError, Preprocessing
 
-#: A position may be the sum of floats that is slightly below a whole number.
+#: Tolerance of positions: a sum of floats can be slightly below a whole number.
 EPSILON = 1e-6
 
 

@@ -236,7 +236,7 @@ def test_what_fills_a_short_video():
     assert frames("hold") == (0, 2, 4, 4, 4, 4, 4, 4)
     assert frames("pad") == (0, 2, 4, *[BLACK] * 5)
     hold = Preprocessing(frames=8, size=64, crop=56, short="hold")
-    assert "8 frames, the last one held" in Protocol().describe(hold)
+    assert "8 frames, last frame repeated" in Protocol().describe(hold)
 
 
 # Ten frames from 0 to 1 s, five of them near the middle; the average rate is 9 fps.

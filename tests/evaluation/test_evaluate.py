@@ -144,7 +144,7 @@ def test_one_clip_is_called_that_and_classes_may_stand_in_another_order(
         (["--set", "data.root"], "KEY=VALUE"),
         (["--views", "3"], "--views=3: must be a multiple of the 8 devices"),
         (["--crops", "2"], "crops=2: allowed are 1, 3, 5 and 10"),
-        (["--split", "test"], "has no 'test' videos annotated, only train, val"),
+        (["--split", "test"], "has no 'test' annotations, only train, val"),
         (["--draws", "1"], "--draws=1"),
         (["--worst", "-1"], "--worst=-1"),
     ],

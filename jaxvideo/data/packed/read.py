@@ -77,7 +77,7 @@ def load_packed(root: str | os.PathLike[str], split: str) -> PackedDataset:
 
 @dataclasses.dataclass(frozen=True)
 class ForeignDataset(VideoDataset):
-    """Videos of a random access source whose elements are dicts; `paths` are made up.
+    """Videos of a random access source whose elements are dicts; `paths` are their numbers.
 
     Attributes:
       source: `source[i][key]` is a video: uint8 `[T, H, W, C]`, a list of frames (arrays or
