@@ -129,21 +129,26 @@ def draw(
     preprocessing: Preprocessing,
     rng: np.random.Generator,
 ) -> Sequence[float]:
-    """Calls a sampler and checks the number of positions.
+    """Calls a sampler and checks the positions.
 
     Raises:
-      ConfigError: the number differs from `preprocessing.segments * preprocessing.snippet`.
+      ConfigError: their number differs from `preprocessing.segments * preprocessing.snippet`, or
+        one is negative.
     """
     p = preprocessing
     positions = sampler(num_frames, step, p, rng)
+    name = getattr(sampler, "__name__", repr(sampler))
     if len(positions) != p.segments * p.snippet:
-        hint = ". For several segments use augment.sampler='' or 'segments'"
+        hint = "; for several segments use augment.sampler='' or 'segments'"
         raise ConfigError(
-            f"the sampler {getattr(sampler, '__name__', repr(sampler))!r} returned "
-            f"{len(positions)} positions, but preprocessing.frames={p.frames}, segments="
-            f"{p.segments}, modality={p.modality!r} needs {p.segments * p.snippet}"
-            + hint
-            * (p.segments > 1)
+            f"the sampler {name!r} returned {len(positions)} positions, but preprocessing.frames="
+            f"{p.frames}, segments={p.segments}, modality={p.modality!r} needs "
+            f"{p.segments * p.snippet}{hint if p.segments > 1 else ''}"
+        )
+    if min(positions) < 0:
+        raise ConfigError(
+            f"the sampler {name!r} returned the position {min(positions)} for a video of "
+            f"{num_frames} frames; positions must be at least 0"
         )
     return positions
 

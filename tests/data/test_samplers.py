@@ -131,6 +131,12 @@ def test_a_sampler_that_returns_too_few_positions(added):
         views.random_view(20, 64, 64, 25.0, ONE, rng, sampler=added["two"])
 
 
+def test_a_sampler_that_returns_a_negative_position(added):
+    added["early"] = lambda num_frames, step, preprocessing, rng: [-1, 0, 1, 2]
+    with pytest.raises(ConfigError, match=r"position -1 for a video of 1000 .* at least 0"):
+        find_sampler("early", ONE)
+
+
 def test_starts():
     """By hand: 8 frames at distance 2 span 15 frames and fill 16."""
     assert samplers.last_start(100, 8, 2.0) == 85
