@@ -30,7 +30,8 @@ import jax.numpy as jnp
 import numpy as np
 from skimage import data
 
-from jaxvideo.data.decode import open_video, read_clip
+from jaxvideo.data.decode import read_clip
+from jaxvideo.data.video import open_video
 from jaxvideo.layers.flow import tvl1, tvl1_video
 from jaxvideo.types import View, Window
 

@@ -36,9 +36,10 @@ import jax
 import numpy as np
 import torch
 
-from jaxvideo.data.datasets import VideoDataset
-from jaxvideo.data.decode import open_video, read_frames
+from jaxvideo.data.datasets.dataset import VideoDataset
+from jaxvideo.data.decode import read_frames
 from jaxvideo.data.pipeline import Loading, train_batches
+from jaxvideo.data.video import open_video
 from jaxvideo.types import Preprocessing
 
 HEIGHT, WIDTH, CROP, BATCH = 128, 171, 112, 16
@@ -103,8 +104,9 @@ def make_videos(folder: Path, form: str, source: str | None) -> VideoDataset:
 
 
 def packed(dataset: VideoDataset, folder: Path, form: str):
-    from jaxvideo.data.packing import Packing, pack
-    from jaxvideo.data.tfds import load_packed
+    from jaxvideo.data.packed.read import load_packed
+    from jaxvideo.data.packed.record import Packing
+    from jaxvideo.data.packed.write import pack
 
     pack({"train": dataset}, folder, Packing(format=form))
     return load_packed(folder, "train")

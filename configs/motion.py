@@ -3,7 +3,7 @@
     python train.py --config configs/motion.py
     python train.py --config configs/motion.py:f_r2d_18         (or another network)
 
-The data set is made on first use (`jaxvideo/data/motion.py`). Number to reach: 95 % video
+The data set is made on first use (`jaxvideo/data/motion`). Number to reach: 95 % video
 top-1; a network blind to the order of frames cannot pass 50 %, by construction, and a
 per-frame one stays under 30 %: `configs/motion.py:f_r2d_18`. Networks that learn nothing in
 nine epochs at the common rate, or that see something else than frames, stand in `RECIPES`.

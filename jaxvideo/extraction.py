@@ -17,9 +17,11 @@ from typing import Any
 import numpy as np
 
 from jaxvideo.data import flow
-from jaxvideo.data.decode import VideoFile, find_videos, open_video, read_frames
+from jaxvideo.data.decode import read_frames
 from jaxvideo.data.pipeline import read_views
-from jaxvideo.data.views import clip_frames, frame_step, last_start, protocol_views
+from jaxvideo.data.samplers import last_start
+from jaxvideo.data.video import VideoFile, find_videos, open_video
+from jaxvideo.data.views import clip_frames, frame_step, protocol_views
 from jaxvideo.types import (
     BLACK,
     HOST_FLOWS,

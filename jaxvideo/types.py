@@ -1,8 +1,9 @@
-"""The vocabulary: every word that more than one part of the library uses. Read this first.
+"""The vocabulary: the types that several parts of the library share. Read this first.
 
-Axes are named N (batch), T (frames), H, W, C everywhere, and arrays are always NTHWC,
-which is XLA's NDHWC. A *video* is uint8 `[T, H, W, C]` on the host, a *clip* is what a
-network sees: float `[N, T, H, W, C]`, normalized on the device by a `Preprocessing`.
+Axes are named N (batch), T (frames), H, W and C (channels). Arrays are always NTHWC, which XLA
+calls NDHWC. A *video* is uint8 `[T, H, W, C]` on the host. A *clip* is the input of a network:
+float `[N, T, H, W, C]`, normalized on the device as a `Preprocessing` states. A *view* is the
+frames and the window of a video that become a clip.
 """
 
 from __future__ import annotations
@@ -12,57 +13,57 @@ import enum
 
 
 class JaxvideoError(Exception):
-    """Base of the errors a user can cause; the message is complete without a traceback."""
+    """Base class of errors that a user can fix; the message suffices without a traceback."""
 
 
 class DataError(JaxvideoError):
-    """A data set, an annotation file or a folder is not what was asked for."""
+    """A data set, annotation file or folder is missing or invalid."""
 
 
 class VideoError(DataError):
-    """One video cannot be read; the message names the file and the reason."""
+    """A video cannot be read; the message names the file and the reason."""
 
 
 class ConfigError(JaxvideoError, ValueError):
-    """A name or a value in a config or a call is not allowed."""
+    """A name or value in a config or an argument is not allowed."""
 
 
 class CheckpointError(JaxvideoError):
-    """A checkpoint or a run's folder is missing, unreadable or belongs to something else."""
+    """A checkpoint or run directory is missing, unreadable, or of another model or config."""
 
 
 class TrainingError(JaxvideoError):
-    """Training cannot go on (for instance: the loss is not finite)."""
+    """Training cannot continue, for example because the loss is not finite."""
 
 
 class Interrupted(JaxvideoError):
-    """A run was asked to stop, and has saved its state: no failure."""
+    """A run received a stop request and has saved its state; this is not a failure."""
 
 
 class Lowering(enum.Enum):
-    """HOW a 3-D convolution is computed, never WHAT: same parameters, same result.
+    """Implementation of a 3-D convolution. All have the same parameters and the same result.
 
-    Which one wins depends on platform and shape; `layers.lowerings.resolve` knows.
+    The fastest one depends on platform and shape; `layers.lowerings.resolve` selects it.
     """
 
-    AUTO = "auto"  #: chosen by `layers.lowerings.resolve`, per platform
+    AUTO = "auto"  #: selected by `layers.lowerings.resolve`
     DIRECT = "direct"  #: `lax.conv_general_dilated` in NDHWC
-    FOLD_TIME = "fold_time"  #: kernel (1,k,k): time folded into the batch, then 2-D
+    FOLD_TIME = "fold_time"  #: kernel (1,k,k): 2-D convolution with time folded into the batch
     FOLD_SPACE = "fold_space"  #: kernel (k,1,1): 2-D convolution over (T, H*W)
-    TIME_TO_CHANNELS = "time_to_channels"  #: time taps concatenated into channels, then 2-D
-    TIME_FROM_CHANNELS = "time_from_channels"  #: all time taps as 2-D features, then summed
-    SPACE_TO_DEPTH = "space_to_depth"  #: neighboring columns side by side in the channels
-    WINOGRAD = "winograd"  #: kernel (k,3,3), stride 1: 16 multiplications for 36
-    MATMUL = "matmul"  #: kernel (1,1,1): strided slice, then one matrix product
+    TIME_TO_CHANNELS = "time_to_channels"  #: 2-D convolution of time taps stacked as channels
+    TIME_FROM_CHANNELS = "time_from_channels"  #: 2-D convolution to all time taps, then a sum
+    SPACE_TO_DEPTH = "space_to_depth"  #: adjacent columns packed into channels
+    WINOGRAD = "winograd"  #: kernel (k,3,3), stride 1: 16 instead of 36 multiplications
+    MATMUL = "matmul"  #: kernel (1,1,1): strided slice, then a matrix product
     UNFOLD = "unfold"  #: im2col: a matrix product per block of unfolded input
-    GROUP_BY_GROUP = "group_by_group"  #: grouped: a loop over plain convolutions
-    SHIFT = "shift"  #: depthwise: a sum of shifted, scaled copies
-    ONEDNN = "onednn"  #: CPU: the oneDNN library inside jaxlib
+    GROUP_BY_GROUP = "group_by_group"  #: grouped: a loop over ungrouped convolutions
+    SHIFT = "shift"  #: depthwise: a sum of shifted and scaled copies
+    ONEDNN = "onednn"  #: CPU: the oneDNN library in jaxlib
 
 
 @dataclasses.dataclass(frozen=True)
 class Window:
-    """A rectangle of a frame, in pixels of the decoded (upright) frame."""
+    """A rectangle in pixels of the decoded, upright frame."""
 
     top: int
     left: int
@@ -70,17 +71,22 @@ class Window:
     width: int
 
 
-#: In a View's `frames`: no frame of the video, a black one.
+#: Sentinel frame index in `View.frames`: a black padding frame.
 BLACK = -1
 
 
 @dataclasses.dataclass(frozen=True)
 class View:
-    """Which frames and which crop of a video: all that a sampling scheme decides.
+    """The frames and the window of a video that become one clip.
 
-    `frames` are indices into the video's presentation order, ascending unless a short
-    video is looped, or `BLACK`; `mirrored`, left to right. Training draws one view at random
-    (and mirrors on the device), a test protocol is a list of them.
+    In training a view is drawn at random (mirroring happens on the device); a test protocol is a
+    list of views.
+
+    Attributes:
+      frames: frame indices in presentation order, or `BLACK`. They ascend unless a short video is
+        looped.
+      window: the part of each frame.
+      mirrored: True if the window is mirrored horizontally.
     """
 
     frames: tuple[int, ...]
@@ -88,44 +94,47 @@ class View:
     mirrored: bool = False
 
 
-#: Channels of a clip by what it shows.
+#: Number of channels of a clip by modality.
 CHANNELS = {"rgb": 3, "rgb_diff": 3, "flow": 2, "rgb_flow": 5}
 
-#: Where flow comes from: TV-L1 in the compiled step; OpenCV's methods while reading, also with
-#: the camera's motion taken out; files beside the videos (`python -m jaxvideo flow`).
+#: Flow methods of OpenCV, computed on the host.
 HOST_FLOWS = ("farneback", "dis", "dualtvl1")
+#: Sources of flow. "tvl1": computed on the device. A row of `HOST_FLOWS`: computed on the host;
+#: with the prefix "warped_", after compensation for camera motion. "stored": read from files that
+#: `python -m jaxvideo flow` writes.
 FLOWS = ("tvl1", *HOST_FLOWS, *(f"warped_{method}" for method in HOST_FLOWS), "stored")
 
-#: What fills a clip that is longer than its video.
+#: How to pad a clip if the video is shorter than the clip.
 SHORT = ("loop", "hold", "pad")
 
 
 @dataclasses.dataclass(frozen=True)
 class Preprocessing:
-    """What a network expects of its input. It travels with weights and checkpoints.
+    """The input that a network expects. It is stored with weights and checkpoints.
 
     Attributes:
-      frames: T, frames of one clip that the network sees.
-      stride: distance between them, in frames of the video (of `fps` if that is given).
-      fps: frame rate the stride counts in, or None for whatever the file has. Where it is
-        given, the frames' own times decide, also in a video of variable frame rate.
-      size: short side in pixels that a frame is scaled to, its aspect kept.
-      width: if not 0, frames are scaled to `size` x `width`, whatever their aspect (C3D and
-        R(2+1)D: 128 x 171).
-      crop: side in pixels of the square the network sees.
-      range: the values that uint8 0 and 255 are mapped to before mean and std.
+      frames: T, number of frames of a clip.
+      stride: distance of the frames of a clip, in frames of the video, or of `fps` if given.
+      fps: frame rate in which `stride` counts; None: the rate of the file. If given, frames are
+        selected by their presentation times, also if the frame rate varies.
+      size: short side in pixels that frames are scaled to, with their aspect preserved.
+      width: if not 0, frames are scaled to `size` x `width` pixels instead, without preserving
+        their aspect (C3D and R(2+1)D: 128 x 171).
+      crop: side of the square input in pixels.
+      range: values that uint8 0 and 255 are mapped to, before `mean` and `std`.
       mean, std: per channel, in units of `range` and in the order of `order`.
-      order: "RGB", or "BGR" for networks born in Caffe; videos are RGB until `normalize`.
-      modality: a row of `CHANNELS`: "rgb"; "rgb_diff", the next frame less this one, both
-        normalized; "flow", x and y in bytes, 0 to 255 for -20 to 20 pixels, as Kinetics' flow
-        is kept; "rgb_flow", both, RGB first.
-      flow: a row of `FLOWS`, for the modalities that have it. It is of the scaled and cropped
-        frames, except where it is stored: then of the frames it was computed from.
-      segments: the clip is that many snippets of `frames / segments` frames, one out of each
-        equal part of the video (TSN); 1 is frames in a row.
-      short: what fills a clip that is longer than its video: "loop", the video again (I3D,
-        3D ResNet); "hold", its last frame (TSN, SlowFast, X3D: their code); "pad", black frames
-        (RGB only, as a cut to black is no motion).
+      order: channel order of the input: "RGB", or "BGR" for networks trained in Caffe. Videos are
+        RGB until they are normalized.
+      modality: a row of `CHANNELS`. "rgb". "rgb_diff": the next frame minus this one, both
+        normalized. "flow": x and y, uint8 0 to 255 for -20 to 20 pixels, as stored flow of
+        Kinetics. "rgb_flow": both, RGB first.
+      flow: a row of `FLOWS`, for modalities with flow. It is computed from the scaled and cropped
+        frames, unless it is stored.
+      segments: number of snippets of a clip, `frames / segments` frames each, one from each of as
+        many equal parts of the video (TSN). 1 (default): one snippet.
+      short: how to pad a clip if the video is shorter than the clip. "loop": repeat the video (I3D,
+        3D ResNet). "hold": repeat the last frame (the code of TSN, SlowFast and X3D). "pad": black
+        frames; only for RGB, because a cut to black has no flow.
     """
 
     frames: int
@@ -144,7 +153,7 @@ class Preprocessing:
     short: str = "loop"
 
     def __post_init__(self):
-        # JSON and config files know lists only; hashing and comparing need tuples.
+        # JSON and config files contain lists; hashing and comparing require tuples.
         for name in ("range", "mean", "std"):
             value = getattr(self, name)
             if isinstance(value, list):
@@ -154,14 +163,15 @@ class Preprocessing:
                 raise ConfigError(f"preprocessing.{name}={getattr(self, name)}: must be at least 1")
         if min(self.size, self.width or self.size) < self.crop:
             raise ConfigError(
-                f"preprocessing.size={self.size}, width={self.width}, crop={self.crop}: frames "
-                "must be scaled to at least the crop"
+                f"preprocessing.size={self.size}, width={self.width}, crop={self.crop}: size and "
+                "width (unless 0) must be at least crop"
             )
         if self.fps is not None and self.fps <= 0:
-            raise ConfigError(f"preprocessing.fps={self.fps}: must be positive, or None")
+            raise ConfigError(f"preprocessing.fps={self.fps}: must be positive or None")
         if len(self.mean) != len(self.std) or min(self.std) <= 0:
             raise ConfigError(
-                f"preprocessing.mean={self.mean}, std={self.std}: one positive std per mean"
+                f"preprocessing.mean={self.mean}, std={self.std}: must have the same length, and "
+                "std must be positive"
             )
         if self.modality not in CHANNELS:
             raise ConfigError(
@@ -172,8 +182,8 @@ class Preprocessing:
         channels = CHANNELS[self.modality]
         if len(self.mean) != channels:
             raise ConfigError(
-                f"preprocessing.mean={self.mean}, std={self.std}: {channels} numbers each "
-                f"for {self.modality!r}"
+                f"preprocessing.mean={self.mean}, std={self.std}: must have {channels} numbers "
+                f"each for modality={self.modality!r}"
             )
         if self.segments < 1 or self.frames % self.segments:
             raise ConfigError(
@@ -183,24 +193,25 @@ class Preprocessing:
             raise ConfigError(f"preprocessing.short={self.short!r}: allowed are {', '.join(SHORT)}")
         if self.short == "pad" and self.modality != "rgb":
             raise ConfigError(
-                f"preprocessing.short='pad', modality={self.modality!r}: only 'rgb' can be padded"
+                f"preprocessing.short='pad', modality={self.modality!r}: 'pad' requires modality "
+                "'rgb'"
             )
         if self.order not in ("RGB", "BGR"):
             raise ConfigError(f"preprocessing.order={self.order!r}: allowed are 'RGB' and 'BGR'")
 
     @property
     def snippet(self) -> int:
-        """Frames of a segment that are read: motion needs one more than the network sees."""
+        """Number of frames to read per segment; motion needs one more than the network's input."""
         return self.frames // self.segments + (self.modality != "rgb")
 
     @property
     def host_flow(self) -> bool:
-        """Whether the host makes, or reads, the flow; else it ships the frames for it."""
+        """True if the host computes or loads optical flow; otherwise the device computes it."""
         return "flow" in self.modality and self.flow != "tvl1"
 
     @property
     def video_shape(self) -> tuple[int, int, int, int]:
-        """(T, H, W, C) of the bytes that the host ships for one clip."""
+        """(T, H, W, C) of the uint8 input of the device for one clip."""
         if self.host_flow:
             return self.shape
         return (self.segments * self.snippet, self.crop, self.crop, 3)
@@ -211,28 +222,30 @@ class Preprocessing:
         return (self.frames, self.crop, self.crop, len(self.mean))
 
 
+#: Positions of the clips of a test protocol, see `Protocol.starts`.
 STARTS = ("ends", "centers", "parts", "dense", "windows")
+#: Scores that a test protocol averages over views, see `Protocol.aggregation`.
 AGGREGATIONS = ("softmax", "sigmoid", "logits")
 
 
 @dataclasses.dataclass(frozen=True)
 class Protocol:
-    """How a video is scored at test: clips x crops, and how the scores are joined.
+    """How a video is tested: the views, and how their scores are averaged.
 
     Attributes:
-      clips: clips per video, their starts spread uniformly from its first to its last
-        possible one (one clip: the middle); 0 with the starts "windows", of which a video has as
-        many as it has.
-      crops: per clip: 1 (center), 3 (spread along the longer side), 5 (corners and center) or
-        10 (these, and mirrored).
-      aggregation: "softmax" averages probabilities over the views, "sigmoid" those of
-        labels that do not exclude each other, "logits" averages logits.
-      frames, crop, segments: of a test clip, where they differ from training's; 0 is the same.
-        TSN tests single snippets: as many frames as one has, 1 segment.
-      starts: "ends", see `clips`; "centers", the centers of equal parts of the possible starts
-        (TSN); "parts", where these parts begin (SlowFast's code); "dense", as "ends", but
-        every clip has `frames * stride` frames to itself (TSM's code: 64); "windows", all clips
-        that do not overlap, the last one filled with its own frames (3D ResNet's code).
+      clips: number of clips per video. Must be 0 if `starts="windows"`; the number of windows
+        follows from the video's length.
+      crops: crops per clip: 1 (center), 3 (along the longer side), 5 (corners and center) or 10
+        (these 5, and mirrored).
+      aggregation: what is averaged over the views. "softmax": probabilities of exclusive classes.
+        "sigmoid": probabilities of several labels. "logits": logits.
+      frames, crop, segments: `Preprocessing` of a test clip; 0 (default): the training value. TSN
+        tests single snippets, with 1 segment.
+      starts: starts of the clips. "ends": spread uniformly from the first to the last possible
+        start; a single clip is in the middle. "centers": the centers of equal parts of the possible
+        starts (TSN). "parts": the beginnings of these parts (SlowFast's code). "dense": as "ends",
+        but for clips of `frames * stride` frames (TSM's code: 64). "windows": all clips that do not
+        overlap, the last one padded with its own frames (3D ResNet's code).
     """
 
     clips: int = 10
@@ -247,15 +260,16 @@ class Protocol:
         if self.starts == "windows":
             if self.clips:
                 raise ConfigError(
-                    f"protocol.clips={self.clips}, starts='windows': clips must be 0, "
-                    "as a video's length says how many windows it has"
+                    f"protocol.clips={self.clips}, starts='windows': clips must be 0; the number "
+                    "of windows follows from the video's length"
                 )
         elif self.clips < 1:
             raise ConfigError(f"protocol.clips={self.clips}: must be at least 1")
         for name in ("frames", "crop", "segments"):
             if getattr(self, name) < 0:
                 raise ConfigError(
-                    f"protocol.{name}={getattr(self, name)}: 0 (training's) or positive"
+                    f"protocol.{name}={getattr(self, name)}: must be positive, or 0 for the "
+                    "training value"
                 )
         if self.crops not in (1, 3, 5, 10):
             raise ConfigError(f"protocol.crops={self.crops}: allowed are 1, 3, 5 and 10")
@@ -267,7 +281,11 @@ class Protocol:
             )
 
     def apply(self, preprocessing: Preprocessing) -> Preprocessing:
-        """The preprocessing of a test clip."""
+        """Returns the preprocessing of a test clip.
+
+        Raises:
+          ConfigError: the starts do not support several segments.
+        """
         p = dataclasses.replace(
             preprocessing,
             frames=self.frames or preprocessing.frames,
@@ -276,22 +294,22 @@ class Protocol:
         )
         if p.segments > 1 and self.starts in ("dense", "windows"):
             raise ConfigError(
-                f"protocol.starts={self.starts!r}, segments={p.segments}: a clip of these starts "
-                "has one segment"
+                f"protocol.starts={self.starts!r}, segments={p.segments}: these starts require 1 "
+                "segment; set protocol.segments=1"
             )
         return p
 
     def describe(self, preprocessing: Preprocessing) -> str:
-        """One line that says everything a reader needs to compare a number with another."""
+        """Describes the protocol completely in one line, to compare published results."""
         return f"{self.describe_views(preprocessing)}, mean of {self.aggregation}"
 
     def describe_views(self, preprocessing: Preprocessing) -> str:
-        """The part of `describe` that says which views of a video are seen."""
+        """Describes the views of a video; part of `describe`."""
         count = f"{self.clips} clip{'s' * (self.clips > 1)}" if self.clips else "all windows"
         return f"{count} x {self.describe_clip(preprocessing)}"
 
     def describe_clip(self, preprocessing: Preprocessing) -> str:
-        """The part of `describe_views` after the number of clips: crops, frames and scale."""
+        """Describes crops, frames and scale of a clip; part of `describe_views`."""
         p = self.apply(preprocessing)
         rate = f" at {p.fps:g} fps" if p.fps else ""
         scaled = f"scaled to {p.size} x {p.width}" if p.width else f"short side {p.size}"
@@ -308,7 +326,7 @@ class Protocol:
         if p.modality != "rgb":
             frames += f" of {p.modality}" + f" by {p.flow}" * ("flow" in p.modality)
         if p.short != "loop":
-            frames += {"hold": ", the last one held", "pad": ", then black"}[p.short]
+            frames += {"hold": ", last frame repeated", "pad": ", padded with black"}[p.short]
         return f"{crops} per video ({frames}, stride {p.stride}{rate}, {scaled}, crop {p.crop})"
 
 

@@ -12,7 +12,8 @@ from PIL import Image
 
 from jaxvideo import cli, create_model
 from jaxvideo.data import flow
-from jaxvideo.data.decode import find_videos, open_video, read_frames
+from jaxvideo.data.decode import read_frames
+from jaxvideo.data.video import find_videos, open_video
 from jaxvideo.pretrained import Weights, save_weights
 from jaxvideo.training.step import init_variables
 from jaxvideo.types import DataError, Preprocessing, VideoError
@@ -57,7 +58,7 @@ def test_what_is_a_video(videos):
         found[2],
         str(folder / "notes.txt"),
     ]
-    with pytest.raises(DataError, match=r"empty: no video \(\.mp4"):
+    with pytest.raises(DataError, match=r"empty: contains no video \(\.mp4"):
         find_videos([folder / "empty"])
     with pytest.raises(DataError, match="gone: no such file or folder"):
         find_videos([folder / "gone"])
@@ -73,11 +74,11 @@ def test_frames_in_a_folder_are_a_video(videos):
 
 def test_frames_that_are_none(tmp_path):
     (tmp_path / "0.jpg").write_bytes(b"not a picture")
-    with pytest.raises(VideoError, match=r"0\.jpg: cannot be read as a picture"):
+    with pytest.raises(VideoError, match=r"0\.jpg: cannot be read as an image"):
         open_video(tmp_path).__enter__()
     cv2.imwrite(str(tmp_path / "0.jpg"), np.zeros((8, 8, 3), np.uint8))
     cv2.imwrite(str(tmp_path / "1.jpg"), np.zeros((8, 9, 3), np.uint8))
-    with open_video(tmp_path) as video, pytest.raises(VideoError, match="9 x 8, the first frame"):
+    with open_video(tmp_path) as video, pytest.raises(VideoError, match="9 x 8, but the first"):
         read_frames(video, 0, 2, 8, 8)
 
 

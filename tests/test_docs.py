@@ -17,7 +17,7 @@ import jaxvideo
 from configs import finetune
 from jaxvideo import cli, list_models
 from jaxvideo.cli.train import make_parser, overrides
-from jaxvideo.data.motion import CLASSES
+from jaxvideo.data.motion.spec import CLASSES
 from jaxvideo.pretrained import SOURCES
 from jaxvideo.training.config import load_config
 from tests.test_network import network

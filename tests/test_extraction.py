@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from jaxvideo import create_model
-from jaxvideo.data.decode import open_video, read_clip
+from jaxvideo.data.decode import read_clip
+from jaxvideo.data.video import open_video
 from jaxvideo.data.views import protocol_views
 from jaxvideo.extraction import (
     Extraction,

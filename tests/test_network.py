@@ -11,8 +11,8 @@ import pytest
 
 import jaxvideo
 from jaxvideo import Network, create_model, load
-from jaxvideo.data.decode import open_video
 from jaxvideo.data.pipeline import read_views
+from jaxvideo.data.video import open_video
 from jaxvideo.data.views import protocol_views
 from jaxvideo.models.summary import trace_of_clip
 from jaxvideo.training import checkpoint

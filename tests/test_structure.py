@@ -84,15 +84,28 @@ def test_configs_import_only_ml_collections(path):
 
 
 def test_data_starts_without_an_accelerator():
-    """Loader workers import these modules: no jax of ours, and no backend started by anybody."""
+    """Loader workers import no JAX, and nothing else that is slow to import."""
     program = (
-        "import sys, jaxvideo.data.decode, jaxvideo.data.views, jaxvideo.data.datasets\n"
+        "import sys\n"
+        "import jaxvideo.data.pipeline, jaxvideo.data.protocol_reader, jaxvideo.data.views\n"
+        "import jaxvideo.data.datasets.load\n"
+        "slow = {'jax', 'grain', 'tensorflow_datasets', 'skimage', 'PIL'} & set(sys.modules)\n"
+        "assert not slow, slow\n"
+        "import jaxvideo.data.motion.folder, jaxvideo.data.packed.write\n"
         "assert 'jax' not in sys.modules\n"
-        "import jaxvideo.data.pipeline, jaxvideo.evaluation.protocol\n"
+        "import jaxvideo.evaluation.protocol\n"
         "from jax._src import xla_bridge\n"
         "assert not xla_bridge._backends\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT)
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "jaxvideo/data").rglob("__init__.py")), ids=lambda p: p.parent.name
+)
+def test_packages_of_data_import_nothing(path):
+    """A loader worker that imports one module does not load its neighbors."""
+    assert not list(imports(path))
 
 
 def load_config(path: Path, argument: str | None):

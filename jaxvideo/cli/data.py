@@ -29,7 +29,7 @@ def add(commands: Any) -> None:
 def _data(options: argparse.Namespace) -> int:
     import numpy as np
 
-    from jaxvideo.data.datasets import autodetect, load_splits
+    from jaxvideo.data.datasets.load import autodetect, load_splits
 
     form = autodetect(options.root) if options.form == "auto" else options.form
     splits = load_splits(options.root, form, fold=options.fold, videos=options.videos)

@@ -91,9 +91,9 @@ def _videos(options: argparse.Namespace):
     """(paths by split, names that are not there by split, all paths once)."""
     from pathlib import Path
 
-    from jaxvideo.data.annotations import annotation_files
-    from jaxvideo.data.datasets import autodetect, load_splits
-    from jaxvideo.data.decode import find_videos
+    from jaxvideo.data.datasets.forms import annotation_files
+    from jaxvideo.data.datasets.load import autodetect, load_splits
+    from jaxvideo.data.video import find_videos
     from jaxvideo.types import DataError
 
     form = options.form

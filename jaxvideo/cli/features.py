@@ -306,7 +306,7 @@ def _c(options: argparse.Namespace) -> float | None:
 
 
 def _splits(options: argparse.Namespace) -> dict[str, Any]:
-    from jaxvideo.data.datasets import load_splits
+    from jaxvideo.data.datasets.load import load_splits
 
     if options.lists:
         lists = {"train": options.lists[0], "val": options.lists[1]}
@@ -338,7 +338,7 @@ def _all_videos(options: argparse.Namespace):
 def _groups(options: argparse.Namespace, dataset, labels, indices):
     import numpy as np
 
-    from jaxvideo.data.datasets import read_annotations
+    from jaxvideo.data.datasets.load import read_annotations
     from jaxvideo.evaluation.features import one_of_each
 
     if options.leave_one_out == "video":

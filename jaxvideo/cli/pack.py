@@ -32,10 +32,10 @@ def add(commands: Any) -> None:
 
 
 def _pack(options: argparse.Namespace) -> int:
-    from jaxvideo.data.datasets import load_splits
-    from jaxvideo.data.packing import pack
-    from jaxvideo.data.records import Packing
-    from jaxvideo.data.tfds import load_packed
+    from jaxvideo.data.datasets.load import load_splits
+    from jaxvideo.data.packed.read import load_packed
+    from jaxvideo.data.packed.record import Packing
+    from jaxvideo.data.packed.write import pack
     from jaxvideo.types import ConfigError
 
     packing = Packing(
@@ -73,7 +73,7 @@ def _pack(options: argparse.Namespace) -> int:
 def _compare(dataset, packed, root: str) -> None:
     import numpy as np
 
-    from jaxvideo.data.packing import psnr
+    from jaxvideo.data.packed.write import psnr
 
     place = {name: i for i, name in enumerate(packed.paths)}
     both = [

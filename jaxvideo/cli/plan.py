@@ -146,7 +146,7 @@ def _data(options: argparse.Namespace, run) -> tuple[int, int | None, str]:
         )
     name = options.dataset or Path(run.data.root).name
     if run.data.source == "motion" and not options.dataset:
-        from jaxvideo.data.motion import CLASSES
+        from jaxvideo.data.motion.spec import CLASSES
 
         classes, videos, name = len(CLASSES), run.data.train_videos, "the motion data"
     else:

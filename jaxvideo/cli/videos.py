@@ -52,7 +52,7 @@ def add(commands: Any) -> None:
 def _predict(options: argparse.Namespace) -> int:
     import json
 
-    from jaxvideo.data.decode import find_videos
+    from jaxvideo.data.video import find_videos
 
     if options.top < 1:
         raise ConfigError(f"--top={options.top}: must be at least 1")
@@ -83,7 +83,7 @@ def _predict(options: argparse.Namespace) -> int:
 
 
 def _flow(options: argparse.Namespace) -> int:
-    from jaxvideo.data.decode import find_videos
+    from jaxvideo.data.video import find_videos
     from jaxvideo.extraction import store_flow
 
     written = there = failed = 0
@@ -100,7 +100,7 @@ def _flow(options: argparse.Namespace) -> int:
 
 
 def _fvd(options: argparse.Namespace) -> int:
-    from jaxvideo.data.decode import find_videos
+    from jaxvideo.data.video import find_videos
     from jaxvideo.evaluation.frechet import frechet_distance, statistics
     from jaxvideo.extraction import endpoint_features
 

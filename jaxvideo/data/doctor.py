@@ -1,9 +1,9 @@
-"""Health of videos before anything is trained on them.
+"""Check videos before training by decoding every frame once.
 
-Every frame of every video is decoded once, as nothing less tells whether it can be. A video is
-*broken* if a clip of it exists that cannot be read, so training would skip it now and then;
-*suspicious* if all its frames can be read, but the file promises more than it holds, or its times
-are strange; else it is *ok*. Broken ones go to a quarantine list, which training leaves out.
+A video is *broken* if some clip of it cannot be read, so that training would skip it sometimes. It
+is *suspicious* if all frames can be read, but the file states more than it contains or its times
+are implausible. Otherwise it is *ok*. Broken videos are written to a quarantine file, and training
+leaves them out.
 """
 
 from __future__ import annotations
@@ -23,37 +23,44 @@ from typing import Any
 
 import numpy as np
 
-from jaxvideo.data.decode import VideoFile, decode_frames, frames_in, open_video, raw_frames
+from jaxvideo.data.decode import decode_frames, raw_frames
+from jaxvideo.data.video import VideoFile, frames_in, open_video
 from jaxvideo.types import ConfigError, DataError, VideoError
 
 OK, SUSPICIOUS, BROKEN = STATUSES = ("ok", "suspicious", "broken")
 
-# Seconds without a frame that no camera and no screen recorder leaves.
+# Seconds without a frame that are implausible even for a screen recorder.
 _GAP = 10.0
 
+# Bytes per read of a file.
 _BLOCK = 2**20
 
-# The quarantine list may hold lines of somebody else, which stay.
+# Marks the lines of the quarantine file that this module wrote; other lines are kept.
 _SIGNED = "doctor: "
 
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """What is known of one video.
+    """The result of checking one video.
 
     Attributes:
-      path: of the file, or of the folder of frames.
-      status: a row of `STATUSES`; `reason` says why, if it is not "ok".
-      frames: that came out of the decoder; `corrupt` of them from damaged data.
-      packets: frames by the file's packets, which is what the library counts by.
-      corrupt_packets: see `VideoFile`.
-      fps: the average, 0 if unknown; `variable` if frames do not follow each other evenly.
+      path: the file, or the folder of frames.
+      status: one of `STATUSES`.
+      reason: the problems found, if the status is not "ok".
+      frames: number of decoded frames.
+      corrupt: number of frames decoded from corrupt data.
+      packets: number of frames in the frame table, `VideoFile.num_frames`.
+      corrupt_packets: see `probe.FrameTable`.
+      fps: average frame rate; 0 if unknown.
+      variable: True if the distance of frames varies.
       duration: seconds from the first frame to the end of the last.
-      rotation: degrees; `height` and `width` are of the upright frame.
-      codec, pixel_format: FFmpeg's names; "images" for a folder of frames.
-      gop: the largest number of frames from a key frame to the next; a clip in the middle costs
-        that many decoded frames at worst.
-      size: bytes; `modified`: nanoseconds of the file system; `digest`: BLAKE2b of the bytes.
+      rotation: rotation of the frames in degrees.
+      height, width: size of the upright frame.
+      codec, pixel_format: FFmpeg's names; codec "images" for a folder of frames.
+      gop: largest distance of key frames, which bounds the decoded frames before a clip's first.
+      size: size in bytes.
+      modified: modification time in nanoseconds.
+      digest: BLAKE2b of the file's bytes.
     """
 
     path: str
@@ -78,7 +85,7 @@ class Record:
 
 
 def examine(path: str | os.PathLike[str]) -> Record:
-    """Decodes a video from its first frame to its last. A bad one is a record, not an error."""
+    """Decodes a video from first to last frame. A broken video is a record, not an error."""
     path = os.fspath(path)
     known: dict[str, Any] = {}
     try:
@@ -88,7 +95,7 @@ def examine(path: str | os.PathLike[str]) -> Record:
             return dataclasses.replace(_examine(video), **known)
     except VideoError as error:
         reason = str(error).removeprefix(f"{path}: ")
-    except Exception as error:  # whatever a bad file may cause, it is the file's fault
+    except Exception as error:  # a damaged file can raise anything in PyAV and OpenCV
         reason = f"{type(error).__name__}: {error}"
     return Record(path, BROKEN, reason, **known)
 
@@ -101,20 +108,21 @@ def scan(
     progress: Callable[[Sequence[str]], Iterable[str]] = iter,
     done: Callable[[Record], None] | None = None,
 ) -> list[Record]:
-    """A record of each video, in order.
+    """Checks videos and returns their records in order.
 
     Args:
-      threads: that decode; FFmpeg releases Python's lock.
-      known: by path, records of an earlier scan; one is taken over if size and time of
-        modification are still the same.
-      progress: goes over the paths as they are done, and may tell so.
+      paths: the videos.
+      threads: number of decoding threads; FFmpeg releases the GIL.
+      known: records of an earlier scan by path. A record is reused if size and modification time
+        have not changed.
+      progress: wraps the paths, for example in a progress bar.
       done: called with each record, in order.
 
     Raises:
-      ConfigError: fewer than one thread.
+      ConfigError: `threads` is less than 1.
     """
     if threads < 1:
-        raise ConfigError(f"threads={threads}: at least 1")
+        raise ConfigError(f"threads={threads}: must be at least 1")
     known = known or {}
 
     def look(path: str) -> Record:
@@ -147,19 +155,19 @@ def _examine(video: VideoFile) -> Record:
         frames, corrupt, other, missing = _count_frames(video, reasons)
         codec, pixels = video.stream.codec_context.name, video.stream.codec_context.pix_fmt or ""
         if frames > video.num_frames:
-            doubts.append(f"{frames} frames in {video.num_frames} packets")
+            doubts.append(f"{frames} frames, but {video.num_frames} packets")
     if reasons:
         problems.append(f"{len(reasons)} frames cannot be decoded ({reasons[0]})")
     elif missing:
-        problems.append(f"{missing} of {video.num_frames} frames do not come out of the decoder")
+        problems.append(f"{missing} of {video.num_frames} frames are not decoded")
     if corrupt:
         problems.append(f"{corrupt} of {frames} frames are corrupt")
     if other:
-        problems.append(f"{other} of {frames} frames have another size than the first")
+        problems.append(f"{other} of {frames} frames differ in size from the first")
     if video.damage:
         doubts.append(video.damage)
     elif video.corrupt_packets:
-        doubts.append(f"{video.corrupt_packets} packets are marked as damaged")
+        doubts.append(f"{video.corrupt_packets} packets are marked as corrupt")
     steps = np.diff(video.times)
     usual = float(np.median(steps)) if len(steps) else 0.0
     if len(steps) and steps.max() > _GAP and not video.images:
@@ -174,7 +182,7 @@ def _examine(video: VideoFile) -> Record:
         packets=video.num_frames,
         corrupt_packets=video.corrupt_packets,
         fps=round(video.fps, 4),
-        # Times are rounded, in Matroska to milliseconds.
+        # Tolerance for rounded times, in Matroska milliseconds.
         variable=len(steps) > 1 and bool(np.ptp(steps) > 0.1 * usual + 0.001),
         duration=0.0 if video.images else round(float(video.times[-1]) + last, 4),
         rotation=video.rotation,
@@ -187,12 +195,16 @@ def _examine(video: VideoFile) -> Record:
 
 
 def _count_frames(video: VideoFile, reasons: list[str]) -> tuple[int, int, int, int]:
-    """(all, corrupt, of another size, missing of those that the packets promise) frames."""
+    """Decodes a video and counts its frames.
+
+    Returns:
+      (all frames, corrupt ones, ones of another size, frames of the table that are not decoded).
+    """
     frames = corrupt = other = 0
     times, latest = set(), -math.inf
     for frame in raw_frames(video, failed=reasons.append):
         frames += 1
-        # One that comes after a later one is not found by its time.
+        # A frame after one with a later time would not be found by its time.
         if frame.pts is not None and frame.pts > latest:
             times.add(latest := frame.pts)
         corrupt += frame.is_corrupt
@@ -214,7 +226,7 @@ def _count_images(video: VideoFile) -> tuple[int, list[str]]:
     return whole, reasons
 
 
-# --- The file as such ---------------------------------------------------------------------
+# --- Files --------------------------------------------------------------------------------
 
 
 def _parts(path: str) -> list[str]:
@@ -238,11 +250,11 @@ def _digest(path: str) -> str:
     return digest.hexdigest()
 
 
-# --- Of several videos --------------------------------------------------------------------
+# --- Several videos -----------------------------------------------------------------------
 
 
 def duplicates(records: Sequence[Record]) -> list[list[str]]:
-    """Groups of paths whose files are the same, byte by byte; empty files are not counted."""
+    """Returns groups of paths with identical files, except empty ones."""
     groups = collections.defaultdict(dict)
     for record in records:
         if record.size and record.digest:
@@ -253,7 +265,7 @@ def duplicates(records: Sequence[Record]) -> list[list[str]]:
 def leaks(
     records: Sequence[Record], splits: Mapping[str, Sequence[str]]
 ) -> list[list[tuple[str, str]]]:
-    """Groups of (split, path) that are one video, or the same bytes, in several splits."""
+    """Returns groups of (split, path) with the same video or identical files in several splits."""
     digests = {record.path: record.digest for record in records if record.size}
     groups = collections.defaultdict(dict)
     for split, paths in splits.items():
@@ -263,19 +275,28 @@ def leaks(
 
 
 def write_index(path: str | os.PathLike[str], records: Iterable[Record], root: str) -> None:
-    """One JSON object per video and line; paths below `root` are relative to it."""
+    """Writes one JSON object per line and video; paths below `root` are relative to it.
+
+    Raises:
+      DataError: the file cannot be written.
+    """
     _write(Path(path), "".join(index_line(record, root) for record in records))
 
 
 def index_line(record: Record, root: str) -> str:
-    """The line of a record, with its end."""
+    """Returns the line of a record in the index, with the line end."""
     fields = {**dataclasses.asdict(record), "path": short_path(record.path, root)}
     return json.dumps(fields) + "\n"
 
 
 def read_index(path: str | os.PathLike[str], root: str) -> dict[str, Record]:
-    """Records by path; none if there is no file. Lines of another version, or cut short, are left
-    out: their videos are examined again."""
+    """Reads the records of an index by path; an empty dict if the file does not exist.
+
+    Truncated lines and lines of other versions are left out, so their videos are checked again.
+
+    Raises:
+      DataError: the file cannot be read.
+    """
     records = {}
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
@@ -294,9 +315,20 @@ def read_index(path: str | os.PathLike[str], root: str) -> dict[str, Record]:
 
 
 def write_quarantine(path: str | os.PathLike[str], records: Iterable[Record], root: str) -> int:
-    """Lists the broken videos: `path<TAB>reason` lines, paths relative to `root`.
+    """Writes the broken videos to a quarantine file of lines `path<TAB>reason`.
 
-    Lines that somebody else has put there stay. Returns the number of broken videos.
+    Lines that this function did not write are kept.
+
+    Args:
+      path: the quarantine file.
+      records: records of all videos.
+      root: folder that the paths in the file are relative to.
+
+    Returns:
+      The number of broken videos.
+
+    Raises:
+      DataError: the file cannot be written.
     """
     path = Path(path)
     kept = []
@@ -314,13 +346,13 @@ def write_quarantine(path: str | os.PathLike[str], records: Iterable[Record], ro
 
 
 def short_path(path: str, root: str) -> str:
-    """Relative to `root`, if it is below."""
+    """Returns a path relative to `root`, if it is below; otherwise absolute."""
     path, root = os.path.abspath(path), os.path.abspath(root)
     return os.path.relpath(path, root) if path.startswith(os.path.join(root, "")) else path
 
 
 def _write(path: Path, text: str) -> None:
-    """Whole or not at all."""
+    """Writes a text file atomically."""
     try:
         with tempfile.NamedTemporaryFile(
             "w",

@@ -1,18 +1,18 @@
-"""Optical flow on the host: OpenCV's methods, camera motion, and flow stored beside its video.
+"""Compute optical flow on the host, and store it beside its video.
 
-A flow is `[T - 1, H, W, 2]` for T frames, x (to the right) then y (down), in pixels: what
-stands at (x, y) in frame t stands at (x, y) + flow in frame t + 1. `layers.flow` holds the
-method for the device.
+The flow of T frames is `[T - 1, H, W, 2]` in pixels, x (to the right) then y (down): the point at
+(x, y) in frame t is at (x, y) + flow in frame t + 1. `layers.flow` contains the method for the
+device.
 
-Flow is stored as Kinetics' authors do (kinetics-i3d, README): frames are first scaled, to a
-short side of 256 for instance, flow is computed there, clipped to 20 pixels and mapped to
-0..255. So a stored value is in pixels of the STORED size, and cropping or scaling a field
-afterwards, as the augmentation of flow networks does, leaves the values alone.
+Flow is stored as by the authors of Kinetics (kinetics-i3d, README): frames are first scaled, for
+example to a short side of 256; flow is computed at that size, clipped to 20 pixels and mapped to
+0..255. A stored value is therefore in pixels of the stored size. Cropping or scaling a field
+afterwards, as in the augmentation of flow networks, does not change its values.
 
-One file per video, NAME.flow.mkv beside NAME.mp4: a gray video whose frame t is the x field
-above the y field, every frame a key frame, read by `data.decode` like any other. FFV1 is
-lossless; on a real clip of 256 x 340 a field takes 7.0 kB and 0.7 ms to decode, where JPEG
-of the highest quality takes 5.5 kB and 0.3 ms and errs by up to 5 levels of 255 (0.8 pixels).
+There is one file per video, NAME.flow.mkv beside NAME.mp4. It is a gray video whose frame t is the
+x field above the y field, every frame a key frame, and is read by `data.decode`. FFV1 is lossless:
+for a clip of 256 x 340, a field takes 7.0 kB and 0.7 ms to decode. JPEG of the highest quality
+takes 5.5 kB and 0.3 ms, with errors of up to 5 of 255 levels (0.8 pixels).
 """
 
 from __future__ import annotations
@@ -31,24 +31,25 @@ import cv2
 import numpy as np
 from av.error import FFmpegError
 
-from jaxvideo.data.decode import FLOW_ENDING, VideoFile, open_video, read_clip
+from jaxvideo.data.decode import read_clip
+from jaxvideo.data.video import FLOW_ENDING, VideoFile, open_video
 from jaxvideo.types import HOST_FLOWS, ConfigError, DataError, VideoError, View, Window
 
-# A homography of fewer matches or inliers says more of noise than of the camera.
+# A homography from fewer matches or inliers is dominated by noise.
 _MATCHES, _INLIERS = 50, 25
 
-# Where a file keeps its `FlowInfo`, as JSON.
+# Metadata key of the `FlowInfo` in a file, as JSON.
 _TAG = "JAXVIDEO_FLOW"
 
 
 @dataclasses.dataclass(frozen=True)
 class FlowInfo:
-    """What a stored flow is of.
+    """Metadata of a stored flow.
 
     Attributes:
-      method: any name; OpenCV's are in `types.HOST_FLOWS`.
-      height, width: of the video's own, upright frames, in which windows are given.
-      bound: what 0 and 255 stand for, minus and plus, in pixels of the stored size.
+      method: name of the method; those of OpenCV are in `types.HOST_FLOWS`.
+      height, width: size of the video's upright frames, to which windows refer.
+      bound: 0 and 255 are -bound and +bound, in pixels of the stored size.
     """
 
     method: str
@@ -61,20 +62,22 @@ class FlowInfo:
 
 
 def host_flow(frames: np.ndarray, method: str = "dis") -> np.ndarray:
-    """Flow between consecutive frames by one of OpenCV's methods, `types.HOST_FLOWS`.
+    """Computes the flow between consecutive frames by a method of OpenCV.
+
+        flow = host_flow(np.zeros((8, 64, 64, 3), np.uint8))  # f32 [7, 64, 64, 2]
 
     Args:
-      frames: uint8 `[T, H, W, 3]`, RGB.
-      method: "farneback" (with the settings of VMZ, the flow of R(2+1)D), "dis" (Kroeger et
-        al., ECCV 2016, preset FAST: the one that is quick enough for a CPU) or "dualtvl1"
-        (OpenCV's TV-L1 with its default parameters, which made Kinetics' flow).
+      frames: uint8 RGB `[T, H, W, 3]`.
+      method: a row of `types.HOST_FLOWS`. "farneback" (with the settings of VMZ: the flow of
+        R(2+1)D), "dis" (Kroeger et al., ECCV 2016, preset FAST: the only one that is fast on a
+        CPU) or "dualtvl1" (OpenCV's TV-L1 with default parameters: the flow of Kinetics).
 
     Returns:
-      f32 `[T - 1, H, W, 2]`.
+      f32 `[T - 1, H, W, 2]` in pixels.
 
     Raises:
-      ConfigError: no such method, or OpenCV lacks it.
-      DataError: frames of another shape or type, or only one.
+      ConfigError: unknown method, or OpenCV was built without it.
+      DataError: the frames have another shape or dtype, or there is only one.
     """
     calculate = _method(method)
     gray = _gray(frames)
@@ -82,19 +85,27 @@ def host_flow(frames: np.ndarray, method: str = "dis") -> np.ndarray:
 
 
 def warped_flow(frames: np.ndarray, method: str = "dis") -> np.ndarray:
-    """`host_flow` after the camera's motion is taken out: TSN's third modality (arXiv
-    1608.00859, section 3.2), after improved trajectories (Wang and Schmid, ICCV 2013)."""
+    """Computes `host_flow` after compensating for camera motion.
+
+    TSN's third modality (arXiv 1608.00859, section 3.2), after improved trajectories (Wang and
+    Schmid, ICCV 2013). Arguments, result and errors are those of `host_flow`.
+    """
     calculate = _method(method)
     gray = _gray(frames), _gray(compensated(frames), fewest=1)
     return np.stack([calculate(a, b) for a, b in zip(gray[0][:-1], gray[1], strict=True)])
 
 
 def compensated(frames: np.ndarray) -> np.ndarray:
-    """Every frame but the first, as it would be had the camera stood still since the one before.
+    """Warps every frame but the first to the camera position of the frame before it.
 
-    uint8 `[T, H, W, 3]` to `[T - 1, H, W, 3]`; flow from `frames[:-1]` to it is the warped
-    flow, by whatever method. Where the moved frame shows nothing, it holds the one before, so
-    that nothing moves there.
+    The flow from `frames[:-1]` to the result is the warped flow. Pixels that the warped frame does
+    not cover are those of the frame before, so they have no motion.
+
+    Args:
+      frames: uint8 RGB `[T, H, W, 3]`.
+
+    Returns:
+      uint8 RGB `[T - 1, H, W, 3]`.
     """
     gray = _gray(frames)
     out = frames[:-1].copy()
@@ -112,11 +123,16 @@ def compensated(frames: np.ndarray) -> np.ndarray:
 
 
 def camera_motion(gray0: np.ndarray, gray1: np.ndarray) -> np.ndarray:
-    """The homography `[3, 3]` that most corners of a frame follow to the next one.
+    """Estimates the homography from a frame to the next one.
 
-    uint8 `[H, W]` each. Corners are followed by Lucas and Kanade's method and the homography
-    fitted by RANSAC. Identity where fewer than 50 corners can be followed or fewer than 25
-    agree: a picture without texture, or a cut.
+    Corners are tracked by the method of Lucas and Kanade, and the homography is fitted by RANSAC.
+
+    Args:
+      gray0, gray1: consecutive frames, uint8 `[H, W]`.
+
+    Returns:
+      `[3, 3]`; the identity if fewer than 50 corners are tracked or fewer than 25 are inliers, as
+      for frames without texture or at a cut.
     """
     still = np.eye(3)
     corners = cv2.goodFeaturesToTrack(gray0, maxCorners=1000, qualityLevel=0.001, minDistance=3)
@@ -145,43 +161,43 @@ def _method(name: str) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
     if name == "dualtvl1":
         if not hasattr(cv2, "optflow"):
             raise ConfigError(
-                "flow method 'dualtvl1' needs OpenCV's contributed modules, in place of "
+                "flow method 'dualtvl1' needs OpenCV's contributed modules instead of "
                 "opencv-python-headless: pip install 'jaxvideo[flow]'"
             )
         dual = cv2.optflow.DualTVL1OpticalFlow_create()
         return lambda a, b: dual.calc(a, b, None)
-    raise ConfigError(f"flow method {name!r}: allowed are {HOST_FLOWS}")
+    raise ConfigError(f"flow method {name!r}: allowed are {', '.join(HOST_FLOWS)}")
 
 
 def _gray(frames, fewest=2):
     if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8:
-        raise DataError(f"flow wants uint8 frames [T, H, W, 3]: {frames.dtype} {frames.shape}")
+        raise DataError(f"flow needs uint8 frames [T, H, W, 3], not {frames.dtype} {frames.shape}")
     if len(frames) < fewest:
-        raise DataError(f"flow wants at least {fewest} frames, not {len(frames)}")
+        raise DataError(f"flow needs at least {fewest} frames, not {len(frames)}")
     return [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames]
 
 
-# --- Bytes --------------------------------------------------------------------------------
+# --- Quantization -------------------------------------------------------------------------
 
 
 def quantize(flow: np.ndarray, bound: float = 20.0) -> np.ndarray:
-    """Pixels to uint8: [-bound, bound] linearly to 0..255, the rest clipped.
+    """Maps flow in pixels linearly from [-bound, bound] to uint8, with clipping.
 
-    The nearest level is taken, so an error is at most bound / 255 (0.08 pixels for 20) and no
-    motion is 128. MediaPipe's graph for Kinetics cuts the fraction off instead, which makes
-    every flow half a level smaller on average.
+    Values are rounded to the nearest level, so the error is at most bound / 255 (0.08 pixels for
+    20), and no motion is 128. MediaPipe's graph for Kinetics truncates instead, which reduces flow
+    by half a level on average.
     """
     scaled = (np.asarray(flow, np.float32) + np.float32(bound)) * np.float32(255 / (2 * bound))
     return np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
 
 
 def dequantize(fields: np.ndarray, bound: float = 20.0) -> np.ndarray:
-    """uint8 to f32 pixels, the inverse of `quantize` up to its rounding."""
+    """Maps uint8 to f32 pixels, the inverse of `quantize` up to rounding."""
     return fields.astype(np.float32) * np.float32(2 * bound / 255) - np.float32(bound)
 
 
 def mirror(fields: np.ndarray) -> np.ndarray:
-    """The quantized flow `[..., H, W, 2]` of the frames mirrored left to right."""
+    """Returns the quantized flow `[..., H, W, 2]` of horizontally mirrored frames."""
     mirrored = fields[..., ::-1, :].copy()
     mirrored[..., 0] = 255 - mirrored[..., 0]
     return mirrored
@@ -191,7 +207,7 @@ def mirror(fields: np.ndarray) -> np.ndarray:
 
 
 def flow_path(video_path: str | os.PathLike[str]) -> Path:
-    """Where the flow of a video is stored: NAME.flow.mkv beside NAME.mp4 or the folder NAME."""
+    """Returns the path of a video's flow: NAME.flow.mkv beside NAME.mp4 or the folder NAME."""
     path = Path(video_path)
     return path.with_name((path.name if path.is_dir() else path.stem) + FLOW_ENDING)
 
@@ -199,12 +215,17 @@ def flow_path(video_path: str | os.PathLike[str]) -> Path:
 def write_flow(
     path: str | os.PathLike[str], fields: Iterable[np.ndarray], fps: float, info: FlowInfo
 ) -> None:
-    """Stores quantized fields, uint8 `[H, W, 2]` each, one per pair of frames.
+    """Writes quantized fields to a flow file, atomically.
 
-    The file appears whole or not at all: it is written under another name and then renamed.
+    Args:
+      path: the file.
+      fields: uint8 `[H, W, 2]` per pair of frames.
+      fps: frame rate of the video.
+      info: metadata.
 
     Raises:
-      DataError: no field, or one of another shape or type than the first; the path is named.
+      DataError: no field, one with another shape or dtype, or the file cannot be written. The
+        message names the file.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -239,34 +260,35 @@ def _encode(path, container, fields, fps):
         frame.pts = number
         container.mux(stream.encode(frame))
     if stream is None:
-        raise DataError(f"{path}: there is no field to store")
+        raise DataError(f"{path}: no field to store")
     container.mux(stream.encode())
 
 
 def read_flow_clip(
     path: str | os.PathLike[str], indices: Sequence[int], window: Window, size: int
 ) -> np.ndarray:
-    """Fields of a stored flow, cropped and scaled like the frames they belong to.
+    """Reads fields of a flow file, cropped and scaled like the frames of their video.
 
     Args:
-      path: of the flow file.
-      indices: of fields, in any order; field t lies between frames t and t + 1.
-      window: in pixels of the VIDEO's frames; it is scaled if the flow is stored smaller.
-      size: side in pixels of the result. Values are not scaled: they stay in pixels of the
-        stored size.
+      path: the flow file.
+      indices: indices of fields in any order; field t is the motion from frame t to t + 1.
+      window: window in pixels of the video's frames; it is scaled if the stored flow is smaller.
+      size: side of the result in pixels. Values are not scaled; they stay in pixels of the stored
+        size.
 
     Returns:
       uint8 `[T, size, size, 2]`.
 
     Raises:
-      VideoError: the file is missing, broken or not one of flow, it has no such field, or the
-        window does not lie in its video's frames. The file is named.
+      VideoError: the file is missing, damaged or not a flow file, a field does not exist, or the
+        window is not inside the video's frames. The message names the file.
     """
     with open_video(path) as video:
         info = flow_info(video)
         if not len(indices) or min(indices) < 0 or max(indices) >= video.num_frames:
             raise VideoError(
-                f"{video.path}: fields {list(indices)} wanted, it has 0 to {video.num_frames - 1}"
+                f"{video.path}: fields {list(indices)} do not all exist; allowed are 0 to "
+                f"{video.num_frames - 1}"
             )
         x = _scaled(window, info, video)
         y = dataclasses.replace(x, top=x.top + video.height // 2)
@@ -276,22 +298,22 @@ def read_flow_clip(
 
 
 def flow_info(video: VideoFile) -> FlowInfo:
-    """What an open flow file says of itself.
+    """Reads the metadata of an open flow file.
 
     Raises:
       VideoError: it was not written by `write_flow`.
     """
     try:
         info = FlowInfo(**json.loads(video.container.metadata[_TAG]))
-    except (AttributeError, KeyError, TypeError, ValueError) as error:  # or a folder
+    except (AttributeError, KeyError, TypeError, ValueError) as error:  # also for a folder
         raise VideoError(f"{video.path}: is a video, but not a stored flow") from error
     if video.height % 2:
-        raise VideoError(f"{video.path}: {video.height} rows cannot be two fields")
+        raise VideoError(f"{video.path}: has {video.height} rows; a stored flow has an even number")
     return info
 
 
 def _scaled(window: Window, info: FlowInfo, video: VideoFile) -> Window:
-    """A window of the video's frame as one of the stored x field."""
+    """Maps a window of the video's frame to the stored x field."""
     w = window
     inside = min(w.top, w.left) >= 0 and min(w.height, w.width) > 0
     if not inside or w.top + w.height > info.height or w.left + w.width > info.width:

@@ -1,12 +1,12 @@
-"""From a list of videos to batches of uint8 clips, through Grain.
+"""Load batches of uint8 clips from a data set, through Grain.
 
-What stands at position p of the stream is a pure function of (seed, p): the epoch, the place
-in that epoch's order, and the random numbers, which come from (seed, epoch, video, view).
-So the stream is the same for any number of threads, workers and hosts, and the state of a
-loader is one integer, the index of the next batch.
+The sample at position p of the stream is a pure function of (seed, p): its epoch, its place in the
+order of that epoch, and its random numbers, which depend on (seed, epoch, video, view). The stream
+is therefore the same for any number of threads, workers and hosts, and the state of a loader is one
+integer, the index of the next batch.
 
-Reader threads are the default, because PyAV and OpenCV release Python's lock: two threads
-do what two processes do, and start at once.
+Reader threads are the default: PyAV and OpenCV release the GIL, so two threads are as fast as two
+processes and start at once.
 """
 
 from __future__ import annotations
@@ -21,20 +21,24 @@ from typing import Any
 import numpy as np
 
 from jaxvideo.data import flow
-from jaxvideo.data.datasets import VideoDataset
-from jaxvideo.data.decode import VideoFile, read_clip
-from jaxvideo.data.views import RandomCrop, random_view
+from jaxvideo.data.crops import RandomCrop
+from jaxvideo.data.datasets.dataset import VideoDataset
+from jaxvideo.data.decode import read_clip
+from jaxvideo.data.samplers import find_sampler
+from jaxvideo.data.video import VideoFile
+from jaxvideo.data.views import random_view
 from jaxvideo.types import BLACK, ConfigError, DataError, Loading, Preprocessing, VideoError, View
 
+#: The arrays of a batch by name, see `train_batches`.
 Batch = dict[str, np.ndarray]
 
-# Bytes of a broken video's error that travel with the batch, zero padded.
+# Length of the `error` of a sample in bytes, zero-padded.
 _ERROR_BYTES = 240
 
 
 @dataclasses.dataclass(frozen=True)
 class Share:
-    """Which part of every global batch this host reads: the `index`-th of `count`."""
+    """The part of every global batch that this host reads: part `index` of `count`, from 0."""
 
     index: int = 0
     count: int = 1
@@ -51,35 +55,57 @@ def train_batches(
     views_per_video: int = 1,
     repeated: int = 1,
     crop: RandomCrop = RandomCrop(),
+    sampler: str = "",
     loading: Loading = Loading(),
     share: Share = Share(),
 ) -> Generator[Batch]:
-    """Random views in random order, batches `first_batch` to `last_batch` (exclusive).
+    """Yields batches of random views in random order.
 
-    A batch: `video` uint8 `[N, T, H, W, C]` (`Preprocessing.video_shape`); `label` int32 `[N]`,
-    or of a data set with `label_sets` f32 `[N, classes]`, 1 for each label of the video;
-    `weight` f32 `[N]`, 0 where a video could not be read (its place holds the pixels of the next
-    clip of the global batch that could); `sample` int32 `[N, 3]`, (epoch, video, view); `error`
-    uint8 `[N, 240]`, the reason as text, zeros where there is none. N is this host's share of
-    `batch_size`.
+        for batch in train_batches(dataset, preprocessing, batch_size=8, seed=0, last_batch=100):
+            print(batch["video"].shape, batch["label"])
 
-    An epoch is `views_per_video` views of every video, in an order of its own. `repeated` of
-    them at a time stand next to each other in the batch: the same frames, decoded once, under
-    crops (and all that the step draws) of their own: repeated augmentation (arXiv 1901.09335).
+    An epoch contains `views_per_video` views of every video, in an order of its own.
+
+    Args:
+      dataset: the videos.
+      preprocessing: what the network expects.
+      batch_size: size of the global batch, over all hosts.
+      seed: determines the stream.
+      first_batch, last_batch: range of the batches, `last_batch` exclusive.
+      views_per_video: views of each video in an epoch.
+      repeated: number of augmented copies per decoded clip, adjacent in the batch, with different
+        crops (repeated augmentation, arXiv 1901.09335). It must divide `views_per_video`.
+      crop: distribution of the crops.
+      sampler: a row of `samplers.SAMPLERS`; "" (default): as the preprocessing needs.
+      loading: threads and processes.
+      share: the part of the global batch that this host reads.
+
+    Yields:
+      Arrays of this host's N samples. `video`: uint8 `[N, T, H, W, C]`
+      (`Preprocessing.video_shape`). `label`: int32 `[N]`; if the data set has `label_sets`, f32
+      `[N, classes]` with 1 for each label. `weight`: f32 `[N]`, 0 for a video that cannot be read;
+      its pixels are those of the next readable clip of the global batch. `sample`: int32 `[N, 3]`,
+      (epoch, video, view). `error`: uint8 `[N, 240]`, see `error_text`.
+
+    Raises:
+      ConfigError: invalid `repeated`, `views_per_video`, `sampler`, or batch size for `share`.
+      DataError: the data set contains no video.
     """
     if repeated < 1 or views_per_video < 1 or views_per_video % repeated:
         raise ConfigError(
-            f"views_per_video={views_per_video}, repeated={repeated}: "
-            "both at least 1, and the second must divide the first"
+            f"views_per_video={views_per_video}, repeated={repeated}: both must be at least 1, and "
+            "repeated must divide views_per_video"
         )
+    # Looked up here: a worker process does not have the rows that a program has added.
+    drawing = find_sampler(sampler, preprocessing)
     places_of = _host_places(batch_size, share)
     if not len(dataset):
-        raise DataError("the data set holds no video")
+        raise DataError("the data set contains no video")
     draws = views_per_video // repeated
 
     def ticket(place: int) -> tuple[int, int, int, int]:
-        """Epoch, video, which draw of it, which of the views that share that."""
-        # Python's whole numbers, because places in a long run overflow 32 bits.
+        """Maps a position of the stream to (epoch, video, draw, copy)."""
+        # Python integers: positions of a long run exceed 32 bits.
         epoch, within = divmod(place, len(dataset) * views_per_video)
         within, copy = divmod(within, repeated)
         drawn = int(_order(seed, epoch, len(dataset) * draws)[within])
@@ -101,6 +127,7 @@ def train_batches(
                     preprocessing,
                     rng,
                     crop=crop,
+                    sampler=drawing,
                     times=file.times,
                 )
                 windows = [view.window]
@@ -119,8 +146,7 @@ def train_batches(
         samples = dict(zip(places, read(places), strict=True))
         for place, sample in samples.items():
             if not sample["weight"]:
-                # Its weight keeps it out of loss and metrics; but black frames must not enter
-                # BN's statistics.
+                # Weight 0 excludes it from loss and metrics, but BN statistics include its pixels.
                 sample["video"] = _stand_in(place, batch_size, samples, read)
         return _stack(list(samples.values()))
 
@@ -128,17 +154,25 @@ def train_batches(
 
 
 def read_views(file: VideoFile, views: Sequence[View], preprocessing: Preprocessing) -> np.ndarray:
-    """What the host ships of views that share their frames: uint8 `[views, T, H, W, C]`, of the
-    preprocessing's `video_shape`: frames, or flow where the host has it to do.
+    """Reads the input of the device for views with the same frames.
+
+    Args:
+      file: an open video.
+      views: views with the same `frames`.
+      preprocessing: what the network expects.
+
+    Returns:
+      uint8 `[views, T, H, W, C]` with the shape `preprocessing.video_shape`: RGB frames, or
+      quantized flow if the host computes or loads it (`Preprocessing.host_flow`).
 
     Raises:
-      VideoError: a frame cannot be decoded, or there is no stored flow.
+      VideoError: a frame cannot be decoded, or the stored flow does not exist.
     """
     p = preprocessing
     if not p.host_flow:
         return _frames(file, views, p.crop)
     if p.flow == "stored":
-        # Field i is the motion from frame i to the next; a segment's last frame has none.
+        # Field i is the motion from frame i to i + 1; the last frame of a segment has none.
         indices = np.reshape(views[0].frames, (p.segments, p.snippet))[:, :-1].ravel()
         fields = np.stack([_stored_flow(file, indices, view, p.crop) for view in views])
         if p.modality == "flow":
@@ -160,7 +194,7 @@ def read_views(file: VideoFile, views: Sequence[View], preprocessing: Preprocess
 def _frames(file: VideoFile, views: Sequence[View], size: int) -> np.ndarray:
     black = np.asarray(views[0].frames) == BLACK
     if black.any():
-        # The first frame in their places, to be painted over.
+        # Decodes the first frame in their place, which is then overwritten.
         first, *_ = views[0].frames
         shown = tuple(first if index == BLACK else index for index in views[0].frames)
         views = [dataclasses.replace(view, frames=shown) for view in views]
@@ -172,24 +206,28 @@ def _frames(file: VideoFile, views: Sequence[View], size: int) -> np.ndarray:
 def _stored_flow(file: VideoFile, indices: np.ndarray, view: View, size: int) -> np.ndarray:
     path = flow.flow_path(file.path)
     if not path.exists():
-        raise VideoError(f"{path} does not exist; `python -m jaxvideo flow` makes it")
-    # A video that is looped has no motion from its last frame to its first.
+        raise VideoError(f"{path} does not exist; create it by `python -m jaxvideo flow`")
+    # There is no field from the last frame to the first, which a looped video would need.
     fields = np.minimum(indices, max(file.num_frames - 2, 0))
     clip = flow.read_flow_clip(path, fields.tolist(), view.window, size)
     return flow.mirror(clip) if view.mirrored else clip
 
 
 def error_text(row: np.ndarray) -> str:
-    """The text of one row of a batch's `error`; empty if the video was read."""
+    """Decodes one row of a batch's `error`; empty if the video was read."""
     return bytes(row).rstrip(b"\0").decode("utf-8", "replace")
 
 
 def _host_places(batch_size: int, share: Share) -> Callable[[int], range]:
-    """From a batch's index to the places of the stream that are this host's: contiguous parts
-    of every global batch, so that normalization groups, which are contiguous too, do not depend
-    on the hosts."""
+    """Returns a function from a batch's index to this host's positions of the stream.
+
+    Hosts read contiguous parts of a global batch. BN groups are contiguous too, so they do not
+    depend on the number of hosts.
+    """
     if batch_size < 1 or batch_size % share.count:
-        raise ConfigError(f"a batch of {batch_size} cannot be shared by {share.count} hosts")
+        raise ConfigError(
+            f"batch_size={batch_size} must be positive and divisible by the {share.count} hosts"
+        )
     local = batch_size // share.count
 
     def places(batch: int) -> range:
@@ -211,7 +249,7 @@ def _read(
     clips: int,
     choose: Callable[[VideoFile], Sequence[View]],
 ) -> list[Batch]:
-    """Samples of one video: the `clips` views that `choose` makes, which share their frames."""
+    """Reads the samples of one video: `clips` views with the same frames, drawn by `choose`."""
     try:
         with dataset.open(video) as file:
             read = read_views(file, choose(file), preprocessing)
@@ -241,8 +279,10 @@ def _sample(dataset: VideoDataset, video: int, clip: np.ndarray, weight: float) 
 def _stand_in(
     place: int, batch_size: int, known: dict[int, Batch], read: Callable[[Sequence[int]], list]
 ) -> np.ndarray:
-    """Pixels for a clip that could not be read: those of the next one of the global batch that
-    can, whoever's share that is in, so that hosts do not matter."""
+    """Returns the pixels of the next readable clip of the global batch, on whichever host.
+
+    The result does not depend on the number of hosts.
+    """
     start = place // batch_size * batch_size
     for further in range(1, batch_size):
         other = start + (place - start + further) % batch_size
@@ -259,8 +299,8 @@ def _stack(samples: Sequence[Batch]) -> Batch:
 def _batches(load: Callable[[int], Batch], count: int, loading: Loading) -> Generator[Batch]:
     if count <= 0:
         return
-    # A thread reads whole batches; the buffer is counted in batches too.
-    import grain  # half a second, which tests and predictions do without
+    # A thread reads a whole batch, so `prefetch` also counts batches.
+    import grain  # imported here: it takes half a second, and tests and inference do not need it
 
     stream: Any = grain.MapDataset.range(count).map(load)
     stream = stream.to_iter_dataset(
@@ -278,7 +318,7 @@ def _batches(load: Callable[[int], Batch], count: int, loading: Loading) -> Gene
 
 
 def _mark_flags_parsed() -> None:
-    # Grain's workers read absl flags, which nobody has parsed in a notebook or under pytest.
+    # Grain's workers read absl flags, which are not parsed in a notebook or under pytest.
     from absl import flags
 
     if not flags.FLAGS.is_parsed():

@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxvideo.data.datasets import VideoDataset
-from jaxvideo.data.decode import VIDEOS
+from jaxvideo.data.datasets.dataset import VideoDataset
+from jaxvideo.data.video import VIDEOS
 from jaxvideo.evaluation.scores import topk_accuracy
 from jaxvideo.types import ConfigError, DataError
 

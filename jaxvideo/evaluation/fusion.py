@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxvideo.data.decode import VIDEOS
+from jaxvideo.data.video import VIDEOS
 from jaxvideo.evaluation.scores import hits
 from jaxvideo.types import CheckpointError, ConfigError, DataError
 

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from jaxvideo.data.datasets import VideoDataset
-from jaxvideo.data.decode import open_video
+from jaxvideo.data.datasets.dataset import VideoDataset
 from jaxvideo.data.pipeline import Loading, Share
-from jaxvideo.data.testing import protocol_clips, read_tests
+from jaxvideo.data.protocol_reader import protocol_clips, read_tests
+from jaxvideo.data.video import open_video
 from jaxvideo.evaluation import scores as metrics
 from jaxvideo.types import DataError, Preprocessing, Protocol, VideoError
 

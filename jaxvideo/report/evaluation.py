@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from jaxvideo.data.datasets import VideoDataset
+from jaxvideo.data.datasets.dataset import VideoDataset
 from jaxvideo.data.decode import read_clip
 from jaxvideo.evaluation import scores as metrics
 from jaxvideo.evaluation.fusion import video_names

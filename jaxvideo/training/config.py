@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from jaxvideo.data.forms import FORMS
+from jaxvideo.data.datasets.forms import FORMS
 from jaxvideo.models import model_entry
 from jaxvideo.precision import DTYPES
 from jaxvideo.training import schema
@@ -169,6 +169,7 @@ def read_config(config: Mapping[str, Any]) -> Run:
             values[name] = section(**given)
     run = Run(**values)
     check_optim(run.optim)
+    find_sampler(run.augment.sampler, run.preprocessing)  # raises if they do not fit
     sources = ("auto", "motion", "tfds", *FORMS)
     if run.data.source not in sources:
         raise ConfigError(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from jaxvideo.data import motion
-from jaxvideo.data.datasets import VideoDataset, load_splits, pick_split
+from jaxvideo.data.datasets.dataset import VideoDataset
+from jaxvideo.data.datasets.load import load_splits, pick_split
+from jaxvideo.data.motion.folder import ensure_motion
 from jaxvideo.training.log import say
 from jaxvideo.training.schema import Data
 from jaxvideo.types import DataError
@@ -17,11 +18,11 @@ def splits_of(data: Data) -> dict[str, VideoDataset]:
     """
     root, form = data.root, data.source
     if form == "tfds":
-        from jaxvideo.data.tfds import load_tfds, split_names  # a second to import
+        from jaxvideo.data.packed.read import load_tfds, split_names  # a second to import
 
         return {ours: load_tfds(root, theirs) for ours, theirs in split_names(root).items()}
     if form == "motion":
-        root = motion.ensure_motion(data.root or None, train=data.train_videos, val=data.val_videos)
+        root = ensure_motion(data.root or None, train=data.train_videos, val=data.val_videos)
         form = "csv"
     try:
         return load_splits(

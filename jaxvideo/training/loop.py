@@ -110,6 +110,7 @@ def train(config: Mapping[str, Any], workdir: str | os.PathLike[str]) -> dict[st
             views_per_video=run.augment.views_per_video,
             repeated=run.augment.repeated,
             crop=run.augment,
+            sampler=run.augment.sampler,
             loading=run.loading,
             share=layout.share,
         )

@@ -12,7 +12,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from jaxvideo.data.datasets import VideoDataset
+from jaxvideo.data.datasets.dataset import VideoDataset
 from jaxvideo.data.pipeline import Batch, error_text
 from jaxvideo.training import distributed
 from jaxvideo.training.chips import mfu

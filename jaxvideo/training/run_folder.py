@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from jaxvideo.data.datasets import VideoDataset
+from jaxvideo.data.datasets.dataset import VideoDataset
 from jaxvideo.evaluation.fusion import SCORES, Scores, save_scores, video_names
 from jaxvideo.evaluation.protocol import Result
 from jaxvideo.training import checkpoint, distributed

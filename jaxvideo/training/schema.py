@@ -15,7 +15,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
-from jaxvideo.data.views import RandomCrop
+from jaxvideo.data.crops import RandomCrop
 from jaxvideo.types import ConfigError, Loading, Preprocessing, Protocol
 
 INFLATE = ("average", "center")
@@ -114,6 +114,9 @@ class Augment(RandomCrop, StepAugment):
     """Random augmentation of the training clips, beside their random start.
 
     Attributes:
+      sampler: how training frames are drawn, a row of `jaxvideo.data.samplers.SAMPLERS`: "random"
+        (one window), "segments" (TSN) or "dense" (TSM). Empty (default): "segments" if the
+        preprocessing has several segments, otherwise "random".
       flip: mirror half of the clips left to right. Turn it off if classes differ by left and right.
       views_per_video: number of views of each video per epoch.
       repeated: number of augmented copies per decoded clip (repeated augmentation, arXiv
@@ -121,6 +124,7 @@ class Augment(RandomCrop, StepAugment):
       (others): see `jaxvideo.data.views.RandomCrop` and `StepAugment`.
     """
 
+    sampler: str = ""
     flip: bool = True
     views_per_video: int = 1
     repeated: int = 1

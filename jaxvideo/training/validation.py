@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxvideo.data.datasets import VideoDataset
+from jaxvideo.data.datasets.dataset import VideoDataset
 from jaxvideo.data.pipeline import Share
 from jaxvideo.evaluation.protocol import Result, evaluate, join
 from jaxvideo.training import distributed

@@ -1,9 +1,9 @@
-"""Hundreds of tiny videos, damaged in every way, and odd ones in which nothing is wrong.
+"""Hundreds of tiny videos: damaged ones, and unusual but valid ones.
 
     python -m tests.data.broken_videos DIR
 
-makes them in a folder, looks at each and streams them all, and prints what came of it as JSON: a
-process of its own, so that a crash or a hang of a decoder is a result and not the end of a test.
+writes them to a folder, checks each, streams all of them and prints the results as JSON. It runs in
+a process of its own, so that a crash or hang of a decoder does not end the test.
 """
 
 import dataclasses
@@ -21,17 +21,17 @@ import numpy as np
 
 FRAMES = 12
 
-# Of one file; nothing here needs a tenth of a second. Not a Python handler, which would wait for
-# the decoder: the signal ends the process.
+# Time limit per file; each takes less than 0.1 s. The signal has no Python handler, which could
+# not run before the decoder returns: it ends the process.
 SECONDS = 10
 
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A file, what was done to it, and whether it may ("intact": must) still be called ok.
+    """A file, its damage, and the expected result.
 
-    `fate`: "intact"; "lost", it cannot give all its frames; "shorter", it is another whole video;
-    "damaged", nobody can say.
+    `fate`: "intact": must be ok; "lost": some frames cannot be decoded; "shorter": a complete video
+    with fewer frames; "damaged": the result is not known.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Case:
 
 
 def write_video(path, codec, *, size=(48, 64), frames=FRAMES, pixels="yuv420p", pts=None, **how):
-    """A video with noise in it, so that its packets are more than headers."""
+    """Writes a video of noise, so that its packets contain more than headers."""
     rng = np.random.default_rng(0)
     noise = rng.integers(0, 60, (*size, 3), dtype=np.uint8)
     options = how.get("options", {})
@@ -77,7 +77,7 @@ def write_sound(path, codec):
 
 
 def boxes(data, start=0, end=None):
-    """(kind, start, end) of all boxes of an MP4, from outside in (ISO/IEC 14496-12, 4.2)."""
+    """Yields (kind, start, end) of all boxes of an MP4, outer first (ISO/IEC 14496-12, 4.2)."""
     end = len(data) if end is None else end
     while start + 8 <= end:
         length, kind = struct.unpack(">I4s", data[start : start + 8])
@@ -98,7 +98,7 @@ def boxes(data, start=0, end=None):
 
 
 def chunks(data, start=0, end=None):
-    """The same of the chunks of an AVI."""
+    """Yields (kind, start, end) of all chunks of an AVI, outer before inner."""
     end = len(data) if end is None else end
     while start + 8 <= end:
         kind, length = struct.unpack("<4sI", data[start : start + 8])
@@ -109,19 +109,19 @@ def chunks(data, start=0, end=None):
 
 
 def last_byte(path):
-    """Where the last packet ends."""
+    """Returns the position of the end of the last packet."""
     with av.open(str(path)) as container:
         return max(p.pos + p.size for p in container.demux(video=0) if p.size)
 
 
 def put(data, kind, offset, value):
-    """Writes a number of four bytes into the first box of a kind, `offset` bytes after its name."""
+    """Writes 4 bytes into the first box of a kind, `offset` bytes after its name."""
     place = next(start for found, start, _ in boxes(data) if found == kind) + 8 + offset
     return data[:place] + struct.pack(">I", value) + data[place + 4 :]
 
 
 def make(folder):
-    """Writes all files; a list of cases."""
+    """Writes all files and returns their cases."""
     folder = Path(folder)
     cases = []
 
@@ -145,7 +145,7 @@ def make(folder):
         ends[name] = last_byte(folder / name)
         add(name, None, "nothing", "intact")
 
-    # Cut short: at every box or chunk and in its middle; where there are none, anywhere.
+    # Truncated at the start and middle of every box or chunk; at 11 positions in other formats.
     places = {name: set() for name in sources}
     for name in ("front.mp4", "end.mp4", "parts.mp4"):
         for _, start, end in boxes(data[name]):
@@ -175,7 +175,7 @@ def make(folder):
             stem, ending = name.split(".")
             add(f"{stem}_flip{turn}.{ending}", bytes(flipped), f"{2**turn} bytes", "damaged")
 
-    # Headers that lie. Offsets: ISO/IEC 14496-12, after the version and flags where there are.
+    # Wrong values in headers. Offsets: ISO/IEC 14496-12, including version and flags if present.
     front, parts = data["front.mp4"], data["parts.mp4"]
     lies = [("stsz", 4, "size"), ("stsz", 8, "count"), ("stts", 4, "entries"), ("stts", 8, "count")]
     lies += [("stts", 12, "time"), ("stsc", 4, "entries"), ("stsc", 12, "samples")]
@@ -185,7 +185,7 @@ def make(folder):
     for kind, offset, what in lies:
         for value in (2**31 - 1, 2**32 - 1):
             lie = put(front, kind, offset, value)
-            # Other times bring other frames before the beginning, where they are not shown.
+            # Other times move frames before the start of the presentation, so they are not shown.
             fate = "shorter" if what == "time" else "damaged"
             add(f"lie_{kind}_{what}_{value}.mp4", lie, f"{what} of {kind} is {value}", fate)
     for kind in ("mdat", "moov", "trak"):
@@ -213,7 +213,7 @@ def make(folder):
         lie[start + 4 : start + 8] = b"\xff" * 4
         add(f"lie_{start}.avi", bytes(lie), f"{kind.strip()} has 4 GB", "damaged")
 
-    # No videos at all.
+    # Not videos.
     add("empty.mp4", b"", "zero length", "lost")
     add("text.mp4", b"This is no video.\n" * 50, "text", "lost")
     add("page.mp4", b"<!doctype html><title>404</title>" * 30, "a page of the web", "lost")
@@ -225,7 +225,7 @@ def make(folder):
     write_sound(folder / "sound.avi", "pcm_s16le")
     add("sound.avi", None, "audio only", "lost")
 
-    # Odd, but whole.
+    # Unusual, but valid.
     odd = {
         "one.mp4": ("libx264", {"frames": 1}),
         "one.avi": ("mpeg4", {"frames": 1}),
@@ -251,7 +251,7 @@ def make(folder):
 
 
 def opencv_frames(path):
-    """Frames by another reader."""
+    """Counts frames by OpenCV."""
     import cv2
 
     video, frames = cv2.VideoCapture(str(path)), 0
@@ -270,7 +270,7 @@ def descriptors():
 
 
 def stream(dataset):
-    """(video, weight, error, pixels' sum) of every video of the first epoch."""
+    """Returns (video, weight, error, sum of pixels) of every video of the first epoch."""
     from jaxvideo.data.pipeline import error_text, train_batches
     from jaxvideo.types import Preprocessing
 
@@ -296,14 +296,14 @@ def main():
     os.chdir(sys.argv[1])
     cases = make(".")
     from jaxvideo.data import doctor
-    from jaxvideo.data.datasets import load_dataset
+    from jaxvideo.data.datasets.load import load_dataset
 
     found, used = {}, []
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (8 * 2**30, hard))
     for _ in range(3):
         for case in cases:
-            print(case.name, file=sys.stderr, flush=True)  # the last one is the culprit
+            print(case.name, file=sys.stderr, flush=True)  # the last line names the file of a crash
             signal.alarm(SECONDS)
             found[case.name] = doctor.examine(case.name)
         used.append((memory(), descriptors()))

@@ -1,4 +1,4 @@
-"""Hundreds of damaged files: none crashes, hangs or leaks; each is named; training goes on."""
+"""Hundreds of damaged files: no crash, hang or leak; each is reported; training continues."""
 
 import collections
 import json
@@ -7,13 +7,13 @@ import sys
 
 import pytest
 
-# The process reads hundreds of files.
+# Slow: the process reads hundreds of files.
 pytestmark = pytest.mark.full
 
 
 @pytest.fixture(scope="module")
 def outcome(tmp_path_factory):
-    """What `broken_videos` tells, from a process of its own."""
+    """The output of `broken_videos`, run in a process of its own."""
     folder = tmp_path_factory.mktemp("damaged")
     process = subprocess.run(
         [sys.executable, "-m", "tests.data.broken_videos", str(folder)],
@@ -30,7 +30,7 @@ def outcome(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pairs(outcome):
-    """Each case with its record."""
+    """(case, record) of every file."""
     return list(zip(outcome["cases"], outcome["records"], strict=True))
 
 
@@ -59,7 +59,7 @@ def test_lost_frames_are_told(pairs):
 
 
 def test_what_is_called_ok_has_all_its_frames(pairs, outcome):
-    """By OpenCV's count too, which knows nothing of ours."""
+    """Also by an independent count, that of OpenCV."""
     checked = 0
     for case, record in pairs:
         if record["status"] == "ok":
@@ -71,7 +71,7 @@ def test_what_is_called_ok_has_all_its_frames(pairs, outcome):
 
 
 def test_memory_and_descriptors_stay(outcome):
-    """A bomb of 2^24 frames would take a gigabyte, and so would frames of 16000 x 16000."""
+    """A header with 2^24 frames could allocate a gigabyte, as could frames of 16000 x 16000."""
     first, *_, last = outcome["used"][1:]
     assert last[0] - first[0] < 4
     assert last[1] == first[1]

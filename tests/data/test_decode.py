@@ -1,4 +1,4 @@
-"""Frame k of a clip is frame k of the file, whatever the file's kind."""
+"""Frame k of a video is frame k of the file, for every container and codec."""
 
 import dataclasses
 import re
@@ -10,11 +10,10 @@ import numpy as np
 import pytest
 from av.stream import Disposition
 
-from jaxvideo.data.decode import decode_frames, open_video, read_clip
+from jaxvideo.data.decode import decode_frames, read_clip
+from jaxvideo.data.video import open_video
 from jaxvideo.types import VideoError, View, Window
 from tests.conftest import write_video
-
-# Also with the newest PyAV.
 
 
 def read(path, indices, size=16):
@@ -24,7 +23,7 @@ def read(path, indices, size=16):
 
 
 def levels(clip):
-    """Gray level in the lower right quarter, which tells the frame."""
+    """Returns the gray level of the lower right quarter, which identifies the frame."""
     return clip[:, 12:, 12:].mean((1, 2, 3))
 
 
@@ -82,7 +81,7 @@ def test_times_are_those_that_were_written(videos, kind):
 
 
 def test_a_file_from_memory(videos):
-    """The same frames, as all containers are opened so too."""
+    """Bytes of every container give the same frames as the file."""
     for kind, path in videos.items():
         content = path.read_bytes()
         with open_video(content) as video, open_video(path) as file:
@@ -98,8 +97,10 @@ def test_a_file_from_memory(videos):
 
 
 def test_only_needed_frames_are_decoded(tmp_path):
-    """A seek goes to the key frame before, and none is made where decoding on is shorter; of what
-    lies between, frames that no other one refers to are skipped."""
+    """A seek ends at the last key frame before, and is skipped if decoding on is shorter.
+
+    In between, frames that no other frame refers to are not decoded.
+    """
     path = write_video(tmp_path / "v.mp4", frames=60, gop=10)
     decoded = []
     with open_video(path) as video:
@@ -164,7 +165,7 @@ def test_rotation_is_applied(tmp_path, rotation):
 
 
 def test_agrees_with_plain_decoding(tmp_path):
-    """Random content and B-frames: every frame against the decoder run from the start."""
+    """Random content and B-frames: every frame equals that of sequential decoding."""
     rng = np.random.default_rng(0)
     path = tmp_path / "noise.mp4"
     with av.open(str(path), "w") as container:
@@ -230,13 +231,13 @@ def test_a_damaged_middle_is_an_error_and_the_rest_is_not(tmp_path):
 @pytest.mark.parametrize("kind", ["b-frames.mp4", "mpeg4-b-frames.avi", "b-frames.mkv"])
 @pytest.mark.parametrize("part", [0.5, 0.8])
 def test_what_lies_before_the_cut_is_a_shorter_video(tmp_path, kind, part):
-    """Every frame whose packet is whole, of which the decoder holds the last ones back."""
+    """All frames with complete packets, including the last ones, which the decoder delays."""
     path = write_video(tmp_path / kind, **KINDS[kind])
     if kind.endswith("mp4"):
         path = index_first(path)
     with av.open(str(path)) as container:
         packets = [packet for packet in container.demux(video=0) if packet.size]
-        # One of the middle is cut in two.
+        # Truncates the file in the middle of a packet.
         cut = int(part * len(packets))
         end = packets[cut].pos + packets[cut].size // 2
         shown = sorted(packet.pts for packet in packets[:cut])
@@ -252,7 +253,7 @@ def test_what_lies_before_the_cut_is_a_shorter_video(tmp_path, kind, part):
 
 
 def index_first(path):
-    """The same packets, the index before them and not after."""
+    """Remuxes a file with the index before the packets."""
     target = path.with_name(f"first_{path.name}")
     options = {"movflags": "faststart"}
     with av.open(str(path)) as source, av.open(str(target), "w", options=options) as container:
@@ -280,8 +281,10 @@ def test_times_of_a_folder_are_indices(tmp_path):
 
 
 def test_a_packed_bitstream(tmp_path):
-    """As DivX and HMDB51 have it: a P-frame and the B-frame shown before it in one chunk, and then
-    a chunk with an empty frame (ISO/IEC 14496-2, 6.2.5: vop_coded is 0)."""
+    """DivX, as in HMDB51: a chunk of a P-frame and the B-frame shown before it, then an empty one.
+
+    The empty frame has vop_coded 0 (ISO/IEC 14496-2, 6.2.5).
+    """
     path = tmp_path / "packed.avi"
     write_packed(path, frames=13)
     for indices in ([0, 1, 2, 3], [5], [6, 11], range(13)):
@@ -307,11 +310,11 @@ def write_packed(path, frames):
     with av.open(str(plain)) as container, av.open(str(path), "w") as out:
         source = container.streams.video[0]
         first, *others = [bytes(packet) for packet in container.demux(source) if packet.size]
-        # The encoder's name in the header tells decoders.
+        # Decoders recognize packed bitstreams by the encoder's name in the header.
         start = first.index(b"\0\0\1\xb6")
         chunks = [first[:start] + b"\0\0\1\xb2DivX503b1393p" + first[start:]]
         for predicted, between in zip(others[::2], others[1::2], strict=True):
-            # P-frame, no second has passed, 5 bits of time, not coded; filled up with 0111 1111.
+            # P-frame, modulo_time_base 0, 5 bits of time, not coded; padded with 0111 1111.
             chunks += [predicted + between, b"\0\0\1\xb6" + bytes([0b01010000, 0b01001111])]
         stream = out.add_stream_from_template(source)
         for time, chunk in enumerate(chunks):
@@ -323,7 +326,7 @@ def write_packed(path, frames):
 
 
 def test_frames_of_another_size_are_an_error(tmp_path):
-    """Two transport streams one after the other are one, whose frames change their size."""
+    """Two concatenated transport streams are one stream whose frame size changes."""
     parts = [
         write_video(tmp_path / f"{k}.ts", frames=8, size=size).read_bytes()
         for k, size in enumerate([(48, 64), (32, 32)])
@@ -331,7 +334,9 @@ def test_frames_of_another_size_are_an_error(tmp_path):
     path = tmp_path / "both.ts"
     path.write_bytes(b"".join(parts))
     assert len(read(path, range(8))) == 8
-    with pytest.raises(VideoError, match=r"both\.ts: frame 9 is 32 x 32, the first is 64 x 48"):
+    with pytest.raises(
+        VideoError, match=r"both\.ts: frame 9 is 32 x 32, but the first frame is 64 x 48"
+    ):
         read(path, [9])
 
 
@@ -349,7 +354,7 @@ def test_the_cover_of_a_song_is_no_video(tmp_path):
 
 
 def test_metadata_that_is_not_utf8(tmp_path):
-    """As HMDB51's, whose titles are of another encoding."""
+    """As in HMDB51, whose titles have another encoding."""
     path = tmp_path / "titled.avi"
     with av.open(str(path), "w") as container:
         container.metadata["title"] = "TITLE"

@@ -1,4 +1,4 @@
-"""What `doctor` says of videos that are known, and what it writes."""
+"""Records of known videos, and the files that `doctor` writes."""
 
 import argparse
 import hashlib
@@ -12,14 +12,14 @@ import pytest
 
 from jaxvideo.cli import doctor as command
 from jaxvideo.data import doctor
-from jaxvideo.data.datasets import load_dataset
+from jaxvideo.data.datasets.load import load_dataset
 from jaxvideo.data.doctor import Record, examine, scan
 from jaxvideo.types import ConfigError, DataError
 from tests.conftest import write_video
 
 
 def damage(path, frame):
-    """Zeros instead of one frame's packet."""
+    """Replaces the packet of a frame by zeros."""
     with av.open(str(path)) as container:
         packets = [p for p in container.demux(video=0) if p.size]
         place, size = packets[frame].pos, packets[frame].size
@@ -62,7 +62,7 @@ def test_variable_rate_and_gaps(tmp_path):
     uneven = [k + k // 3 for k in range(30)]
     record = examine(write_video(tmp_path / "a.mkv", pts=uneven))
     assert (record.status, record.variable) == ("ok", True)
-    # Matroska rounds 1 / 30 second to milliseconds; that is no variable rate.
+    # Matroska rounds 1 / 30 second to milliseconds; that is not a variable rate.
     with av.open(str(tmp_path / "b.mkv"), "w") as container:
         stream = container.add_stream("libx264", rate=30)
         stream.height, stream.width, stream.pix_fmt = 32, 32, "yuv420p"
@@ -153,7 +153,7 @@ def test_the_index_is_read_again(tmp_path):
     doctor.write_index(path, records, root)
     lines = path.read_text().splitlines()
     assert [json.loads(line)["path"] for line in lines] == ["deep/a.mp4", "/other/b.mp4"]
-    # A line cut short, as by a kill, and one of another version.
+    # A truncated line, as after SIGKILL, and one of another version.
     path.write_text("\n".join([*lines, '{"path": "c"}', lines[0][:30]]))
     assert doctor.read_index(path, root) == {record.path: record for record in records}
     assert doctor.read_index(tmp_path / "gone.jsonl", root) == {}
@@ -161,7 +161,7 @@ def test_the_index_is_read_again(tmp_path):
 
 @pytest.fixture
 def data(tmp_path):
-    """Two splits with a broken video, one in both, a copy, one that is not there."""
+    """Two splits with a broken video, a video in both, a copy, and a missing video."""
     root = tmp_path / "data"
     (root / "videos").mkdir(parents=True)
     for k in range(4):
@@ -197,7 +197,7 @@ def test_the_command_writes_what_training_reads(data, capsys):
     assert "<script" not in page
     assert len((data / "index.jsonl").read_text().splitlines()) == 6
 
-    # Again, after the broken one is repaired and somebody has banned another one.
+    # Again, after the broken video is replaced and a user has added another one.
     write_video(data / "videos" / "bad.mp4", frames=9)
     with (data / "quarantine.txt").open("a") as file:
         file.write("# not ours\nvideos/5.mp4\twrong label\n")

@@ -1,4 +1,4 @@
-"""Flow on the host: methods, camera motion, bytes, and files beside the videos."""
+"""Flow on the host: methods, camera motion, quantization, and files beside the videos."""
 
 import functools
 import sys
@@ -8,7 +8,6 @@ import cv2
 import numpy as np
 import pytest
 
-from jaxvideo.data.decode import open_video
 from jaxvideo.data.flow import (
     FlowInfo,
     camera_motion,
@@ -23,6 +22,7 @@ from jaxvideo.data.flow import (
     warped_flow,
     write_flow,
 )
+from jaxvideo.data.video import open_video
 from jaxvideo.types import HOST_FLOWS, ConfigError, DataError, VideoError, Window
 from tests.conftest import write_video
 
@@ -38,7 +38,7 @@ def photograph():
 
 
 def pan(dx, dy, frames=3, corner=(60, 170)):
-    """The picture moves by (dx, dy) pixels per frame."""
+    """Returns frames of a picture that moves by (dx, dy) pixels per frame."""
     y, x = np.mgrid[: SIZE[0], : SIZE[1]].astype(np.float32)
     return np.stack(
         [
@@ -94,9 +94,9 @@ def test_a_pan_of_the_camera_is_taken_out():
 def test_what_moves_before_a_panning_camera_stays():
     frames = pan(3.0, -2.0, frames=2)
     patch = photograph()[300:340, 300:340]
-    for t, left in enumerate([40, 44]):  # in the picture it moves by (4, 0)
+    for t, left in enumerate([40, 44]):  # moves by (4, 0) in the frame
         frames[t, 30:70, left : left + 40] = patch
-    seen = compensated(frames)[0][34:70, 43:79]  # and before the world by (1, 2)
+    seen = compensated(frames)[0][34:70, 43:79]  # and by (1, 2) relative to the background
     assert np.abs(seen.astype(int) - patch[2:38, 2:38]).mean() < 2
     still = compensated(frames)[0][40:60, 90:110].astype(int)
     assert np.abs(still - frames[0, 40:60, 90:110]).mean() < 2
@@ -112,7 +112,7 @@ def test_the_homography_is_from_a_frame_to_the_next():
 def test_nothing_to_follow_is_no_motion():
     rng = np.random.default_rng(0)
     flat = np.full((2, *SIZE, 3), 90, np.uint8)
-    noise = rng.integers(0, 256, (2, *SIZE, 3), dtype=np.uint8)  # as unlike as across a cut
+    noise = rng.integers(0, 256, (2, *SIZE, 3), dtype=np.uint8)  # unrelated frames, as at a cut
     for frames in (flat, noise):
         gray = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames]
         np.testing.assert_array_equal(camera_motion(*gray), np.eye(3))
@@ -122,7 +122,7 @@ def test_nothing_to_follow_is_no_motion():
 def test_where_the_moved_frame_shows_nothing_it_stands_still():
     frames = pan(-9.0, 0.0, frames=2)
     frames[0, :, :4], frames[1, :, :4] = 10, 200
-    # Warped back by +9: the 9 columns to the left come from outside.
+    # Warped back by +9: the 9 columns on the left are outside of the frame.
     np.testing.assert_array_equal(compensated(frames)[0][:, :4], frames[0][:, :4])
 
 
@@ -178,13 +178,13 @@ def stored(tmp_path_factory):
 def test_flow_path(tmp_path):
     assert flow_path(tmp_path / "a.b.mp4") == tmp_path / "a.b.flow.mkv"
     assert flow_path("clip.avi").name == "clip.flow.mkv"
-    (tmp_path / "v_1.5x").mkdir()  # a folder of frames has no ending to lose
+    (tmp_path / "v_1.5x").mkdir()  # the name of a folder of frames has no ending
     assert flow_path(tmp_path / "v_1.5x") == tmp_path / "v_1.5x.flow.mkv"
 
 
 @pytest.mark.parametrize("indices", [range(30), [29], [17, 3, 3, 28], [0]])
 def test_every_byte_comes_back_in_any_order(stored, indices):
-    """The square 48 x 48 in the middle at its own size: not one level lost, of any of 256."""
+    """The center 48 x 48 at its own size is lossless, for all 256 levels."""
     got = read_flow_clip(stored, list(indices), Window(0, 8, 48, 48), 48)
     np.testing.assert_array_equal(got, fields()[list(indices), :, 8:56])
     assert len(np.unique(got)) == 256
@@ -202,7 +202,7 @@ def test_the_file_says_what_it_is(stored):
 
 
 def test_windows_are_of_the_video(tmp_path):
-    """Flow stored at half the video's height and a quarter of its width."""
+    """Flow is stored at half the video's height and a quarter of its width."""
     path = tmp_path / "small.flow.mkv"
     info = FlowInfo("tvl1", height=96, width=256)
     write_flow(path, fields(2), 25, info)

@@ -1,4 +1,4 @@
-"""The stream is a function of (seed, position): not of threads, workers, hosts or restarts."""
+"""The stream depends only on (seed, position), not on threads, workers, hosts or restarts."""
 
 import dataclasses
 import hashlib
@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from jaxvideo.data import pipeline
-from jaxvideo.data.datasets import VideoDataset
+from jaxvideo.data.crops import RandomCrop
+from jaxvideo.data.datasets.dataset import VideoDataset
 from jaxvideo.data.pipeline import Loading, Share, error_text
-from jaxvideo.data.views import RandomCrop, protocol_views
+from jaxvideo.data.views import protocol_views
 from jaxvideo.types import ConfigError, Preprocessing, Protocol
 from tests.conftest import write_video
 
@@ -35,12 +36,12 @@ def assert_same(one, other):
             np.testing.assert_array_equal(a[key], b[key], err_msg=key)
 
 
-#: Every video four times in an epoch, two at a time from one decode, under random crops.
+#: Four views of every video in an epoch, pairs from one decoded clip with different random crops.
 REPEATED = {"views_per_video": 4, "repeated": 2, "crop": RandomCrop(areas=(0.3, 1.0))}
 
 
 def digest(batches):
-    """Of all bytes of a stream, in order."""
+    """Hashes all arrays of a stream in order."""
     found = hashlib.sha256()
     for batch in batches:
         for key in sorted(batch):
@@ -51,7 +52,7 @@ def digest(batches):
 
 @pytest.mark.parametrize("arguments", [{}, REPEATED], ids=["plain", "repeated"])
 def test_the_stream_is_one_for_all_workers(dataset, arguments):
-    """Three batches, also with a video that cannot be read: the same bytes for 0, 1, 3 workers."""
+    """Three batches, including an unreadable video, are equal for 0, 1 and 3 workers."""
     digests = {
         workers: digest(
             stream(dataset, last_batch=3, loading=Loading(1, workers=workers), **arguments)
@@ -63,7 +64,7 @@ def test_the_stream_is_one_for_all_workers(dataset, arguments):
 
 @pytest.mark.parametrize("arguments", [{}, REPEATED], ids=["plain", "repeated"])
 def test_the_stream_is_one_for_all_hosts(dataset, arguments):
-    """The shares of 1, 2 and 4 processes, put together, are the same bytes."""
+    """The concatenated shares of 1, 2 and 4 hosts are equal."""
     digests = {}
     for count in (1, 2, 4):
         parts = [
@@ -93,7 +94,7 @@ def test_resuming_with_repeated_views(dataset):
 
 
 def test_repeated_views_are_one_decode(dataset, monkeypatch):
-    """Pairs side by side: the same frames under two crops, from one opened file."""
+    """Adjacent samples are the same frames with two crops, from one opened file."""
     read, views = [], pipeline.read_clip
 
     def counted(file, chosen, size):
@@ -109,7 +110,7 @@ def test_repeated_views_are_one_decode(dataset, monkeypatch):
     np.testing.assert_array_equal(samples[::2, 1], samples[1::2, 1])
     np.testing.assert_array_equal(samples[::2, 2] + 1, samples[1::2, 2])
     assert set(samples[::2, 2].tolist()) == {0, 2}
-    # Ten pairs of the five whole videos; the sixth cannot be opened.
+    # Ten pairs of the five readable videos; the sixth cannot be opened.
     assert [len(chosen) for _, chosen in read] == [2] * 10
     assert all(one.frames == two.frames for _, (one, two) in read)
     assert all(one.window != two.window for _, (one, two) in read)
@@ -117,7 +118,7 @@ def test_repeated_views_are_one_decode(dataset, monkeypatch):
 
 
 def test_each_view_alone_is_what_it_is_beside_others(dataset):
-    """A batch of one reads one view of a pair."""
+    """A batch of one reads one view of a pair, equal to the one in a larger batch."""
     together = np.concatenate([b["video"] for b in stream(dataset, last_batch=2, **REPEATED)])
     weights = np.concatenate([b["weight"] for b in stream(dataset, last_batch=2, **REPEATED)])
     alone = stream(dataset, batch_size=1, last_batch=8, **REPEATED)
@@ -146,7 +147,7 @@ def test_seed_and_epoch_change_the_views(dataset):
 
 
 def test_a_broken_video_is_named_and_weighs_nothing(dataset):
-    """Its pixels are the next one's of the batch, the first following the last."""
+    """Its pixels are those of the next readable sample of the batch, cyclically."""
     broken = 0
     for batch in stream(dataset, last_batch=9):
         for place in range(4):
@@ -179,8 +180,10 @@ def test_several_labels(dataset):
 
 @pytest.mark.parametrize(("short", "rest"), [("loop", [0, 2]), ("hold", [4, 4]), ("pad", [0, 0])])
 def test_pixels_of_a_short_video(tmp_path, short, rest):
-    """Five frames of gray 8 k: 0, 2, 4, and what follows; black is 0 everywhere, also where
-    every frame has its white corner."""
+    """Frame k has the gray level 8 k: frames 0, 2, 4, then padding.
+
+    Black frames are 0 everywhere, also in the corner, which is white in every frame of the video.
+    """
     data = VideoDataset((str(write_video(tmp_path / "a.mp4", frames=5)),), (0,), ("a",))
     pre = Preprocessing(frames=5, stride=2, size=48, crop=48, short=short)
     (batch,) = pipeline.train_batches(data, pre, batch_size=1, seed=0, last_batch=1)
@@ -195,10 +198,10 @@ def test_pixels_of_a_short_video(tmp_path, short, rest):
 
 
 def test_a_video_of_variable_rate_is_read_by_its_times(tmp_path):
-    """Frames at 0, 1, 2, 3, 8, 9, 10, 11 of 25ths: at 12.5 fps, each shown at 0, 2, 4, ..."""
+    """Frames at 0, 1, 2, 3, 8, 9, 10, 11 of 1/25 s; at 12.5 fps, those at 0, 2, 4, ... are read."""
     path = write_video(tmp_path / "v.mp4", frames=8, pts=[0, 1, 2, 3, 8, 9, 10, 11])
     data = VideoDataset((str(path),), (0,), ("a",))
-    # Seven frames 0.08 s apart are the whole video, so that every draw starts with it.
+    # Seven frames at distance 0.08 s span the whole video, so every draw starts at 0.
     pre = Preprocessing(frames=7, fps=12.5, size=48, crop=48)
     (batch,) = pipeline.train_batches(data, pre, batch_size=1, seed=0, last_batch=1)
     levels = batch["video"][0, :, 30:, 30:].mean((1, 2, 3))
@@ -208,8 +211,8 @@ def test_a_video_of_variable_rate_is_read_by_its_times(tmp_path):
 def test_bad_arguments(dataset):
     with pytest.raises(ConfigError, match="threads"):
         Loading(threads=0)
-    with pytest.raises(ConfigError, match="shared by 3 hosts"):
+    with pytest.raises(ConfigError, match="divisible by the 3 hosts"):
         stream(dataset, share=Share(0, 3))
     for bad in ({"repeated": 0}, {"views_per_video": 0}, {"views_per_video": 3, "repeated": 2}):
-        with pytest.raises(ConfigError, match="the second must divide the first"):
+        with pytest.raises(ConfigError, match="repeated must divide views_per_video"):
             stream(dataset, **bad)

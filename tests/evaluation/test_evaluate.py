@@ -12,8 +12,8 @@ import pytest
 from jaxvideo import create_model
 from jaxvideo.cli import evaluate as command
 from jaxvideo.cli.train import overrides
-from jaxvideo.data.decode import open_video
 from jaxvideo.data.pipeline import read_views
+from jaxvideo.data.video import open_video
 from jaxvideo.data.views import protocol_views
 from jaxvideo.evaluation.fusion import load_scores
 from jaxvideo.pretrained import Weights, save_weights
@@ -146,7 +146,7 @@ def test_one_clip_is_called_that_and_classes_may_stand_in_another_order(
         (["--data.root"], "equals sign"),
         (["--views", "3"], "--views=3: must be a multiple of the 8 devices"),
         (["--crops", "2"], "crops=2: allowed are 1, 3, 5 and 10"),
-        (["--split", "test"], "has no 'test' videos annotated, only train, val"),
+        (["--split", "test"], "has no 'test' annotations, only train, val"),
         (["--draws", "1"], "--draws=1"),
         (["--worst", "-1"], "--worst=-1"),
     ],

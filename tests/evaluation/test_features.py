@@ -5,7 +5,7 @@ import importlib
 import numpy as np
 import pytest
 
-from jaxvideo.data.datasets import VideoDataset
+from jaxvideo.data.datasets.dataset import VideoDataset
 from jaxvideo.evaluation import features
 from jaxvideo.types import ConfigError, DataError
 

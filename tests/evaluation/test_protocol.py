@@ -6,11 +6,11 @@ import threading
 import numpy as np
 import pytest
 
-from jaxvideo.data import testing
-from jaxvideo.data.datasets import VideoDataset
-from jaxvideo.data.decode import open_video
+from jaxvideo.data import protocol_reader
+from jaxvideo.data.datasets.dataset import VideoDataset
 from jaxvideo.data.pipeline import Loading, Share, read_views
-from jaxvideo.data.testing import protocol_clips, read_tests
+from jaxvideo.data.protocol_reader import protocol_clips, read_tests
+from jaxvideo.data.video import open_video
 from jaxvideo.data.views import protocol_views
 from jaxvideo.evaluation.protocol import evaluate, join, score_video
 from jaxvideo.types import DataError, Preprocessing, Protocol, VideoError
@@ -165,7 +165,7 @@ def test_several_labels(data):
 def test_broken_videos_are_listed_and_not_counted(data, paths, monkeypatch):
     """Also one that breaks after its first clips: what was scored of it is dropped."""
     data = VideoDataset((*paths, "/gone.mp4"), (1, 1, 1, 0), CLASSES)
-    decode = testing.decode_frames
+    decode = protocol_reader.decode_frames
 
     def breaks(file, wanted):
         for index, frame in decode(file, wanted):
@@ -173,7 +173,7 @@ def test_broken_videos_are_listed_and_not_counted(data, paths, monkeypatch):
                 raise VideoError(f"{file.path}: frame {index} is corrupt")
             yield index, frame
 
-    monkeypatch.setattr(testing, "decode_frames", breaks)
+    monkeypatch.setattr(protocol_reader, "decode_frames", breaks)
     told = []
     result = evaluate(
         network("softmax"),
@@ -235,7 +235,7 @@ def test_clips_of_one_pass_are_those_read_alone(paths, changes, protocol):
 def test_a_video_is_opened_and_decoded_once(data, monkeypatch):
     """30 views of 30 frames: every frame is decoded once, in order."""
     opened, decoded = [], []
-    decode = testing.decode_frames
+    decode = protocol_reader.decode_frames
 
     class Counting(VideoDataset):
         def open(self, index):
@@ -247,7 +247,7 @@ def test_a_video_is_opened_and_decoded_once(data, monkeypatch):
             decoded.append(index)
             yield index, frame
 
-    monkeypatch.setattr(testing, "decode_frames", counting)
+    monkeypatch.setattr(protocol_reader, "decode_frames", counting)
     one = Counting(data.paths[2:], (1,), CLASSES)
     evaluate(network("softmax"), one, PRE, Protocol(clips=10, crops=3), batch_size=8)
     assert opened == [0]
@@ -272,7 +272,7 @@ def test_memory_is_bounded(threads, monkeypatch):
         def open(self, index):
             return threading.Lock()  # any context
 
-    monkeypatch.setattr(testing, "protocol_clips", clips)
+    monkeypatch.setattr(protocol_reader, "protocol_clips", clips)
     data = Nothing(("",) * 6, (0,) * 6, CLASSES)
     order = []
     for video, piece in read_tests(
@@ -293,7 +293,7 @@ def test_a_fault_is_raised_and_threads_end(data, monkeypatch):
         yield np.zeros((1, 2), np.uint8)
         raise RuntimeError("a fault")
 
-    monkeypatch.setattr(testing, "protocol_clips", faulty)
+    monkeypatch.setattr(protocol_reader, "protocol_clips", faulty)
     with pytest.raises(RuntimeError, match="a fault"):
         list(read_tests(data, range(3), PRE, Protocol(), ahead=2))
     stream = read_tests(data, range(3), PRE, Protocol(), ahead=1)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxvideo.data.datasets import VideoDataset
+from jaxvideo.data.datasets.dataset import VideoDataset
 from jaxvideo.evaluation.protocol import Result
 from jaxvideo.evaluation.scores import estimates, label_matrix
 from jaxvideo.report.evaluation import confused_pairs, evaluation_page, thumbnail

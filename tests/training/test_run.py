@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from configs import i3d_rgb, motion
-from jaxvideo.data.motion import ensure_motion
+from jaxvideo.data.motion.folder import ensure_motion
 from jaxvideo.training.loop import train
 from jaxvideo.types import CheckpointError, ConfigError, DataError
 from tests.conftest import write_video

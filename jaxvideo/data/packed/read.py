@@ -1,8 +1,7 @@
-"""Videos out of TFDS: the shards that `packing` wrote, and anybody else's records.
+"""Read videos from TFDS: packed folders, other prepared data sets, and records of any source.
 
-Names and labels of what is packed lie in the `metadata.json` of the folder, because they are
-wanted for all videos at once and no record must be read for them. TensorFlow is needed only
-where a data set of TFDS's own wants it.
+Names and labels of packed videos are in the folder's `metadata.json`, so that no record is read to
+list them. TensorFlow is only needed for TFDS's own data sets.
 """
 
 from __future__ import annotations
@@ -17,18 +16,21 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from jaxvideo.data.datasets import VideoDataset
-from jaxvideo.data.decode import VideoFile, open_video
-from jaxvideo.data.records import read_picture, record_file, video_file
+from jaxvideo.data.datasets.dataset import VideoDataset
+from jaxvideo.data.packed.record import decode_picture, record_video
+from jaxvideo.data.video import VideoFile, open_video, reader_video
 from jaxvideo.types import DataError, VideoError
 
-PLAN = "packing.json"  # of a folder whose packing is not finished
+#: File that marks a folder whose packing is not finished.
+PLAN = "packing.json"
 
 
 @dataclasses.dataclass(frozen=True)
 class PackedDataset(VideoDataset):
-    """Videos in ArrayRecord shards; `paths` are the names they had. Sent to another process,
-    it opens the shards there."""
+    """Videos in ArrayRecord shards; `paths` are their names before packing.
+
+    In another process, a copy opens the shards again.
+    """
 
     folder: str = ""
     source: Any = dataclasses.field(default=None, compare=False, repr=False)
@@ -36,26 +38,31 @@ class PackedDataset(VideoDataset):
     @contextlib.contextmanager
     def open(self, index: int) -> Iterator[VideoFile]:
         path = f"{self.folder}: {self.paths[index]}"
-        yield record_file(_element(self.source, index, path), path)
+        yield record_video(_element(self.source, index, path), path)
 
 
 def load_packed(root: str | os.PathLike[str], split: str) -> PackedDataset:
-    """A split of a folder that `pack` or `PackedVideos` wrote.
+    """Loads a split of a folder that `write.pack` or `builder.PackedVideos` wrote.
+
+        train = load_packed("data/ucf101-packed", "train")
 
     Raises:
-      DataError: no such folder, it is not finished or not of ours, or has no such split.
+      DataError: the folder does not exist, is not finished, was not packed by jaxvideo, or has no
+        such split.
     """
     builder = _open_folder(root)
     metadata = builder.info.metadata
     if "packing" not in metadata:
         raise DataError(
-            f"{root} holds the TFDS data set {builder.name!r}, which was not packed here"
+            f"{root} contains the TFDS data set {builder.name!r}, which was not packed by jaxvideo"
         )
     table = metadata["splits"][_known(builder, split, root)]
     source = builder.as_data_source(split)
     names, label_sets = table["names"], tuple(map(tuple, table["label_sets"]))
     if len(source) != len(names):
-        raise DataError(f"{root}: {len(source)} records and {len(names)} names in its {split!r}")
+        raise DataError(
+            f"{root}: the split {split!r} has {len(source)} records, but {len(names)} names"
+        )
     several = any(len(labels) != 1 for labels in label_sets)
     return PackedDataset(
         paths=tuple(names),
@@ -70,12 +77,13 @@ def load_packed(root: str | os.PathLike[str], split: str) -> PackedDataset:
 
 @dataclasses.dataclass(frozen=True)
 class ForeignDataset(VideoDataset):
-    """Videos of any random access source whose elements are dicts. `paths` are made up.
+    """Videos of a random access source whose elements are dicts; `paths` are their numbers.
 
     Attributes:
       source: `source[i][key]` is a video: uint8 `[T, H, W, C]`, a list of frames (arrays or
-        encoded pictures), or the bytes of a file.
-      rate: frames per second, where only frames are given; 0 is unknown.
+        encoded images), or the bytes of a file.
+      key: name of the video's field.
+      rate: frames per second of videos that are only frames; 0 if unknown.
     """
 
     source: Any = dataclasses.field(default=None, compare=False, repr=False)
@@ -90,7 +98,7 @@ class ForeignDataset(VideoDataset):
             with open_video(value, name=path) as file:
                 yield file
             return
-        yield _frames_file(value, path, self.rate)
+        yield _frames_video(value, path, self.rate)
 
 
 def load_foreign(
@@ -103,42 +111,49 @@ def load_foreign(
     fps: float = 0.0,
     name: str = "record",
 ) -> ForeignDataset:
-    """A data set of somebody else's records, for instance of TFDS's `as_data_source`.
+    """Returns a data set of records of any source, for example TFDS's `as_data_source`.
 
     Args:
       source: `len(source)` elements `source[i]`, each a dict; see `ForeignDataset`.
-      classes: class names; empty takes the indices up to the largest label.
-      labels: if they are known; None reads every record once.
-      video, label: the names of these two fields.
-      fps: of videos that are only frames; 0 is unknown.
-      name: what errors call a record, before its number.
+      classes: class names; empty (default): the indices up to the largest label.
+      labels: the labels, if known; None (default) reads every record once.
+      video, label: names of these fields.
+      fps: frames per second of videos that are only frames; 0 (default): unknown.
+      name: name of a record in error messages, before its number.
 
     Raises:
-      DataError: no record, or one without these fields.
+      DataError: no record, a field is missing, or a label is out of range.
     """
     if not len(source):
-        raise DataError(f"{name}: holds no record")
+        raise DataError(f"{name}: the source contains no record")
     first = source[0]
     for field in (video, label) if labels is None else (video,):
         if field not in first:
-            raise DataError(f"{name}: its records have no {field!r}, only {', '.join(first)}")
+            raise DataError(f"{name}: records have no field {field!r}, only {', '.join(first)}")
     if labels is None:
         labels = [int(source[i][label]) for i in range(len(source))]
     if min(labels) < 0:
-        raise DataError(f"{name}: a label is {min(labels)}; a set for tests has none")
+        raise DataError(
+            f"{name}: a label is {min(labels)}; test sets without labels cannot be used"
+        )
     names = tuple(classes) or tuple(str(i) for i in range(max(labels) + 1))
     if max(labels) >= len(names):
-        raise DataError(f"{name}: a label is {max(labels)}, of {len(names)} classes")
+        raise DataError(f"{name}: a label is {max(labels)}, but there are {len(names)} classes")
     paths = tuple(f"{name} {i}" for i in range(len(source)))
     return ForeignDataset(paths, tuple(labels), names, source=source, key=video, rate=fps)
 
 
 def load_tfds(root: str | os.PathLike[str], split: str, *, fps: float = 0.0) -> VideoDataset:
-    """A split of TFDS's: a folder that was packed here, any other prepared folder, or the name
-    of a data set of TFDS's own, such as "ucf101/ucf101_1" (prepared before; extra [tf]).
+    """Loads a split of a TFDS data set.
+
+    Args:
+      root: a packed folder, any other folder that TFDS has prepared, or the name of one of TFDS's
+        own data sets, such as "ucf101/ucf101_1" (already prepared; needs the extra [tf]).
+      split: name of the split in TFDS.
+      fps: frames per second of videos that are only frames; 0 (default): unknown.
 
     Raises:
-      DataError: none of these, no such split, or TensorFlow is missing where it is needed.
+      DataError: no such data set or split, or TensorFlow is needed and not installed.
     """
     builder = _builder(root)
     if os.path.isdir(root) and "packing" in (builder.info.metadata or {}):
@@ -147,10 +162,10 @@ def load_tfds(root: str | os.PathLike[str], split: str, *, fps: float = 0.0) -> 
     features: Any = builder.info.features
     for field in ("video", "label"):
         if field not in features:
-            raise DataError(f"{root}: its records have no {field!r}, only {', '.join(features)}")
-    with _opened_by_tfds(root):
+            raise DataError(f"{root}: records have no field {field!r}, only {', '.join(features)}")
+    with _tfds_errors(root):
         source = builder.as_data_source(split)
-        # The labels alone: a video would be decoded as a whole.
+        # Reads the labels alone: otherwise every video would be decoded completely.
         raw = builder.as_data_source(
             split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
         )
@@ -162,7 +177,7 @@ def load_tfds(root: str | os.PathLike[str], split: str, *, fps: float = 0.0) -> 
 
 
 def split_names(root: str | os.PathLike[str]) -> dict[str, str]:
-    """TFDS's names of the splits of `root`, as for `load_tfds`, by ours: "train", "val", "test"."""
+    """Returns TFDS's names of the splits by "train", "val" and "test"; `root` as in `load_tfds`."""
     found = {}
     for name in _builder(root).info.splits:
         found[{"validation": "val"}.get(name, name)] = name
@@ -170,19 +185,19 @@ def split_names(root: str | os.PathLike[str]) -> dict[str, str]:
 
 
 def _builder(root: str | os.PathLike[str]):
-    with _opened_by_tfds(root):
+    with _tfds_errors(root):
         return _open_folder(root) if os.path.isdir(root) else tfds.builder(os.fspath(root))
 
 
 @contextlib.contextmanager
-def _opened_by_tfds(name) -> Iterator[None]:
+def _tfds_errors(name) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        # Without TensorFlow some of TFDS's own are not even found.
+        # Without TensorFlow, TFDS does not even find some of its own data sets.
         if isinstance(error, ImportError) or importlib.util.find_spec("tensorflow") is None:
             raise DataError(
-                f"{name}: TFDS cannot open it ({_first_line(error)}); its own data sets need "
+                f"{name}: TFDS cannot open it ({_first_line(error)}). TFDS's own data sets need "
                 "TensorFlow: pip install 'jaxvideo[tf]'"
             ) from error
         raise DataError(f"{name}: TFDS cannot open it ({_first_line(error)})") from error
@@ -191,12 +206,12 @@ def _opened_by_tfds(name) -> Iterator[None]:
 def _open_folder(root: str | os.PathLike[str]) -> Any:
     folder = os.fspath(root)
     if not os.path.exists(os.path.join(folder, "dataset_info.json")):
-        what = "does not exist"
+        problem = "does not exist"
         if os.path.exists(os.path.join(folder, PLAN)):
-            what = "is not finished: the same `python -m jaxvideo pack` goes on with it"
+            problem = "is not finished: run the same `python -m jaxvideo pack` again"
         elif os.path.isdir(folder):
-            what = "is no prepared data set (dataset_info.json is missing)"
-        raise DataError(f"{folder} {what}")
+            problem = "is not a prepared TFDS data set (dataset_info.json is missing)"
+        raise DataError(f"{folder} {problem}")
     return tfds.builder_from_directory(folder)
 
 
@@ -207,7 +222,7 @@ def _known(builder, split: str, root) -> str:
 
 
 def _element(source, index: int, path: str) -> dict[str, Any]:
-    # TFDS and ArrayRecord raise what they like at a shard that is damaged or gone.
+    # TFDS and ArrayRecord raise various exceptions if a shard is damaged or missing.
     try:
         return source[index]
     except Exception as error:
@@ -218,8 +233,8 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-def _frames_file(frames, path: str, rate: float) -> VideoFile:
-    """A `VideoFile` of frames at hand: arrays or encoded pictures."""
+def _frames_video(frames, path: str, rate: float) -> VideoFile:
+    """Returns a video of frames that are arrays or encoded images."""
     count = len(frames)
     if not count:
         raise VideoError(f"{path}: has no frames")
@@ -227,11 +242,12 @@ def _frames_file(frames, path: str, rate: float) -> VideoFile:
     def picture(index: int) -> np.ndarray:
         frame = frames[index]
         if isinstance(frame, bytes):
-            return read_picture(frame, path, index)
+            return decode_picture(frame, path, index)
         frame = np.asarray(frame)
         if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[-1] not in (1, 3):
             raise VideoError(
-                f"{path}: frame {index} is {frame.dtype} {list(frame.shape)}, not uint8 [H, W, 3]"
+                f"{path}: frame {index} is {frame.dtype} {list(frame.shape)}; expected: uint8 "
+                "[H, W, 3]"
             )
         return frame if frame.shape[-1] == 3 else np.repeat(frame, 3, axis=-1)
 
@@ -239,6 +255,6 @@ def _frames_file(frames, path: str, rate: float) -> VideoFile:
         return ((index, picture(index)) for index in wanted)
 
     height, width, _ = picture(0).shape
-    everyone = np.arange(count)
-    file = video_file(path, read, everyone / (rate or 1.0), everyone, height, width)
+    numbers = np.arange(count)
+    file = reader_video(path, read, numbers / (rate or 1.0), numbers, height, width)
     return dataclasses.replace(file, fps=rate)

@@ -1,9 +1,8 @@
-"""All views of a test protocol, video by video; each video is opened and decoded once.
+"""Read all views of a test protocol, video by video, decoding each video once.
 
-Thirty views of 64 x 224 x 224 are 290 MB, so a video's clips are read one after the other. They
-share what they have in common: a frame is decoded, cropped and scaled once and kept until the
-last clip that shows it is read. Several videos are read at the same time, by threads, and come
-out in order, whatever thread was first.
+Thirty views of 64 x 224 x 224 take 290 MB, so the clips of a video are read one after the other. A
+frame that several clips contain is decoded, cropped and scaled once and kept until the last of
+them. Several videos are read in parallel by threads and yielded in order.
 """
 
 from __future__ import annotations
@@ -15,9 +14,10 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 
 import numpy as np
 
-from jaxvideo.data.datasets import VideoDataset
-from jaxvideo.data.decode import VideoFile, cut, decode_frames
+from jaxvideo.data.datasets.dataset import VideoDataset
+from jaxvideo.data.decode import cut, decode_frames
 from jaxvideo.data.pipeline import Loading, read_views
+from jaxvideo.data.video import VideoFile
 from jaxvideo.data.views import protocol_views
 from jaxvideo.types import BLACK, Preprocessing, Protocol, VideoError, View
 
@@ -25,17 +25,24 @@ from jaxvideo.types import BLACK, Preprocessing, Protocol, VideoError, View
 def protocol_clips(
     file: VideoFile, preprocessing: Preprocessing, protocol: Protocol
 ) -> Iterator[np.ndarray]:
-    """The clips of a protocol, in order, each with all its crops: uint8 `[crops, T, H, W, C]`.
+    """Yields the clips of a protocol in order, each with all its crops.
 
-    The same bytes as `pipeline.read_views` gives clip by clip. `preprocessing` is that of a test
-    clip, `Protocol.apply`.
+    The result equals that of `pipeline.read_views` for each clip.
+
+    Args:
+      file: an open video.
+      preprocessing: of a test clip, see `Protocol.apply`.
+      protocol: the clips and crops.
+
+    Yields:
+      uint8 `[crops, T, H, W, C]`.
 
     Raises:
-      VideoError: a frame cannot be decoded, or there is no stored flow.
+      VideoError: a frame cannot be decoded, or the stored flow does not exist.
     """
     shape = file.num_frames, file.height, file.width, file.fps
     clips = protocol_views(*shape, preprocessing, protocol, times=file.times)
-    # Flow made on the host belongs to the pairs of a clip, and costs more than decoding.
+    # Flow belongs to pairs of frames of one clip, and costs more than decoding.
     if preprocessing.host_flow or not _same_windows(clips):
         for views in clips:
             yield read_views(file, views, preprocessing)
@@ -65,16 +72,22 @@ def read_tests(
     ahead: int,
     loading: Loading = Loading(),
 ) -> Generator[tuple[int, np.ndarray | VideoError | None]]:
-    """Every clip of every video: `(video, uint8 [crops, T, H, W, C])`, in order.
+    """Yields every clip of every video in order.
 
-    Where a video cannot be read, or not to its end, its VideoError stands in the place of a clip;
-    None ends every video. Closing the generator stops its threads.
+    Closing the generator stops its threads.
 
     Args:
-      videos: indices into the data set.
-      ahead: views that may wait to be taken; each thread may hold one clip more.
-      loading: `threads` of them read, for each of `workers` if there are any: PyAV and OpenCV
-        release Python's lock, and a video read in another process would have to be copied.
+      dataset: the videos.
+      videos: indices into the data set, in the order of reading.
+      preprocessing: of a test clip, see `Protocol.apply`.
+      protocol: the clips and crops.
+      ahead: maximum number of views in the queue; each thread may hold one more clip.
+      loading: `threads * max(workers, 1)` threads read. There are no worker processes: PyAV and
+        OpenCV release the GIL, and a clip from another process would have to be copied.
+
+    Yields:
+      (video, clip) with a clip uint8 `[crops, T, H, W, C]`; (video, VideoError) if the video
+      cannot be read, or not to its end; and (video, None) at the end of every video.
     """
 
     def read(video: int) -> Generator[np.ndarray | VideoError | None]:
@@ -93,10 +106,10 @@ def read_tests(
 def _in_order(
     read: Callable[[int], Generator], tasks: Sequence[int], *, threads: int, ahead: int
 ) -> Generator[tuple[int, np.ndarray | VideoError | None]]:
-    """`(place of the task, piece)` of all tasks' pieces, in order; None is a task's last one.
+    """Yields (index of the task, piece) in the order of the tasks; None is a task's last piece.
 
-    A thread waits while `ahead` views wait, unless it is its task's turn and none of this one's
-    wait: so memory is bounded, and nobody waits for ever.
+    A thread blocks while `ahead` views are queued, unless its task is next and has nothing queued.
+    This bounds memory and cannot deadlock.
     """
     changed = threading.Condition()
     shelves = [collections.deque() for _ in tasks]
@@ -104,7 +117,7 @@ def _in_order(
     waiting, turn, closed = 0, 0, False
 
     def put(order: int, piece: object) -> bool:
-        """Whether the piece is wanted still."""
+        """Queues a piece; returns False if the generator is closed."""
         nonlocal waiting
         with changed:
             changed.wait_for(
@@ -122,7 +135,7 @@ def _in_order(
             piece = shelves[order].popleft()
             waiting -= _size(piece)
             changed.notify_all()
-        # An error of a video is a piece; any other one is a fault.
+        # A VideoError is a result; any other exception is raised.
         if isinstance(piece, BaseException) and not isinstance(piece, VideoError):
             raise piece
         return piece

@@ -1,10 +1,10 @@
-"""One video as a record of bytes, small and quick to cut clips from.
+"""Encode one video as a record that is small and fast to read clips from, and decode it.
 
-H.264 at a chosen short side with a key frame every few frames and no B-frames, tuned for
-decoders (no CABAC, no deblocking: half the time for 7 % more bytes), or JPEG frames one after
-another. Beside the bytes stands where each frame lies in them, so that a clip needs neither an
-open container nor a demuxer: the decoder is fed the bytes of its frames from the key frame on.
-The bytes are nevertheless a whole file that any player shows.
+A record is H.264 at a chosen short side, with frequent key frames and no B-frames, tuned for
+decoding (no CABAC, no deblocking: half the time for 7 % more bytes); or JPEG frames. It stores the
+byte offset of each frame, so that reading a clip needs neither a container nor a demuxer: the
+decoder receives the bytes from the key frame on. The bytes are nevertheless a complete file that
+any player can show.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import io
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -22,26 +22,26 @@ import numpy as np
 from av.error import FFmpegError
 from av.video.reformatter import VideoReformatter
 
-from jaxvideo.data import decode
-from jaxvideo.data.decode import VideoFile
+from jaxvideo.data.decode import decode_frames
+from jaxvideo.data.video import VideoFile, reader_video
 from jaxvideo.types import ConfigError, VideoError
 
 FORMATS = ("mp4", "jpeg")
 
-_TICKS = 90_000  # of an mp4's clock, per second
+_TICKS = 90_000  # time base of the mp4 file, per second
 
 
 @dataclasses.dataclass(frozen=True)
 class Packing:
-    """How videos are packed.
+    """Settings of packed videos.
 
     Attributes:
       format: "mp4" (H.264) or "jpeg".
-      size: short side in pixels that frames are scaled to; smaller ones stay as they are.
-      crf: H.264's quality, 0 (exact) to 51; about 6 more halve the bytes.
-      gop: frames from one key frame to the next; a clip decodes half as many for nothing.
-      quality: JPEG's, 1 to 100.
-      per_shard: videos of a shard.
+      size: short side in pixels that frames are scaled to; smaller frames are not enlarged.
+      crf: H.264 quality, 0 (lossless) to 51; adding 6 roughly halves the size.
+      gop: distance of key frames; on average half as many are decoded before a clip's first.
+      quality: JPEG quality, 1 to 100.
+      per_shard: videos per shard.
     """
 
     format: str = "mp4"
@@ -62,20 +62,22 @@ class Packing:
             ("per_shard", 1, 1_000_000),
         ):
             if not low <= getattr(self, name) <= high:
-                raise ConfigError(f"{name}={getattr(self, name)}: from {low} to {high}")
+                raise ConfigError(f"{name}={getattr(self, name)}: must be from {low} to {high}")
         if self.format == "mp4" and "libx264" not in av.codecs_available:
-            raise ConfigError("format='mp4': this PyAV has no libx264; 'jpeg' needs none")
+            raise ConfigError("format='mp4': this PyAV has no libx264; use format='jpeg'")
 
 
-# Packing one video.
+# --- Encoding -----------------------------------------------------------------------------
 
 
 def pack_video(video: VideoFile, packing: Packing) -> dict[str, Any]:
-    """The fields of a record that are of the video itself.
+    """Encodes a video and returns those fields of its record that do not depend on the data set.
 
-    `video` bytes; `extradata` bytes, what the decoder must know first (empty for JPEG);
-    `offsets` int64 `[T + 1]`, frame i is `video[offsets[i]:offsets[i + 1]]`; `keyframes` int64,
-    ascending; `times` float64 `[T]`, seconds; `shape` int64 `[2]`, height and width.
+    Returns:
+      `video`: bytes of the frames; `extradata`: bytes that the decoder needs first (empty for
+      JPEG); `offsets`: int64 `[T + 1]`, frame i is `video[offsets[i]:offsets[i + 1]]`;
+      `keyframes`: int64, ascending; `times`: float64 `[T]`, seconds; `shape`: int64 `[2]`, height
+      and width.
 
     Raises:
       VideoError: a frame cannot be decoded.
@@ -86,28 +88,30 @@ def pack_video(video: VideoFile, packing: Packing) -> dict[str, Any]:
     if packing.format == "jpeg":
         frames = [_jpeg(picture, packing.quality) for picture in pictures]
         offsets = np.cumsum([0, *map(len, frames)])
-        everyone = np.arange(len(frames))
         return fields | {
             "video": b"".join(frames),
             "extradata": b"",
             "offsets": offsets.astype(np.int64),
-            "keyframes": everyone.astype(np.int64),
+            "keyframes": np.arange(len(frames)).astype(np.int64),
         }
     content = _mp4(pictures, fields["times"], height, width, packing)
     return fields | {"video": content} | _packet_table(content, video)
 
 
 def scaled_shape(height: int, width: int, size: int) -> tuple[int, int]:
-    """(height, width) with the short side `size`, if it was longer; even, as H.264 wants."""
+    """Returns (height, width) scaled to a short side of at most `size`; even, as H.264 requires."""
     scale = min(size / min(height, width), 1)
     h, w = (max(2 * round(side * scale / 2), 2) for side in (height, width))
     return h, w
 
 
 def scaled_frames(video: VideoFile, height: int, width: int) -> Iterator[np.ndarray]:
-    """All frames, one after another: uint8 `[height, width, 3]`, averaged over areas, which is
-    antialiased and too slow for anything done more than once."""
-    for _, frame in decode.decode_frames(video, range(video.num_frames)):
+    """Yields all frames, uint8 `[height, width, 3]`.
+
+    They are scaled by INTER_AREA, which is antialiased but too slow for anything that is done more
+    than once per video.
+    """
+    for _, frame in decode_frames(video, range(video.num_frames)):
         if frame.shape[:2] == (height, width):
             yield frame
         else:
@@ -115,7 +119,7 @@ def scaled_frames(video: VideoFile, height: int, width: int) -> Iterator[np.ndar
 
 
 def _times(video: VideoFile) -> np.ndarray:
-    """Seconds of every frame from the first, each later than the one before."""
+    """Returns the seconds of every frame, strictly ascending."""
     times = np.asarray(video.times, np.float64)
     step = 1 / _TICKS
     later = np.maximum.accumulate(times - np.arange(len(times)) * step)
@@ -130,7 +134,7 @@ def _mp4(pictures, times: np.ndarray, height: int, width: int, packing: Packing)
         "g": str(packing.gop),
         "bf": "0",
         "sc_threshold": "0",
-        # With it x264's bytes are now and then others in the next run.
+        # With its macroblock tree, x264's output sometimes differs from run to run.
         "mbtree": "0",
     }
     file = io.BytesIO()
@@ -149,7 +153,7 @@ def _mp4(pictures, times: np.ndarray, height: int, width: int, packing: Packing)
 
 
 def _packet_table(content: bytes, video: VideoFile) -> dict[str, Any]:
-    """Where the frames of an mp4 without B-frames lie in it."""
+    """Returns the byte offsets of the frames of an mp4 file without B-frames."""
     with av.open(io.BytesIO(content)) as container:
         stream = container.streams.video[0]
         packets = [packet for packet in container.demux(stream) if packet.size]
@@ -157,7 +161,7 @@ def _packet_table(content: bytes, video: VideoFile) -> dict[str, Any]:
     starts = np.asarray([packet.pos for packet in packets])
     ends = starts + np.asarray([packet.size for packet in packets])
     if len(packets) != video.num_frames or (starts[1:] != ends[:-1]).any():
-        raise VideoError(f"{video.path}: its packed frames do not lie one after another")
+        raise VideoError(f"{video.path}: its encoded frames are not contiguous in the mp4 file")
     return {
         "extradata": extradata or b"",
         "offsets": np.append(starts, ends[-1]).astype(np.int64),
@@ -170,45 +174,48 @@ def _jpeg(picture: np.ndarray, quality: int) -> bytes:
     return cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
 
 
-# Reading one video.
+# --- Decoding -----------------------------------------------------------------------------
 
 
-# Gives (index, uint8 RGB [H, W, 3]) of ascending indices.
-Reader = Callable[[Sequence[int]], Iterator[tuple[int, np.ndarray]]]
+def record_video(record: Mapping[str, Any], path: str) -> VideoFile:
+    """Returns the video of a record.
 
-
-def record_file(record: Mapping[str, Any], path: str) -> VideoFile:
-    """A `VideoFile` of a record's fields (see `pack_video`); `path` names it in errors."""
+    Args:
+      record: the fields that `pack_video` returns.
+      path: name of the video in error messages.
+    """
     read = _read_h264 if record["extradata"] else _read_jpeg
     height, width = (int(side) for side in record["shape"])
     times, keyframes = np.asarray(record["times"]), np.asarray(record["keyframes"])
-    return video_file(path, functools.partial(read, record, path), times, keyframes, height, width)
-
-
-def video_file(path, reader: Reader, times, keyframes, height: int, width: int) -> VideoFile:
-    """A `VideoFile` whose frames come from `reader`; `times` in seconds, ascending."""
-    span = float(times[-1] - times[0])
-    return VideoFile(
-        path=path,
-        container=None,
-        stream=None,
-        pts=np.arange(len(times)),
-        times=times,
-        keyframes=keyframes,
-        height=height,
-        width=width,
-        fps=(len(times) - 1) / span if span > 0 else 0.0,
-        rotation=0,
-        seekable=True,
-        reader=reader,
+    return reader_video(
+        path, functools.partial(read, record, path), times, keyframes, height, width
     )
+
+
+def decode_picture(content: bytes, path: str, index: int) -> np.ndarray:
+    """Decodes an encoded image: uint8 RGB `[H, W, 3]`.
+
+    Args:
+      content: bytes of the image file.
+      path, index: video and frame in error messages.
+
+    Raises:
+      VideoError: the bytes are not an image.
+    """
+    try:
+        picture = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR_RGB)
+    except cv2.error:
+        picture = None
+    if picture is None:
+        raise VideoError(f"{path}: frame {index} cannot be decoded as an image")
+    return picture
 
 
 def _read_h264(
     record: Mapping[str, Any], path: str, wanted: Sequence[int]
 ) -> Iterator[tuple[int, np.ndarray]]:
     content, offsets, keyframes = record["video"], record["offsets"], record["keyframes"]
-    # Shared by the frames: to set one up takes longer than to convert a frame of this size.
+    # Shared by all frames: creating a reformatter takes longer than converting a small frame.
     reformatter = VideoReformatter()
     codec, position = _h264_codec(record), 0
     for index in wanted:
@@ -218,7 +225,7 @@ def _read_h264(
         frames: list[Any] = []
         try:
             for place in range(position, index + 1):
-                # Without B-frames every packet gives its frame at once.
+                # Without B-frames, each packet returns its frame at once.
                 frames = codec.decode(av.Packet(content[offsets[place] : offsets[place + 1]]))
         except FFmpegError as error:
             reason = error.strerror
@@ -241,15 +248,4 @@ def _read_jpeg(
 ) -> Iterator[tuple[int, np.ndarray]]:
     content, offsets = record["video"], record["offsets"]
     for index in wanted:
-        yield index, read_picture(content[offsets[index] : offsets[index + 1]], path, index)
-
-
-def read_picture(content: bytes, path: str, index: int) -> np.ndarray:
-    """Frame `index` of the video that errors call `path`: uint8 RGB `[H, W, 3]`."""
-    try:
-        picture = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR_RGB)
-    except cv2.error:
-        picture = None
-    if picture is None:
-        raise VideoError(f"{path}: frame {index} cannot be read as a picture")
-    return picture
+        yield index, decode_picture(content[offsets[index] : offsets[index + 1]], path, index)

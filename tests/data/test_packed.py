@@ -1,4 +1,4 @@
-"""What is packed is read back: the same frames, times, labels and names, from whole shards only."""
+"""Packed videos are read back with the same frames, times, labels and names."""
 
 import argparse
 import io
@@ -16,15 +16,20 @@ import pytest
 import tensorflow_datasets
 
 from jaxvideo.cli import pack as pack_command
-from jaxvideo.data import packing, records, tfds
-from jaxvideo.data.datasets import VideoDataset, load_splits
-from jaxvideo.data.decode import decode_frames, open_video, read_clip
+from jaxvideo.data.datasets.dataset import VideoDataset
+from jaxvideo.data.datasets.load import load_splits
+from jaxvideo.data.decode import decode_frames, read_clip
+from jaxvideo.data.packed.builder import PackedVideos
+from jaxvideo.data.packed.read import load_foreign, load_packed, load_tfds
+from jaxvideo.data.packed.record import Packing, pack_video, record_video
+from jaxvideo.data.packed.write import pack, psnr
 from jaxvideo.data.pipeline import Loading, train_batches
+from jaxvideo.data.video import open_video
 from jaxvideo.types import ConfigError, DataError, Preprocessing, VideoError, View, Window
 from tests.conftest import write_video
 
-SMALL = records.Packing(size=32, per_shard=3, gop=5)
-JPEG = records.Packing(format="jpeg", size=32, per_shard=3)
+SMALL = Packing(size=32, per_shard=3, gop=5)
+JPEG = Packing(format="jpeg", size=32, per_shard=3)
 COUNT, BROKEN, UNEVEN = 7, 4, 3
 
 
@@ -50,7 +55,7 @@ def dataset(folder) -> VideoDataset:
 @pytest.fixture(scope="module")
 def packed(folder, dataset, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("packed") / "out"
-    packing.pack({"train": dataset}, out, SMALL, root=folder)
+    pack({"train": dataset}, out, SMALL, root=folder)
     return out
 
 
@@ -66,7 +71,7 @@ KEPT = [i for i in range(COUNT) if i != BROKEN]
 
 
 def test_names_and_labels_without_reading_a_record(packed):
-    found = tfds.load_packed(packed, "train")
+    found = load_packed(packed, "train")
     assert found.paths == tuple(f"v{i}.mp4" for i in KEPT)
     assert found.labels == tuple(i % 2 for i in KEPT)
     assert found.classes == ("a", "b")
@@ -77,13 +82,13 @@ def test_names_and_labels_without_reading_a_record(packed):
 def test_frames_and_times_are_those_of_the_files(folder, dataset, tmp_path, settings):
     told = []
     out = tmp_path / "o"
-    summary = packing.pack({"train": dataset}, out, settings, root=folder, note=told.append)
+    summary = pack({"train": dataset}, out, settings, root=folder, note=told.append)
     assert summary.videos == len(KEPT)
     assert list(summary.left_out) == [f"train: v{BROKEN}.mp4"]
     assert len(told) == 1
     assert f"v{BROKEN}.mp4" in told[0]
     assert summary.bytes_before == sum(os.path.getsize(dataset.paths[i]) for i in KEPT)
-    found = tfds.load_packed(tmp_path / "o", "train")
+    found = load_packed(tmp_path / "o", "train")
     for place, index in enumerate(KEPT):
         with av.open(dataset.paths[index]) as container:
             frames = list(container.decode(video=0))
@@ -100,12 +105,12 @@ def test_frames_and_times_are_those_of_the_files(folder, dataset, tmp_path, sett
             decibels = 10 * np.log10(255**2 / error)
             assert decibels > 40
             with dataset.open(index) as before:
-                assert packing.psnr(before, file) == pytest.approx(decibels, abs=1e-3)
+                assert psnr(before, file) == pytest.approx(decibels, abs=1e-3)
 
 
 def test_a_clip_from_memory_is_that_of_the_whole_file(packed):
-    """The record's bytes are a file, whose plain decoding gives the same frames."""
-    found = tfds.load_packed(packed, "train")
+    """The record's bytes are a file; decoding it sequentially gives the same frames."""
+    found = load_packed(packed, "train")
     for index in range(len(found)):
         content = found.source[index]["video"]
         with av.open(io.BytesIO(content)) as container:
@@ -123,31 +128,31 @@ def test_a_clip_from_memory_is_that_of_the_whole_file(packed):
 
 
 def test_no_more_is_decoded_than_from_the_key_frame(packed):
-    """Bytes of all frames but those from the key frame to the last wanted are of no account."""
-    record = dict(tfds.load_packed(packed, "train").source[0])
-    with_all = whole(records.record_file(record, "r"), [7, 8])
+    """Only the bytes from the key frame to the last selected frame are read."""
+    record = dict(load_packed(packed, "train").source[0])
+    with_all = whole(record_video(record, "r"), [7, 8])
     offsets, content = record["offsets"], bytearray(record["video"])
     content[: offsets[5]] = bytes(offsets[5])
     content[offsets[9] :] = bytes(len(content) - offsets[9])
     record["video"] = bytes(content)
-    np.testing.assert_array_equal(whole(records.record_file(record, "r"), [7, 8]), with_all)
+    np.testing.assert_array_equal(whole(record_video(record, "r"), [7, 8]), with_all)
 
 
 def test_jpeg_frames_are_in_a_row(dataset):
     with dataset.open(0) as file:
-        record = records.pack_video(file, JPEG)
+        record = pack_video(file, JPEG)
     pieces = record["video"].split(b"\xff\xd8\xff")[1:]
     assert len(pieces) == 20
     lengths = np.diff(record["offsets"])
     np.testing.assert_array_equal(lengths, [len(piece) + 3 for piece in pieces])
     picture = cv2.imdecode(np.frombuffer(b"\xff\xd8\xff" + pieces[13], np.uint8), 1)
-    own = whole(records.record_file(record, "r"), [13])[0]
+    own = whole(record_video(record, "r"), [13])[0]
     assert abs(own[20:, 20:].mean() - 8 * 13) < 3
     assert abs(float(picture.mean()) - own.mean()) < 3
 
 
 def test_workers_write_the_same_shards(folder, dataset, packed, tmp_path):
-    packing.pack({"train": dataset}, tmp_path / "o", SMALL, root=folder, workers=2)
+    pack({"train": dataset}, tmp_path / "o", SMALL, root=folder, workers=2)
     assert contents(tmp_path / "o") == contents(packed)
     assert json.loads((tmp_path / "o/metadata.json").read_text()) == json.loads(
         (packed / "metadata.json").read_text()
@@ -156,8 +161,9 @@ def test_workers_write_the_same_shards(folder, dataset, packed, tmp_path):
 
 KILLED = """
 import os, sys
-from jaxvideo.data.datasets import load_splits
-from jaxvideo.data.packing import Packing, pack
+from jaxvideo.data.datasets.load import load_splits
+from jaxvideo.data.packed.record import Packing
+from jaxvideo.data.packed.write import pack
 def watch(videos):
     for count, video in enumerate(videos):
         if count == 5:
@@ -176,7 +182,7 @@ def test_a_killed_run_is_resumed(folder, dataset, packed, tmp_path, repository):
     assert not (out / "dataset_info.json").exists()
     assert any(out.glob("incomplete-*"))
     with pytest.raises(DataError, match="not finished"):
-        tfds.load_packed(out, "train")
+        load_packed(out, "train")
     (first,) = contents(out)
     assert first.endswith("00000-of-00003")
     stamp = (out / first).stat().st_mtime_ns
@@ -187,8 +193,8 @@ def test_a_killed_run_is_resumed(folder, dataset, packed, tmp_path, repository):
         return videos
 
     with pytest.raises(DataError, match="other packing"):
-        packing.pack({"train": dataset}, out, JPEG, root=folder)
-    packing.pack({"train": dataset}, out, SMALL, root=folder, watch=watch)
+        pack({"train": dataset}, out, JPEG, root=folder)
+    pack({"train": dataset}, out, SMALL, root=folder, watch=watch)
     assert again == [3, 4, 5, 6]
     assert (out / first).stat().st_mtime_ns == stamp
     assert contents(out) == contents(packed)
@@ -201,7 +207,7 @@ def test_an_interrupted_run_leaves_no_half_shard(folder, dataset, packed, tmp_pa
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        packing.pack({"train": dataset}, tmp_path / "o", SMALL, root=folder, watch=watch)
+        pack({"train": dataset}, tmp_path / "o", SMALL, root=folder, watch=watch)
     assert len(contents(tmp_path / "o")) == 1
     assert not any((tmp_path / "o").glob("incomplete-*"))
 
@@ -212,39 +218,39 @@ def test_a_finished_folder_is_not_written_again(folder, dataset, packed):
     def watch(videos):
         raise AssertionError("nothing is to be done")
 
-    summary = packing.pack({"train": dataset}, packed, SMALL, root=folder, watch=watch)
+    summary = pack({"train": dataset}, packed, SMALL, root=folder, watch=watch)
     assert summary.videos == len(KEPT)
     assert {path: path.stat().st_mtime_ns for path in packed.iterdir()} == before
     with pytest.raises(DataError, match="other packing"):
-        packing.pack({"train": dataset}, packed, JPEG, root=folder)
+        pack({"train": dataset}, packed, JPEG, root=folder)
     fewer = VideoDataset(dataset.paths[:2], dataset.labels[:2], dataset.classes)
     with pytest.raises(DataError, match="other videos"):
-        packing.pack({"train": fewer}, packed, SMALL, root=folder)
+        pack({"train": fewer}, packed, SMALL, root=folder)
 
 
 def test_refusals(folder, dataset, packed, tmp_path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full/mine.txt").write_text("mine")
     with pytest.raises(DataError, match="not empty"):
-        packing.pack({"train": dataset}, tmp_path / "full", SMALL)
+        pack({"train": dataset}, tmp_path / "full", SMALL)
     broken = VideoDataset((dataset.paths[BROKEN],), (0,), dataset.classes)
     with pytest.raises(DataError, match=rf"no video of 'train'.*\n.*v{BROKEN}\.mp4"):
-        packing.pack({"train": broken}, tmp_path / "o", SMALL)
+        pack({"train": broken}, tmp_path / "o", SMALL)
     other = VideoDataset(dataset.paths, dataset.labels, ("b", "a"))
-    with pytest.raises(DataError, match="other classes"):
-        packing.pack({"train": dataset, "val": other}, tmp_path / "p", SMALL)
+    with pytest.raises(DataError, match="different classes"):
+        pack({"train": dataset, "val": other}, tmp_path / "p", SMALL)
     with pytest.raises(DataError, match="no split 'test', only train"):
-        tfds.load_packed(packed, "test")
+        load_packed(packed, "test")
     with pytest.raises(DataError, match="does not exist"):
-        tfds.load_packed(tmp_path / "nowhere", "train")
+        load_packed(tmp_path / "nowhere", "train")
     for wrong in ({"format": "avi"}, {"size": 0}, {"gop": 0}, {"crf": 60}):
         with pytest.raises(ConfigError, match=next(iter(wrong))):
-            records.Packing(**wrong)
+            Packing(**wrong)
 
 
 def test_a_shard_that_is_gone_names_the_video(folder, dataset, tmp_path):
-    packing.pack({"train": dataset}, tmp_path / "o", SMALL, root=folder)
-    found = tfds.load_packed(tmp_path / "o", "train")
+    pack({"train": dataset}, tmp_path / "o", SMALL, root=folder)
+    found = load_packed(tmp_path / "o", "train")
     for path in (tmp_path / "o").glob("*-00001-of-*"):
         path.unlink()
     with found.open(0) as file:
@@ -255,7 +261,7 @@ def test_a_shard_that_is_gone_names_the_video(folder, dataset, tmp_path):
 
 @pytest.mark.parametrize("loading", [Loading(threads=3), Loading(workers=1)], ids=str)
 def test_batches_out_of_shards(packed, loading):
-    found = tfds.load_packed(packed, "train")
+    found = load_packed(packed, "train")
     how = Preprocessing(frames=4, size=32, crop=24)
     batches = list(train_batches(found, how, batch_size=6, seed=0, last_batch=2, loading=loading))
     assert len(batches) == 2
@@ -263,13 +269,13 @@ def test_batches_out_of_shards(packed, loading):
         assert batch["weight"].all()
         assert sorted(batch["sample"][:, 1]) == list(range(6))
         assert list(batch["label"]) == [found.labels[i] for i in batch["sample"][:, 1]]
-        # Neighboring frames differ by 8 gray levels.
+        # Consecutive frames differ by 8 gray levels.
         steps = np.diff(batch["video"][:, :, 20:, 20:].astype(float).mean((2, 3, 4)), axis=1)
         assert abs(np.median(steps) - 8) < 1
 
 
 def test_a_packed_set_can_be_sent(packed):
-    found = tfds.load_packed(packed, "train")
+    found = load_packed(packed, "train")
     with found.open(0) as file:
         expected = whole(file, [3])
     sent = pickle.loads(pickle.dumps(found))
@@ -285,8 +291,8 @@ builder = tensorflow_datasets.builder_from_directory(sys.argv[1])
 source = builder.as_data_source("train")
 record = source[2]
 print(len(source), record["name"].decode(), record["class"].decode(), record["label"])
-from jaxvideo.data import tfds
-with tfds.load_packed(sys.argv[1], "train").open(2) as file:
+from jaxvideo.data.packed.read import load_packed
+with load_packed(sys.argv[1], "train").open(2) as file:
     print(file.num_frames)
 assert "tensorflow" not in sys.modules and "jax" not in sys.modules
 """
@@ -300,10 +306,10 @@ def test_tfds_reads_it_without_tensorflow(packed, repository):
 
 
 def test_the_builder_of_tfds_packs_the_same(folder, dataset, packed, tmp_path):
-    builder = packing.PackedVideos({"train": dataset}, SMALL, root=str(folder), data_dir=tmp_path)
+    builder = PackedVideos({"train": dataset}, SMALL, root=str(folder), data_dir=tmp_path)
     builder.download_and_prepare()
     assert builder.info.splits["train"].num_examples == len(KEPT)
-    found, expected = (tfds.load_packed(d, "train") for d in (builder.data_dir, packed))
+    found, expected = (load_packed(d, "train") for d in (builder.data_dir, packed))
     for field in ("paths", "labels", "classes", "missing"):
         assert getattr(found, field) == getattr(expected, field)
     for one, other in zip(found.source, expected.source, strict=True):
@@ -312,8 +318,8 @@ def test_the_builder_of_tfds_packs_the_same(folder, dataset, packed, tmp_path):
 
 def test_several_labels_of_a_video(dataset, tmp_path):
     many = VideoDataset(dataset.paths[:3], (0, 1, 0), ("a", "b"), ((0, 1), (1,), (0,)))
-    packing.pack({"train": many}, tmp_path / "o", SMALL)
-    found = tfds.load_packed(tmp_path / "o", "train")
+    pack({"train": many}, tmp_path / "o", SMALL)
+    found = load_packed(tmp_path / "o", "train")
     assert found.label_sets == ((0, 1), (1,), (0,))
     assert found.labels == (0, 1, 0)
     assert found.paths == many.paths
@@ -327,23 +333,23 @@ def test_foreign_records(dataset):
     pngs = [cv2.imencode(".png", frame[..., ::-1])[1].tobytes() for frame in frames]
     content = Path(dataset.paths[0]).read_bytes()
     for video in (np.stack(frames), frames, pngs, content):
-        found = tfds.load_foreign([{"video": video, "label": 1}], ("x", "y"), fps=25, name="f")
+        found = load_foreign([{"video": video, "label": 1}], ("x", "y"), fps=25, name="f")
         assert (found.labels, found.classes) == ((1,), ("x", "y"))
         with found.open(0) as file:
             assert (file.num_frames, round(file.fps)) == (20, 25)
             np.testing.assert_allclose(file.times, np.arange(20) / 25, atol=1e-9)
             np.testing.assert_array_equal(whole(file, [3, 9]), expected)
-    with pytest.raises(DataError, match="no 'label', only video"):
-        tfds.load_foreign([{"video": frames}])
-    with pytest.raises(DataError, match="a label is 2, of 2"):
-        tfds.load_foreign([{"video": frames, "label": 2}], ("x", "y"))
-    wrong = tfds.load_foreign([{"video": np.zeros((3, 8, 8)), "label": 0}])
+    with pytest.raises(DataError, match="no field 'label', only video"):
+        load_foreign([{"video": frames}])
+    with pytest.raises(DataError, match="a label is 2, but there are 2"):
+        load_foreign([{"video": frames, "label": 2}], ("x", "y"))
+    wrong = load_foreign([{"video": np.zeros((3, 8, 8)), "label": 0}])
     with pytest.raises(VideoError, match="record 0: frame 0 is float64"), wrong.open(0):
         pass
 
 
 def test_a_foreign_folder_of_tfds(dataset, tmp_path):
-    """Somebody else's builder, with encoded frames."""
+    """A TFDS builder outside of jaxvideo, with encoded frames."""
     with dataset.open(0) as file:
         frames = [frame for _, frame in decode_frames(file, range(5))]
     pngs = [cv2.imencode(".png", frame[..., ::-1])[1].tobytes() for frame in frames]
@@ -372,8 +378,8 @@ def test_a_foreign_folder_of_tfds(dataset, tmp_path):
     builder = Elsewhere(data_dir=tmp_path, file_format="array_record")
     builder.download_and_prepare()
     with pytest.raises(DataError, match="was not packed"):
-        tfds.load_packed(builder.data_dir, "test")
-    found = tfds.load_tfds(builder.data_dir, "test", fps=5)
+        load_packed(builder.data_dir, "test")
+    found = load_tfds(builder.data_dir, "test", fps=5)
     assert found.classes == ("x", "y")
     for i in range(3):
         with found.open(i) as file:
@@ -386,7 +392,7 @@ def test_tensorflow_is_asked_for_where_it_is_needed():
         import tensorflow  # noqa: F401
     except ImportError:
         with pytest.raises(DataError, match=r"jaxvideo\[tf\]"):
-            tfds.load_tfds("ucf101", "train")
+            load_tfds("ucf101", "train")
     else:
         pytest.skip("TensorFlow is installed")
 
@@ -403,4 +409,4 @@ def test_the_command(folder, tmp_path, capsys, monkeypatch):
     assert "8 videos, 1 left out" in out
     for line in ("MB before", "PSNR", "clips/s per core before"):
         assert line in out
-    assert len(tfds.load_packed(tmp_path / "o", "val")) == 2
+    assert len(load_packed(tmp_path / "o", "val")) == 2

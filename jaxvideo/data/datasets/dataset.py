@@ -1,0 +1,54 @@
+"""A list of labeled videos."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+
+from jaxvideo.data.video import VideoFile, open_video
+
+
+@dataclasses.dataclass(frozen=True)
+class VideoDataset:
+    """Labeled videos: `paths[i]` has the class `classes[labels[i]]`.
+
+    Attributes:
+      paths: files or folders of frames.
+      labels: index of each video's class; if it has several, the first.
+      classes: class names in the order of their indices.
+      label_sets: all class indices of each video, if some video has several; otherwise empty.
+      missing: annotated videos that do not exist, named as in the annotations.
+      quarantined: paths that the quarantine file excludes.
+    """
+
+    paths: tuple[str, ...]
+    labels: tuple[int, ...]
+    classes: tuple[str, ...]
+    label_sets: tuple[tuple[int, ...], ...] = ()
+    missing: tuple[str, ...] = ()
+    quarantined: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    @property
+    def annotated(self) -> int:
+        """Number of videos in the annotations."""
+        return len(self) + len(self.missing) + len(self.quarantined)
+
+    @property
+    def coverage(self) -> str:
+        """Describes how many of the annotated videos exist."""
+        text = f"{self.annotated - len(self.missing):,} of {self.annotated:,} videos exist"
+        if self.missing:
+            more = ", ..." if len(self.missing) > 3 else ""
+            text += f" (missing: {', '.join(self.missing[:3])}{more})"
+        return text + f", {len(self.quarantined):,} in quarantine" * bool(self.quarantined)
+
+    def open(self, index: int) -> contextlib.AbstractContextManager[VideoFile]:
+        """Opens the video at `index`; a context manager.
+
+        Raises:
+          VideoError: the video cannot be read.
+        """
+        return open_video(self.paths[index])

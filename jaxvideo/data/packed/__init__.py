@@ -1,0 +1,1 @@
+"""Videos packed into ArrayRecord shards, which TFDS writes and reads without TensorFlow."""

@@ -1,0 +1,146 @@
+"""Pack data sets into ArrayRecord shards on one machine, resumably.
+
+A record is one video (see `record`). Names, labels and settings are stored in the folder's
+`metadata.json`, which TFDS writes and reads; `tensorflow_datasets.builder_from_directory(folder)`
+opens a packed folder. `builder.PackedVideos` writes the same shards as a TFDS builder, also on
+Apache Beam.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import itertools
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tensorflow_datasets.core import example_serializer
+
+from jaxvideo.data.datasets.dataset import VideoDataset
+from jaxvideo.data.packed import shards
+from jaxvideo.data.packed.record import Packing, scaled_frames
+from jaxvideo.data.packed.workers import read_all
+from jaxvideo.data.video import VideoFile
+from jaxvideo.types import DataError
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """Result of `pack`.
+
+    Attributes:
+      videos: number of videos in the shards.
+      left_out: reason for each video that cannot be read, by "split: name".
+      bytes_before: size of the source files; 0 for sources that are not files.
+      bytes_after: size of the shards.
+    """
+
+    videos: int
+    left_out: dict[str, str]
+    bytes_before: int
+    bytes_after: int
+
+
+def pack(
+    splits: Mapping[str, VideoDataset],
+    folder: str | os.PathLike[str],
+    packing: Packing = Packing(),
+    *,
+    root: str | os.PathLike[str] = "",
+    workers: int = 0,
+    watch: Callable[[Sequence[int]], Iterable[int]] = iter,
+    note: Callable[[str], None] = lambda text: None,
+) -> Summary:
+    """Packs data sets with the same classes into a folder that TFDS can read.
+
+    If it is stopped at any moment, the same call completes it: complete shards are kept, the
+    others are written again. TFDS does not accept the folder as a data set until it is complete.
+    The shards depend only on the videos and `packing`.
+
+        pack(load_splits("data/ucf101"), "data/ucf101-packed", Packing(size=128), workers=8)
+
+    Args:
+      splits: data sets by name, for example "train" and "val".
+      folder: the folder to write.
+      packing: the settings.
+      root: prefix that is removed from the videos' paths to get their names.
+      workers: number of worker processes; 0 (default) packs in this process.
+      watch: wraps the sequence of videos to pack, for example in a progress bar.
+      note: called with the reason for each video that is left out.
+
+    Raises:
+      DataError: the splits differ in their classes, the folder contains other files or other
+        settings, it cannot be written, or no video of a split can be read.
+    """
+    folder = Path(folder)
+    plan = shards.make_plan(splits, packing)
+    try:
+        tables = shards.read_finished(folder, plan)
+        if tables is None:
+            info = shards.new_info(folder, plan["classes"])
+            for split, dataset in splits.items():
+                _pack_split(info, split, dataset, folder, packing, root, workers, watch, note)
+            tables = shards.gather(folder, splits, packing)
+            shards.finish(info, folder, plan, tables)
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be written ({error.strerror or error})") from error
+    return Summary(
+        videos=sum(len(table["names"]) for table in tables.values()),
+        left_out={
+            f"{split}: {name}": reason
+            for split, table in tables.items()
+            for name, reason in table["left_out"].items()
+        },
+        bytes_before=sum(table["bytes_before"] for table in tables.values()),
+        bytes_after=sum(path.stat().st_size for path in folder.glob(f"{shards.NAME}-*")),
+    )
+
+
+def psnr(before: VideoFile, after: VideoFile, frames: int = 300) -> float:
+    """Returns the PSNR of a packed video in dB, relative to the scaled frames of its original.
+
+    Args:
+      before, after: the original and the packed video.
+      frames: number of frames to compare, from the first.
+
+    Returns:
+      PSNR over the RGB values; infinite if they are equal.
+    """
+    error = count = 0.0
+    ours, theirs = (scaled_frames(file, after.height, after.width) for file in (after, before))
+    for one, other in itertools.islice(zip(ours, theirs, strict=True), frames):
+        error += float(np.square(one.astype(np.float32) - other).sum())
+        count += one.size
+    return 10 * math.log10(255**2 * count / error) if error else math.inf
+
+
+def _pack_split(info, split, dataset, folder, packing, root, workers, watch, note) -> None:
+    ranges = shards.shard_ranges(dataset, packing)
+    paths = shards.shard_paths(folder, split, dataset, packing)
+    # A shard is renamed to its final name after its table is written.
+    missing = [i for i, path in enumerate(paths) if not path.exists()]
+    todo = [index for i in missing for index in ranges[i]]
+    serializer = example_serializer.ExampleSerializer(info.features.get_serialized_info())
+    with contextlib.closing(read_all(dataset, todo, packing, root, workers)) as results:
+        watched = iter(watch(todo)) if todo else iter(())
+
+        def records(shard: int) -> Iterator[tuple[dict[str, Any], bytes | None]]:
+            for _ in ranges[shard]:
+                next(watched)
+                row, example = next(results)
+                if example is None:
+                    note(row["reason"])
+                    yield row, None
+                    continue
+                encoded: Any = serializer.get_tf_example(info.features.encode_example(example))
+                # Maps in protocol buffers have no order, unless asked for.
+                yield row, encoded.SerializeToString(deterministic=True)
+
+        for shard in missing:
+            shards.write_shard(paths[shard], records(shard))
+        for _ in watched:  # lets `watch` finish, for example a progress bar
+            pass
