@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxvideo.data.datasets.forms import FORMS
+from jaxvideo.data.samplers import find_sampler
 from jaxvideo.models import model_entry
 from jaxvideo.precision import DTYPES
 from jaxvideo.training import schema
