@@ -11,6 +11,7 @@ def default_config() -> ml_collections.ConfigDict:
     config.epoch_steps = 0
     config.batch_size = 32
     config.eval_batch_size = 32
+    config.loss = ""
     config.label_smoothing = 0.0
     config.ema = 0.0
     config.profile = ()
@@ -103,6 +104,7 @@ def default_config() -> ml_collections.ConfigDict:
             "multipliers": (),
             "frozen": (),
             "clip_norm": 0.0,
+            "options": {},
         }
     )
     config.protocol = ml_collections.ConfigDict(

@@ -15,6 +15,7 @@ from jaxvideo.data.pipeline import Loading
 from jaxvideo.data.views import RandomCrop
 from jaxvideo.precision import DTYPES
 from jaxvideo.training.augment import StepAugment
+from jaxvideo.training.losses import get_loss
 from jaxvideo.training.optim import Optim
 from jaxvideo.training.parallel import Parallel
 from jaxvideo.types import ConfigError, Preprocessing, Protocol
@@ -191,6 +192,8 @@ class Run:
       model: `name` and arguments of `create_model`. `dtype` is "float32", "bfloat16" or "auto";
         a run records what "auto" was resolved to (`precision.resolve_dtype`).
       init: where its first weights come from.
+      loss: key of `losses.LOSSES`. "" (default): "softmax" for one class per video, otherwise
+        "sigmoid".
       ema: factor per step of a running average of weights and statistics, which is then what is
         tested; 0 is none. It starts lower, (1 + step) / (10 + step).
       profile: (start, stop): these steps, the last not included, are traced into the run's folder.
@@ -217,6 +220,7 @@ class Run:
     compilation_cache: str = "default"
     init: Init = Init()
     parallel: Parallel = dataclasses.field(default_factory=Parallel)
+    loss: str = ""
     ema: float = 0.0
     profile: tuple[int, ...] = ()
 
@@ -250,6 +254,7 @@ def read_config(config: Mapping[str, Any]) -> Run:
         raise ConfigError(
             f"config.epochs={run.epochs}: must be positive, or 0 to test what config.init names"
         )
+    get_loss(run.loss)
     if not 0 <= run.ema < 1:
         raise ConfigError(f"config.ema={run.ema}: must be in [0, 1)")
     if run.profile and not (len(run.profile) == 2 and 0 < run.profile[0] < run.profile[1]):
