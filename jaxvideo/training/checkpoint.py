@@ -184,7 +184,7 @@ def _choose(checkpointer, run: str | Path, step: int | str | None) -> int:
         return max(tested, key=tested.__getitem__)
     if step not in found:
         allowed = ", ".join(map(str, sorted(found))) + " or 'best'" * bool(tested)
-        raise CheckpointError(f"{run} has no checkpoint step={step!r}: allowed are {allowed}")
+        raise CheckpointError(f"{run} has no checkpoint step={step!r}: it has {allowed}")
     return int(step)
 
 

@@ -69,7 +69,7 @@ def train(config: Mapping[str, Any], workdir: str | os.PathLike[str]) -> dict[st
     if run.model.get("dtype") == "auto":
         # A resumed run keeps its dtype on any machine.
         dtype = run_folder.recorded_dtype(workdir) or resolve_dtype("auto")
-        values["model"]["dtype"] = distributed.first_says(dtype)
+        values["model"]["dtype"] = distributed.broadcast(dtype)
         run = read_config(values)
     create_model(**run.model)  # a wrong name is an error now, not after the data are made
     missing = [p for p in run.init.paths if not Path(p).exists() and p not in SOURCES]
@@ -78,7 +78,7 @@ def train(config: Mapping[str, Any], workdir: str | os.PathLike[str]) -> dict[st
             f"config.init: {missing[0]!r} is no file, and no run's folder; weights that you have: "
             "--config.init.weights=FILE, none: --config.init.path="
         )
-    finished = distributed.first_says(
+    finished = distributed.broadcast(
         run_folder.claim(workdir, values) if distributed.writes() else None
     )
     if finished is not None:
@@ -201,7 +201,7 @@ def _train(run: Run, config, workdir: Path, train_set, val_set) -> dict[str, Any
         result = _test(run, _predictor(run, model, run.protocol), state, val_set)
     seconds = time.perf_counter() - started
     report = run_folder.report(run, workdir, result, val_set, seconds, best)
-    return distributed.first_says(report)
+    return distributed.broadcast(report)
 
 
 @dataclasses.dataclass(frozen=True)
