@@ -28,13 +28,6 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
     config.epochs = 16.0
     config.batch_size = 30
     config.eval_batch_size = 30
-    config.preprocessing.frames = 16
-    config.preprocessing.size = 128
-    config.preprocessing.width = 171
-    config.preprocessing.crop = 112
-    config.preprocessing.range = (0.0, 255.0)
-    config.preprocessing.mean = (104.0, 117.0, 128.0)
-    config.preprocessing.order = "BGR"
     config.augment.views_per_video = 11
     common.use_split(config, "data/ucf101", 1)
     config.data.hint = (
@@ -44,7 +37,6 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
     config.optim.schedule = "step"
     config.optim.milestones = (4.0, 8.0, 12.0)
     config.optim.weight_decay = 5e-3
-    config.optim.momentum = 0.9
     # Caffe's: biases at twice the rate, and without decay.
     config.optim.multipliers = (("*/bias", 2.0),)
     config.optim.no_decay = ("*/bias",)

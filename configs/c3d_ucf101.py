@@ -32,20 +32,12 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
     config.epoch_steps = 1000
     config.batch_size = 30
     config.eval_batch_size = 30
-    config.preprocessing.frames = 16
-    config.preprocessing.size = 128
-    config.preprocessing.width = 171
-    config.preprocessing.crop = 112
-    config.preprocessing.range = (0.0, 255.0)
-    config.preprocessing.mean = (104.0, 117.0, 128.0)
-    config.preprocessing.order = "BGR"
     common.use_split(config, "data/ucf101", split)
     config.data.hint = "Without data: python train.py --config configs/c3d_ucf101.py:smoke runs now"
     config.optim.lr = 1e-4
     config.optim.schedule = "step"
     config.optim.milestones = (5.0, 10.0, 15.0)
     config.optim.weight_decay = 5e-4
-    config.optim.momentum = 0.9
     # Caffe's: biases at twice the rate, and without decay.
     config.optim.multipliers = (("*/bias", 2.0),)
     config.optim.no_decay = ("*/bias",)

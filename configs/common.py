@@ -1,129 +1,16 @@
-"""What all configs share: every key there is, with its usual value."""
+"""What the recipes share."""
 
 import ml_collections
 
+from jaxvideo.training import schema
+
 
 def default_config() -> ml_collections.ConfigDict:
-    """The keys that `jaxvideo.training.config` explains; a recipe sets what it differs in."""
-    config = ml_collections.ConfigDict()
-    config.seed = 0
-    config.epochs = 1.0
-    config.epoch_steps = 0
-    config.batch_size = 32
-    config.eval_batch_size = 32
-    config.loss = ""
-    config.label_smoothing = 0.0
-    config.ema = 0.0
-    config.profile = ()
-    config.log_seconds = 5.0
-    config.compilation_cache = "default"
-    config.model = ml_collections.ConfigDict({"name": "", "dtype": "float32"})
-    config.init = ml_collections.ConfigDict(
-        {
-            "path": "",
-            "weights": "",
-            "source": "",
-            "scope": "",
-            "leave_out": (),
-            "inflate": "",
-            "parts": {},
-        }
-    )
-    config.preprocessing = ml_collections.ConfigDict(
-        {
-            "frames": 16,
-            "stride": 1,
-            "fps": ml_collections.config_dict.placeholder(float),
-            "size": 128,
-            "width": 0,
-            "crop": 112,
-            "range": (0.0, 1.0),
-            "mean": (0.0, 0.0, 0.0),
-            "std": (1.0, 1.0, 1.0),
-            "order": "RGB",
-            "modality": "rgb",
-            "flow": "tvl1",
-            "segments": 1,
-            "short": "loop",
-        }
-    )
-    config.data = ml_collections.ConfigDict(
-        {
-            "source": "csv",
-            "root": "",
-            "train": "train.csv",
-            "val": "val.csv",
-            "classes": "classes.txt",
-            "fold": 1,
-            "videos": "",
-            "quarantine": "quarantine.txt",
-            "train_videos": 1200,
-            "val_videos": 320,
-            "max_broken": 0.05,
-            "hint": "",
-        }
-    )
-    config.augment = ml_collections.ConfigDict(
-        {
-            "flip": True,
-            "scales": (1.0, 1.0),
-            "scale_steps": 0,
-            "ratios": (),
-            "positions": "uniform",
-            "areas": (),
-            "aspects": (3 / 4, 4 / 3),
-            "views_per_video": 1,
-            "repeated": 1,
-            "brightness": 0.0,
-            "contrast": 0.0,
-            "saturation": 0.0,
-            "hue": 0.0,
-            "randaugment": 0,
-            "magnitude": 9.0,
-            "erasing": 0.0,
-            "mixup": 0.0,
-            "cutmix": 0.0,
-        }
-    )
-    config.optim = ml_collections.ConfigDict(
-        {
-            "rule": "sgd",
-            "lr": 0.01,
-            "schedule": "cosine",
-            "milestones": (),
-            "factors": (),
-            "gamma": 0.1,
-            "patience": 10,
-            "warmup_epochs": 0.0,
-            "warmup_factor": 0.01,
-            "momentum": 0.9,
-            "dampening": 0.0,
-            "nesterov": False,
-            "weight_decay": 0.0,
-            "no_decay": (),
-            "multipliers": (),
-            "frozen": (),
-            "clip_norm": 0.0,
-            "options": {},
-        }
-    )
-    config.protocol = ml_collections.ConfigDict(
-        {
-            "clips": 10,
-            "crops": 1,
-            "aggregation": "softmax",
-            "frames": 0,
-            "crop": 0,
-            "segments": 0,
-            "starts": "ends",
-        }
-    )
-    config.loading = ml_collections.ConfigDict({"threads": 2, "workers": 0, "prefetch": 2})
-    config.checkpoint = ml_collections.ConfigDict({"every_steps": 0, "keep": 2})
-    config.parallel = ml_collections.ConfigDict(
-        {"split": 1, "axis": "height", "fsdp": False, "accumulate": 1, "remat": False}
-    )
-    return config
+    """All keys with their defaults (`jaxvideo/training/schema.py`). A recipe sets what differs.
+
+    The keys of `preprocessing` are None: clips as the network expects them.
+    """
+    return ml_collections.ConfigDict(schema.defaults())
 
 
 def use_motion(config: ml_collections.ConfigDict, train_videos: int, val_videos: int) -> None:
@@ -176,12 +63,6 @@ def use_slowfast(config: ml_collections.ConfigDict, name: str) -> None:
     config.model.bn_momentum = 0.9
     config.batch_size = 1024
     config.eval_batch_size = 64
-    config.preprocessing.fps = 30.0
-    config.preprocessing.size = 256
-    config.preprocessing.crop = 224
-    config.preprocessing.short = "hold"
-    config.preprocessing.mean = (0.45, 0.45, 0.45)
-    config.preprocessing.std = (0.225, 0.225, 0.225)
     config.augment.scales = (1.0, 1.25)
     config.data.root = "data/kinetics400"
     config.optim.lr = 1.6
@@ -224,7 +105,7 @@ def use_smoke(config: ml_collections.ConfigDict) -> None:
         config.model.bn_groups = 1
         config.model.bn_momentum = 0.9
     config.preprocessing.stride = 1
-    config.preprocessing.fps = None
+    config.preprocessing.fps = 0.0
     config.preprocessing.size = 64
     config.preprocessing.width = 0
     config.preprocessing.crop = 56

@@ -29,12 +29,6 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
     config.epoch_steps = 1000
     config.batch_size = 192
     config.eval_batch_size = 32
-    config.preprocessing.frames = 25
-    config.preprocessing.stride = 5
-    config.preprocessing.fps = 25.0
-    config.preprocessing.size = 256
-    config.preprocessing.crop = 224
-    config.preprocessing.range = (-1.0, 1.0)
     config.data.root = "data/kinetics400"
     config.data.hint = (
         "Without data: python train.py --config configs/convnet_lstm.py:smoke runs now"

@@ -24,61 +24,6 @@ import ml_collections
 
 from configs import common
 
-# What the networks see; as `jaxvideo.models` has it.
-_BYTES = {"range": (0.0, 255.0), "order": "BGR"}
-_C3D = {**_BYTES, "size": 128, "width": 171, "crop": 112, "mean": (104.0, 117.0, 128.0)}
-_RESNET = {
-    "size": 128,
-    "width": 171,
-    "crop": 112,
-    "mean": (0.43216, 0.394666, 0.37645),
-    "std": (0.22803, 0.22145, 0.216989),
-}
-_HARA = {
-    "size": 112,
-    "crop": 112,
-    "range": (0.0, 255.0),
-    "mean": (114.7748, 107.7354, 99.4750),
-}
-_P3D = {**_BYTES, "size": 182, "width": 242, "crop": 160, "mean": (104.0, 117.0, 123.0)}
-_I3D = {"frames": 64, "fps": 25.0, "size": 256, "crop": 224, "range": (-1.0, 1.0)}
-_S3D = {**_RESNET, "frames": 128, "fps": 15.0, "size": 256, "width": 256, "crop": 224}
-_FLOW = {**_I3D, "modality": "flow", "mean": (0.0, 0.0), "std": (1.0, 1.0)}
-_T3D = {
-    "frames": 32,
-    "stride": 2,
-    "size": 256,
-    "crop": 224,
-    "mean": (0.45, 0.45, 0.45),
-    "std": (0.225, 0.225, 0.225),
-}
-_SLOWFAST = {**_T3D, "fps": 30.0}
-
-# Frames and stride of the networks that have their own.
-_CLIPS = {
-    "slow_r50": (8, 8),
-    "slow_r50_nl": (8, 8),
-    "slow_4x16_r50": (4, 16),
-    "slowfast_16x8_r101_50_50": (64, 2),
-    "slowfast_16x8_r101_nl": (64, 2),
-    "c2d_r50": (8, 8),
-    "c2d_r50_nl": (8, 8),
-    "i3d_r50": (8, 8),
-    "i3d_r50_nl": (8, 8),
-    "x3d_xs": (4, 12),
-    "x3d_s": (13, 6),
-    "x3d_m": (16, 5),
-    "x3d_l": (16, 5),
-    "x3d_xl": (16, 5),
-}
-# Short side and crop likewise.
-_SIZES = {
-    "x3d_xs": (182, 160),
-    "x3d_s": (182, 160),
-    "x3d_l": (356, 312),
-    "x3d_xl": (356, 312),
-}
-
 # Ours: small steps for what is learned already, ten times as large ones for the new layer.
 _OURS = {
     "epochs": 20.0,
@@ -101,11 +46,10 @@ def _new(layer: str) -> dict:
     return {"init.leave_out": (f"{layer}/*",), "optim.multipliers": ((f"{layer}/*", 10.0),)}
 
 
-# Of networks whose names fit one of the patterns: what they see, and the recipe. The first fits.
+# (patterns of network names, recipe). The first row that matches applies.
 RECIPES = (
     (
         ("c3d", "c3d_sports1m", "c3d_bn*"),
-        _C3D,
         {
             **_WIDE,
             "init.leave_out": ("fc8/*",),
@@ -131,7 +75,6 @@ RECIPES = (
             "r2plus1d_34_hara",
             "r2plus1d_50_hara",
         ),
-        _HARA,
         {
             **_WIDE,
             "init.leave_out": ("fc/*",),
@@ -150,7 +93,6 @@ RECIPES = (
     ),
     (
         ("r2plus1d_*", "r2d_*", "f_r2d_*", "r3d_*", "mc*", "rmc*"),
-        _RESNET,
         {
             **_WIDE,
             "model.bn_epsilon": 1e-3,
@@ -169,7 +111,6 @@ RECIPES = (
     ),
     (
         ("p3d_*",),
-        _P3D,
         {
             **_WIDE,
             "model.dropout_rate": 0.9,
@@ -183,22 +124,19 @@ RECIPES = (
             "optim.frozen": ("*/bn_*",),
         },
     ),
-    (("i3d_flow",), _FLOW, {**_INCEPTION, **_OURS, **_new("logits")}),
-    (("s3d",), _S3D, {**_INCEPTION, **_OURS, **_new("logits")}),
+    (("i3d_flow",), {**_INCEPTION, **_OURS, **_new("logits")}),
+    (("s3d",), {**_INCEPTION, **_OURS, **_new("logits")}),
     (
         ("i3d_rgb", "i2d", "i3d_top_heavy_*", "i3d_bottom_heavy_*", "s3d_*", "s3dg*"),
-        _I3D,
         {**_INCEPTION, **_OURS, **_new("logits")},
     ),
-    (("x3d_*",), _SLOWFAST, {**_BN, "model.width": 2.0, **_OURS, **_new("fc2")}),
+    (("x3d_*",), {**_BN, "model.width": 2.0, **_OURS, **_new("fc2")}),
     (
         ("slow_*", "fast_r50", "slowfast_*", "c2d_r50*", "i3d_r50*", "csn_*", "ip_csn_*"),
-        _SLOWFAST,
         {**_WIDE, **_OURS, **_new("fc")},
     ),
     (
         ("densenet3d_*", "t3d_121", "t3d_169"),
-        _T3D,
         {**_WIDE, **_OURS, **_new("fc")},
     ),
 )
@@ -207,7 +145,7 @@ RECIPES = (
 def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
     smoke = argument == "smoke"
     name = "r2plus1d_18" if smoke or not argument else argument
-    seen, recipe = _row(name)
+    recipe = _row(name)
     config = common.default_config()
     config.model.name = name
     config.init.path = f"weights/{name}.safetensors"
@@ -216,11 +154,6 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
     config.data.hint = "Without data: python train.py --config configs/finetune.py:smoke runs now"
     with config.ignore_type():  # the model has keys of its own
         config.update_from_flattened_dict(recipe)
-    config.preprocessing.update(seen)
-    if name in _CLIPS:
-        config.preprocessing.frames, config.preprocessing.stride = _CLIPS[name]
-    if name in _SIZES:
-        config.preprocessing.size, config.preprocessing.crop = _SIZES[name]
     config.eval_batch_size = config.batch_size
     config.protocol.clips = 10
     if smoke:
@@ -241,11 +174,11 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
     return config
 
 
-def _row(name: str) -> tuple[dict, dict]:
-    for patterns, seen, recipe in RECIPES:
+def _row(name: str) -> dict:
+    for patterns, recipe in RECIPES:
         if any(_fits(name, pattern) for pattern in patterns):
-            return seen, recipe
-    known = ", ".join(pattern for patterns, _, _ in RECIPES for pattern in patterns)
+            return recipe
+    known = ", ".join(pattern for patterns, _ in RECIPES for pattern in patterns)
     raise ValueError(f"{name!r} after the config's colon: a network of {known}, or 'smoke'")
 
 

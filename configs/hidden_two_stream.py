@@ -33,14 +33,7 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
     config.model.dropout_rate = 0.9
     config.model.end_to_end = argument != "motionnet"
     config.eval_batch_size = 16
-    config.preprocessing.frames = 11
-    config.preprocessing.size = 256
-    config.preprocessing.width = 340
-    config.preprocessing.crop = 224
-    config.preprocessing.range = (0.0, 255.0)
-    config.preprocessing.mean = (104.0, 117.0, 123.0)
     config.preprocessing.std = (255.0,) * 3
-    config.preprocessing.order = "BGR"
     common.use_split(config, "data/ucf101", 1)
     config.data.hint = (
         "Without data: python train.py --config configs/hidden_two_stream.py:smoke runs now"

@@ -23,14 +23,8 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
     config.epochs = 0.0
     config.batch_size = 16
     config.eval_batch_size = 16
-    config.preprocessing.frames = 64
-    config.preprocessing.fps = 25.0
-    config.preprocessing.size = 256
-    config.preprocessing.crop = 224
-    config.preprocessing.range = (-1.0, 1.0)
     config.preprocessing.mean = (0.0,) * 5
     config.preprocessing.std = (1.0,) * 5
-    config.preprocessing.modality = "rgb_flow"
     config.preprocessing.flow = "stored"
     config.data.root = "data/kinetics400"
     config.optim.lr = 0.1
@@ -41,6 +35,4 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
         common.use_smoke(config)
         config.model.dtype = "float32"
         config.model.width = 0.125
-        config.preprocessing.frames = 8
-        config.preprocessing.flow = "dis"
     return config

@@ -31,11 +31,6 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
     config.batch_size = 2048
     config.eval_batch_size = 256
     config.preprocessing.frames = 32
-    config.preprocessing.size = 128
-    config.preprocessing.width = 171
-    config.preprocessing.crop = 112
-    config.preprocessing.mean = (0.43216, 0.394666, 0.37645)
-    config.preprocessing.std = (0.22803, 0.22145, 0.216989)
     config.data.root = "data/kinetics400"
     config.data.hint = (
         "Without data: python train.py --config configs/r2plus1d_34_kinetics.py:smoke runs now"

@@ -25,8 +25,6 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
     common.use_slowfast(config, "slow_r50")
     config.model.width = 64
     config.epochs = 196.0
-    config.preprocessing.frames = 8
-    config.preprocessing.stride = 8
     config.data.hint = (
         "Without data: python train.py --config configs/slow_8x8_r50.py:smoke runs now"
     )
@@ -36,5 +34,4 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
         common.use_smoke(config)
         config.model.dtype = "float32"
         config.model.width = 16
-        config.preprocessing.frames = 8
     return config

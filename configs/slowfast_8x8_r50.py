@@ -27,8 +27,6 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
     common.use_slowfast(config, "slowfast_r50")
     config.model.width = 64
     config.epochs = 196.0
-    config.preprocessing.frames = 32
-    config.preprocessing.stride = 2
     config.data.hint = (
         "Without data: python train.py --config configs/slowfast_8x8_r50.py:smoke runs now"
     )

@@ -41,13 +41,7 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
     config.epochs = 150.0
     config.batch_size = 32
     config.eval_batch_size = 32
-    config.preprocessing.frames = 32
-    config.preprocessing.stride = 2
-    config.preprocessing.size = 256
-    config.preprocessing.crop = 224
     # The teacher's.
-    config.preprocessing.mean = (0.485, 0.456, 0.406)
-    config.preprocessing.std = (0.229, 0.224, 0.225)
     config.augment.positions = "five"
     config.data.root = "data/unlabeled"
     config.data.hint = (

@@ -35,16 +35,7 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
     config.epoch_steps = 100
     config.batch_size = 128
     config.eval_batch_size = 32
-    config.preprocessing.frames = 15
-    config.preprocessing.modality = "flow"
     config.preprocessing.flow = "stored"
-    config.preprocessing.range = (0.0, 255.0)
-    config.preprocessing.mean = (128.0, 128.0)
-    config.preprocessing.std = (1.0, 1.0)
-    config.preprocessing.segments = 3
-    config.preprocessing.size = 256
-    config.preprocessing.width = 340
-    config.preprocessing.crop = 224
     config.augment.ratios = (1.0, 0.875, 0.75)
     config.augment.positions = "thirteen"
     common.use_split(config, "data/ucf101", split)
@@ -66,7 +57,6 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
     config.protocol.aggregation = "logits"
     if smoke:
         common.use_smoke(config)
-        config.preprocessing.frames = 15
         config.preprocessing.flow = "dis"
         config.preprocessing.std = (16.0, 16.0)
         config.protocol.frames = 5
@@ -75,5 +65,4 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
         config.model.partial_bn = False
         config.optim.frozen = ()
         config.optim.clip_norm = 0.0
-        config.preprocessing.segments = 3
     return config

@@ -33,14 +33,6 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
     config.epoch_steps = 100
     config.batch_size = 128
     config.eval_batch_size = 32
-    config.preprocessing.frames = 3
-    config.preprocessing.range = (0.0, 255.0)
-    config.preprocessing.mean = (104.0, 117.0, 123.0)
-    config.preprocessing.order = "BGR"
-    config.preprocessing.segments = 3
-    config.preprocessing.size = 256
-    config.preprocessing.width = 340
-    config.preprocessing.crop = 224
     config.augment.ratios = (1.0, 0.875, 0.75, 0.65625)
     config.augment.positions = "thirteen"
     common.use_split(config, "data/ucf101", split)
@@ -61,12 +53,10 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
     config.protocol.aggregation = "logits"
     if smoke:
         common.use_smoke(config)
-        config.preprocessing.frames = 3
         config.protocol.frames = 1
         config.model.dtype = "float32"
         config.model.width = 0.25
         config.model.partial_bn = False
         config.optim.frozen = ()
         config.optim.clip_norm = 0.0
-        config.preprocessing.segments = 3
     return config

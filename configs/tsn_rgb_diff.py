@@ -35,14 +35,7 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
     config.epoch_steps = 100
     config.batch_size = 128
     config.eval_batch_size = 32
-    config.preprocessing.frames = 15
-    config.preprocessing.modality = "rgb_diff"
-    config.preprocessing.range = (0.0, 255.0)
-    config.preprocessing.order = "BGR"
-    config.preprocessing.segments = 3
-    config.preprocessing.size = 256
-    config.preprocessing.width = 340
-    config.preprocessing.crop = 224
+    config.preprocessing.mean = (0.0, 0.0, 0.0)
     config.augment.ratios = (1.0, 0.875, 0.75)
     config.augment.positions = "thirteen"
     common.use_split(config, "data/ucf101", split)
@@ -65,7 +58,6 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
     config.protocol.aggregation = "logits"
     if smoke:
         common.use_smoke(config)
-        config.preprocessing.frames = 15
         config.preprocessing.std = (16.0, 16.0, 16.0)
         config.protocol.frames = 5
         config.model.dtype = "float32"
@@ -73,5 +65,4 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
         config.model.partial_bn = False
         config.optim.frozen = ()
         config.optim.clip_norm = 0.0
-        config.preprocessing.segments = 3
     return config

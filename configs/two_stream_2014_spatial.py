@@ -30,12 +30,6 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
     config.epoch_steps = 1000
     config.batch_size = 256
     config.eval_batch_size = 32
-    config.preprocessing.frames = 1
-    config.preprocessing.size = 256
-    config.preprocessing.crop = 224
-    config.preprocessing.range = (0.0, 255.0)
-    config.preprocessing.mean = (104.0, 117.0, 123.0)
-    config.preprocessing.order = "BGR"
     common.use_split(config, "data/ucf101", split)
     config.data.hint = (
         "Without data: python train.py --config configs/two_stream_2014_spatial.py:smoke runs now"

@@ -30,14 +30,7 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
     config.epoch_steps = 1000
     config.batch_size = 256
     config.eval_batch_size = 32
-    config.preprocessing.frames = 10
-    config.preprocessing.size = 256
-    config.preprocessing.crop = 224
-    config.preprocessing.modality = "flow"
     config.preprocessing.flow = "stored"
-    config.preprocessing.range = (-1.0, 1.0)
-    config.preprocessing.mean = (0.0, 0.0)
-    config.preprocessing.std = (1.0, 1.0)
     common.use_split(config, "data/ucf101", split)
     config.data.hint = (
         "Without data: python train.py --config configs/two_stream_2014_temporal.py:smoke runs now"

@@ -23,11 +23,7 @@ from configs import common
 def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
     config = common.default_config()
     common.use_x3d(config, "x3d_l", batch_size=64, lr=0.05)
-    config.preprocessing.frames = 16
-    config.preprocessing.stride = 5
     config.epochs = 256.0
-    config.preprocessing.size = 356
-    config.preprocessing.crop = 312
     config.augment.scales = (1.0, 446 / 356)
     config.protocol.crop = 356
     config.data.hint = "Without data: python train.py --config configs/x3d_l.py:smoke runs now"

@@ -23,8 +23,6 @@ from configs import common
 def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
     config = common.default_config()
     common.use_x3d(config, "x3d_m")
-    config.preprocessing.frames = 16
-    config.preprocessing.stride = 5
     config.data.hint = "Without data: python train.py --config configs/x3d_m.py:smoke runs now"
     if common.is_smoke(argument):
         common.use_smoke(config)

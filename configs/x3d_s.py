@@ -23,10 +23,6 @@ from configs import common
 def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
     config = common.default_config()
     common.use_x3d(config, "x3d_s")
-    config.preprocessing.frames = 13
-    config.preprocessing.stride = 6
-    config.preprocessing.size = 182
-    config.preprocessing.crop = 160
     config.augment.scales = (1.0, 228 / 182)
     config.protocol.crop = 182
     config.data.hint = "Without data: python train.py --config configs/x3d_s.py:smoke runs now"

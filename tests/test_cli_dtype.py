@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from jaxvideo import cli, create_model
-from jaxvideo.cli.configs import load_config
 from jaxvideo.layers import onednn_probe
 from jaxvideo.precision import resolve_dtype
 from jaxvideo.pretrained import Weights, save_weights
 from jaxvideo.training import loop
+from jaxvideo.training.config import load_config
 from jaxvideo.training.step import init_variables
 from jaxvideo.types import ConfigError, DataError, Preprocessing
 from tests.conftest import write_video

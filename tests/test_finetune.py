@@ -156,7 +156,7 @@ def test_a_run(config, folder, weights, tmp_path, capsys):
 
 def test_what_is_missing_is_named(config, folder, weights, tmp_path):
     values = config.get_config("r2plus1d_18")
-    with pytest.raises(ConfigError, match=r"'weights/r2plus1d_18\.safetensors' is no file"):
+    with pytest.raises(ConfigError, match=r"'weights/r2plus1d_18\.safetensors' does not exist"):
         train(values.to_dict(), tmp_path / "a")
     values.init.path = str(weights[0])
     with pytest.raises(DataError, match=r"data/own does not exist.*--config\.data\.root=FOLDER"):

@@ -18,6 +18,7 @@ from jaxvideo.cli import (
     pack,
     plan,
     runs,
+    train,
     videos,
     weights,
 )
@@ -37,6 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     for topic in (
         models,
+        train,
         videos,
         weights,
         runs,
@@ -50,10 +52,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         env,
     ):
         topic.add(commands)
-    options = parser.parse_args(arguments)
+    options, others = parser.parse_known_args(arguments)
     if getattr(options, "compiles", False):
         startup.use_compilation_cache()
     try:
+        if others and not hasattr(options, "changes"):
+            parser.error(f"unrecognized arguments: {' '.join(others)}")
+        if others:
+            options.changes = train.overrides(others, "--")
         status = options.run(options)
         sys.stdout.flush()
         return status

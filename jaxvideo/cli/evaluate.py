@@ -7,8 +7,7 @@ import dataclasses
 import sys
 from typing import Any
 
-from jaxvideo.cli.configs import load_config, override
-from jaxvideo.cli.shared import add_weights, computed_in, open_network
+from jaxvideo.cli.shared import add_overrides, add_weights, computed_in, open_network
 from jaxvideo.types import CheckpointError, ConfigError
 
 # Parts of a config that a test reads; the others are the network's own.
@@ -25,13 +24,7 @@ def add(commands: Any) -> None:
         help="whose data and protocol; default: those of --checkpoint's run",
     )
     add_weights(command)
-    command.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="another value in the config, e.g. data.root=DIR; again for more",
-    )
+    add_overrides(command)
     command.add_argument(
         "--split",
         metavar="NAME",
@@ -114,6 +107,7 @@ def _config(options: argparse.Namespace) -> dict[str, Any]:
     """The config of --config, or of the run that --checkpoint is, with what --set changes."""
     from pathlib import Path
 
+    from jaxvideo.training.config import load_config, override
     from jaxvideo.training.run_folder import read_run_config
 
     if options.config:
@@ -125,11 +119,11 @@ def _config(options: argparse.Namespace) -> dict[str, Any]:
             raise CheckpointError(f"{path} cannot be read ({error})") from error
     else:
         raise ConfigError("which data, by which protocol? --config configs/NAME.py")
-    for change in options.set:
-        if change.removeprefix("config.").partition(".")[0].partition("=")[0] not in _SETTABLE:
+    for change in options.changes:
+        if change.partition(".")[0].partition("=")[0] not in _SETTABLE:
             raise ConfigError(
-                f"--set {change}: allowed are values of {', '.join(_SETTABLE)}; what the network "
-                "sees is the network's own"
+                f"--{change}: only {', '.join(_SETTABLE)} can be overridden; the model and its "
+                "preprocessing come with the weights"
             )
         override(values, change)
     return values

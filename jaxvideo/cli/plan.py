@@ -7,6 +7,7 @@ import dataclasses
 import sys
 from typing import Any
 
+from jaxvideo.cli.shared import add_overrides
 from jaxvideo.precision import resolve_dtype
 from jaxvideo.types import ConfigError
 
@@ -28,7 +29,8 @@ def add(commands: Any) -> None:
         "plan",
         help="memory, speed and largest batch of a config on a TPU pod, without the pod",
         description="Compiles a config's training step for chips that are not there (extra "
-        "[tpu]; no TPU is needed). Speeds are the compiler's estimates.",
+        "[tpu]; no TPU is needed). Speeds are the compiler's estimates. Any value of the config "
+        "can be overridden: --model.dtype=bfloat16.",
     )
     plan.add_argument("--config", required=True, metavar="FILE", help="configs/NAME.py[:ARGUMENT]")
     plan.add_argument(
@@ -46,27 +48,19 @@ def add(commands: Any) -> None:
     data.add_argument("--dataset", help="e.g. kinetics400: its classes, and epochs an hour")
     data.add_argument("--dataset-clips", type=int, metavar="N", help="training videos of your own")
     plan.add_argument("--classes", type=int, help="default: the data set's, or 400")
-    plan.add_argument(
-        "--override",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="KEY=VALUE",
-        help="another value in the config, e.g. model.dtype=bfloat16",
-    )
+    add_overrides(plan)
     plan.set_defaults(run=_plan, compiles=True)
 
 
 def _plan(options: argparse.Namespace) -> int:
-    from jaxvideo.cli.configs import load_config
-    from jaxvideo.training.config import read_config
+    from jaxvideo.training.config import load_config, read_config
 
     _check(options)
     size = _settle(options.topology)
     from jaxvideo.training import plan as planning
     from jaxvideo.training.parallel import make_layout
 
-    run = read_config(load_config(options.config, options.override))
+    run = read_config(load_config(options.config, options.changes))
     classes, videos, dataset = _data(options, run)
     if size is None:
         devices, chip = planning.tpu_devices(options.topology)

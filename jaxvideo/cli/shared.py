@@ -35,6 +35,20 @@ def add_weights(command: argparse.ArgumentParser) -> None:
     )
 
 
+def add_overrides(command: argparse.ArgumentParser) -> None:
+    """Lets a command accept `--a.b=value`; its `options.changes` are then `a.b=value` each."""
+    for old in ("--set", "--override"):
+        command.add_argument(old, nargs="+", action=_Renamed, help=argparse.SUPPRESS)
+    command.set_defaults(changes=[])
+
+
+class _Renamed(argparse.Action):
+    """An old spelling of overrides."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        parser.error(f"{option_string} {values[0]} is now written --{values[0]}")
+
+
 def open_network(options: argparse.Namespace) -> Network:
     """Returns the network that the options name, in the dtype of `--dtype`."""
     from jaxvideo.network import load

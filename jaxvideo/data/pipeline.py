@@ -24,31 +24,12 @@ from jaxvideo.data import flow
 from jaxvideo.data.datasets import VideoDataset
 from jaxvideo.data.decode import VideoFile, read_clip
 from jaxvideo.data.views import RandomCrop, random_view
-from jaxvideo.types import BLACK, ConfigError, DataError, Preprocessing, VideoError, View
+from jaxvideo.types import BLACK, ConfigError, DataError, Loading, Preprocessing, VideoError, View
 
 Batch = dict[str, np.ndarray]
 
 # Bytes of a broken video's error that travel with the batch, zero padded.
 _ERROR_BYTES = 240
-
-
-@dataclasses.dataclass(frozen=True)
-class Loading:
-    """How the host reads; none of it changes what is read.
-
-    Attributes:
-      threads: decoding threads of a process.
-      workers: worker processes, each with its own threads; 0 reads in this process.
-      prefetch: batches held ready.
-    """
-
-    threads: int = 2
-    workers: int = 0
-    prefetch: int = 2
-
-    def __post_init__(self):
-        if self.threads < 1 or self.workers < 0 or self.prefetch < 1:
-            raise ConfigError(f"{self}: threads and prefetch from 1, workers from 0")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -121,9 +121,10 @@ _SLOWFAST = Preprocessing(
     crop=224,
     mean=(0.45,) * 3,
     std=(0.225,) * 3,
+    short="hold",
 )
 # 32 frames, best at stride 2, less a mean that the paper does not tell.
-_T3D = dataclasses.replace(_SLOWFAST, fps=None)
+_T3D = dataclasses.replace(_SLOWFAST, fps=None, short="loop")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -214,7 +215,8 @@ def _x3d(name: str, frames: int, stride: int, size: int, crop: int) -> Entry:
 
 def _csn(depth: int, preserved: bool = False) -> Entry:
     arguments = {"blocks": csn.BLOCKS[depth], "preserved": preserved}
-    return Entry(csn.CSN, arguments, _SLOWFAST, "arXiv 1904.02811")
+    preprocessing = dataclasses.replace(_SLOWFAST, short="loop")
+    return Entry(csn.CSN, arguments, preprocessing, "arXiv 1904.02811")
 
 
 def _densenet3d(name: str, build: type[nn.Module] = densenet3d.DenseNet3D, **clip: Any) -> Entry:

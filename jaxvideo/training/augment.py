@@ -7,14 +7,11 @@ are computed over the whole clip, and a rectangle is the same in every frame.
 
 from __future__ import annotations
 
-import dataclasses
-import math
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxvideo.types import ConfigError
+from jaxvideo.training.schema import StepAugment
 
 #: RandAugment's operations that do not move pixels (arXiv 1909.13719, section 3).
 OPERATIONS = (
@@ -39,56 +36,6 @@ _GRAY = (0.299, 0.587, 0.114)
 _AREAS = (0.02, 1 / 3)
 _ASPECTS = (0.3, 1 / 0.3)
 _ATTEMPTS = 10
-
-
-@dataclasses.dataclass(frozen=True)
-class StepAugment:
-    """What the step draws, in this order. Everything is off by default, and costs nothing then.
-
-    Attributes:
-      brightness, contrast, saturation: the factor is drawn from 1 less to 1 plus this, at
-        most 1: 0.4 is 0.6 to 1.4.
-      hue: the turn of the color circle is drawn from less to plus this, at most 0.5 (half a
-        turn).
-      randaugment: how many of `OPERATIONS` each clip undergoes, one after the other.
-      magnitude: of these, 0 to 10. Contrast, brightness, color and sharpness take the factor
-        1 - 0.09 m or 1 + 0.09 m, posterize keeps 8 - 0.4 m bits, rounded, solarize turns over
-        what is at least as bright as 256 - 25.6 m (torchvision's ranges).
-      erasing: probability that a rectangle of a clip, 2 to 33 % of the picture and the same in
-        all frames, becomes 0, the mean of a normalized clip (arXiv 1708.04896, RE-M).
-      mixup: alpha; a clip becomes l times itself and (1 - l) times another one, l drawn for
-        each clip from Beta(alpha, alpha) (arXiv 1710.09412). 0 is off.
-      cutmix: alpha; a rectangle, 1 - l of the picture, comes from another clip (arXiv
-        1905.04899). With mixup, each clip undergoes one of the two, with even chances.
-    """
-
-    brightness: float = 0.0
-    contrast: float = 0.0
-    saturation: float = 0.0
-    hue: float = 0.0
-    randaugment: int = 0
-    magnitude: float = 9.0
-    erasing: float = 0.0
-    mixup: float = 0.0
-    cutmix: float = 0.0
-
-    def __post_init__(self):
-        most = {"brightness": 1, "contrast": 1, "saturation": 1, "hue": 0.5, "erasing": 1}
-        most |= {"magnitude": 10, "randaugment": 100, "mixup": math.inf, "cutmix": math.inf}
-        for name, bound in most.items():
-            value = getattr(self, name)
-            if not 0 <= value <= bound:
-                raise ConfigError(f"augment.{name}={value}: must be from 0 to {bound:g}")
-
-    @property
-    def colors(self) -> bool:
-        """Whether the video's colors are changed."""
-        jitter = self.brightness, self.contrast, self.saturation, self.hue
-        return bool(any(jitter) or self.randaugment)
-
-    @property
-    def mixes(self) -> bool:
-        return bool(self.mixup or self.cutmix)
 
 
 def change_colors(video: jax.Array, keys: jax.Array, augment: StepAugment) -> jax.Array:

@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from jaxvideo.models import create_model
+from jaxvideo.models import create_model, model_entry
 from jaxvideo.pretrained import SOURCES, adopt, read_weights
-from jaxvideo.training.checkpoint import load_variables
-from jaxvideo.training.config import Init
+from jaxvideo.training import checkpoint
+from jaxvideo.training.config import expected_clips
+from jaxvideo.training.log import say, warn
+from jaxvideo.training.schema import Init, Run
 from jaxvideo.types import CheckpointError, ConfigError, Preprocessing
 from jaxvideo.weights import files, tree
 
@@ -35,42 +37,105 @@ _MAY_DIFFER = {
 }
 
 
+# Fields of `Preprocessing` that say what the values of pixels mean.
+_PIXELS = ("range", "mean", "std", "order")
+
+
+def check_paths(init: Init) -> None:
+    """Checks that everything `init` names exists.
+
+    Raises:
+      ConfigError: the first path that does not.
+    """
+    for path in init.paths:
+        if not Path(path).exists() and path not in SOURCES:
+            raise ConfigError(
+                f"config.init: {path!r} does not exist. Pass --config.init.weights=FILE, or "
+                "--config.init.path= to train from random weights"
+            )
+
+
+def first_weights(
+    run: Run, given: Mapping[str, Any], workdir: Path, num_classes: int
+) -> tuple[Run, dict[str, Any] | None]:
+    """Returns the run with the model arguments and the preprocessing of its first weights.
+
+    Args:
+      given: section `preprocessing` of the config. Its keys take precedence over the weights'.
+
+    Returns:
+      The run, and the variables. These are None for random weights, and if the run resumes from
+      a checkpoint.
+
+    Raises:
+      JaxvideoError: the weights cannot be read, or do not fit.
+    """
+    if not run.init.paths:
+        return run, None
+    with checkpoint.open_checkpoints(workdir, keep=None) as checkpoints:
+        described = checkpoint.describe(checkpoints)
+    if described:
+        model = {key: value for key, value in described["model"].items() if key != "num_classes"}
+        clips = Preprocessing(**described["preprocessing"])
+        return dataclasses.replace(run, model=model, preprocessing=clips), None
+    variables, model, clips, notes = initial_weights(
+        run.init, run.model, num_classes, given, run.seed
+    )
+    say(f"first weights: {', '.join(run.init.paths)}")
+    for note in notes:
+        warn(note)
+    model.pop("num_classes", None)
+    return dataclasses.replace(run, model=model, preprocessing=clips), variables
+
+
 def initial_weights(
-    init: Init, model: Mapping[str, Any], num_classes: int, preprocessing: Preprocessing, seed: int
-) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
-    """What `init` names, for a model and its clips.
+    init: Init, model: Mapping[str, Any], num_classes: int, given: Mapping[str, Any], seed: int
+) -> tuple[dict[str, Any], dict[str, Any], Preprocessing, list[str]]:
+    """Reads the weights of `init` for a network.
 
     Args:
       model: `name` and arguments of `create_model`, without `num_classes`.
+      given: section `preprocessing` of a config; None: as the weights expect.
+      seed: of parameters that the weights do not have.
 
     Returns:
-      Variables; `model` with the arguments that these weights need; and a line for every way in
-      which the clips they were trained on differ from these.
+      The variables, `model` with the arguments that these weights need, the preprocessing that
+      they expect with the keys of `given` in their place, and one warning for each key of `given`
+      that gives pixels another meaning than the weights expect.
 
     Raises:
-      JaxvideoError: they cannot be read, or do not fit: the difference is listed.
+      JaxvideoError: the weights cannot be read, or do not fit; the message lists the difference.
     """
     arguments = dict(model)
     name = arguments.pop("name")
-    shared: dict[str, Any] = {
-        "num_classes": num_classes,
-        "leave_out": init.leave_out,
-        "seed": seed,
-        "frames": preprocessing.frames,
-        "crop": preprocessing.crop,
-    }
+    own = expected_clips(model_entry(name).preprocessing, given)
+    shared: dict[str, Any] = {"num_classes": num_classes, "leave_out": init.leave_out, "seed": seed}
     if init.parts:
-        flat = _joined(init.parts)
-        variables = adopt(flat, ", ".join(init.paths), name, **shared, **arguments)
-        return variables, {"name": name, **arguments}, []
+        shared |= {"frames": own.frames, "crop": own.crop}
+        variables = adopt(_joined(init.parts), ", ".join(init.paths), name, **shared, **arguments)
+        return variables, {"name": name, **arguments}, own, []
     if not Path(init.path).is_dir() and not init.inflate and not init.scope:
         where = (None, init.path) if init.path in SOURCES else (init.path, init.source or None)
+        shared |= {"frames": given.get("frames") or 0, "crop": given.get("crop") or 0}
         weights = read_weights(name, *where, **shared, **arguments)
-        notes = _differences(dataclasses.asdict(weights.preprocessing), preprocessing)
-        return weights.variables, {**weights.model, **model}, notes
+        clips = expected_clips(weights.preprocessing, given)
+        notes = _differences(weights.preprocessing, clips)
+        return weights.variables, {**weights.model, **model}, clips, notes
     if Path(init.path).is_dir() and init.source:
-        raise ConfigError(f"init.source={init.source!r}: {init.path} is a run's folder, of ours")
+        raise ConfigError(
+            f"init.source={init.source!r}: {init.path} is a run directory of jaxvideo; "
+            "unset init.source"
+        )
     flat, described = _read(init.path)
+    clips, notes = own, []
+    if described and not init.scope:
+        expects = Preprocessing(**described["preprocessing"])
+        if init.inflate and expects.modality == own.modality:
+            pixels = {field: getattr(expects, field) for field in _PIXELS}
+            expects = dataclasses.replace(model_entry(name).preprocessing, **pixels)
+        if expects.modality == own.modality:
+            clips = expected_clips(expects, given)
+            notes = _differences(expects, clips)
     theirs = described["model"] if described and not init.scope else None
     if init.scope:
         flat = _part(flat, init.scope, init.path)
@@ -79,15 +144,15 @@ def initial_weights(
         _shift_variances(flat, create_model(**theirs), create_model(name, **arguments))
         if not init.inflate:
             _check_same_network(init.path, theirs, {"name": name, **arguments})
+    shared |= {"frames": clips.frames, "crop": clips.crop}
     variables = adopt(flat, init.path, name, **shared, inflate_how=init.inflate, **arguments)
-    given = described["preprocessing"] if described else {}
-    return variables, {"name": name, **arguments}, _differences(given, preprocessing)
+    return variables, {"name": name, **arguments}, clips, notes
 
 
 def _read(path: str) -> tuple[dict[str, np.ndarray], dict[str, Any] | None]:
     """Arrays by our names, of a run or a file of ours; and what describes them."""
     if Path(path).is_dir():
-        found, described = load_variables(path)
+        found, described = checkpoint.load_variables(path)
         flat = tree.flatten(found)
     else:
         flat, described = files.read_arrays(path), files.read_description(path)
@@ -142,14 +207,10 @@ def _check_same_network(path: str, theirs: Mapping[str, Any], ours: Mapping[str,
         )
 
 
-def _differences(theirs: Mapping[str, Any], ours: Preprocessing) -> list[str]:
-    """Length, stride and crop may change in fine-tuning; pixel values had better not."""
-    if not theirs:
-        return []
-    given = Preprocessing(**theirs)
+def _differences(expected: Preprocessing, ours: Preprocessing) -> list[str]:
     return [
-        f"the first weights expect preprocessing.{field}={getattr(given, field)}, "
-        f"this run has {getattr(ours, field)}"
-        for field in ("range", "mean", "std", "order")
-        if getattr(given, field) != getattr(ours, field)
+        f"the first weights expect preprocessing.{field}={getattr(expected, field)}; "
+        f"the config sets {getattr(ours, field)}"
+        for field in _PIXELS
+        if getattr(expected, field) != getattr(ours, field)
     ]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from jaxvideo.data import motion
 from jaxvideo.data.datasets import VideoDataset, load_splits, pick_split
-from jaxvideo.training.config import Data
 from jaxvideo.training.log import say
+from jaxvideo.training.schema import Data
 from jaxvideo.types import DataError
 
 

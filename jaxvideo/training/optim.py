@@ -10,93 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jaxvideo.training.schema import Optim
 from jaxvideo.types import ConfigError
 from jaxvideo.weights import tree
-
-
-@dataclasses.dataclass(frozen=True)
-class Optim:
-    """The optimizer. Lengths are in epochs; patterns are those of `jaxvideo.weights.tree.matching`.
-
-    Attributes:
-      rule: update rule, a row of `RULES`.
-      lr: learning rate after the warm-up, for the global batch.
-      schedule: a row of `SCHEDULES`.
-      milestones: for "step": epochs, ascending, counted from the start of the run.
-      factors: for "step": learning rate after each milestone as a share of `lr`. Empty (default):
-        powers of `gamma`.
-      gamma: for "step" and "plateau": factor of the learning rate.
-      patience: for "plateau": validations without a lower loss before the rate falls.
-      warmup_epochs: linear warm-up from `warmup_factor * lr` to the schedule's value at its end.
-      warmup_factor: see `warmup_epochs`.
-      momentum: of rules that have one (`Rule.momentum`); the others ignore it.
-      dampening: of "sgd", as in torch: the gradient enters the momentum times 1 - dampening.
-      nesterov: Nesterov momentum, of rules that have a momentum.
-      weight_decay: decoupled for some rules (`Rule.decoupled`). For the others an L2 penalty: it
-        is added to the gradient before the momentum, as torch and Caffe do.
-      no_decay: patterns of parameters without weight decay, for instance `("*/bias",)`.
-      multipliers: `(pattern, factor)` pairs: learning rate factors of parameters. If several
-        patterns match, their factors multiply. Caffe's networks double the rate of biases.
-      frozen: patterns of parameters that are not trained.
-      clip_norm: clip the gradient to this global norm. 0 (default): do not clip.
-      options: other arguments of the rule, for instance `{"b2": 0.95}` (`Rule.options`).
-    """
-
-    lr: float
-    rule: str = "sgd"
-    schedule: str = "cosine"
-    milestones: tuple[float, ...] = ()
-    factors: tuple[float, ...] = ()
-    gamma: float = 0.1
-    patience: int = 10
-    warmup_epochs: float = 0.0
-    warmup_factor: float = 0.01
-    momentum: float = 0.9
-    nesterov: bool = False
-    weight_decay: float = 0.0
-    no_decay: tuple[str, ...] = ()
-    multipliers: tuple[tuple[str, float], ...] = ()
-    dampening: float = 0.0
-    frozen: tuple[str, ...] = ()
-    clip_norm: float = 0.0
-    options: dict[str, Any] = dataclasses.field(default_factory=dict)
-
-    def __post_init__(self):
-        if list(self.milestones) != sorted(set(self.milestones)):
-            raise ConfigError(f"optim.milestones={self.milestones}: must ascend")
-        if self.factors and (len(self.factors) != len(self.milestones) or min(self.factors) <= 0):
-            raise ConfigError(
-                f"optim.factors={self.factors}: must be positive, one for each of "
-                f"optim.milestones={self.milestones}"
-            )
-        if self.nesterov and (self.dampening or not self.momentum):
-            raise ConfigError(
-                f"optim.nesterov=True needs optim.momentum (here {self.momentum}) and "
-                f"optim.dampening=0 (here {self.dampening})"
-            )
-        if self.dampening and not self.momentum:
-            raise ConfigError(f"optim.dampening={self.dampening} needs optim.momentum")
-        for row in self.multipliers:
-            if len(row) != 2 or not isinstance(row[0], str) or not row[1] > 0:
-                raise ConfigError(
-                    f"optim.multipliers={self.multipliers}: must be (pattern, positive factor) "
-                    "pairs"
-                )
-        allowed = {
-            "lr": self.lr > 0,
-            "gamma": 0 < self.gamma < 1,
-            "momentum": 0 <= self.momentum < 1,
-            "dampening": 0 <= self.dampening < 1,
-            "weight_decay": self.weight_decay >= 0,
-            "clip_norm": self.clip_norm >= 0,
-            "warmup_epochs": self.warmup_epochs >= 0,
-            "patience": self.patience >= 1,
-        }
-        for name, fine in allowed.items():
-            if not fine:
-                raise ConfigError(f"optim.{name}={getattr(self, name)} is out of range")
-        check_optim(self)
-
 
 # --- Update rules -------------------------------------------------------------------------
 
@@ -231,6 +147,7 @@ def make_schedule(optim: Optim, *, steps_per_epoch: int, epochs: float) -> optax
     Raises:
       ConfigError: the warm-up is not shorter than the run.
     """
+    check_optim(optim)
     total = round(epochs * steps_per_epoch)
     warmup = round(optim.warmup_epochs * steps_per_epoch)
     if not total:  # a run that only tests
@@ -274,6 +191,7 @@ def make_optimizer(
       schedule = make_schedule(optim, steps_per_epoch=100, epochs=10)
       optimizer = make_optimizer(optim, schedule, variables["params"])
     """
+    check_optim(optim)
     names = list(tree.flatten(params))
     undecayed = tree.matching(names, optim.no_decay, "optim.no_decay")
     frozen = tree.matching(names, optim.frozen, "optim.frozen")

@@ -15,41 +15,11 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxvideo.data.pipeline import Share
+from jaxvideo.training.schema import AXES, Parallel
 from jaxvideo.types import ConfigError
-
-# Axis of [N, T, H, W, C] by its name in a config.
-AXES = {"time": 1, "height": 2}
 
 # Sharding a small leaf costs more than it saves.
 _LEAST_SHARDED = 2**14
-
-
-@dataclasses.dataclass(frozen=True)
-class Parallel:
-    """How a run is laid out.
-
-    Attributes:
-      split: devices that share one clip, for clips too large for one; they must belong to the
-        same process, and every stage of the network must leave each of them two rows or frames.
-      axis: of the clip that these split: "height" or "time".
-      fsdp: parameters and optimizer state are spread over the data axis, and gathered where used.
-      accumulate: parts of a batch that are computed one after another, so that only one's
-        activations are held. Whole BN groups: `model.bn_groups` must be a multiple.
-      remat: the backward pass computes each stage's activations again instead of keeping them.
-    """
-
-    split: int = 1
-    axis: str = "height"
-    fsdp: bool = False
-    accumulate: int = 1
-    remat: bool = False
-
-    def __post_init__(self):
-        if self.axis not in AXES:
-            raise ConfigError(f"parallel.axis={self.axis!r}: allowed are {', '.join(AXES)}")
-        for name in ("split", "accumulate"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"parallel.{name}={getattr(self, name)}: must be at least 1")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,10 +22,10 @@ import numpy as np
 
 from jaxvideo.models import create_model
 from jaxvideo.training.chips import Chip, chip_of_topology
-from jaxvideo.training.config import Run
 from jaxvideo.training.optim import make_optimizer, make_plateau, make_schedule
 from jaxvideo.training.parallel import Layout, make_layout
 from jaxvideo.training.program import jit_step, model_flops
+from jaxvideo.training.schema import Run
 from jaxvideo.training.step import TrainState, first_state, init_variables
 from jaxvideo.types import ConfigError, Lowering
 

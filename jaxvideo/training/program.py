@@ -7,8 +7,8 @@ from typing import Any
 import jax
 
 from jaxvideo.models.summary import trace_of_clip
-from jaxvideo.training.config import Run
 from jaxvideo.training.parallel import Layout
+from jaxvideo.training.schema import Run
 from jaxvideo.training.step import make_train_step
 
 
@@ -21,7 +21,7 @@ def jit_step(run: Run, model, optimizer, layout: Layout, shardings: Any):
         flip=run.augment.flip,
         loss=run.loss,
         label_smoothing=run.label_smoothing,
-        augment=run.augment.in_step,
+        augment=run.augment,
         accumulate=run.parallel.accumulate,
         remat=run.parallel.remat,
         ema=run.ema,

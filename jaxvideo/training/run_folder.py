@@ -11,8 +11,9 @@ from jaxvideo.data.datasets import VideoDataset
 from jaxvideo.evaluation.fusion import SCORES, Scores, save_scores, video_names
 from jaxvideo.evaluation.protocol import Result
 from jaxvideo.training import checkpoint, distributed
-from jaxvideo.training.config import Run, differences, identity, read_config
+from jaxvideo.training.config import differences, identity, read_config
 from jaxvideo.training.log import duration, say, warn
+from jaxvideo.training.schema import Run
 from jaxvideo.types import CheckpointError
 from jaxvideo.weights import formats
 

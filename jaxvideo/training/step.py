@@ -11,10 +11,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxvideo.training.augment import StepAugment, change_colors, erase, mix, partner
+from jaxvideo.training.augment import change_colors, erase, mix, partner
 from jaxvideo.training.losses import Loss, get_loss
 from jaxvideo.training.preprocess import prepare, random_flip, sample_keys
 from jaxvideo.training.remat import remat_stages
+from jaxvideo.training.schema import StepAugment
 from jaxvideo.types import ConfigError, Preprocessing
 
 Batch = dict[str, jax.Array]
@@ -108,7 +109,7 @@ def make_train_step(
       accumulate: number of micro-batches of whole BN groups. Except for dropout masks and
         rounding, the result does not depend on it.
       remat: recompute activations in the backward pass, see `remat.remat_stages`.
-      ema: decay of the moving averages, see `config.Run`.
+      ema: decay of the moving averages, see `schema.Run`.
 
     Raises:
       ConfigError: an unknown loss, or options that do not fit the network or the preprocessing.

@@ -27,12 +27,21 @@ _RENAMED_IN_2 = {
 
 
 def _from_1(description: dict[str, Any]) -> None:
-    """American spelling of two values."""
+    """Format 2 has American spelling, and a config without a frame rate has another meaning."""
     for part in (description, description.get("config")):
         for (section, key), renamed in _RENAMED_IN_2.items():
-            values = part.get(section) if isinstance(part, dict) else None
-            if isinstance(values, dict) and values.get(key) in renamed:
+            values = _section(part, section)
+            if values.get(key) in renamed:
                 values[key] = renamed[values[key]]
+    clips = _section(description.get("config"), "preprocessing")
+    if "fps" in clips and clips["fps"] is None:
+        clips["fps"] = 0  # the frame rate of the files; None has become that of the network
+
+
+def _section(part: Any, name: str) -> dict[str, Any]:
+    """Returns a section of a description, which may be damaged; empty if it is no section."""
+    section = part.get(name) if isinstance(part, dict) else None
+    return section if isinstance(section, dict) else {}
 
 
 #: `UPGRADES[n]` turns a description of format n into one of format n + 1, in place.

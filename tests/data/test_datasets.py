@@ -20,8 +20,9 @@ from jaxvideo.data.datasets import (
     read_classes,
 )
 from jaxvideo.data.forms import FORMS
-from jaxvideo.training.config import Data
+from jaxvideo.training.config import read_config
 from jaxvideo.training.inputs import load_data
+from jaxvideo.training.schema import Data
 from jaxvideo.types import ConfigError, DataError
 from tests.conftest import write_video
 
@@ -841,7 +842,7 @@ def test_config_section():
     with pytest.raises(
         ConfigError, match=r"data\.source='webcam': allowed are auto, motion, tfds, csv"
     ):
-        Data(source="webcam")
+        read_config({"model": {"name": "c3d"}, "data": {"source": "webcam"}})
     with pytest.raises(ConfigError, match=r"data\.fold=0: must be at least 1"):
         Data(fold=0)
 

@@ -11,8 +11,8 @@ from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 from skimage import data
 
 from jaxvideo.training import augment
-from jaxvideo.training.augment import OPERATIONS, StepAugment, color_jitter, partner, turn_hue
-from jaxvideo.training.config import Augment
+from jaxvideo.training.augment import OPERATIONS, color_jitter, partner, turn_hue
+from jaxvideo.training.schema import Augment, StepAugment
 from jaxvideo.types import ConfigError
 
 apply_operation = jax.jit(augment.apply_operation, static_argnums=2)
@@ -312,8 +312,8 @@ def test_sharpness_leaves_the_border_as_pillow_does(clip):
         ({"mixup": -0.2}, "augment.mixup=-0.2"),
         ({"cutmix": float("nan")}, "augment.cutmix=nan"),
         ({"areas": (0.5, 2.0)}, "augment.areas="),
-        ({"views_per_video": 3, "repeated": 2}, "the second must divide the first"),
-        ({"views_per_video": 0}, "both at least 1"),
+        ({"views_per_video": 3, "repeated": 2}, "repeated must divide the other"),
+        ({"views_per_video": 0}, "both must be at least 1"),
     ],
 )
 def test_wrong_values_are_named(fields, text):
@@ -323,7 +323,7 @@ def test_wrong_values_are_named(fields, text):
 
 def test_a_config_reaches_its_parts():
     given = Augment(areas=[0.25, 1.0], hue=0.1, mixup=0.8, views_per_video=4, repeated=2)
-    assert given.crop.areas == (0.25, 1.0)
-    assert given.in_step == StepAugment(hue=0.1, mixup=0.8)
-    assert not Augment().in_step.colors
-    assert not Augment().in_step.mixes
+    assert given.areas == (0.25, 1.0)
+    assert (given.hue, given.mixup) == (0.1, 0.8)
+    assert not Augment().colors
+    assert not Augment().mixes

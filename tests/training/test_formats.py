@@ -1,5 +1,6 @@
 """What older versions of jaxvideo wrote: every format ever released is read and resumed."""
 
+import copy
 import json
 import shutil
 import subprocess
@@ -30,6 +31,8 @@ config.update_from_flattened_dict({
     "label_smoothing": 0.1, "compilation_cache": "",
     "data.root": "tests/training/checkpoints/format1/data",
     "model.name": "c3d", "init.inflate": "center",
+    "preprocessing.range": (0.0, 1.0), "preprocessing.mean": (0.0, 0.0, 0.0),
+    "preprocessing.std": (1.0, 1.0, 1.0), "preprocessing.order": "RGB", "preprocessing.width": 0,
     "preprocessing.frames": 4, "preprocessing.size": 24, "preprocessing.crop": 20,
     "augment.flip": False, "augment.scales": (1.0, 1.25),
     "optim.lr": 0.05, "optim.schedule": "plateau", "optim.nesterov": True,
@@ -109,6 +112,9 @@ def test_upgrading_changes_a_copy():
     old = {"config": description(starts="centres"), "format": 1}
     assert formats.upgrade(old, "x") == {"config": description(starts="centers")}
     assert old["config"]["protocol"]["starts"] == "centres"
+    clips = {"preprocessing": {"fps": None}}
+    found = formats.upgrade({**clips, "config": copy.deepcopy(clips)}, "x")
+    assert found == {**clips, "config": {"preprocessing": {"fps": 0}}}
     damaged = {"model": None, "protocol": 3, "config": []}
     assert formats.upgrade(damaged, "x") == damaged
 

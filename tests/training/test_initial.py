@@ -8,11 +8,11 @@ import numpy as np
 import optax
 import pytest
 
-from jaxvideo import create_model
+from jaxvideo.models import create_model, model_entry
 from jaxvideo.pretrained import Weights, save_weights
 from jaxvideo.training import checkpoint
-from jaxvideo.training.config import Init
 from jaxvideo.training.initial import initial_weights
+from jaxvideo.training.schema import Init
 from jaxvideo.training.step import TrainState, init_variables
 from jaxvideo.types import CheckpointError, ConfigError, Preprocessing
 from jaxvideo.weights import tree
@@ -43,29 +43,33 @@ def run(tmp_path_factory):
 @pytest.mark.full
 def test_from_a_run(run):
     folder, expected = run
-    variables, model, notes = initial_weights(Init(str(folder)), FLAT, 3, PRE, 0)
+    variables, model, clips, notes = initial_weights(Init(str(folder)), FLAT, 3, {}, 0)
     jax.tree.map(np.testing.assert_array_equal, variables, expected)
     assert model == FLAT
+    assert clips == PRE
     assert notes == []
 
 
 def test_another_head_and_other_pixels(run):
     folder, expected = run
     init = Init(str(folder), leave_out=("fc/*",))
-    other = dataclasses.replace(PRE, mean=(0.5, 0.5, 0.5), frames=8)
-    variables, _, notes = initial_weights(init, FLAT, 9, other, 0)
+    given = {"mean": (0.5, 0.5, 0.5), "frames": 8, "stride": None}
+    variables, _, clips, notes = initial_weights(init, FLAT, 9, given, 0)
+    assert clips == dataclasses.replace(PRE, mean=(0.5, 0.5, 0.5), frames=8)
     assert variables["params"].pop("fc")["kernel"].shape == (32, 9)
     params = {name: leaf for name, leaf in expected["params"].items() if name != "fc"}
     jax.tree.map(np.testing.assert_array_equal, variables["params"], params)
     assert len(notes) == 1
-    assert "mean=(0.0, 0.0, 0.0), this run has (0.5, 0.5, 0.5)" in notes[0]
+    assert "mean=(0.0, 0.0, 0.0); the config sets (0.5, 0.5, 0.5)" in notes[0]
 
 
 def test_inflated(run):
     folder, expected = run
     deep = {"name": "r3d_10", "width": 4}
     init = Init(str(folder), inflate="center")
-    variables, _, _ = initial_weights(init, deep, 3, PRE, 0)
+    variables, _, clips, _ = initial_weights(init, deep, 3, {}, 0)
+    own = model_entry("r3d_10").preprocessing
+    assert (clips.frames, clips.crop, clips.mean) == (own.frames, own.crop, PRE.mean)
     kernel = variables["params"]["conv1"]["kernel"]
     assert kernel.shape == (3, 7, 7, 3, 4)
     np.testing.assert_array_equal(kernel[1:2], expected["params"]["conv1"]["kernel"])
@@ -75,7 +79,7 @@ def test_inflated(run):
 def test_another_epsilon_gives_the_same_numbers(run):
     folder, expected = run
     other = {**FLAT, "bn_epsilon": 1e-3}
-    variables, model, _ = initial_weights(Init(str(folder)), other, 3, PRE, 0)
+    variables, model, _, _ = initial_weights(Init(str(folder)), other, 3, {}, 0)
     assert model == other
     found = variables["batch_stats"]["bn1"]["var"]
     np.testing.assert_allclose(
@@ -90,23 +94,25 @@ def test_another_epsilon_gives_the_same_numbers(run):
         ({}, {"name": "r3d_10", "width": 4}, 3, CheckpointError, "of another network: kinds:"),
         ({"inflate": "center"}, {"name": "f_r2d_18", "width": 4}, 3, CheckpointError, "missing"),
         ({"inflate": "average"}, {**FLAT, "width": 8}, 3, CheckpointError, "cannot be inflated"),
-        ({"source": "hara"}, FLAT, 3, ConfigError, "is a run's folder"),
+        ({"source": "hara"}, FLAT, 3, ConfigError, "is a run directory"),
         ({}, {**FLAT, "width": 8}, 3, CheckpointError, "the model has"),
         ({"leave_out": ("head/*",)}, FLAT, 3, ConfigError, "'head/\\*' matches no parameter"),
     ],
 )
 def test_what_does_not_fit(run, fields, model, classes, error, text):
     with pytest.raises(error, match=text):
-        initial_weights(Init(str(run[0]), **fields), model, classes, PRE, 0)
+        initial_weights(Init(str(run[0]), **fields), model, classes, {}, 0)
 
 
 def test_wrong_init():
-    with pytest.raises(ConfigError, match=r"init\.inflate='mean': allowed are '', average, center"):
+    with pytest.raises(
+        ConfigError, match=r"init\.inflate='mean': allowed are '', 'average', 'center'"
+    ):
         Init("x", inflate="mean")
     with pytest.raises(ConfigError, match="convert the file first"):
         Init("x", source="hara", inflate="center")
     with pytest.raises(CheckpointError, match=r"no\.pt: no such file"):
-        initial_weights(Init("no.pt", source="hara"), {"name": "resnet18_3d_a"}, 3, PRE, 0)
+        initial_weights(Init("no.pt", source="hara"), {"name": "resnet18_3d_a"}, 3, {}, 0)
 
 
 @pytest.mark.full
@@ -127,7 +133,8 @@ def test_streams_from_parts(tmp_path):
     clips = Preprocessing(
         frames=8, size=32, crop=32, modality="rgb_flow", mean=(0.0,) * 5, std=(1.0,) * 5
     )
-    variables, model, _ = initial_weights(Init(parts=paths), both, 3, clips, 0)
+    clips = dataclasses.asdict(clips)
+    variables, model, _, _ = initial_weights(Init(parts=paths), both, 3, clips, 0)
     assert model == both
     for scope, own in expected.items():
         for kind in ("params", "batch_stats"):
@@ -137,8 +144,8 @@ def test_streams_from_parts(tmp_path):
 
 
 def test_wrong_parts():
-    with pytest.raises(ConfigError, match="one of the two"):
+    with pytest.raises(ConfigError, match="mutually exclusive"):
         Init(path="a", parts={"rgb": "b"})
-    with pytest.raises(ConfigError, match="a path for each"):
+    with pytest.raises(ConfigError, match="every part needs a path"):
         Init(parts={"rgb": "b", "flow": ""})
     assert Init(parts={"rgb": "", "flow": ""}).paths == []

@@ -4,10 +4,12 @@ import numpy as np
 import optax
 import pytest
 
+from jaxvideo.training.config import override, read_config
 from jaxvideo.training.optim import (
     RULES,
     SCHEDULES,
     Optim,
+    check_optim,
     make_optimizer,
     make_plateau,
     make_schedule,
@@ -143,7 +145,7 @@ def test_plateau_scales_after_patience():
 )
 def test_bad_values(change, text):
     with pytest.raises(ConfigError, match=text):
-        Optim(**{"lr": 0.1, **change})
+        check_optim(Optim(**{"lr": 0.1, **change}))
 
 
 def test_bad_patterns_and_warmup():
@@ -224,6 +226,15 @@ def test_every_rule_is_that_of_optax(name):
     assert all(float(np.abs(a - 2.0).max()) > 0 for a in jax.tree.leaves(found))
 
 
+def test_options_from_the_command_line():
+    values = {"model": {"name": "c3d"}, "optim": {"rule": "adamw"}}
+    override(values, "optim.options.b2=0.95")
+    assert read_config(values).optim.options == {"b2": 0.95}
+    override(values, "optim.options.momentum=0.9")
+    with pytest.raises(ConfigError, match="'momentum' is not one of 'adamw'; allowed are b1, b2"):
+        read_config(values)
+
+
 @pytest.mark.parametrize("name", ["adamw", "lars", "rmsprop"])
 def test_rules_with_frozen_parameters(name):
     found = steps(Optim(lr=0.1, rule=name, weight_decay=0.1, momentum=0.0, frozen=("fc",)), 2)
@@ -244,4 +255,4 @@ def test_rules_with_frozen_parameters(name):
 )
 def test_what_a_rule_does_not_accept(change, text):
     with pytest.raises(ConfigError, match=text):
-        Optim(**{"lr": 0.1, **change})
+        check_optim(Optim(**{"lr": 0.1, **change}))

@@ -1,0 +1,124 @@
+"""`train`: the training program, also called by `train.py`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxvideo import startup
+from jaxvideo.types import ConfigError, Interrupted, JaxvideoError
+
+
+def add(commands: Any) -> None:
+    command = commands.add_parser(
+        "train",
+        help="train a network by a config",
+        description="Trains a network by a config, tests it and writes a run directory. The same "
+        "command resumes an interrupted run. Any value of the config can be overridden: "
+        "--optim.lr=0.05.",
+        allow_abbrev=False,
+    )
+    command.add_argument(
+        "config", metavar="CONFIG", help="config file, FILE.py or FILE.py:ARGUMENT"
+    )
+    _add_options(command)
+    command.set_defaults(run=_run, changes=[])
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs `train.py`; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python train.py",
+        description="Trains a network by a config, tests it and writes a run directory. The same "
+        "command resumes an interrupted run. Any value of the config can be overridden: "
+        "--config.optim.lr=0.05.",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--config", metavar="FILE", required=True, help="config file, FILE.py or FILE.py:ARGUMENT"
+    )
+    _add_options(parser)
+    options, others = parser.parse_known_args(arguments)
+    try:
+        options.changes = overrides(others, "--config.")
+        return _run(options)
+    except JaxvideoError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+def overrides(arguments: Sequence[str], prefix: str) -> list[str]:
+    """Returns `a.b=value` for arguments such as `--config.a.b=value`.
+
+    Args:
+      arguments: those that argparse does not know.
+      prefix: "--config." for `train.py`, "--" for commands.
+
+    Raises:
+      ConfigError: an argument of another form.
+    """
+    other = "--" if prefix == "--config." else "--config."
+    changes = []
+    for argument in arguments:
+        change = argument.removeprefix(prefix)
+        if change == argument or (prefix == "--" and change.startswith("config.")):
+            meant = argument.removeprefix(other).lstrip("-")
+            hint = f"; write {prefix}{meant}" if argument.startswith("--") else ""
+            raise ConfigError(
+                f"unknown argument {argument!r}{hint}. Values of the config are overridden by "
+                f"{prefix}KEY=VALUE, for instance {prefix}optim.lr=0.1"
+            )
+        if "=" not in change:
+            raise ConfigError(f"argument {argument!r} needs an equals sign: {argument}=VALUE")
+        changes.append(change)
+    return changes
+
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--workdir",
+        metavar="DIR",
+        help="run directory (default: one in runs/ that is named after the config and its values)",
+    )
+    parser.add_argument(
+        "--distributed",
+        action="store_true",
+        help="this process is one of several, which JAX detects (TPU slice, Slurm, Open MPI)",
+    )
+    parser.add_argument(
+        "--coordinator", metavar="HOST:PORT", help="address of process 0, if JAX cannot detect it"
+    )
+    parser.add_argument("--processes", type=int, metavar="N", help="number of processes")
+    parser.add_argument("--process", type=int, metavar="I", help="index of this process, from 0")
+
+
+def _run(options: argparse.Namespace) -> int:
+    # Orbax logs a line per file operation, and the traceback of every error that it also raises.
+    from absl import logging
+
+    logging.set_verbosity(logging.FATAL)
+    with startup.abortable():
+        from jaxvideo import visualize
+        from jaxvideo.training import distributed
+        from jaxvideo.training.config import default_workdir, load_config
+        from jaxvideo.training.loop import train
+
+    values = load_config(options.config, options.changes)
+    name = Path(options.config.partition(":")[0]).stem
+    workdir = Path(options.workdir) if options.workdir else default_workdir(values, name)
+    distributed.start(
+        options.coordinator, options.processes, options.process, detect=options.distributed
+    )
+    try:
+        with distributed.together():
+            train(values, workdir)
+    except Interrupted as stop:
+        print(stop, file=sys.stderr)
+        return 0
+    if distributed.writes():
+        for picture in visualize.draw_run(workdir):
+            print(f"picture: {picture}")
+    return 0

@@ -1,0 +1,197 @@
+"""What watches a training loop: metrics, broken videos, signals to stop and the profiler."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from jaxvideo.data.datasets import VideoDataset
+from jaxvideo.data.pipeline import Batch, error_text
+from jaxvideo.training import distributed
+from jaxvideo.training.chips import mfu
+from jaxvideo.training.log import meter, say, warn
+from jaxvideo.training.program import model_flops
+from jaxvideo.training.schema import Run
+from jaxvideo.types import DataError, TrainingError
+
+
+@dataclasses.dataclass(frozen=True)
+class Monitor:
+    """Functions that the training loop calls.
+
+    Attributes:
+      note: `note(step, batch, metrics, waited)` after each step was launched. `metrics` are arrays
+        on the device. They are read one step later, because reading waits for the device.
+      read: reads the metrics that are left.
+      means: reads what is left; returns the mean metrics since the last call.
+    """
+
+    note: Callable[[int, Batch, dict[str, jax.Array], float], None]
+    read: Callable[[], None]
+    means: Callable[[], dict[str, float]]
+
+
+def make_monitor(run: Run, model, dataset: VideoDataset, first: int, total: int) -> Monitor:
+    """Returns the monitor of the steps after `first` of `total`.
+
+    Raises (when metrics are read):
+      TrainingError: a metric is not finite.
+      DataError: too many videos cannot be read.
+    """
+    note_broken = _broken_watch(dataset, run.data.max_broken)
+    report = _progress(run, model, first, total)
+    pending: list[tuple] = []
+    history: list[dict[str, float]] = []
+
+    def read() -> None:
+        if not pending:
+            return
+        step, batch, metrics, waited = pending.pop()
+        metrics = dict(metrics)
+        note_broken(np.asarray(metrics.pop("broken")), batch)
+        values = {name: float(value) for name, value in metrics.items()}
+        for name, value in values.items():
+            if not np.isfinite(value):
+                raise TrainingError(
+                    f"{name} is {value} at step {step}: training stopped; earlier checkpoints "
+                    "are kept. Try a lower config.optim.lr, a warm-up or config.optim.clip_norm"
+                )
+        history.append(values)
+        report(step, values, waited)
+
+    def note(step: int, batch: Batch, metrics: dict[str, jax.Array], waited: float) -> None:
+        read()
+        rows = {name: batch[name] for name in ("sample", "error", "weight")}  # not the videos
+        pending.append((step, rows, metrics, waited))
+
+    def means() -> dict[str, float]:
+        read()
+        sums: dict[str, float] = {}
+        for values in history:
+            for name, value in values.items():
+                sums[name] = sums.get(name, 0.0) + value
+        count = len(history)
+        history.clear()
+        return {name: value / count for name, value in sums.items()}
+
+    return Monitor(note, read, means)
+
+
+def _broken_watch(dataset: VideoDataset, most: float) -> Callable[[np.ndarray, Batch], None]:
+    """Returns `note(videos, batch)`: logs each unreadable video once and stops the run if there
+    are too many.
+
+    `videos` int32 `[N]` are the unreadable videos of the global batch, identical on all
+    processes, and -1 elsewhere. `batch` is this process's part; it has the reasons it knows.
+    """
+    broken: dict[int, str] = {}
+
+    def note(videos: np.ndarray, batch: Batch) -> None:
+        new = [video for video in videos[videos >= 0].tolist() if video not in broken]
+        if not new:
+            return
+        reasons = {
+            int(batch["sample"][place, 1]): error_text(batch["error"][place])
+            for place in np.flatnonzero(batch["weight"] == 0)
+        }
+        for video in new:
+            elsewhere = f"{dataset.paths[video]}: read by another process, which has the reason"
+            broken.setdefault(video, reasons.get(video, elsewhere))
+            warn(f"skipped, {len(broken)} so far: {broken[video]}")
+        if len(broken) > max(most * len(dataset), 1):
+            lines = "\n".join(f"  {reason}" for reason in list(broken.values())[:20])
+            raise DataError(
+                f"{len(broken)} of {len(dataset)} videos cannot be read, more than the share "
+                f"data.max_broken={most:g} allows:\n{lines}"
+            )
+
+    return note
+
+
+def _progress(
+    run: Run, model, first: int, total: int
+) -> Callable[[int, dict[str, float], float], None]:
+    """Returns `report(step, metrics, waited)`, which logs a line every `log_seconds`."""
+    rates, reported, reported_step, waiting, flops = None, 0.0, first, 0.0, 0.0
+
+    def report(step: int, values: dict[str, float], waited: float) -> None:
+        nonlocal rates, reported, reported_step, waiting, flops
+        if rates is None:  # the first step is mostly compilation: it has no rate
+            say(f"  step {step}/{total}  loss {values['loss']:.3f}  compiled")
+            rates, reported, reported_step = meter(total, step), time.perf_counter(), step
+            return
+        waiting += waited
+        seconds, count = time.perf_counter() - reported, step - reported_step
+        if seconds < run.log_seconds:
+            return
+        devices, kind = jax.device_count(), jax.devices()[0].device_kind
+        share = None
+        if mfu(1.0, 1.0, kind, devices) is not None:  # the peak of this device is known
+            flops = flops or model_flops(model, run)
+            share = mfu(flops, seconds / count, kind, devices)
+        line = rates(step, waiting, count * run.batch_size)
+        used = "" if share is None else f"  MFU {100 * share:.0f} %"
+        say(f"  step {step}/{total}  loss {values['loss']:.3f}  {line}{used}")
+        reported, reported_step, waiting = time.perf_counter(), step, 0.0
+
+    return report
+
+
+@contextlib.contextmanager
+def stop_signals() -> Iterator[Callable[[int], bool]]:
+    """Yields `requested(step)`: True if the run must stop after this step.
+
+    SIGTERM and the first Ctrl-C request a stop; a second Ctrl-C interrupts at once. In a run of
+    several processes JAX's runtime receives SIGTERM, and all processes agree on the step.
+    """
+    if jax.process_count() > 1:
+        yield distributed.stop_agreed
+        return
+    received: list[int] = []
+
+    def handle(number, frame):
+        del frame
+        if received and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        received.append(number)
+        say("  stopping after this step, saving ...")
+
+    try:
+        before = {n: signal.signal(n, handle) for n in (signal.SIGTERM, signal.SIGINT)}
+    except ValueError:  # not the main thread, which alone may set handlers
+        before = {}
+    try:
+        yield lambda step: bool(received)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def profiler(workdir: Path, steps: tuple[int, ...]) -> Iterator[Callable[[int], None]]:
+    """Yields `before(step)`, which traces the steps `steps[0]` to `steps[1] - 1` into
+    `workdir/profile`. Without steps it does nothing."""
+    tracing = False
+
+    def before(step: int) -> None:
+        nonlocal tracing
+        if steps and not tracing and steps[0] <= step < steps[1]:
+            jax.profiler.start_trace(str(workdir / "profile"))
+            tracing = True
+        elif tracing and step >= steps[1]:
+            jax.profiler.stop_trace()
+            tracing = False
+            say(f"  steps {steps[0]} to {steps[1] - 1} traced: {workdir / 'profile'}")
+
+    try:
+        yield before
+    finally:
+        if tracing:
+            jax.profiler.stop_trace()

