@@ -1,4 +1,4 @@
-"""`python -m jaxvideo`."""
+"""`python -m jaxvideo` and the console script `jaxvideo`."""
 
 import sys
 
@@ -10,6 +10,7 @@ _GRACE = 1.0
 
 def run() -> int:
     """Runs a command as a process of its own; returns the exit status."""
+    startup.use_huge_pages("jaxvideo" if __name__ == "__main__" else sys.argv[0])
     with startup.interrupts(_GRACE):
         from jaxvideo.cli import main
 
@@ -17,5 +18,4 @@ def run() -> int:
 
 
 if __name__ == "__main__":
-    startup.use_huge_pages("jaxvideo")
     sys.exit(run())

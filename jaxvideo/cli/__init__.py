@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from jaxvideo import __version__, startup
 from jaxvideo.cli import (
+    config,
     data,
     doctor,
     env,
@@ -39,6 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for topic in (
         models,
         train,
+        config,
         videos,
         weights,
         runs,

@@ -46,7 +46,8 @@ class _Renamed(argparse.Action):
     """An old spelling of overrides."""
 
     def __call__(self, parser, namespace, values, option_string=None):
-        parser.error(f"{option_string} {values[0]} is now written --{values[0]}")
+        change = next(iter(values or []))
+        parser.error(f"{option_string} {change} is now written --{change}")
 
 
 def open_network(options: argparse.Namespace) -> Network:

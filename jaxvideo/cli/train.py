@@ -22,14 +22,16 @@ def add(commands: Any) -> None:
         allow_abbrev=False,
     )
     command.add_argument(
-        "config", metavar="CONFIG", help="config file, FILE.py or FILE.py:ARGUMENT"
+        "config",
+        metavar="CONFIG",
+        help="recipe, such as i3d_rgb or i3d_rgb:smoke, or config file (FILE.py)",
     )
     _add_options(command)
     command.set_defaults(run=_run, changes=[])
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs `train.py`; returns the exit status."""
+def make_parser() -> argparse.ArgumentParser:
+    """Returns the parser of `train.py`."""
     parser = argparse.ArgumentParser(
         prog="python train.py",
         description="Trains a network by a config, tests it and writes a run directory. The same "
@@ -41,7 +43,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--config", metavar="FILE", required=True, help="config file, FILE.py or FILE.py:ARGUMENT"
     )
     _add_options(parser)
-    options, others = parser.parse_known_args(arguments)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs `train.py`; returns the exit status."""
+    options, others = make_parser().parse_known_args(arguments)
     try:
         options.changes = overrides(others, "--config.")
         return _run(options)
@@ -84,6 +91,9 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         help="run directory (default: one in runs/ that is named after the config and its values)",
     )
     parser.add_argument(
+        "--print-config", action="store_true", help="print the whole config and exit"
+    )
+    parser.add_argument(
         "--distributed",
         action="store_true",
         help="this process is one of several, which JAX detects (TPU slice, Slurm, Open MPI)",
@@ -96,6 +106,11 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
+    if options.print_config:
+        from jaxvideo.cli.config import show_config
+
+        print(show_config(options.config, options.changes))
+        return 0
     # Orbax logs a line per file operation, and the traceback of every error that it also raises.
     from absl import logging
 

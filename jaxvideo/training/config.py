@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import hashlib
 import importlib.util
 import json
 import sys
-from collections.abc import Iterable, Mapping
+import types
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,10 @@ from jaxvideo.training import schema
 from jaxvideo.training.losses import get_loss
 from jaxvideo.training.optim import check_optim
 from jaxvideo.training.schema import Run
-from jaxvideo.types import ConfigError, Preprocessing
+from jaxvideo.types import ConfigError, Lowering, Preprocessing
+
+#: Directory of the recipes: `configs/` of the repository, also inside the wheel.
+RECIPES = Path(__file__).parent.parent / "configs"
 
 #: Keys that cannot change the numbers of a run. A resumed run may differ in them.
 HARMLESS = ("loading", "log_seconds", "checkpoint", "compilation_cache", "parallel", "profile")
@@ -29,38 +34,74 @@ def load_config(name: str, overrides: Iterable[str] = ()) -> dict[str, Any]:
     """Returns the values of a config file, as nested dicts that JSON can hold.
 
     Args:
-      name: `configs/x.py`, or `configs/x.py:ARGUMENT`.
+      name: `FILE.py`, or the name of a recipe such as `i3d_rgb`; either with `:ARGUMENT`.
       overrides: `a.b=value` each, see `override`.
 
     Raises:
-      ConfigError: the file does not exist, raises an exception, or has no key for an override.
+      ConfigError: it does not exist, raises an exception, or has no key for an override.
 
     Example:
-      values = load_config("configs/motion.py", ["optim.lr=0.1"])
+      values = load_config("motion", ["optim.lr=0.1"])
       run = read_config(values)
     """
-    file, _, argument = name.partition(":")
-    path = Path(file).resolve()
-    spec = importlib.util.spec_from_file_location(path.stem, path) if path.is_file() else None
-    if spec is None or spec.loader is None:
-        raise ConfigError(f"--config={name}: {file} is not a config file (.py)")
-    # `from configs import common` must find the package beside the config.
-    root = str(path.parents[1])
-    sys.path.insert(0, root)
+    path, argument = find_config(name)
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
     try:
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        config = module.get_config(argument) if argument else module.get_config()
-        values = json.loads(json.dumps(config.to_dict()))
-    except ConfigError as error:
-        raise ConfigError(f"--config={name}: {error}") from error
+        with _recipes_importable(path):
+            module = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(module)
+            config = module.get_config(argument) if argument else module.get_config()
+            values = json.loads(json.dumps(config.to_dict()))
     except Exception as error:  # a config is any program
-        raise ConfigError(f"--config={name}: {type(error).__name__}: {error}") from error
-    finally:
-        sys.path.remove(root)
+        kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+        raise ConfigError(f"config {name}: {kind}{error}") from error
     for change in overrides:
         override(values, change)
     return values
+
+
+def find_config(name: str) -> tuple[Path, str]:
+    """Returns the path and the argument of a config, `FILE.py[:ARGUMENT]` or `RECIPE[:ARGUMENT]`.
+
+    Raises:
+      ConfigError: no such file or recipe; the message has the nearest names.
+    """
+    file, _, argument = name.partition(":")
+    path = Path(file)
+    if path.suffix != ".py":
+        path = RECIPES / f"{path.name}.py" if path.name == file else path
+    if path.is_file():
+        return path.resolve(), argument
+    recipes = sorted(p.stem for p in RECIPES.glob("*.py") if p.stem != "common")
+    near = difflib.get_close_matches(Path(file).stem, recipes, n=3)
+    hint = f" Did you mean {' or '.join(near)}?" if near else ""
+    raise ConfigError(
+        f"config {name}: {file} is neither a file (FILE.py) nor a recipe.{hint} "
+        f"Recipes: {', '.join(recipes)}"
+    )
+
+
+@contextlib.contextmanager
+def _recipes_importable(path: Path) -> Iterator[None]:
+    """Lets a config import `configs.common`, and modules beside it."""
+    package = types.ModuleType("configs")
+    package.__path__ = [str(path.parent), str(RECIPES)]
+    before = {name: sys.modules.pop(name) for name in [*sys.modules] if _is_recipe(name)}
+    sys.modules["configs"] = package
+    sys.path.insert(0, str(path.parent))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(path.parent))
+        for name in [name for name in sys.modules if _is_recipe(name)]:
+            del sys.modules[name]
+        sys.modules.update(before)
+
+
+def _is_recipe(module: str) -> bool:
+    return module.partition(".")[0] == "configs"
 
 
 def override(values: dict[str, Any], change: str) -> None:
@@ -138,6 +179,11 @@ def read_config(config: Mapping[str, Any]) -> Run:
     if run.model.get("dtype", "float32") not in DTYPES:
         raise ConfigError(
             f"config.model.dtype={run.model['dtype']!r}: allowed are {', '.join(DTYPES)}"
+        )
+    lowerings = [lowering.value for lowering in Lowering]
+    if run.model.get("lowering", "auto") not in (*lowerings, *Lowering):
+        raise ConfigError(
+            f"config.model.lowering={run.model['lowering']!r}: allowed are {', '.join(lowerings)}"
         )
     return run
 

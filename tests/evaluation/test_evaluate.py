@@ -161,7 +161,7 @@ def test_wrong_config_and_classes(folder, variables, tmp_path):
     file = weights(folder, variables)
     with pytest.raises(ConfigError, match="which data, by which protocol"):
         run("--checkpoint", file)
-    with pytest.raises(ConfigError, match="is not a config file"):
+    with pytest.raises(ConfigError, match="neither a file"):
         run("--config", tmp_path / "none.py", "--checkpoint", file)
     (tmp_path / "wrong.py").write_text("def get_config():\n    raise KeyError('oh')\n")
     with pytest.raises(ConfigError, match=r"wrong\.py: KeyError: 'oh'"):

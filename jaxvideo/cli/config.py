@@ -1,0 +1,97 @@
+"""`config`: the recipes, and every key of a config with its value."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from jaxvideo.types import ConfigError
+
+
+def add(commands: Any) -> None:
+    command = commands.add_parser("config", help="list the recipes, or show a config")
+    actions = command.add_subparsers(dest="action", required=True, metavar="ACTION")
+    listed = actions.add_parser("list", help="list the recipes")
+    listed.set_defaults(run=_list)
+    show = actions.add_parser(
+        "show",
+        help="show every key of a config with its value",
+        description="Shows every key of a config with its value, as overrides of `jaxvideo train` "
+        "(with `--config.` in front for train.py). Values that are not defaults are marked *. "
+        "Keys of `preprocessing` that the config leaves open have the network's values.",
+        allow_abbrev=False,
+    )
+    show.add_argument("config", metavar="CONFIG", help="recipe, or config file (FILE.py)")
+    show.add_argument("--json", action="store_true", help="print JSON instead")
+    show.set_defaults(run=_show, changes=[])
+
+
+def show_config(name: str, changes: list[str], *, as_json: bool = False) -> str:
+    """Returns every key of a config with its value, one per line.
+
+    Raises:
+      ConfigError: the config does not exist, or has a wrong key or value.
+    """
+    import json
+
+    from jaxvideo.training import schema
+    from jaxvideo.training.config import load_config, read_config
+
+    values = load_config(name, changes)
+    run = read_config(values)
+    shown = {**schema.defaults(), **values}
+    for section in schema.SECTIONS:
+        shown[section] = {**schema.defaults()[section], **values.get(section, {})}
+    clips = {key: getattr(run.preprocessing, key) for key in shown["preprocessing"]}
+    shown["preprocessing"] = {key: 0.0 if clips[key] is None else clips[key] for key in clips}
+    if as_json:
+        return json.dumps(shown, indent=2)
+    defaults = {**_flat(schema.defaults()), **dict.fromkeys(_flat({"preprocessing": clips}))}
+    lines = []
+    for key, value in _flat(shown).items():
+        section, _, name_ = key.rpartition(".")
+        given = values.get(section, {}).get(name_) if section == "preprocessing" else value
+        differs = schema.frozen(given) != schema.frozen(defaults.get(key))
+        lines.append(f"{'*' if differs else ' '} --{key}={_text(value)}")
+    return "\n".join(lines)
+
+
+def _show(options: argparse.Namespace) -> int:
+    print(show_config(options.config, options.changes, as_json=options.json))
+    return 0
+
+
+def _list(options: argparse.Namespace) -> int:
+    import ast
+
+    from jaxvideo.training.config import RECIPES
+
+    del options
+    paths = sorted(path for path in RECIPES.glob("*.py") if path.stem != "common")
+    if not paths:
+        raise ConfigError(f"{RECIPES} has no recipes: the installation is incomplete")
+    for path in paths:
+        summary = (ast.get_docstring(ast.parse(path.read_text())) or "").partition("\n")[0]
+        print(f"{path.stem:<26} {summary}")
+    return 0
+
+
+def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        found |= (
+            _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+        )
+    return found
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, tuple | list):
+        inner = ", ".join(repr(_tuples(one)) for one in value)
+        return f'"({inner}{"," if len(value) == 1 else ""})"'
+    text = str(value).lower() if isinstance(value, bool) else str(value)
+    return f"'{text}'" if any(letter in text for letter in ' *()"') else text
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, tuple | list) else value
