@@ -450,8 +450,7 @@ def save_weights(path: str | Path, weights: Weights, **more: Any) -> dict[str, A
         **more,
     }
     arrays = {name: np.asarray(leaf) for name, leaf in tree.flatten(weights.variables).items()}
-    files.write(path, arrays, manifest)
-    text = json.dumps(manifest, indent=2)
+    text = json.dumps(files.write(path, arrays, manifest), indent=2)
     try:
         path.with_suffix(".json").write_text(text + "\n")
     except OSError as error:

@@ -105,16 +105,16 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 def _config(options: argparse.Namespace) -> dict[str, Any]:
     """The config of --config, or of the run that --checkpoint is, with what --set changes."""
-    import json
     from pathlib import Path
 
     from jaxvideo.training.config import load_config, override
+    from jaxvideo.training.run_folder import read_run_config
 
     if options.config:
         values = load_config(options.config)
     elif options.checkpoint and (path := Path(options.checkpoint) / "run.json").is_file():
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
+            values = read_run_config(path.parent)
         except (OSError, ValueError) as error:
             raise CheckpointError(f"{path} cannot be read ({error})") from error
     else:

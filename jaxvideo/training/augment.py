@@ -1,8 +1,8 @@
-"""What the compiled step draws at random, besides the flip: colors, erasing, mixing.
+"""Random augmentation inside the compiled step: colors, erasing, mixup and CutMix.
 
-A batch at a time, with a key per sample, so that neither a sample's place nor the number of
-devices changes what is drawn. All frames of a clip are changed alike: means, extremes and
-histograms are of the whole clip, and a rectangle is the same one in every frame.
+Every sample has its own random key, so the result depends neither on its position in the batch nor
+on the number of devices. All frames of a clip are changed alike: means, extremes and histograms
+are computed over the whole clip, and a rectangle is the same in every frame.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxvideo.training.schema import StepAugment
 
-#: RandAugment's operations that move no pixel (arXiv 1909.13719, section 3).
+#: RandAugment's operations that do not move pixels (arXiv 1909.13719, section 3).
 OPERATIONS = (
     "identity",
     "autocontrast",
@@ -25,23 +25,23 @@ OPERATIONS = (
     "color",
     "sharpness",
 )
-# The first ones map the bytes of a channel to others.
+# The operations before this one are lookup tables per channel.
 _POINTWISE = OPERATIONS.index("color")
 
-# Light of R, G and B in gray (ITU-R 601, as Pillow's).
+# Weights of R, G and B in gray (ITU-R 601, as in Pillow).
 _GRAY = (0.299, 0.587, 0.114)
 
-# A random rectangle: shares of the picture's area, range of height over width, and how often
-# one that does not fit is drawn anew (arXiv 1708.04896; the bounds are timm's and torchvision's).
+# Random erasing: range of the rectangle's share of the image, range of height / width, and number
+# of attempts to draw a rectangle that fits (arXiv 1708.04896; bounds of timm and torchvision).
 _AREAS = (0.02, 1 / 3)
 _ASPECTS = (0.3, 1 / 0.3)
 _ATTEMPTS = 10
 
 
 def change_colors(video: jax.Array, keys: jax.Array, augment: StepAugment) -> jax.Array:
-    """Color jitter, then RandAugment, of uint8 `[N, T, H, W, C]`; bytes again.
+    """Applies color jitter, then RandAugment, to uint8 `[N, T, H, W, C]`.
 
-    Channels after RGB are flow, and stay.
+    Channels after RGB are optical flow and are not changed.
     """
 
     def one(frames, key):
@@ -59,8 +59,10 @@ def change_colors(video: jax.Array, keys: jax.Array, augment: StepAugment) -> ja
 
 
 def color_jitter(frames: jax.Array, key: jax.Array, augment: StepAugment) -> jax.Array:
-    """One clip `[T, H, W, 3]` of 0 to 255: brightness, contrast, saturation, hue, in this order
-    (torchvision's ColorJitter draws the order)."""
+    """Jitters the colors of one clip `[T, H, W, 3]`, values 0 to 255.
+
+    The order is brightness, contrast, saturation, hue; torchvision's ColorJitter draws it.
+    """
 
     def drawn(number: int, width: float):
         own = jax.random.fold_in(key, number)
@@ -78,12 +80,12 @@ def color_jitter(frames: jax.Array, key: jax.Array, augment: StepAugment) -> jax
 
 
 def turn_hue(frames: jax.Array, turns: jax.Array | float) -> jax.Array:
-    """RGB whose hue, of the HSV cone, is that many turns further."""
+    """Rotates the hue (HSV) of RGB `[..., 3]` by a number of turns."""
     r, g, b = frames[..., 0], frames[..., 1], frames[..., 2]
     value = frames.max(-1)
     chroma = value - frames.min(-1)
     safe = jnp.where(chroma > 0, chroma, 1.0)
-    # In sixths of a turn: where in the cone the color lies, counted from red.
+    # The hue in sixths of a turn, counted from red.
     hue = jnp.where(
         value == r, (g - b) / safe, jnp.where(value == g, (b - r) / safe + 2, (r - g) / safe + 4)
     )
@@ -97,9 +99,15 @@ def turn_hue(frames: jax.Array, turns: jax.Array | float) -> jax.Array:
 def apply_operation(
     frames: jax.Array, operation: jax.Array | int, magnitude: float, up: jax.Array | bool
 ) -> jax.Array:
-    """One clip, uint8 `[T, H, W, 3]`, after one of `OPERATIONS`, by its index.
+    """Applies one of `OPERATIONS` to a clip.
 
-    `up` chooses the larger of the two factors, where an operation has one.
+    Args:
+      frames: uint8 `[T, H, W, 3]`.
+      operation: index in `OPERATIONS`.
+      magnitude: 0 to 10.
+      up: for operations with a factor: True for 1 + 0.09 m, False for 1 - 0.09 m.
+
+    Returns: uint8 `[T, H, W, 3]`.
     """
     factor = 1 + jnp.where(up, 0.09, -0.09) * magnitude
     table = _tables(frames, magnitude, factor)[jnp.minimum(operation, _POINTWISE - 1)]
@@ -112,7 +120,7 @@ def apply_operation(
 
 
 def _tables(frames: jax.Array, magnitude: float, factor: jax.Array) -> jax.Array:
-    """What the pointwise operations make of each byte: uint8 `[operations, 3, 256]`."""
+    """Lookup tables of the operations before `_POINTWISE`: uint8 `[operations, 3, 256]`."""
     levels = jnp.arange(256, dtype=jnp.float32)
     counts = jnp.zeros((3, 256), jnp.int32).at[jnp.arange(3), frames].add(1)
     low = frames.min((0, 1, 2)).astype(jnp.float32)[:, None]
@@ -133,7 +141,7 @@ def _tables(frames: jax.Array, magnitude: float, factor: jax.Array) -> jax.Array
 
 
 def _equalized(counts: jax.Array) -> jax.Array:
-    """For each channel, the table that makes its bytes even frequent (Pillow's `equalize`)."""
+    """Lookup table of histogram equalization per channel (matches Pillow's `equalize`)."""
     levels = jnp.arange(256)
     last = jnp.where(counts > 0, levels, 0).max(-1)
     step = (counts.sum(-1) - jnp.take_along_axis(counts, last[:, None], -1)[:, 0]) // 255
@@ -144,7 +152,7 @@ def _equalized(counts: jax.Array) -> jax.Array:
 
 
 def _smooth(frames: jax.Array) -> jax.Array:
-    """Pillow's SMOOTH: of 13 parts, 5 are the pixel's own; the border stays."""
+    """Pillow's SMOOTH filter: 5/13 of the pixel, 1/13 of each neighbor; the border is kept."""
     rows = frames[:, :-2] + frames[:, 1:-1] + frames[:, 2:]
     sums = rows[:, :, :-2] + rows[:, :, 1:-1] + rows[:, :, 2:]
     inner = frames[:, 1:-1, 1:-1]
@@ -152,12 +160,12 @@ def _smooth(frames: jax.Array) -> jax.Array:
 
 
 def _gray(colors: jax.Array) -> jax.Array:
-    """Gray of `[..., 3]`, `[..., 1]`."""
+    """Converts RGB `[..., 3]` to gray `[..., 1]`."""
     return (colors * np.asarray(_GRAY, np.float32)).sum(-1, keepdims=True)
 
 
 def _blend(values: jax.Array, other: jax.Array | float, factor: jax.Array) -> jax.Array:
-    """From `other`, at factor 0, through the values, at 1, and on; within 0 to 255."""
+    """Extrapolates from `other` (factor 0) through `values` (factor 1); clips to 0..255."""
     return jnp.clip(other + (values - other) * factor, 0, 255)
 
 
@@ -166,7 +174,7 @@ def _to_bytes(values: jax.Array) -> jax.Array:
 
 
 def erase(clip: jax.Array, keys: jax.Array, probability: float) -> jax.Array:
-    """Random erasing of a normalized clip `[N, T, H, W, C]`: a rectangle becomes 0."""
+    """Sets a random rectangle of normalized clips `[N, T, H, W, C]` to 0."""
     height, width = clip.shape[2:4]
 
     def rectangle(key):
@@ -189,21 +197,29 @@ def erase(clip: jax.Array, keys: jax.Array, probability: float) -> jax.Array:
 def mix(
     clip: jax.Array, weight: jax.Array, keys: jax.Array, *, mixup: float, cutmix: float
 ) -> tuple[jax.Array, jax.Array]:
-    """Mixup or CutMix of `[N, T, H, W, C]` with each clip's `partner`: clips, and the share of
-    each that is its own, f32 `[N]`.
+    """Applies mixup or CutMix to clips, each with its `partner`.
 
-    The share is drawn for each clip, by its own key (timm's "elem"). A partner without weight,
-    whose pixels are another video's, is not mixed in.
+    The share is drawn per clip, from its own key (timm's mode "elem"). Partners of weight 0 could
+    not be read; they are not mixed in.
+
+    Args:
+      clip: `[N, T, H, W, C]`.
+      weight: f32 `[N]`.
+      keys: `[N]`.
+      mixup, cutmix: see `StepAugment`; at least one is positive.
+
+    Returns:
+      The mixed clips, and f32 `[N]`: the share of each that comes from the clip itself.
     """
     height, width = clip.shape[2:4]
 
     def draw(key):
         which, alpha, place = jax.random.split(key, 3)
-        # With one of the two, the other's chance is 0.
+        # If only one of the two is on, the other one has probability 0.
         cut = jax.random.bernoulli(which, bool(cutmix) / (bool(mixup) + bool(cutmix)))
         shares = [jax.random.beta(alpha, a, a) for a in (mixup, cutmix) if a]
         share = jnp.where(cut, shares[-1], shares[0])
-        # CutMix's rectangle has the frame's aspect, any center, and may reach out of the frame.
+        # The rectangle has the aspect of the frame and any center; it is cut off at the border.
         side = jnp.sqrt(1 - share)
         half = (jnp.stack([height, width]) * side).astype(jnp.int32) // 2
         center = jax.random.randint(place, (2,), 0, jnp.asarray([height, width]))
@@ -223,15 +239,15 @@ def mix(
 
 
 def partner(values: jax.Array) -> jax.Array:
-    """What each sample is mixed with: the sample half a batch away, of the global batch.
+    """Returns what each sample is mixed with: the sample half a global batch away.
 
-    Neighbors would not do: repeated augmentation puts clips of one video side by side.
+    Neighbors are no choice: repeated augmentation puts clips of one video side by side.
     """
     return jnp.roll(values, len(values) // 2, 0)
 
 
 def _box(shape: tuple[int, ...], top, left, h, w) -> jax.Array:
-    """A rectangle of all frames of a clip, as a mask `[1, H, W, 1]`."""
+    """Returns the mask `[1, H, W, 1]` of a rectangle, for all frames of a clip."""
     rows, columns = jnp.arange(shape[2]), jnp.arange(shape[3])
     down = (rows >= top) & (rows < top + h)
     across = (columns >= left) & (columns < left + w)
@@ -239,4 +255,5 @@ def _box(shape: tuple[int, ...], top, left, h, w) -> jax.Array:
 
 
 def _wide(values: jax.Array) -> jax.Array:
+    """Reshapes `[N]` to broadcast over `[N, T, H, W, C]`."""
     return values[:, None, None, None, None]

@@ -19,6 +19,7 @@ from jaxvideo.data.samplers import find_sampler
 from jaxvideo.models import model_entry
 from jaxvideo.precision import DTYPES
 from jaxvideo.training import schema
+from jaxvideo.training.losses import get_loss
 from jaxvideo.training.optim import check_optim
 from jaxvideo.training.schema import Run
 from jaxvideo.types import ConfigError, Lowering, Preprocessing
@@ -171,6 +172,7 @@ def read_config(config: Mapping[str, Any]) -> Run:
     run = Run(**values)
     check_optim(run.optim)
     find_sampler(run.augment.sampler, run.preprocessing)  # raises if they do not fit
+    get_loss(run.loss)
     sources = ("auto", "motion", "tfds", *FORMS)
     if run.data.source not in sources:
         raise ConfigError(

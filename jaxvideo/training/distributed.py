@@ -1,5 +1,5 @@
-"""Several processes as one run. JAX's own runtime does the work; here is what the processes of a
-run tell each other, and when they end."""
+"""Runs of several processes: start, exchange of host values, and exit. JAX's runtime connects
+the processes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from jax.experimental import multihost_utils
 from jaxvideo.training import log
 from jaxvideo.types import ConfigError, Interrupted, JaxvideoError, TrainingError
 
-# A process that is gone is noticed after this long, and the others end.
+# A process that died is detected after this time, and the others exit.
 _HEARTBEAT_SECONDS = 20
 _START_SECONDS = 300
 
@@ -29,21 +29,31 @@ def start(
     *,
     detect: bool = False,
 ) -> None:
-    """Joins this process to a run of several, if there are several.
+    """Connects this process with the other processes of its run, if there are any.
 
-    With arguments, by them: `coordinator` is host:port of process 0. Without, where the
-    environment tells (a Slurm step of several tasks, a TPU slice of several hosts, Open MPI), or,
-    with `detect`, wherever JAX finds out; else this process stays alone.
+    Without arguments the environment decides: a Slurm step of several tasks, a TPU slice of
+    several hosts, or Open MPI.
+
+    Args:
+      coordinator: host:port of process 0. All three arguments are given, or none.
+      processes: number of processes.
+      process: index of this process.
+      detect: without arguments, let JAX detect any cluster that it knows.
 
     Raises:
-      ConfigError: arguments that do not belong together, or nobody there.
+      ConfigError: an argument is missing or out of range, or the connection failed.
     """
     given = (coordinator, processes, process)
     if any(value is not None for value in given):
         if any(value is None for value in given):
-            raise ConfigError("--coordinator, --processes and --process belong together: all three")
+            raise ConfigError(
+                "--coordinator, --processes and --process must be given together; "
+                f"got {coordinator}, {processes} and {process}"
+            )
         if not 0 <= process < processes:  # pyright: ignore[reportOperatorIssue]
-            raise ConfigError(f"--process={process}: one of 0 to --processes={processes} less one")
+            raise ConfigError(
+                f"--process={process}: must be at least 0 and less than --processes={processes}"
+            )
     elif not detect and not _several_in_environment():
         return
     try:
@@ -57,7 +67,8 @@ def start(
         )
     except (RuntimeError, ValueError) as error:
         raise ConfigError(
-            f"the processes did not find each other ({_first_line(error)})"
+            f"the processes of the run could not connect ({_first_line(error)}); check that all "
+            "of them have started, and that --coordinator can be reached from each"
         ) from error
     if jax.process_index():
         log.silence()
@@ -72,12 +83,12 @@ def _several_in_environment() -> bool:
 
 
 def writes() -> bool:
-    """Whether this process is the one that writes files."""
+    """Returns True in the process that writes files, process 0."""
     return jax.process_index() == 0
 
 
 def gather(data: bytes) -> list[bytes]:
-    """What every process gives, in their order; all must call it."""
+    """Returns the data of every process, in their order. Collective: every process calls it."""
     if jax.process_count() == 1:
         return [data]
     sizes = multihost_utils.process_allgather(np.asarray([len(data)], np.int32)).ravel()
@@ -87,31 +98,37 @@ def gather(data: bytes) -> list[bytes]:
     return [bytes(row[:size]) for row, size in zip(rows, sizes, strict=True)]
 
 
-def first_says(value: Any) -> Any:
-    """What process 0 gives, as JSON; all must call it."""
+def broadcast(value: Any) -> Any:
+    """Returns the JSON value of process 0. Collective: every process calls it."""
     return json.loads(gather(json.dumps(value).encode())[0])
 
 
 def stop_agreed(step: int) -> bool:
-    """Whether a process has been told to end (SIGTERM, a preemption notice), and all have agreed
-    on this step for it. Asked after every step by all."""
+    """Returns True if the run is to stop after this step.
+
+    That is so if a process received SIGTERM or a preemption notice; all processes agree on the
+    step. Every process calls it after every step.
+    """
     return jax.process_count() > 1 and multihost_utils.reached_preemption_sync_point(step)
 
 
 @contextlib.contextmanager
 def together() -> Iterator[None]:
-    """Ends every process when one fails: this one at once, without waiting for the others at the
-    runtime's last barrier, and the others because it is gone."""
+    """Context that exits at once on an error, so that the other processes abort too.
+
+    Otherwise this process would wait for them at the runtime's last barrier.
+    """
     try:
         yield
-    except Interrupted:  # all have agreed on it
+    except Interrupted:  # all processes stop after the same step
         raise
     except Exception as error:
         if jax.process_count() == 1:
             raise
         if isinstance(error, jax.errors.JaxRuntimeError):
             error = TrainingError(
-                f"another process of the run has ended, or the network failed: {_first_line(error)}"
+                "another process of the run has exited, or the network failed: "
+                f"{_first_line(error)}"
             )
         if not isinstance(error, JaxvideoError):
             import traceback

@@ -54,7 +54,7 @@ def train(config: Mapping[str, Any], workdir: str | os.PathLike[str]) -> dict[st
     values, run = _read(config, Path(workdir))
     workdir = Path(workdir)
     result = run_folder.claim(workdir, values) if distributed.writes() else None
-    if (finished := distributed.first_says(result)) is not None:
+    if (finished := distributed.broadcast(result)) is not None:
         say(f"{workdir}: finished before, video top-1 {100 * finished['top1']:.1f} %")
         say("  to train again, name another --workdir or remove this one")
         return finished
@@ -171,7 +171,7 @@ def train(config: Mapping[str, Any], workdir: str | os.PathLike[str]) -> dict[st
         result = test(run, model, state, val_set)
     seconds = time.perf_counter() - started
     report = run_folder.report(run, workdir, result, val_set, seconds, best)
-    return distributed.first_says(report)
+    return distributed.broadcast(report)
 
 
 def _read(config: Mapping[str, Any], workdir: Path) -> tuple[dict[str, Any], Run]:
@@ -181,7 +181,7 @@ def _read(config: Mapping[str, Any], workdir: Path) -> tuple[dict[str, Any], Run
     if run.model.get("dtype") == "auto":
         # A resumed run keeps its dtype on any machine.
         dtype = run_folder.recorded_dtype(workdir) or resolve_dtype("auto")
-        values["model"]["dtype"] = distributed.first_says(dtype)
+        values["model"]["dtype"] = distributed.broadcast(dtype)
         run = read_config(values)
     create_model(**run.model)  # report a wrong name before the data are made
     if not workdir.exists():

@@ -1,7 +1,9 @@
-"""SGD as the papers ran it: momentum, weight decay in the gradient, five schedules; and Adam."""
+"""Optimizers and learning rate schedules: a table of each, and the optimizer of a run."""
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
@@ -12,54 +14,149 @@ from jaxvideo.training.schema import Optim
 from jaxvideo.types import ConfigError
 from jaxvideo.weights import tree
 
-RULES = ("sgd", "adam")
-SCHEDULES = ("constant", "step", "cosine", "whole_cosine", "plateau")
+# --- Update rules -------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """An update rule.
+
+    Attributes:
+      make: function of optax, `(learning_rate, **arguments) -> GradientTransformation`.
+      options: arguments of `make` that `Optim.options` may set.
+      momentum: `make` takes `momentum` and `nesterov`.
+      decoupled: `make` takes `weight_decay` and `mask`, the parameters that decay.
+    """
+
+    make: Callable[..., optax.GradientTransformation]
+    options: tuple[str, ...] = ()
+    momentum: bool = False
+    decoupled: bool = False
+
+
+def _lars(rate, *, mask, momentum, **arguments):
+    """LARS. Parameters without weight decay (biases, BN) are not rescaled either, as usual."""
+    # optax.lars always has a momentum buffer; it does not accept None.
+    masks = {"weight_decay_mask": mask, "trust_ratio_mask": mask}
+    return optax.lars(rate, momentum=momentum or 0.0, **masks, **arguments)
+
+
+_ADAM = ("b1", "b2", "eps", "eps_root")
+
+#: Update rules by name. All but "lars" are optax functions of this name.
+RULES: dict[str, Rule] = {
+    "sgd": Rule(optax.sgd, momentum=True),
+    "rmsprop": Rule(optax.rmsprop, ("decay", "eps", "initial_scale", "centered"), momentum=True),
+    "adagrad": Rule(optax.adagrad, ("initial_accumulator_value", "eps")),
+    "adadelta": Rule(optax.adadelta, ("rho", "eps")),
+    "adam": Rule(optax.adam, _ADAM),
+    "nadam": Rule(optax.nadam, _ADAM),
+    "radam": Rule(optax.radam, (*_ADAM, "threshold")),
+    "adabelief": Rule(optax.adabelief, _ADAM),
+    "amsgrad": Rule(optax.amsgrad, _ADAM),
+    "yogi": Rule(optax.yogi, ("b1", "b2", "eps")),
+    "adamw": Rule(optax.adamw, _ADAM, decoupled=True),
+    "nadamw": Rule(optax.nadamw, _ADAM, decoupled=True),
+    "lion": Rule(optax.lion, ("b1", "b2"), decoupled=True),
+    "lamb": Rule(optax.lamb, _ADAM, decoupled=True),
+    "lars": Rule(_lars, ("trust_coefficient", "eps"), momentum=True, decoupled=True),
+}
+
+
+# --- Schedules ----------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Span:
+    """The part of a run after the warm-up, in steps: from `start` to `end`."""
+
+    start: int
+    end: int
+    steps_per_epoch: int
+
+
+def _constant(optim: Optim, span: Span) -> optax.Schedule:
+    del span
+    return optax.constant_schedule(optim.lr)
+
+
+def _step(optim: Optim, span: Span) -> optax.Schedule:
+    steps = [round(epoch * span.steps_per_epoch) - span.start for epoch in optim.milestones]
+    shares = optim.factors or [optim.gamma**i for i in range(1, len(steps) + 1)]
+    ratios = [after / before for before, after in zip([1.0, *shares], shares, strict=False)]
+    return optax.piecewise_constant_schedule(optim.lr, dict(zip(steps, ratios, strict=True)))
+
+
+def _cosine(optim: Optim, span: Span) -> optax.Schedule:
+    return optax.cosine_decay_schedule(optim.lr, max(span.end - span.start, 1))
+
+
+def _whole_cosine(optim: Optim, span: Span) -> optax.Schedule:
+    whole = optax.cosine_decay_schedule(optim.lr, span.end)
+    return lambda step: whole(step + span.start)
+
+
+#: Schedules by name: functions `(optim, span) -> schedule`, whose step 0 is `span.start`.
+SCHEDULES: dict[str, Callable[[Optim, Span], optax.Schedule]] = {
+    "constant": _constant,
+    # Times `gamma`, or to the next of `factors`, at every milestone.
+    "step": _step,
+    # From the end of the warm-up to zero at the end of the run.
+    "cosine": _cosine,
+    # From the start of the run; the warm-up ends at the cosine's value (SlowFast, X3D).
+    "whole_cosine": _whole_cosine,
+    # Constant; `make_plateau` scales the rate after validations.
+    "plateau": _constant,
+}
+
+
+# --- The optimizer of a run ---------------------------------------------------------------
 
 
 def check_optim(optim: Optim) -> None:
-    """Checks the names of the update rule and of the schedule.
+    """Checks the names of the update rule and of the schedule, and what the rule accepts.
 
     Raises:
-      ConfigError: an unknown name.
+      ConfigError: an unknown name, or a value that the rule has no use for.
     """
-    for name, allowed in (("rule", RULES), ("schedule", SCHEDULES)):
-        if getattr(optim, name) not in allowed:
+    for name, table in (("rule", RULES), ("schedule", SCHEDULES)):
+        if getattr(optim, name) not in table:
             raise ConfigError(
-                f"optim.{name}={getattr(optim, name)!r}: allowed are {', '.join(allowed)}"
+                f"optim.{name}={getattr(optim, name)!r}: allowed are {', '.join(table)}"
             )
-    if optim.rule == "adam" and (optim.nesterov or optim.dampening):
+    rule = RULES[optim.rule]
+    if optim.nesterov and not rule.momentum:
+        others = [name for name, row in RULES.items() if row.momentum]
         raise ConfigError(
-            f"optim.rule='adam' has no optim.nesterov (here {optim.nesterov}) and no "
-            f"optim.dampening (here {optim.dampening})"
+            f"optim.nesterov=True: optim.rule={optim.rule!r} has no momentum; set it to False, or "
+            f"use one of {', '.join(others)} (Adam with Nesterov momentum is 'nadam')"
         )
+    if optim.dampening and optim.rule != "sgd":
+        raise ConfigError(
+            f"optim.dampening={optim.dampening}: optim.rule={optim.rule!r} has none, only 'sgd'"
+        )
+    for name in optim.options:
+        if name not in rule.options:
+            allowed = f"allowed are {', '.join(rule.options)}" if rule.options else "it has none"
+            raise ConfigError(f"optim.options: {name!r} is not one of {optim.rule!r}; {allowed}")
 
 
 def make_schedule(optim: Optim, *, steps_per_epoch: int, epochs: float) -> optax.Schedule:
-    """Learning rate as a function of the step (for "plateau": before its scaling)."""
+    """Returns the learning rate as a function of the step ("plateau": before its scaling).
+
+    Raises:
+      ConfigError: the warm-up is not shorter than the run.
+    """
     check_optim(optim)
     total = round(epochs * steps_per_epoch)
     warmup = round(optim.warmup_epochs * steps_per_epoch)
-    if not total:  # nothing is trained
+    if not total:  # a run that only tests
         return optax.constant_schedule(optim.lr)
     if warmup and warmup >= total:
         raise ConfigError(
-            f"optim.warmup_epochs={optim.warmup_epochs}: not shorter than the run's {epochs}"
+            f"optim.warmup_epochs={optim.warmup_epochs}: must be less than config.epochs={epochs}"
         )
-    after: optax.Schedule
-    if optim.schedule == "step":
-        # Counted from the start of the run, while `join_schedules` counts from the warm-up.
-        steps = [round(m * steps_per_epoch) - warmup for m in optim.milestones]
-        shares = optim.factors or [optim.gamma**i for i in range(1, len(steps) + 1)]
-        ratios = [after / before for before, after in zip([1.0, *shares], shares, strict=False)]
-        after = optax.piecewise_constant_schedule(optim.lr, dict(zip(steps, ratios, strict=True)))
-    elif optim.schedule == "cosine":
-        after = optax.cosine_decay_schedule(optim.lr, max(total - warmup, 1))
-    elif optim.schedule == "whole_cosine":
-        whole = optax.cosine_decay_schedule(optim.lr, total)
-
-        after = lambda step: whole(step + warmup)  # noqa: E731
-    else:
-        after = optax.constant_schedule(optim.lr)
+    after = SCHEDULES[optim.schedule](optim, Span(warmup, total, steps_per_epoch))
     if not warmup:
         return after
     rise = optax.linear_schedule(
@@ -69,36 +166,53 @@ def make_schedule(optim: Optim, *, steps_per_epoch: int, epochs: float) -> optax
 
 
 def make_plateau(optim: Optim) -> optax.GradientTransformationExtraArgs | None:
-    """Scales the rate by the validation loss; updated once per validation, not per step."""
+    """Returns the scaling of the learning rate by the validation loss; None for other schedules.
+
+    Update it once per validation, not per step.
+    """
     if optim.schedule != "plateau":
         return None
     return optax.contrib.reduce_on_plateau(factor=optim.gamma, patience=optim.patience, rtol=1e-4)
 
 
 def make_optimizer(
-    optim: Optim, schedule: optax.Schedule, params: Any
+    optim: Optim, schedule: optax.ScalarOrSchedule, params: Any
 ) -> optax.GradientTransformation:
-    """The update rule over a tree of parameters (arrays or their shapes)."""
+    """Returns the optimizer of a tree of parameters.
+
+    Args:
+      schedule: learning rate, or a function of the step.
+      params: the parameters, or their shapes.
+
+    Raises:
+      ConfigError: a pattern of `optim` matches no parameter.
+
+    Example:
+      schedule = make_schedule(optim, steps_per_epoch=100, epochs=10)
+      optimizer = make_optimizer(optim, schedule, variables["params"])
+    """
     check_optim(optim)
     names = list(tree.flatten(params))
     undecayed = tree.matching(names, optim.no_decay, "optim.no_decay")
     frozen = tree.matching(names, optim.frozen, "optim.frozen")
     decayed = tree.unflatten({name: name not in undecayed for name in names})
+    rule, arguments = RULES[optim.rule], dict(optim.options)
+    if rule.momentum:
+        arguments |= {"momentum": optim.momentum or None, "nesterov": optim.nesterov}
+    if rule.decoupled:
+        arguments |= {"weight_decay": optim.weight_decay, "mask": decayed}
+    # The order and number of the parts is the structure of the optimizer state in checkpoints.
     parts = []
     if optim.clip_norm:
         parts.append(optax.clip_by_global_norm(optim.clip_norm))
-    if optim.weight_decay:
+    if optim.weight_decay and not rule.decoupled:
         parts.append(optax.add_decayed_weights(optim.weight_decay, decayed))
     if optim.dampening:
-        # torch puts the first gradient whole into the momentum.
+        # torch adds the first gradient to the momentum undamped.
         parts.append(
             optax.scale_by_schedule(lambda step: jnp.where(step == 0, 1.0, 1 - optim.dampening))
         )
-    if optim.rule == "adam":
-        parts.append(optax.adam(schedule))
-    else:
-        momentum = optim.momentum or None
-        parts.append(optax.sgd(schedule, momentum=momentum, nesterov=optim.nesterov))
+    parts.append(rule.make(schedule, **arguments))
     for pattern, factor in optim.multipliers:
         faster = tree.matching(names, [pattern], "optim.multipliers")
         mask = tree.unflatten({name: name in faster for name in names})
@@ -107,5 +221,5 @@ def make_optimizer(
     if not frozen:
         return optimizer
     labels = tree.unflatten({name: "frozen" if name in frozen else "trained" for name in names})
-    # `add_decayed_weights` would meet the masked-out leaves of its own mask otherwise.
+    # A mask around the optimizer would conflict with the mask of `add_decayed_weights`.
     return optax.partition({"trained": optimizer, "frozen": optax.set_to_zero()}, labels)

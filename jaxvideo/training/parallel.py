@@ -1,8 +1,8 @@
-"""A run's arrays on its devices: one mesh, and which axis of what is split over it.
+"""Sharding of a run: one mesh, and the sharding of every array on it.
 
-The mesh has two axes, "data", over which the clips of a batch are spread, and "clip", over which
-a clip itself is. GSPMD puts the collectives in. A layout never changes a run's numbers, beyond
-rounding.
+The mesh has two axes: the clips of a batch are sharded over "data", and time or height of a clip
+over "clip". GSPMD inserts the collectives. Except for rounding, the sharding does not change the
+numbers of a run.
 """
 
 from __future__ import annotations
@@ -24,8 +24,15 @@ _LEAST_SHARDED = 2**14
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """Shardings on a mesh: `whole` is on every device, `rows` split by clips, `video` by clips
-    and, if asked for, inside them; `share` is the part of every batch that this process reads."""
+    """Shardings on a mesh.
+
+    Attributes:
+      mesh: axes "data" and "clip".
+      whole: replicated on every device.
+      rows: axis 0 is sharded over the clips of a batch.
+      video: as `rows`; with `Parallel.split`, time or height is sharded too.
+      share: the part of every batch that this process reads.
+    """
 
     mesh: Mesh
     whole: NamedSharding
@@ -34,9 +41,14 @@ class Layout:
     share: Share
 
     def put(self, name: str, local: np.ndarray) -> jax.Array:
-        """This process's rows of a batch's array, as a part of the global one."""
+        """Returns a global array of a batch, given the rows that this process has read.
+
+        Args:
+          name: key of the batch.
+          local: the rows of this process.
+        """
         if name == "video" and self.video != self.rows:
-            # A process holds whole clips: its devices take their parts of them.
+            # This process has whole clips; each of its devices takes a part of them.
             shape = (local.shape[0] * self.share.count, *local.shape[1:])
             first = self.share.index * local.shape[0]
 
@@ -48,8 +60,13 @@ class Layout:
         return jax.make_array_from_process_local_data(self.rows, local)
 
     def state(self, shapes: Any, fsdp: bool) -> Any:
-        """Shardings of a training state of these shapes: on every device, or, with `fsdp`, each
-        large array's longest axis that the data axis divides spread over it."""
+        """Returns the shardings of a training state.
+
+        Args:
+          shapes: the state, or the shapes of its arrays.
+          fsdp: shard the longest divisible axis of each large array over "data". Otherwise all
+            arrays are replicated.
+        """
         count = self.mesh.shape["data"]
 
         def one(leaf):
@@ -65,11 +82,15 @@ class Layout:
 
 
 def check_split(parallel: Parallel, model: Any, clip_shape: tuple[int, ...]) -> None:
-    """Refuses a network whose maps `[T, H, W, C]` become too small to be split: with one row on
-    a device, XLA's partitioner (of jax 0.10) gives wrong gradients and says nothing.
+    """Checks that the feature maps of a network are large enough for `parallel.split`.
+
+    With one row per device, XLA's partitioner (jax 0.10) computes wrong gradients silently.
+
+    Args:
+      clip_shape: (T, H, W, C).
 
     Raises:
-      ConfigError: it names the stage.
+      ConfigError: a stage is too small; the message names it.
     """
     if parallel.split == 1:
         return
@@ -85,22 +106,22 @@ def check_split(parallel: Parallel, model: Any, clip_shape: tuple[int, ...]) -> 
         if size % parallel.split or size < 2 * parallel.split:
             raise ConfigError(
                 f"config.parallel.split={parallel.split}: {name} has {size} in {parallel.axis}, "
-                f"which must be a multiple of it and at least {2 * parallel.split}; a larger "
-                "clip, the other parallel.axis, or none"
+                f"which must be a multiple of it and at least {2 * parallel.split}; use a larger "
+                "clip, the other config.parallel.axis, or config.parallel.split=1"
             )
 
 
 def make_layout(parallel: Parallel, batches: dict[str, int], devices: Any = None) -> Layout:
-    """The layout on all devices (or the given ones).
+    """Returns the layout on all devices (or the given ones).
 
     Args:
-      batches: global batch sizes by the config key that they come from.
+      batches: global batch sizes, by config key.
 
     Raises:
-      ConfigError: the devices cannot be divided so, or do not divide a batch.
+      ConfigError: `parallel.split` does not divide the devices, or the devices a batch size.
     """
-    # By process, so that each one's rows of a batch are neighbors: BN groups are contiguous
-    # parts of the global batch, and must not depend on how a slice is wired.
+    # Sorted by process: BN groups are contiguous parts of the global batch and must not depend on
+    # the topology of a pod.
     devices = jax.devices() if devices is None else devices
     devices = sorted(devices, key=lambda device: (device.process_index, device.id))
     processes = sorted({device.process_index for device in devices})
@@ -114,7 +135,7 @@ def make_layout(parallel: Parallel, batches: dict[str, int], devices: Any = None
         if size % count:
             over = f"{count} groups of {parallel.split}" if parallel.split > 1 else f"{count}"
             raise ConfigError(f"config.{name}={size}: must be a multiple of the {over} devices")
-    # Auto axes: under the explicit ones, the default, dropout and reshapes raise.
+    # With explicit axes, the default of jax, dropout and some reshapes raise errors.
     grid = np.array(devices).reshape(count, parallel.split)
     mesh = Mesh(grid, ("data", "clip"), axis_types=(AxisType.Auto, AxisType.Auto))
     rows = NamedSharding(mesh, PartitionSpec("data"))

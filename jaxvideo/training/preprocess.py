@@ -1,6 +1,6 @@
-"""From uint8 on the host to a normalized clip, as the first lines of the compiled step.
+"""From uint8 video to a normalized clip, inside the compiled step.
 
-The host ships bytes: one quarter of the memory traffic of floats, at no cost on the device.
+Transferring uint8 to the device needs a quarter of the bandwidth of f32.
 """
 
 from __future__ import annotations
@@ -16,7 +16,14 @@ from jaxvideo.types import Preprocessing
 
 
 def prepare(video: jax.Array, preprocessing: Preprocessing, dtype: Any) -> jax.Array:
-    """uint8 `[N, *video_shape]`, as the host ships it, to a clip `[N, T, H, W, C]` in `dtype`."""
+    """Returns the network's clip of a batch of video: `[N, T, H, W, C]` in `dtype`.
+
+    Args:
+      video: uint8 `[N, *preprocessing.video_shape]`.
+      preprocessing: decides normalization, and whether the clip is RGB, differences of RGB, or
+        optical flow, which is computed here if the host does not provide it.
+      dtype: compute dtype of the network.
+    """
     p = preprocessing
     if p.modality == "rgb" or p.host_flow:
         return normalize(video, p, dtype)
@@ -34,7 +41,7 @@ def prepare(video: jax.Array, preprocessing: Preprocessing, dtype: Any) -> jax.A
 
 
 def normalize(video: jax.Array, preprocessing: Preprocessing, dtype: Any) -> jax.Array:
-    """uint8 `[N, T, H, W, C]` to a clip in `dtype`: ((v / 255) scaled to range - mean) / std."""
+    """Normalizes uint8 `[N, T, H, W, C]`: ((v / 255 scaled to `range`) - mean) / std."""
     if preprocessing.order == "BGR" and video.shape[-1] > 2:
         video = jnp.concatenate([video[..., 2::-1], video[..., 3:]], -1)
     low, high = preprocessing.range
@@ -45,10 +52,10 @@ def normalize(video: jax.Array, preprocessing: Preprocessing, dtype: Any) -> jax
 
 
 def sample_keys(key: jax.Array, samples: jax.Array) -> jax.Array:
-    """One key per sample from its (epoch, video, view): `[N, 3]` integers to `[N]` keys.
+    """Returns one random key per sample, `[N]`, from its (epoch, video, view), int `[N, 3]`.
 
-    They do not depend on the sample's place in the batch, so neither the number of workers,
-    hosts nor devices changes what is trained on.
+    The keys do not depend on the position in the batch, so the number of workers, hosts and
+    devices does not change the training data.
     """
 
     def one(ids):
@@ -61,10 +68,9 @@ def sample_keys(key: jax.Array, samples: jax.Array) -> jax.Array:
 
 
 def random_flip(video: jax.Array, keys: jax.Array) -> jax.Array:
-    """Each video mirrored left to right with probability one half, all its frames alike.
+    """Mirrors each video of uint8 `[N, T, H, W, C]` left to right with probability 1/2.
 
-    Channels after RGB, or two alone, are flow in bytes: what moved to the right then moves to
-    the left.
+    If C is 2 or 5, the last two channels are optical flow: its horizontal component is negated.
     """
     mirror = video[:, :, :, ::-1]
     if video.shape[-1] in (2, 5):

@@ -19,6 +19,7 @@ def jit_step(run: Run, model, optimizer, layout: Layout, shardings: Any):
         optimizer,
         run.preprocessing,
         flip=run.augment.flip,
+        loss=run.loss,
         label_smoothing=run.label_smoothing,
         augment=run.augment,
         accumulate=run.parallel.accumulate,

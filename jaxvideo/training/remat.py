@@ -1,4 +1,4 @@
-"""Activations that are computed again in the backward pass instead of being kept."""
+"""Rematerialization: activations are recomputed in the backward pass instead of being stored."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ import flax.linen as nn
 
 
 @contextlib.contextmanager
-def stages_again() -> Iterator[None]:
-    """Inside it, every stage of a network (a direct child of it) keeps only its input for the
-    backward pass, which runs it once more: about a third more work, and of all activations only
-    one stage's are held at a time."""
+def remat_stages() -> Iterator[None]:
+    """Context in which every stage of a network, a direct child of it, is rematerialized.
+
+    Only the inputs of the stages are stored, and the activations of one stage at a time. The
+    training step takes about a third more computation.
+    """
     within = [False]
 
     def stage(run, arguments, named, context):

@@ -11,10 +11,11 @@ from jaxvideo.data.datasets.dataset import VideoDataset
 from jaxvideo.evaluation.fusion import SCORES, Scores, save_scores, video_names
 from jaxvideo.evaluation.protocol import Result
 from jaxvideo.training import checkpoint, distributed
-from jaxvideo.training.config import differences, identity
+from jaxvideo.training.config import differences, identity, read_config
 from jaxvideo.training.log import duration, say, warn
 from jaxvideo.training.schema import Run
 from jaxvideo.types import CheckpointError
+from jaxvideo.weights import formats
 
 RESULT = "result.json"
 RUN = "run.json"
@@ -26,7 +27,7 @@ def claim(workdir: Path, config: dict[str, Any]) -> dict[str, Any] | None:
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         if run_file.exists():
-            lines = differences(identity(json.loads(run_file.read_text())), identity(config))
+            lines = differences(_complete(read_run_config(workdir)), _complete(config))
             # A run that failed before it saved anything does not keep its folder.
             if lines and any((workdir / checkpoint.FOLDER).glob("*")):
                 raise CheckpointError(
@@ -39,7 +40,7 @@ def claim(workdir: Path, config: dict[str, Any]) -> dict[str, Any] | None:
             )
         if (workdir / RESULT).exists():
             return json.loads((workdir / RESULT).read_text())
-        write_json(run_file, config)
+        write_json(run_file, {**config, "format": formats.FORMAT})
     except OSError as error:
         raise CheckpointError(
             f"the run folder {workdir} cannot be written ({error.strerror}); "
@@ -50,10 +51,27 @@ def claim(workdir: Path, config: dict[str, Any]) -> dict[str, Any] | None:
     return None
 
 
+def read_run_config(workdir: Path) -> dict[str, Any]:
+    """Returns the config that a run directory records, in the current format.
+
+    Raises:
+      CheckpointError: `run.json` has a newer format.
+      OSError, ValueError: `run.json` does not exist, or is damaged.
+    """
+    path = workdir / RUN
+    return formats.upgrade_config(json.loads(path.read_text(encoding="utf-8")), path)
+
+
+def _complete(config: dict[str, Any]) -> dict[str, Any]:
+    """Returns what decides the numbers of a run, with the defaults of the keys it lacks: versions
+    of jaxvideo add keys, and their defaults change nothing."""
+    return identity(json.loads(json.dumps(dataclasses.asdict(read_config(config)))))
+
+
 def recorded_dtype(workdir: Path) -> str | None:
     """Returns the compute dtype of the run in a run directory; None if there is no run."""
     try:
-        return json.loads((workdir / RUN).read_text())["model"]["dtype"]
+        return read_run_config(workdir)["model"]["dtype"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

@@ -233,15 +233,17 @@ class Optim:
       patience: for "plateau": validations without a lower loss before the rate falls.
       warmup_epochs: linear warm-up from `warmup_factor * lr` to the schedule's value at its end.
       warmup_factor: see `warmup_epochs`.
-      momentum: of SGD.
-      dampening: of SGD, as in torch: the gradient enters the momentum times 1 - dampening.
-      nesterov: Nesterov momentum.
-      weight_decay: L2 penalty, added to the gradient before the momentum as torch and Caffe do.
+      momentum: of rules that have one (`Rule.momentum`); the others ignore it.
+      dampening: of "sgd", as in torch: the gradient enters the momentum times 1 - dampening.
+      nesterov: Nesterov momentum, of rules that have a momentum.
+      weight_decay: decoupled for some rules (`Rule.decoupled`). For the others an L2 penalty: it
+        is added to the gradient before the momentum, as torch and Caffe do.
       no_decay: patterns of parameters without weight decay, for instance `("*/bias",)`.
       multipliers: `(pattern, factor)` pairs: learning rate factors of parameters. If several
         patterns match, their factors multiply. Caffe's networks double the rate of biases.
       frozen: patterns of parameters that are not trained.
       clip_norm: clip the gradient to this global norm. 0 (default): do not clip.
+      options: other arguments of the rule, for instance `{"b2": 0.95}` (`Rule.options`).
     """
 
     rule: str = "sgd"
@@ -261,6 +263,7 @@ class Optim:
     multipliers: tuple[tuple[str, float], ...] = ()
     frozen: tuple[str, ...] = ()
     clip_norm: float = 0.0
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
         if list(self.milestones) != sorted(set(self.milestones)):
@@ -341,6 +344,8 @@ class Run:
         number of clips an epoch (R(2+1)D: a million).
       batch_size: clips per step, over all devices.
       eval_batch_size: views per call in validation and test, over all devices.
+      loss: key of `jaxvideo.training.losses.LOSSES`. Empty (default): "softmax" for one class per
+        video, "sigmoid" for several.
       label_smoothing: share of the target that is spread over all classes.
       ema: decay per step of an exponential moving average of weights and statistics, which is then
         used for validation and test. 0 (default): none. The decay starts lower: at most
@@ -362,6 +367,7 @@ class Run:
     epoch_steps: int = 0
     batch_size: int = 32
     eval_batch_size: int = 32
+    loss: str = ""
     label_smoothing: float = 0.0
     ema: float = 0.0
     profile: tuple[int, ...] = ()

@@ -1,4 +1,4 @@
-"""The whole algorithm: one pure function `(state, batch, key) -> (state, metrics)`."""
+"""The training step: one pure function `(state, batch, key) -> (state, metrics)`."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ import jax.numpy as jnp
 import optax
 
 from jaxvideo.training.augment import change_colors, erase, mix, partner
+from jaxvideo.training.losses import Loss, get_loss
 from jaxvideo.training.preprocess import prepare, random_flip, sample_keys
-from jaxvideo.training.remat import stages_again
+from jaxvideo.training.remat import remat_stages
 from jaxvideo.training.schema import StepAugment
 from jaxvideo.types import ConfigError, Preprocessing
 
@@ -22,8 +23,15 @@ Batch = dict[str, jax.Array]
 
 @flax.struct.dataclass
 class TrainState:
-    """Everything that training changes; a checkpoint holds exactly this. `ema` are averages of
-    `params` and `batch_stats` under these names, or nothing."""
+    """Everything that training changes; a checkpoint holds exactly this.
+
+    Attributes:
+      step: int32, number of finished steps.
+      params, batch_stats: the variables of the network.
+      opt_state: state of the optimizer.
+      plateau: state of `optim.make_plateau`; None for other schedules.
+      ema: moving averages `{"params": ..., "batch_stats": ...}`, or an empty dict.
+    """
 
     step: jax.Array
     params: Any
@@ -34,8 +42,10 @@ class TrainState:
 
 
 def init_variables(model, preprocessing: Preprocessing, seed: int) -> dict[str, Any]:
-    """Fresh `{'params': ..., 'batch_stats': ...}`. Call it under `jit`: XLA then drops the
-    forward pass that `init` traces, and only the random numbers are computed."""
+    """Returns random `{'params': ..., 'batch_stats': ...}` of a network.
+
+    Call it under `jit`: XLA then removes the forward pass that `init` traces.
+    """
     clip = jnp.zeros((1, *preprocessing.shape), jnp.float32)
     return model.init(jax.random.key(seed), clip, train=False)
 
@@ -43,7 +53,7 @@ def init_variables(model, preprocessing: Preprocessing, seed: int) -> dict[str, 
 def first_state(
     variables: Mapping[str, Any], optimizer, plateau=None, *, ema: bool = False
 ) -> TrainState:
-    """Returns the state before the first step; `ema`, with an average of the weights."""
+    """Returns the state before the first step; with `ema`, including moving averages."""
     params, batch_stats = variables["params"], variables.get("batch_stats", {})
     return TrainState(
         step=jnp.zeros((), jnp.int32),
@@ -61,42 +71,65 @@ def make_train_step(
     preprocessing: Preprocessing,
     *,
     flip: bool,
+    loss: Loss | str = "",
     label_smoothing: float = 0.0,
     augment: StepAugment = StepAugment(),
     accumulate: int = 1,
     remat: bool = False,
     ema: float = 0.0,
 ) -> Callable[[TrainState, Batch, jax.Array], tuple[TrainState, dict[str, jax.Array]]]:
-    """The step for a model.
+    """Returns the training step of a network.
 
-    A batch is `video` uint8 `[N, T, H, W, C]`, `label` int32 `[N]`, `weight` f32 `[N]` (0 for
-    a video that could not be read; it then counts nowhere) and `sample` int32 `[N, 3]`
-    (epoch, video, view). Metrics: `loss`, `top1` (share of the batch's clips), `grad_norm`; and
-    `broken` int32 `[N]`, the videos of weight 0, -1 for the others.
+    The batch of a step holds
+      video: uint8 `[N, T, H, W, C]`.
+      label: int32 `[N]`, one class per clip. Or f32 `[N, classes]`: for multi-label data 1 for
+        each class of the clip, for regression the values.
+      weight: f32 `[N]`. 0 if the video could not be read: it is excluded from the loss and from
+        all metrics.
+      sample: int32 `[N, 3]`: epoch, video, view.
 
-    The loss is the cross entropy of a softmax. Labels f32 `[N, classes]` are those of
-    multi-label data, 1 for each one a clip has: then it is the binary cross entropy of a
-    sigmoid, the mean over the classes. Where clips are mixed, so are their labels, and `top1`
-    counts answers that make up at least half a clip; of several labels, any is a hit.
+    Its metrics are
+      loss: f32, the mean over clips, plus the losses that the network sows.
+      other_loss: f32, the part that the network sows into "losses"; absent if it sows none.
+      top1: f32, share of clips whose highest logit is a correct class: one of its labels, or for
+        mixed clips the class of at least half of the clip.
+      grad_norm: f32.
+      broken: int32 `[N]`, indices of the videos of weight 0, -1 for the others.
 
-    A model may answer `[N, steps, classes]` in training: every step's loss counts alike, and
-    the last step's answer for `top1` (ConvNet + LSTM). What it sows into "losses" is added to
-    the loss, and told as `other_loss`.
+    Args:
+      model: a network. It may return `[N, steps, classes]` in training: every time step has equal
+        weight in the loss, and the last one decides `top1` (ConvNet + LSTM).
+      optimizer: see `optim.make_optimizer`.
+      preprocessing: of the clips in the batch.
+      flip: mirror half of the clips.
+      loss: a key of `losses.LOSSES`, or a function `(logits [N, steps, classes], targets
+        [N, classes]) -> [N]`. "" (default): "softmax" for one class per clip, otherwise "sigmoid".
+      label_smoothing: share of the target that is spread over all classes.
+      augment: augmentation on the device.
+      accumulate: number of micro-batches of whole BN groups. Except for dropout masks and
+        rounding, the result does not depend on it.
+      remat: recompute activations in the backward pass, see `remat.remat_stages`.
+      ema: decay of the moving averages, see `schema.Run`.
 
-    With `accumulate` the batch is computed in so many parts, each of whole BN groups: but for
-    dropout's masks and rounding, the result is the same. `remat`: see `remat.stages_again`;
-    `ema`: see `config.Run`.
+    Raises:
+      ConfigError: an unknown loss, or options that do not fit the network or the preprocessing.
+
+    Example:
+      step = jax.jit(make_train_step(model, optimizer, preprocessing, flip=True, loss="sigmoid"))
+      state, metrics = step(state, batch, jax.random.key(0))
     """
+    get_loss(loss)  # an unknown name is an error now
     if augment.colors and preprocessing.video_shape[-1] == 2:
         raise ConfigError(
-            "augment: brightness, contrast, saturation, hue and randaugment change colors, and "
-            f"modality={preprocessing.modality!r} by {preprocessing.flow!r} has none"
+            "augment: brightness, contrast, saturation, hue and randaugment change colors, but "
+            f"modality={preprocessing.modality!r} with flow={preprocessing.flow!r} has none; set "
+            "them to 0"
         )
 
-    classes, parts = model.num_classes, _Parts(model, accumulate)
+    classes, micro = model.num_classes, _MicroBatches(model, accumulate)
 
     def inputs(batch: Batch, key: jax.Array) -> dict[str, jax.Array]:
-        """The clips as the network sees them, and what it should answer, `[N, classes]`."""
+        """Returns the network's clips, their targets `[N, classes]` and their weights."""
 
         def keys(purpose: int) -> jax.Array:
             return sample_keys(jax.random.fold_in(key, purpose), batch["sample"])
@@ -120,13 +153,14 @@ def make_train_step(
     def train_step(state: TrainState, batch: Batch, key: jax.Array):
         several = batch["label"].ndim == 2
         if several and label_smoothing:
-            raise ConfigError(f"label_smoothing={label_smoothing}: multi-label data allow only 0")
+            raise ConfigError(f"label_smoothing={label_smoothing}: must be 0 for multi-label data")
+        losses_of = get_loss(loss, several=several)
         counted = jnp.maximum(batch["weight"].sum(), 1.0)
         dropout = jax.random.fold_in(jax.random.fold_in(key, 1), state.step)
 
         def loss_of(params, given, dropout):
-            with stages_again() if remat else contextlib.nullcontext():
-                (logits, _), changed = parts.model.apply(
+            with remat_stages() if remat else contextlib.nullcontext():
+                (logits, _), changed = micro.model.apply(
                     {"params": params, "batch_stats": state.batch_stats},
                     given["clip"],
                     train=True,
@@ -134,30 +168,26 @@ def make_train_step(
                     rngs={"dropout": dropout},
                 )
             logits = logits.astype(jnp.float32).reshape(len(logits), -1, logits.shape[-1])
-            targets = optax.smooth_labels(given["truth"], label_smoothing)[:, None]
-            if several:
-                losses = optax.sigmoid_binary_cross_entropy(logits, targets).mean((1, 2))
-            else:
-                losses = optax.softmax_cross_entropy(logits, targets).mean(1)
+            losses = losses_of(logits, optax.smooth_labels(given["truth"], label_smoothing))
             others = [leaf / accumulate for leaf in jax.tree.leaves(changed.get("losses", {}))]
-            loss = (losses * given["weight"]).sum() / counted + sum(others)
+            total = (losses * given["weight"]).sum() / counted + sum(others)
             means = jax.tree.map(lambda s: s / accumulate, changed.get("batch_stats", {}))
-            return loss, (logits[:, -1], (means, sum(others) if others else None))
+            return total, (logits[:, -1], (means, sum(others) if others else None))
 
         def gradients(given, dropout):
-            (loss, (logits, summed)), grads = jax.value_and_grad(loss_of, has_aux=True)(
+            (total, (logits, summed)), grads = jax.value_and_grad(loss_of, has_aux=True)(
                 state.params, given, dropout
             )
-            return (loss, grads, *summed), logits
+            return (total, grads, *summed), logits
 
         given = inputs(batch, key)
-        (loss, grads, batch_stats, others), logits = parts.sum(gradients, given, dropout)
+        (total, grads, batch_stats, others), logits = micro.sum(gradients, given, dropout)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         scale = state.plateau.scale if state.plateau else 1.0
         updates = jax.tree.map(lambda u: scale * u, updates)
         hits = jnp.take_along_axis(given["truth"], logits.argmax(-1)[:, None], 1)[:, 0] >= 0.5
         metrics = {
-            "loss": loss,
+            "loss": total,
             "top1": weighted_mean(hits.astype(jnp.float32), batch["weight"]),
             "grad_norm": optax.tree.norm(grads),
             "broken": jnp.where(batch["weight"] == 0, batch["sample"][:, 1], -1),
@@ -180,34 +210,39 @@ def make_train_step(
     return train_step
 
 
-class _Parts:
-    """A batch in parts of whole BN groups: of every `count` neighboring groups each part has one,
-    so that all devices work on every part."""
+class _MicroBatches:
+    """Micro-batches of whole BN groups, interleaved so that every device works on each of them."""
 
     def __init__(self, model, count: int):
         groups = getattr(model, "bn_groups", count)
         if groups % count:
             raise ConfigError(
                 f"config.parallel.accumulate={count}: must divide config.model.bn_groups={groups}, "
-                "because a part is made of whole groups"
+                "because a micro-batch consists of whole BN groups"
             )
         self.count, self.groups = count, groups
-        alone = count > 1 and hasattr(model, "bn_groups")
-        self.model = model.clone(bn_groups=groups // count) if alone else model
+        has_groups = count > 1 and hasattr(model, "bn_groups")
+        self.model = model.clone(bn_groups=groups // count) if has_groups else model
 
     def sum(self, function: Callable[..., Any], given: Any, key: jax.Array):
-        """The sum over the parts of `function(part, key)[0]`, and its `[1]` of the whole batch."""
+        """Applies `function(micro_batch, key) -> (summed, rows)` to every micro-batch.
+
+        Returns:
+          The sum of `summed`, and `rows` of the whole batch, in the order of the batch.
+        """
         if self.count == 1:
             return function(given, key)
         size = len(jax.tree.leaves(given)[0])
         if size % self.groups:
-            raise ConfigError(f"a batch of {size} clips is not {self.groups} groups of BN")
+            raise ConfigError(
+                f"a batch of {size} clips is not divisible by config.model.bn_groups={self.groups}"
+            )
 
-        def apart(x):
+        def split(x):
             x = x.reshape(self.groups // self.count, self.count, -1, *x.shape[1:])
             return jnp.moveaxis(x, 1, 0).reshape(self.count, -1, *x.shape[3:])
 
-        def together(x):
+        def join(x):
             x = x.reshape(self.count, self.groups // self.count, -1, *x.shape[2:])
             return jnp.moveaxis(x, 0, 1).reshape(size, *x.shape[3:])
 
@@ -215,16 +250,24 @@ class _Parts:
             summed, rows = function(part[0], jax.random.fold_in(key, part[1]))
             return jax.tree.map(jnp.add, total, summed), rows
 
-        parts = jax.tree.map(apart, given), jnp.arange(self.count)
+        parts = jax.tree.map(split, given), jnp.arange(self.count)
         shapes = jax.eval_shape(function, jax.tree.map(lambda x: x[0], parts[0]), key)[0]
         zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
         total, rows = jax.lax.scan(add, zeros, parts)
-        return total, together(rows)
+        return total, join(rows)
 
 
 def make_predict_step(model, preprocessing: Preprocessing, aggregation: str):
-    """`(variables, video [N, T, H, W, C]) -> scores [N, classes]`, f32, per clip; the
-    preprocessing is that of a test clip, `Protocol.apply`."""
+    """Returns the function `(variables, video) -> scores` that classifies clips.
+
+    Args:
+      model: a network.
+      preprocessing: of a test clip, see `Protocol.apply`.
+      aggregation: scores are "softmax" or "sigmoid" probabilities, otherwise logits.
+
+    Returns:
+      A function of the network's variables and uint8 `[N, T, H, W, C]`, with f32 `[N, classes]`.
+    """
 
     def predict_step(variables: dict[str, Any], video: jax.Array) -> jax.Array:
         clip = prepare(video, preprocessing, model.dtype)
@@ -237,5 +280,5 @@ def make_predict_step(model, preprocessing: Preprocessing, aggregation: str):
 
 
 def weighted_mean(values: jax.Array, weights: jax.Array) -> jax.Array:
-    """Mean over the samples that count; 0 where none does."""
+    """Returns the weighted mean; 0 if all weights are 0."""
     return (values * weights).sum() / jnp.maximum(weights.sum(), 1.0)

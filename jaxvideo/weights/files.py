@@ -26,7 +26,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from jaxvideo.types import CheckpointError
-from jaxvideo.weights import tensor_bundle
+from jaxvideo.weights import formats, tensor_bundle
 
 #: Key of our description in the header of a safetensors file.
 _OURS = "jaxvideo"
@@ -78,31 +78,48 @@ def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
 
 
 def read_description(path: str | Path) -> dict[str, Any] | None:
-    """What `write` put beside the arrays; None for files that are not ours."""
-    path = Path(path)
+    """Returns the description that `write` stored beside the arrays, in the current format.
+
+    None if the file was not written by jaxvideo.
+
+    Raises:
+      CheckpointError: the description is damaged, or has a newer format (`weights.formats`).
+    """
+    path, description = Path(path), None
     try:
-        if not path.is_file() or _reader_of(path) is not _read_safetensors:
-            return None
-        with safe_open(path, "np") as file:
-            text = (file.metadata() or {}).get(_OURS)
-        return None if text is None else dict(json.loads(text))
-    except CheckpointError:
+        if path.is_file() and _reader_of(path) is _read_safetensors:
+            with safe_open(path, "np") as file:
+                text = (file.metadata() or {}).get(_OURS)
+            description = None if text is None else dict(json.loads(text))
+    except CheckpointError:  # not one of the known file types
         return None
     except Exception as error:
         raise CheckpointError(f"{path} is damaged ({_first_line(error)})") from error
+    return None if description is None else formats.upgrade(description, path)
 
 
-def write(path: str | Path, arrays: Mapping[str, np.ndarray], description: dict[str, Any]) -> None:
-    """A safetensors file; it appears under its name when it is complete."""
+def write(
+    path: str | Path, arrays: Mapping[str, np.ndarray], description: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Writes arrays and their description as a safetensors file, atomically.
+
+    Returns:
+      The description as stored: with its format number.
+
+    Raises:
+      CheckpointError: the file cannot be written.
+    """
     path = Path(path)
     temporary = path.with_name(path.name + ".tmp")
     plain = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    stored = {**description, "format": formats.FORMAT}
     try:
-        save_file(plain, temporary, {_OURS: json.dumps(description)})
+        save_file(plain, temporary, {_OURS: json.dumps(stored)})
         temporary.replace(path)
     except (OSError, SafetensorError) as error:
         temporary.unlink(missing_ok=True)
         raise CheckpointError(f"{path} cannot be written ({error})") from error
+    return stored
 
 
 def sha256(path: str | Path) -> str:

@@ -1,5 +1,6 @@
 """Checkpoints that were damaged, or come from elsewhere, and folders that stop taking them."""
 
+import dataclasses
 import gc
 import json
 import shutil
@@ -7,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -101,7 +103,7 @@ def test_truncated(saved, tmp_path, damage):
         if said:
             refused += 1
             assert said.startswith(f"{folder}/checkpoints/8 cannot be read (")
-            assert said.endswith("; if it is damaged: without it, the run goes on after step 4")
+            assert said.endswith("; if it is corrupt, delete it: the run then resumes from step 4")
             shutil.rmtree(folder / checkpoint.FOLDER / "8")
             check_equal(restored(folder), make_state(1.0))
     assert refused >= 4  # the numbers, two indices of them, the description
@@ -110,7 +112,7 @@ def test_truncated(saved, tmp_path, damage):
 def test_the_only_one_damaged(saved, tmp_path):
     shutil.copytree(saved / checkpoint.FOLDER / "8", tmp_path / checkpoint.FOLDER / "8")
     empty(tmp_path / checkpoint.FOLDER / "8/_CHECKPOINT_METADATA")
-    with pytest.raises(CheckpointError, match=r"its description is lost.*, the run begins anew"):
+    with pytest.raises(CheckpointError, match=r"its description is missing.*starts from the beg"):
         checkpoint.load_variables(tmp_path)
 
 
@@ -144,11 +146,34 @@ def test_another_format(saved, tmp_path):
         described["versions"]["jaxvideo"] = "9.1"
 
     folder = edited(saved, tmp_path, change)
-    text = r"checkpoints/8 is of format 7 \(written with jaxvideo 9\.1, here .* reads format 1"
+    text = r"checkpoints/8 has format 7, written by jaxvideo 9\.1; jaxvideo .* formats 1 to 2"
     for read in (restored, checkpoint.load_variables):
         with pytest.raises(CheckpointError, match=text):
             read(folder)
     check_equal(restored(folder, step=4), make_state(1.0))
+
+
+def test_a_field_that_did_not_exist_yet(saved, tmp_path):
+    """It keeps the value it has before the first step. Fields of every format cannot be missing."""
+
+    @flax.struct.dataclass
+    class Longer(TrainState):
+        scale: jax.Array = flax.struct.field(default_factory=lambda: jnp.float32(3.0))
+
+    def fields(state, *without):
+        names = [f.name for f in dataclasses.fields(state) if f.name not in without]
+        return {name: getattr(state, name) for name in names}
+
+    like = Longer(**fields(make_state()))
+    found = restored(saved, like)
+    assert float(found.scale) == 3.0
+    check_equal(TrainState(**fields(found, "scale")), make_state(2.0))
+
+    shorter = dataclasses.make_dataclass("Shorter", list(fields(like, "params")))
+    with checkpoint.open_checkpoints(tmp_path, keep=1) as checkpoints:
+        checkpoint.save(checkpoints, shorter(**fields(like, "params")), 8, DESCRIPTION)
+    with pytest.raises(CheckpointError, match="missing   params/conv1/kernel"):
+        restored(tmp_path, like)
 
 
 def test_another_optimizer(saved, tmp_path):
@@ -172,7 +197,7 @@ def test_a_lost_folder(saved, tmp_path):
     shutil.copytree(saved, tmp_path, dirs_exist_ok=True)
     with checkpoint.open_checkpoints(tmp_path, keep=2) as checkpoints:
         (tmp_path / checkpoint.FOLDER).rename(tmp_path / "elsewhere")
-        with pytest.raises(CheckpointError, match="step 12 cannot be written: the folder is gone"):
+        with pytest.raises(CheckpointError, match="step 12 cannot be written: the directory does"):
             checkpoint.save(checkpoints, make_state(3.0), 12, DESCRIPTION)
         assert not (tmp_path / checkpoint.FOLDER).exists()
     (tmp_path / "elsewhere").rename(tmp_path / checkpoint.FOLDER)
@@ -208,5 +233,5 @@ def test_a_disk_that_takes_no_more(saved, tmp_path):
     said = done.stderr.strip().splitlines()[-1]
     assert said.startswith(f"{tmp_path}/checkpoints: the checkpoint of step 12 cannot be written (")
     assert "File too large" in said
-    assert said.endswith("; earlier ones are untouched")
+    assert said.endswith("; earlier checkpoints are not affected")
     check_equal(restored(tmp_path), make_state(2.0))

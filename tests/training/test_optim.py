@@ -4,7 +4,16 @@ import numpy as np
 import optax
 import pytest
 
-from jaxvideo.training.optim import Optim, check_optim, make_optimizer, make_plateau, make_schedule
+from jaxvideo.training.config import override, read_config
+from jaxvideo.training.optim import (
+    RULES,
+    SCHEDULES,
+    Optim,
+    check_optim,
+    make_optimizer,
+    make_plateau,
+    make_schedule,
+)
 from jaxvideo.types import ConfigError
 
 PARAMS = {"conv": {"kernel": jnp.full(3, 2.0), "bias": jnp.full(2, 2.0)}, "fc": jnp.full(2, 2.0)}
@@ -159,7 +168,7 @@ def test_a_second_cycle():
 
 
 def test_wrong_multipliers():
-    with pytest.raises(ConfigError, match=r"must be \(pattern, positive factor"):
+    with pytest.raises(ConfigError, match=r"must be \(pattern, positive factor\) pairs"):
         Optim(lr=0.1, multipliers=(("*/bias", 0.0),))
 
 
@@ -172,6 +181,78 @@ def test_adam():
     grads = {"a": {"kernel": jnp.array([-1.5, 1.0])}}
     updates, _ = optimizer.update(grads, optimizer.init(params), params)
     np.testing.assert_allclose(updates["a"]["kernel"], [-0.1, 0.1], rtol=1e-4)
-    for wrong in ({"rule": "lion"}, {"rule": "adam", "nesterov": True}):
-        with pytest.raises(ConfigError, match=r"optim\.rule="):
-            check_optim(Optim(lr=0.1, **wrong))
+
+
+OPTIONS = {
+    "sgd": {},
+    "rmsprop": {"decay": 0.8, "centered": True},
+    "adagrad": {"initial_accumulator_value": 0.2},
+    "adadelta": {"rho": 0.8},
+    "lion": {"b2": 0.9},
+    "lars": {"trust_coefficient": 0.01},
+}
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_every_rule_is_that_of_optax(name):
+    """Three steps, with decay on all parameters but the biases and an option of the rule."""
+    rule, options = RULES[name], OPTIONS.get(name, {"b1": 0.8})
+    optim = Optim(
+        lr=0.1,
+        rule=name,
+        schedule="constant",
+        momentum=0.7,
+        weight_decay=0.01,
+        no_decay=("*/bias",),
+        options=options,
+    )
+    mask = {"conv": {"kernel": True, "bias": False}, "fc": True}
+    expected = dict(options)
+    if rule.momentum:
+        expected["momentum"] = 0.7
+    if name == "lars":
+        expected |= {"weight_decay": 0.01, "weight_decay_mask": mask, "trust_ratio_mask": mask}
+    elif rule.decoupled:
+        expected |= {"weight_decay": 0.01, "mask": mask}
+    theirs = getattr(optax, name)(0.1, **expected)
+    if not rule.decoupled:
+        theirs = optax.chain(optax.add_decayed_weights(0.01, mask), theirs)
+    state, params = theirs.init(PARAMS), PARAMS
+    for _ in range(3):
+        updates, state = theirs.update(GRADS, state, params)
+        params = optax.apply_updates(params, updates)
+    found = steps(optim, 3)
+    jax.tree.map(np.testing.assert_array_equal, found, params)
+    assert all(float(np.abs(a - 2.0).max()) > 0 for a in jax.tree.leaves(found))
+
+
+def test_options_from_the_command_line():
+    values = {"model": {"name": "c3d"}, "optim": {"rule": "adamw"}}
+    override(values, "optim.options.b2=0.95")
+    assert read_config(values).optim.options == {"b2": 0.95}
+    override(values, "optim.options.momentum=0.9")
+    with pytest.raises(ConfigError, match="'momentum' is not one of 'adamw'; allowed are b1, b2"):
+        read_config(values)
+
+
+@pytest.mark.parametrize("name", ["adamw", "lars", "rmsprop"])
+def test_rules_with_frozen_parameters(name):
+    found = steps(Optim(lr=0.1, rule=name, weight_decay=0.1, momentum=0.0, frozen=("fc",)), 2)
+    np.testing.assert_array_equal(found["fc"], 2.0)
+    assert (np.asarray(found["conv"]["kernel"]) != 2.0).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"rule": "sdg"}, r"optim\.rule='sdg': allowed are sgd, rmsprop, .*adamw, .*lars"),
+        ({"rule": "adam", "nesterov": True}, r"nesterov=True: optim\.rule='adam' has no momentum"),
+        ({"rule": "lars", "dampening": 0.1}, r"dampening=0\.1: optim\.rule='lars' has none"),
+        ({"rule": "adam", "options": {"beta": 1}}, "'beta' is not one of 'adam'; allowed are b1"),
+        ({"options": {"momentum": 0.5}}, "'momentum' is not one of 'sgd'; it has none"),
+        ({"schedule": "cos"}, r"optim\.schedule='cos': allowed are " + ", ".join(SCHEDULES)),
+    ],
+)
+def test_what_a_rule_does_not_accept(change, text):
+    with pytest.raises(ConfigError, match=text):
+        check_optim(Optim(**{"lr": 0.1, **change}))

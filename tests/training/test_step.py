@@ -13,6 +13,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jaxvideo.models.resnet3d import KINDS, ResNet3D
 from jaxvideo.training.augment import mix
+from jaxvideo.training.losses import LOSSES, get_loss
 from jaxvideo.training.optim import Optim, make_optimizer, make_schedule
 from jaxvideo.training.preprocess import normalize, prepare, random_flip, sample_keys
 from jaxvideo.training.schema import StepAugment
@@ -308,6 +309,72 @@ def test_the_loss_of_several_labels():
     np.testing.assert_allclose(metrics["top1"], np.mean(hits))
 
 
+def focal(logits, targets):
+    """A loss from outside of the package (arXiv 1708.02002)."""
+    p = jax.nn.log_softmax(logits)
+    return -(targets[:, None] * (1 - jnp.exp(p)) ** 2 * p).sum(-1).mean(1)
+
+
+def test_a_loss_from_outside(monkeypatch):
+    """As a function, and by its name in the table: the loss of the clips that count."""
+    data = batch(6)
+    data["weight"][2] = 0
+    step, state, answer = linear(loss=focal)
+    new, metrics = jax.jit(step)(state, data, jax.random.key(0))
+    logits = answer(normalize(data["video"], PRE, jnp.float32)).astype(float)
+    p = np.exp(logits - np.logaddexp.reduce(logits, 1, keepdims=True))[np.arange(6), data["label"]]
+    losses = -((1 - p) ** 2) * np.log(p)
+    np.testing.assert_allclose(metrics["loss"], losses[[0, 1, 3, 4, 5]].mean(), rtol=1e-5)
+    moved = np.asarray(new.params["fc"]["bias"] - state.params["fc"]["bias"])
+    assert np.abs(moved).max() > 1e-4
+
+    monkeypatch.setitem(LOSSES, "focal", focal)
+    step, state, _ = linear(loss="focal")
+    named, _ = jax.jit(step)(state, data, jax.random.key(0))
+    jax.tree.map(np.testing.assert_array_equal, named, new)
+
+
+def test_the_caller_chooses_the_loss():
+    """One class per clip by the sigmoid, several by the softmax; mse by values of any size."""
+    data = batch(6)
+    step, state, answer = linear(loss="sigmoid")
+    logits = answer(normalize(data["video"], PRE, jnp.float32)).astype(float)
+    one_hot = np.eye(5)[data["label"]]
+    _, metrics = jax.jit(step)(state, data, jax.random.key(0))
+    losses = (np.logaddexp(0, logits) - one_hot * logits).mean(1)
+    np.testing.assert_allclose(metrics["loss"], losses.mean(), rtol=1e-5)
+
+    data["label"] = (np.arange(30).reshape(6, 5) % 3 == 0).astype(np.float32)
+    step, _, _ = linear(loss="softmax")
+    _, metrics = jax.jit(step)(state, data, jax.random.key(0))
+    losses = -(data["label"] * (logits - np.logaddexp.reduce(logits, 1, keepdims=True))).sum(1)
+    np.testing.assert_allclose(metrics["loss"], losses.mean(), rtol=1e-5)
+
+    data["label"] = np.linspace(-3, 3, 30, dtype=np.float32).reshape(6, 5)
+    step, _, _ = linear(loss="mse")
+    _, metrics = jax.jit(step)(state, data, jax.random.key(0))
+    np.testing.assert_allclose(metrics["loss"], ((logits - data["label"]) ** 2).mean(), rtol=1e-5)
+
+
+def test_a_network_that_needs_no_labels():
+    """Its own loss alone; the labels change nothing."""
+    model, data = Steps(), batch(4)
+    optimizer = optax.sgd(0.1)
+    state = first_state(init_variables(model, PRE, 0), optimizer)
+    step = jax.jit(make_train_step(model, optimizer, PRE, flip=False, loss="none"))
+    new, metrics = step(state, data, jax.random.key(0))
+    assert float(metrics["loss"]) == float(metrics["other_loss"]) == 0.25
+    jax.tree.map(np.testing.assert_array_equal, new.params, state.params)
+
+
+def test_unknown_losses():
+    text = r"loss='hinge': allowed are softmax, sigmoid, mse, none, or ''"
+    with pytest.raises(ConfigError, match=text):
+        make_train_step(Linear(), optax.sgd(0.1), PRE, flip=False, loss="hinge")
+    assert get_loss("") is LOSSES["softmax"]
+    assert get_loss("", several=True) is LOSSES["sigmoid"]
+
+
 @pytest.mark.parametrize("several", [False, True])
 def test_mixed_clips_have_mixed_labels(several):
     augment = StepAugment(mixup=1.0, cutmix=1.0)
@@ -360,9 +427,9 @@ def test_augmentation_does_not_depend_on_devices():
 def test_what_cannot_be_augmented():
     two = {"mean": (0.0,) * 2, "std": (1.0,) * 2}
     stored = Preprocessing(frames=2, size=48, crop=48, modality="flow", flow="stored", **two)
-    with pytest.raises(ConfigError, match="modality='flow' by 'stored' has none"):
+    with pytest.raises(ConfigError, match="modality='flow' with flow='stored' has none"):
         make_train_step(Linear(), optax.sgd(0.1), stored, flip=True, augment=StepAugment(hue=0.1))
     step, state, _ = linear(label_smoothing=0.1)
     data = {**batch(2), "label": np.zeros((2, 5), np.float32)}
-    with pytest.raises(ConfigError, match=r"label_smoothing=0\.1: multi-label data"):
+    with pytest.raises(ConfigError, match=r"label_smoothing=0\.1: must be 0 for multi-label"):
         jax.eval_shape(step, state, data, jax.random.key(0))
