@@ -301,7 +301,7 @@ def _endpoint(model: Any, preprocessing: Preprocessing, endpoint: str, *, keep_m
     """`(variables, video [N, *video_shape]) -> f32 [N, C]`, or the whole endpoint."""
     import jax
 
-    from jaxvideo.training.preprocess import prepare
+    from jaxvideo.inference.prepare import prepare
 
     @jax.jit
     def compute(variables, video):

@@ -163,7 +163,7 @@ class Network:
         Raises:
           ConfigError: another shape or dtype.
         """
-        from jaxvideo.training.preprocess import prepare
+        from jaxvideo.inference.prepare import prepare
 
         expected = self.preprocessing.video_shape
         if video.dtype != np.uint8:
@@ -245,10 +245,10 @@ class Network:
 
     @functools.cached_property
     def _compiled(self) -> Callable[[Preprocessing, str], Any]:
-        from jaxvideo.training.step import make_predict_step
+        from jaxvideo.inference.predict import make_predictor
 
         return functools.cache(
-            lambda clip, aggregation: jax.jit(make_predict_step(self.model, clip, aggregation))
+            lambda clip, aggregation: make_predictor(self.model, clip, aggregation)
         )
 
     @functools.cached_property

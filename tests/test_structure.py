@@ -27,8 +27,18 @@ ALLOWED = {
     "weights": {"types"},
     "data": {"types", "startup"},
     "evaluation": {"types", "data"},
+    "inference": {"types", "layers", "models", "weights", "data", "evaluation"},
     "pretrained": {"types", "models", "weights", "__init__"},
-    "network": {"types", "models", "weights", "pretrained", "evaluation", "extraction", "training"},
+    "network": {
+        "types",
+        "models",
+        "weights",
+        "pretrained",
+        "evaluation",
+        "extraction",
+        "inference",
+        "training",
+    },
     "training": {
         "types",
         "startup",
@@ -38,6 +48,7 @@ ALLOWED = {
         "weights",
         "data",
         "evaluation",
+        "inference",
         "pretrained",
     },
     "visualize": None,  # anything

@@ -195,8 +195,8 @@ def _predictor(net, protocol, batch_size: int):
     import jax
     from jax.sharding import NamedSharding, PartitionSpec
 
+    from jaxvideo.inference.predict import make_predictor
     from jaxvideo.models.folding import fold
-    from jaxvideo.training.step import make_predict_step
 
     count = jax.device_count()
     if batch_size < 1 or batch_size % count:
@@ -206,8 +206,10 @@ def _predictor(net, protocol, batch_size: int):
     model, clip = net.model, protocol.apply(net.preprocessing)
     variables = fold(model, net.variables, clip.shape)
     variables = jax.device_put(variables, NamedSharding(mesh, PartitionSpec()))
-    step = jax.jit(make_predict_step(model, clip, protocol.aggregation))
-    return lambda video: step(variables, jax.device_put(video, split))
+    predict = make_predictor(
+        model, clip, protocol.aggregation, place=lambda video: jax.device_put(video, split)
+    )
+    return lambda video: predict(variables, video)
 
 
 def _progress():

@@ -1,4 +1,4 @@
-"""Random augmentation inside the compiled step: colors, erasing, mixup and CutMix.
+"""Random augmentation inside the compiled step: flip, colors, erasing, mixup and CutMix.
 
 Every sample has its own random key, so the result depends neither on its position in the batch nor
 on the number of devices. All frames of a clip are changed alike: means, extremes and histograms
@@ -36,6 +36,35 @@ _GRAY = (0.299, 0.587, 0.114)
 _AREAS = (0.02, 1 / 3)
 _ASPECTS = (0.3, 1 / 0.3)
 _ATTEMPTS = 10
+
+
+def sample_keys(key: jax.Array, samples: jax.Array) -> jax.Array:
+    """Returns one random key per sample, `[N]`, from its (epoch, video, view), int `[N, 3]`.
+
+    The keys do not depend on the position in the batch, so the number of workers, hosts and
+    devices does not change the training data.
+    """
+
+    def one(ids):
+        sample_key = key
+        for position in range(3):
+            sample_key = jax.random.fold_in(sample_key, ids[position])
+        return sample_key
+
+    return jax.vmap(one)(samples)
+
+
+def random_flip(video: jax.Array, keys: jax.Array) -> jax.Array:
+    """Mirrors each video of uint8 `[N, T, H, W, C]` left to right with probability 1/2.
+
+    If C is 2 or 5, the last two channels are optical flow: its horizontal component is negated.
+    """
+    mirror = video[:, :, :, ::-1]
+    if video.shape[-1] in (2, 5):
+        x = video.shape[-1] - 2
+        mirror = mirror.at[..., x].set(255 - mirror[..., x])
+    mirrored = jax.vmap(jax.random.bernoulli)(keys)
+    return jnp.where(mirrored[:, None, None, None, None], mirror, video)
 
 
 def change_colors(video: jax.Array, keys: jax.Array, augment: StepAugment) -> jax.Array:

@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxvideo.training.augment import change_colors, erase, mix, partner
+from jaxvideo.inference.prepare import prepare
+from jaxvideo.training.augment import change_colors, erase, mix, partner, random_flip, sample_keys
 from jaxvideo.training.losses import Loss, get_loss
-from jaxvideo.training.preprocess import prepare, random_flip, sample_keys
 from jaxvideo.training.remat import remat_stages
 from jaxvideo.training.schema import StepAugment
 from jaxvideo.types import ConfigError, Preprocessing
@@ -255,28 +255,6 @@ class _MicroBatches:
         zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
         total, rows = jax.lax.scan(add, zeros, parts)
         return total, join(rows)
-
-
-def make_predict_step(model, preprocessing: Preprocessing, aggregation: str):
-    """Returns the function `(variables, video) -> scores` that classifies clips.
-
-    Args:
-      model: a network.
-      preprocessing: of a test clip, see `Protocol.apply`.
-      aggregation: scores are "softmax" or "sigmoid" probabilities, otherwise logits.
-
-    Returns:
-      A function of the network's variables and uint8 `[N, T, H, W, C]`, with f32 `[N, classes]`.
-    """
-
-    def predict_step(variables: dict[str, Any], video: jax.Array) -> jax.Array:
-        clip = prepare(video, preprocessing, model.dtype)
-        logits, _ = model.apply(variables, clip, train=False)
-        logits = logits.astype(jnp.float32)
-        scores = {"softmax": jax.nn.softmax, "sigmoid": jax.nn.sigmoid}
-        return scores[aggregation](logits) if aggregation in scores else logits
-
-    return predict_step
 
 
 def weighted_mean(values: jax.Array, weights: jax.Array) -> jax.Array:

@@ -15,11 +15,12 @@ import numpy as np
 from jaxvideo.data.datasets.dataset import VideoDataset
 from jaxvideo.data.pipeline import Share
 from jaxvideo.evaluation.protocol import Result, evaluate, join
+from jaxvideo.inference import predict as inference
 from jaxvideo.training import distributed
 from jaxvideo.training.log import meter, say
 from jaxvideo.training.parallel import Layout, make_layout
 from jaxvideo.training.schema import Run
-from jaxvideo.training.step import TrainState, make_predict_step
+from jaxvideo.training.step import TrainState
 from jaxvideo.types import Protocol
 
 #: Validation during training. The number to publish comes from the protocol of the config.
@@ -42,15 +43,17 @@ def make_predictor(run: Run, model, protocol: Protocol) -> Predict:
     devices, because it tests its own videos at its own pace.
     """
     clip = protocol.apply(run.preprocessing)
-    step = jax.jit(make_predict_step(model, clip, protocol.aggregation))
     own = make_layout(run.parallel, {}, jax.local_devices())
+    scores = inference.make_predictor(
+        model, clip, protocol.aggregation, place=lambda video: own.put("video", video)
+    )
     held: list[Any] = [None, None]
 
     def predict(state: TrainState, video: np.ndarray) -> np.ndarray:
         if held[0] is not state:  # gather each state once
             tested = state.ema or {"params": state.params, "batch_stats": state.batch_stats}
             held[:] = state, _gathered(tested, own)
-        return np.asarray(step(held[1], own.put("video", video)))
+        return np.asarray(scores(held[1], video))
 
     return predict
 

@@ -16,8 +16,9 @@ from jaxvideo.data.pipeline import read_views
 from jaxvideo.data.video import open_video
 from jaxvideo.data.views import protocol_views
 from jaxvideo.evaluation.fusion import load_scores
+from jaxvideo.inference.predict import make_predict_step
 from jaxvideo.pretrained import Weights, save_weights
-from jaxvideo.training.step import init_variables, make_predict_step
+from jaxvideo.training.step import init_variables
 from jaxvideo.types import ConfigError, JaxvideoError, Preprocessing, Protocol
 from tests.conftest import write_video
 

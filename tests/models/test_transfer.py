@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from jaxvideo import create_model
+from jaxvideo.inference.prepare import prepare
 from jaxvideo.layers import BatchNorm
 from jaxvideo.models import MODELS
 from jaxvideo.models.densenet3d import BLOCKS, VARIANTS, DenseNet3D
@@ -22,7 +23,6 @@ from jaxvideo.models.transfer import (
     matching_loss,
 )
 from jaxvideo.training.optim import Optim, make_optimizer
-from jaxvideo.training.preprocess import prepare
 from jaxvideo.training.step import first_state, make_train_step
 from jaxvideo.types import ConfigError, Lowering, Preprocessing
 from jaxvideo.weights import tree

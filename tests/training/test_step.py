@@ -11,17 +11,17 @@ import optax
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from jaxvideo.inference.predict import make_predict_step
+from jaxvideo.inference.prepare import normalize, prepare
 from jaxvideo.models.resnet3d import KINDS, ResNet3D
-from jaxvideo.training.augment import mix
+from jaxvideo.training.augment import mix, random_flip, sample_keys
 from jaxvideo.training.losses import LOSSES, get_loss
 from jaxvideo.training.optim import Optim, make_optimizer, make_schedule
-from jaxvideo.training.preprocess import normalize, prepare, random_flip, sample_keys
 from jaxvideo.training.schema import StepAugment
 from jaxvideo.training.step import (
     TrainState,
     first_state,
     init_variables,
-    make_predict_step,
     make_train_step,
     weighted_mean,
 )

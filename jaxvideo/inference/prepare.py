@@ -49,32 +49,3 @@ def normalize(video: jax.Array, preprocessing: Preprocessing, dtype: Any) -> jax
     factor = (high - low) / (255.0 * std)
     shift = (low - np.asarray(preprocessing.mean, np.float32)) / std
     return (video.astype(jnp.float32) * factor + shift).astype(dtype)
-
-
-def sample_keys(key: jax.Array, samples: jax.Array) -> jax.Array:
-    """Returns one random key per sample, `[N]`, from its (epoch, video, view), int `[N, 3]`.
-
-    The keys do not depend on the position in the batch, so the number of workers, hosts and
-    devices does not change the training data.
-    """
-
-    def one(ids):
-        sample_key = key
-        for position in range(3):
-            sample_key = jax.random.fold_in(sample_key, ids[position])
-        return sample_key
-
-    return jax.vmap(one)(samples)
-
-
-def random_flip(video: jax.Array, keys: jax.Array) -> jax.Array:
-    """Mirrors each video of uint8 `[N, T, H, W, C]` left to right with probability 1/2.
-
-    If C is 2 or 5, the last two channels are optical flow: its horizontal component is negated.
-    """
-    mirror = video[:, :, :, ::-1]
-    if video.shape[-1] in (2, 5):
-        x = video.shape[-1] - 2
-        mirror = mirror.at[..., x].set(255 - mirror[..., x])
-    mirrored = jax.vmap(jax.random.bernoulli)(keys)
-    return jnp.where(mirrored[:, None, None, None, None], mirror, video)

@@ -1,0 +1,1 @@
+"""Inference: from uint8 video to scores and features, on the device."""
