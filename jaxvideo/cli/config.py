@@ -36,6 +36,7 @@ def show_config(name: str, changes: list[str], *, as_json: bool = False) -> str:
 
     from jaxvideo.training import schema
     from jaxvideo.training.config import load_config, read_config
+    from jaxvideo.training.values import frozen
 
     values = load_config(name, changes)
     run = read_config(values)
@@ -51,7 +52,7 @@ def show_config(name: str, changes: list[str], *, as_json: bool = False) -> str:
     for key, value in _flat(shown).items():
         section, _, name_ = key.rpartition(".")
         given = values.get(section, {}).get(name_) if section == "preprocessing" else value
-        differs = schema.frozen(given) != schema.frozen(defaults.get(key))
+        differs = frozen(given) != frozen(defaults.get(key))
         lines.append(f"{'*' if differs else ' '} --{key}={_text(value)}")
     return "\n".join(lines)
 

@@ -10,6 +10,7 @@ import importlib.util
 import json
 import sys
 import types
+import typing
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from jaxvideo.training import schema
 from jaxvideo.training.losses import get_loss
 from jaxvideo.training.optim import check_optim
 from jaxvideo.training.schema import Run
+from jaxvideo.training.values import describe_type, fits, frozen, parse
 from jaxvideo.types import ConfigError, Lowering, Preprocessing
 
 #: Directory of the recipes: `configs/` of the repository, also inside the wheel.
@@ -130,10 +132,10 @@ def override(values: dict[str, Any], change: str) -> None:
         near = difflib.get_close_matches(key, keys, n=1)
         meant = f". Did you mean {near[0]!r}?" if near else ""
         raise ConfigError(f"override {change!r}: a config has no key {key!r}{meant}")
-    value = schema.parse(text, hint)
+    value = parse(text, hint)
     optional = value is None and key.startswith("preprocessing.")
-    if not optional and not schema.fits(value, hint):
-        raise ConfigError(f"override {change!r}: must be {schema.describe_type(hint)}")
+    if not optional and not fits(value, hint):
+        raise ConfigError(f"override {change!r}: must be {describe_type(hint)}")
     *sections, name = key.split(".")
     section = values
     for part in sections:
@@ -160,10 +162,10 @@ def read_config(config: Mapping[str, Any]) -> Run:
     Raises:
       ConfigError: an unknown key, a wrong type, or a value that is not allowed.
     """
-    schema.check_keys(config)
-    values = {key: schema.frozen(value) for key, value in config.items()}
+    check_keys(config)
+    values = {key: frozen(value) for key, value in config.items()}
     for name, section in schema.SECTIONS.items():
-        given = {key: schema.frozen(value) for key, value in config.get(name, {}).items()}
+        given = {key: frozen(value) for key, value in config.get(name, {}).items()}
         if section is Preprocessing:
             entry = model_entry(config["model"]["name"])
             values[name] = expected_clips(entry.preprocessing, given)
@@ -188,6 +190,36 @@ def read_config(config: Mapping[str, Any]) -> Run:
             f"config.model.lowering={run.model['lowering']!r}: allowed are {', '.join(lowerings)}"
         )
     return run
+
+
+def check_keys(values: Mapping[str, Any]) -> None:
+    """Checks names and types of all keys of a config.
+
+    Raises:
+      ConfigError: an unknown key, with the nearest known one, or a value of the wrong type.
+    """
+    _check_section(values, Run, "config")
+    for name, section in schema.SECTIONS.items():
+        given = values.get(name, {})
+        if not isinstance(given, Mapping):
+            raise ConfigError(f"config.{name}={given!r}: must be a section")
+        _check_section(given, section, f"config.{name}", optional=section is Preprocessing)
+
+
+def _check_section(
+    given: Mapping[str, Any], cls: type, where: str, *, optional: bool = False
+) -> None:
+    hints = typing.get_type_hints(cls)
+    fields = [field.name for field in dataclasses.fields(cls)]
+    for key, value in given.items():
+        if key not in fields:
+            near = difflib.get_close_matches(key, fields, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise ConfigError(f"{where} has no key {key!r}.{hint} Allowed are {', '.join(fields)}")
+        if dataclasses.is_dataclass(hints[key]) or (optional and value is None):
+            continue
+        if not fits(value, hints[key]):
+            raise ConfigError(f"{where}.{key}={value!r}: must be {describe_type(hints[key])}")
 
 
 def expected_clips(preprocessing: Preprocessing, given: Mapping[str, Any]) -> Preprocessing:
@@ -222,7 +254,7 @@ def _changed(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str
         if isinstance(value, Mapping) and isinstance(before, Mapping):
             if inside := _changed(value, before):
                 found[key] = inside
-        elif schema.frozen(value) != schema.frozen(before):
+        elif frozen(value) != frozen(before):
             found[key] = value
     return found
 

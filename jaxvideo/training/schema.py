@@ -7,12 +7,8 @@ the values of a config back into a `Run`.
 
 from __future__ import annotations
 
-import ast
 import dataclasses
-import difflib
-import types
 import typing
-from collections.abc import Mapping
 from typing import Any
 
 from jaxvideo.data.crops import RandomCrop
@@ -424,36 +420,6 @@ def defaults() -> dict[str, Any]:
     return values
 
 
-def check_keys(values: Mapping[str, Any]) -> None:
-    """Checks names and types of all keys of a config.
-
-    Raises:
-      ConfigError: an unknown key, with the nearest known one, or a value of the wrong type.
-    """
-    _check_section(values, Run, "config")
-    for name, section in SECTIONS.items():
-        given = values.get(name, {})
-        if not isinstance(given, Mapping):
-            raise ConfigError(f"config.{name}={given!r}: must be a section")
-        _check_section(given, section, f"config.{name}", optional=section is Preprocessing)
-
-
-def _check_section(
-    given: Mapping[str, Any], cls: type, where: str, *, optional: bool = False
-) -> None:
-    hints = typing.get_type_hints(cls)
-    fields = [field.name for field in dataclasses.fields(cls)]
-    for key, value in given.items():
-        if key not in fields:
-            near = difflib.get_close_matches(key, fields, n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise ConfigError(f"{where} has no key {key!r}.{hint} Allowed are {', '.join(fields)}")
-        if dataclasses.is_dataclass(hints[key]) or (optional and value is None):
-            continue
-        if not fits(value, hints[key]):
-            raise ConfigError(f"{where}.{key}={value!r}: must be {describe_type(hints[key])}")
-
-
 def type_of(key: str) -> Any:
     """Returns the type of a key such as "optim.lr"; None if there is no such key."""
     cls: Any = Run
@@ -465,59 +431,3 @@ def type_of(key: str) -> Any:
         else:
             return None
     return cls
-
-
-def parse(text: str, hint: Any) -> Any:
-    """Returns the value that a text on the command line stands for, given the type of its key."""
-    if hint is str:
-        return text
-    try:
-        value = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        value = {"true": True, "false": False, "none": None}.get(text.lower(), text)
-    if typing.get_origin(hint) is tuple and value is not None:
-        if isinstance(value, str):
-            value = value.split(",")
-        value = tuple(value) if isinstance(value, tuple | list) else (value,)
-    if hint is float and type(value) is int:
-        value = float(value)
-    return value
-
-
-def frozen(value: Any) -> Any:
-    """Returns a value with tuples for lists, as the dataclasses have them (JSON has lists only)."""
-    if isinstance(value, tuple | list):
-        return tuple(frozen(one) for one in value)
-    return value
-
-
-def describe_type(hint: Any) -> str:
-    """Returns a type as an error message names it."""
-    if isinstance(hint, types.UnionType):
-        return " or ".join(map(describe_type, typing.get_args(hint)))
-    names = {bool: "true or false", int: "an integer", float: "a number", str: "a string"}
-    if hint is type(None):
-        return "None"
-    if typing.get_origin(hint) is tuple:
-        return "a tuple"
-    return names.get(hint, "a section of keys")
-
-
-def fits(value: Any, hint: Any) -> bool:
-    """True if a value has the type of its key."""
-    if hint is Any:
-        return True
-    if isinstance(hint, types.UnionType):
-        return any(fits(value, one) for one in typing.get_args(hint))
-    if typing.get_origin(hint) is tuple:
-        inner = typing.get_args(hint)[0]
-        return isinstance(value, tuple | list) and (
-            typing.get_args(hint)[-1] is not ... or all(fits(one, inner) for one in value)
-        )
-    if typing.get_origin(hint) is dict:
-        return isinstance(value, Mapping)
-    if hint is float:
-        return isinstance(value, float | int) and not isinstance(value, bool)
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    return isinstance(value, hint)

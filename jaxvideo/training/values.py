@@ -1,0 +1,65 @@
+"""Values of config keys and their types: parsing, checking and naming them."""
+
+from __future__ import annotations
+
+import ast
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+
+def parse(text: str, hint: Any) -> Any:
+    """Returns the value that a text on the command line stands for, given the type of its key."""
+    if hint is str:
+        return text
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        value = {"true": True, "false": False, "none": None}.get(text.lower(), text)
+    if typing.get_origin(hint) is tuple and value is not None:
+        if isinstance(value, str):
+            value = value.split(",")
+        value = tuple(value) if isinstance(value, tuple | list) else (value,)
+    if hint is float and type(value) is int:
+        value = float(value)
+    return value
+
+
+def frozen(value: Any) -> Any:
+    """Returns a value with tuples for lists, as the dataclasses have them (JSON has lists only)."""
+    if isinstance(value, tuple | list):
+        return tuple(frozen(one) for one in value)
+    return value
+
+
+def describe_type(hint: Any) -> str:
+    """Returns a type as an error message names it."""
+    if isinstance(hint, types.UnionType):
+        return " or ".join(map(describe_type, typing.get_args(hint)))
+    names = {bool: "true or false", int: "an integer", float: "a number", str: "a string"}
+    if hint is type(None):
+        return "None"
+    if typing.get_origin(hint) is tuple:
+        return "a tuple"
+    return names.get(hint, "a section of keys")
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """True if a value has the type of its key."""
+    if hint is Any:
+        return True
+    if isinstance(hint, types.UnionType):
+        return any(fits(value, one) for one in typing.get_args(hint))
+    if typing.get_origin(hint) is tuple:
+        inner = typing.get_args(hint)[0]
+        return isinstance(value, tuple | list) and (
+            typing.get_args(hint)[-1] is not ... or all(fits(one, inner) for one in value)
+        )
+    if typing.get_origin(hint) is dict:
+        return isinstance(value, Mapping)
+    if hint is float:
+        return isinstance(value, float | int) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, hint)
