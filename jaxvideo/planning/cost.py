@@ -20,14 +20,16 @@ COLLECTIVES = (
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """What a compiled program does, read from its text.
+    """Cost of a compiled program per device and call.
 
     Attributes:
-      cycles: the compiler's estimate, where it makes one (TPU); loops as often as they run.
-      matrix_cycles: those of convolutions and matrix products, and of what is fused with them.
-      collectives: number and bytes by kind. Bytes are those of the whole array at one device:
-        the one reduced, or scattered; the one gathered; the one sent.
-      unknown_loops: loops counted once, because the text does not tell how often they run.
+      cycles: the compiler's estimate (TPU only, otherwise 0); loops are multiplied by their trip
+        counts.
+      matrix_cycles: the part of `cycles` in convolutions and matrix products, including the
+        operations fused with them.
+      collectives: number and bytes by kind. Bytes count the whole array at one device: the input
+        of a reduction or scatter, the output of a gather, the array sent.
+      unknown_loops: number of loops with unknown trip count, which are counted once.
     """
 
     cycles: int = 0
@@ -48,6 +50,7 @@ class Cost:
         )
 
     def times(self, count: int) -> Cost:
+        """Returns the cost of `count` repetitions."""
         return Cost(
             self.cycles * count,
             self.matrix_cycles * count,
@@ -72,7 +75,11 @@ _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 
 
 def read_program(text: str) -> Cost:
-    """The cost of a compiled program's text, `compiled.as_text()`."""
+    """Computes the cost of a compiled program from its HLO text.
+
+    Args:
+      text: `compiled.as_text()` of a `jax.stages.Compiled`.
+    """
     computations: dict[str, list[_Instruction]] = {}
     entry, lines = "", []
     for line in text.splitlines():
@@ -95,17 +102,17 @@ def read_program(text: str) -> Cost:
         )
 
     def fused(instruction: _Instruction, name: str) -> Cost:
-        """The collectives inside a fusion, whose cycles are the fusion's own."""
+        """Collectives inside a fusion. Their cycles are included in those of the fusion."""
         total = Cost()
         for inner in computations[name]:
             if inner.opcode == "fusion":
                 for deeper in called(inner, "calls"):
                     total += fused(instruction, deeper)
             kind = _kind(inner.opcode)
-            # An asynchronous one also stands in all that runs beside it, and in its end.
+            # The text repeats an asynchronous collective in overlapping fusions and in its end.
             later = "async_collective_fusion_config" in inner.rest
             if kind and (not later or instruction.name.startswith("async-collective-start")):
-                # A TPU scatters a sum by cutting it at its end.
+                # On TPU a reduce-scatter is an all-reduce with a slice at its end.
                 kind = "reduce-scatter" if name.startswith("all-reduce-scatter") else kind
                 total += Cost(collectives={kind: (1, _moved(inner, computations[name]))})
         return total
@@ -146,7 +153,7 @@ def read_program(text: str) -> Cost:
 
 
 def _kind(opcode: str) -> str | None:
-    """The collective that an operation begins; its end is not another one."""
+    """Returns the collective that an operation starts; None for the `-done` half and all others."""
     name = opcode.removesuffix("-start")
     return name if name in COLLECTIVES else None
 
@@ -157,7 +164,7 @@ def _moved(instruction: _Instruction, computation: Sequence[_Instruction]) -> in
     given = sum(_bytes(other.shape) for other in computation if other.name in names)
     made = _bytes(instruction.shape)
     if instruction.opcode in ("all-gather-start", "collective-permute-start"):
-        # (what is given, what is made, and a permutation's two counters)
+        # The result is a tuple (input, output), plus two counters for a permutation.
         made -= given + 8 * (instruction.opcode == "collective-permute-start")
     return max(given, made)
 
@@ -172,8 +179,11 @@ def _bytes(shape: str) -> int:
 def _trips(
     loop: _Instruction, computations: Mapping[str, Sequence[_Instruction]], condition: list[str]
 ) -> int | None:
-    """How often a loop runs: as its line says, or, of the loops of `scan`, up to which constant
-    its condition counts from zero."""
+    """Returns the trip count of a loop; None if unknown.
+
+    It is an attribute of the instruction, or, for `scan`, the constant to which the condition
+    counts from zero.
+    """
     if found := re.search(r'"known_trip_count":\{"n":"(\d+)"\}', loop.rest):
         return int(found[1])
     for name in condition:

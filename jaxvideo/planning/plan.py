@@ -1,19 +1,17 @@
-"""What a training step will need on chips that are not there: compiled for them, never run.
+"""Ahead-of-time resource estimates of a training step for a target topology.
 
-The compiler of TPUs comes with libtpu and wants no TPU. Memory, FLOPs and collectives are those
-of the program that would run. Its cycles are its own ESTIMATE, which it orders its work by:
-it leaves out the time of collectives and of waiting for data.
+The step is compiled for the target and never run. The TPU compiler comes with libtpu and needs no
+TPU. Memory, FLOPs and collectives are those of the program that would run. Cycles are the
+compiler's own estimate, which excludes collectives and waiting for data.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import functools
-import importlib.util
 import math
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -21,15 +19,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxvideo.models import create_model
-from jaxvideo.training.chips import Chip, chip_of_topology
+from jaxvideo.planning.cost import Cost, read_program
+from jaxvideo.training.chips import Chip
 from jaxvideo.training.config import Run
 from jaxvideo.training.optim import make_optimizer, make_plateau, make_schedule
 from jaxvideo.training.parallel import Layout, make_layout
 from jaxvideo.training.program import jit_step, model_flops
 from jaxvideo.training.step import TrainState, first_state, init_variables
-from jaxvideo.types import ConfigError, Lowering
+from jaxvideo.types import Lowering
 
-# Classes and training videos of data sets, as their papers or lists count them.
+#: Number of classes and of training videos, from the papers or the official lists.
 DATASETS = {
     "kinetics400": (400, 246_534),
     "kinetics600": (600, 392_622),
@@ -44,7 +43,7 @@ DATASETS = {
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """A run's training step as `jit` takes it, and the shapes, with shardings, that it is for."""
+    """Jitted training step of a run, with the shapes and shardings of its arguments."""
 
     function: Any
     state: TrainState
@@ -52,20 +51,25 @@ class Step:
     key: jax.ShapeDtypeStruct
 
     def lower(self) -> jax.stages.Lowered:
+        """Lowers the step for the platform of its shardings, without a device."""
         traced = self.function.trace(self.state, self.batch, self.key)
         platform = next(iter(self.key.sharding.device_set)).platform
-        # A TPU that is not there is no backend, which JAX would ask otherwise.
+        # Without an explicit platform JAX asks the default backend, which may not be a TPU.
         return traced.lower(**({"lowering_platforms": ("tpu",)} if platform == "tpu" else {}))
 
 
 def lowered_step(run: Run, num_classes: int, layout: Layout, *, epoch_steps: int = 1000) -> Step:
-    """The step that `train` runs for this config, from shapes alone.
+    """Builds the step that `train` runs for this config, from shapes alone.
 
     Args:
-      epoch_steps: the schedule counts in epochs; it changes constants of the program only.
+      run: the config.
+      num_classes: size of the classifier.
+      layout: mesh and shardings of the target devices.
+      epoch_steps: training steps per epoch, for the schedule. It changes only constants of the
+        program.
     """
     model = create_model(**run.model, num_classes=num_classes)
-    # A lowering only chooses how to compute, and shapes need the simplest.
+    # Shapes do not depend on the lowering; DIRECT traces fastest.
     simple = model.clone(lowering=Lowering.DIRECT)
     variables = jax.eval_shape(lambda: init_variables(simple, run.preprocessing, run.seed))
     schedule = make_schedule(run.optim, steps_per_epoch=epoch_steps, epochs=run.epochs)
@@ -95,13 +99,19 @@ def lowered_step(run: Run, num_classes: int, layout: Layout, *, epoch_steps: int
 
 
 class DoesNotFit(Exception):
-    """The compiler found no way to fit the step into the chip's memory."""
+    """The compiler cannot fit the step into the memory of the chip."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Memory:
-    """Bytes of one device while the step runs: what goes in, what comes out in memory of its
-    own (a donated state comes out where it went in), what lives in between, and the program."""
+    """Memory of one device while the step runs, in bytes.
+
+    Attributes:
+      arguments: state and batch.
+      outputs: results that do not reuse the memory of a donated argument.
+      temporaries: intermediate arrays.
+      program: machine code and constants.
+    """
 
     arguments: int
     outputs: int
@@ -115,14 +125,20 @@ class Memory:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """A compiled step.
+    """Resource estimates of a compiled step.
 
     Attributes:
-      batch: clips of a step over all `devices`.
-      flops: of a step over all devices, as the compiler counts what it runs; a loop's once.
-      model_flops: what the network needs, see there.
-      clip_bytes: of the batch that the host sends to one device.
-      seconds: to lower and compile.
+      batch: clips per step over all devices.
+      devices: number of devices.
+      kind: `device_kind` of the devices.
+      memory: bytes per device.
+      flops: FLOPs per step over all devices as the compiler counts them; the body of a loop counts
+        once.
+      model_flops: FLOPs per step that the network needs, see `program.model_flops`.
+      cost: cycles and collectives per device.
+      parameters: number of trainable parameters.
+      clip_bytes: bytes of the batch that the host sends to one device.
+      seconds: time to lower and compile the step.
     """
 
     batch: int
@@ -137,12 +153,14 @@ class Plan:
     seconds: float
 
     def step_seconds(self, chip: Chip) -> float | None:
-        """The compiler's ESTIMATE, without collectives; None where it makes none."""
+        """Estimated seconds per step without collectives; None if the compiler gives no cycles."""
         return self.cost.cycles / chip.clock if chip.clock and self.cost.cycles else None
 
     def link_seconds(self, chip: Chip) -> float | None:
-        """The least time that a chip's links need for its part of the collectives: a sum is
-        sent twice, once to be added up and once to be told."""
+        """Lower bound of the time for collectives, in seconds; None if the bandwidth is unknown.
+
+        An all-reduce counts twice: reduce-scatter, then all-gather.
+        """
         if not chip.link:
             return None
         sent = {k: v[1] * (2 if k == "all-reduce" else 1) for k, v in self.cost.collectives.items()}
@@ -152,11 +170,17 @@ class Plan:
 def make_plan(
     run: Run, num_classes: int, devices: Sequence[Any], *, epoch_steps: int = 1000
 ) -> Plan:
-    """Compiles a run's step for the devices.
+    """Compiles the training step of a run for the devices.
+
+    Args:
+      run: the config.
+      num_classes: size of the classifier.
+      devices: real devices, or those of `tpu_devices`.
+      epoch_steps: training steps per epoch, for the schedule.
 
     Raises:
-      ConfigError: the devices do not divide the batch.
-      DoesNotFit: there is not memory enough.
+      ConfigError: the batch is not a multiple of the number of devices.
+      DoesNotFit: the step needs more memory than the chip has.
     """
     layout = make_layout(run.parallel, {"batch_size": run.batch_size}, devices)
     step = lowered_step(run, num_classes, layout, epoch_steps=epoch_steps)
@@ -194,8 +218,8 @@ def make_plan(
 
 
 def _shortage(message: str) -> str:
-    """The part of the compiler's message that tells how much memory was missing."""
+    """Extracts the required and the available memory from a compiler error."""
     for pattern in (r"Used (\S+) of (\S+) hbm", r"\((\S+)\) exceeds available HBM \((\S+)\)"):
         if found := re.search(pattern, message):
-            return f"the compiler wants {found[1]} of {found[2]}"
+            return f"needs {found[1]}, has {found[2]}"
     return message.partition("RESOURCE_EXHAUSTED: ")[2].splitlines()[0]
