@@ -1,44 +1,66 @@
-"""Numbers from scores: accuracy, average precision, confusion, and how sure they are. NumPy only.
+"""Metrics of a test as a table, and the per-class numbers of a report. NumPy only.
 
-`scores` are `[M, classes]`. `labels` are int `[M]`, the class of each video, or bool
-`[M, classes]`, all its classes (multi-label). A score that is not a number never counts as right.
+A metric is a function `(scores, labels, weights) -> float`. `scores` are `[M, classes]`. `labels`
+are int `[M]`, the class of each video, or bool `[M, classes]` for multi-label data. `weights` `[M]`
+are not negative; a video of weight 2 counts as two videos. A NaN score never counts as right.
+
+To add a metric, write the function, add a row to `METRICS`, and add a test. The row then appears in
+`evaluate`, `fuse` and the report, with a bootstrap interval.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 import numpy as np
 
-from jaxvideo.types import ConfigError, DataError
-
-#: Metrics by their names in `result.json`, as a reader calls them.
-NAMES = {
-    "top1": "top-1",
-    "top5": "top-5",
-    "mean_class_accuracy": "mean class accuracy",
-    "mean_average_precision": "mAP",
-}
-
 
 @dataclasses.dataclass(frozen=True)
-class Estimate:
-    """A number, and the ends of its bootstrap interval."""
+class Metric:
+    """A row of `METRICS`. It is called as the function itself; weights are then optional.
 
-    value: float
-    low: float
-    high: float
+    Attributes:
+      title: name for readers.
+      function: `(scores, labels, weights) -> float`.
+      labels: kind of labels that it is defined for.
+      batched: the function also takes weights `[M, K]` and returns `[K]`, which makes the bootstrap
+        fast.
+      biased: the value grows if videos repeat, so the bootstrap interval is corrected.
+      bounds: smallest and largest possible value.
+    """
 
-    def __str__(self) -> str:
-        return f"{100 * self.value:.2f} % [{100 * self.low:.2f}, {100 * self.high:.2f}]"
+    title: str
+    function: Callable[[np.ndarray, np.ndarray, np.ndarray], Any]
+    labels: Literal["any", "single", "multi"] = "any"
+    batched: bool = False
+    biased: bool = False
+    bounds: tuple[float, float] = (0.0, 1.0)
+
+    def __call__(
+        self, scores: np.ndarray, labels: np.ndarray, weights: np.ndarray | None = None
+    ) -> float:
+        weights = np.ones(len(labels)) if weights is None else weights
+        return float(self.function(scores, labels, weights))
+
+    def applies(self, labels: np.ndarray) -> bool:
+        """Returns True if the metric is defined for these labels."""
+        return self.labels in ("any", "single" if labels.ndim == 1 else "multi")
+
+
+# --- Hits -----------------------------------------------------------------------------------
 
 
 def hits(scores: np.ndarray, labels: np.ndarray, k: int) -> np.ndarray:
-    """Whether a label is among the k highest scores: bool `[M]`.
+    """Computes whether a label is among the k highest scores: bool `[M]`.
 
-    Of several labels one is enough (Hit@k of Sports-1M). A tie counts against the label: a
-    network that answers the same for all classes is not right by the order of the classes.
+    One of several labels is enough (Hit@k of Sports-1M). A tie counts against the label, so that
+    a constant output is not right by the order of the classes.
+
+    Example:
+      >>> hits(np.array([[0.1, 0.9], [0.5, 0.5]]), np.array([1, 0]), 1).tolist()
+      [True, False]
     """
     own = _targets(scores, labels)
     with np.errstate(invalid="ignore"):
@@ -47,53 +69,175 @@ def hits(scores: np.ndarray, labels: np.ndarray, k: int) -> np.ndarray:
     return (rivals.sum(1) < k) & np.isfinite(best[:, 0])
 
 
-def topk_accuracy(scores: np.ndarray, labels: np.ndarray, k: int) -> float:
-    """Share of videos with a label among the k highest scores, see `hits`."""
-    return float(hits(scores, labels, k).mean()) if len(labels) else float("nan")
+def topk_accuracy(
+    scores: np.ndarray, labels: np.ndarray, k: int, weights: np.ndarray | None = None
+) -> Any:
+    """Computes the share of videos with a label among the k highest scores, see `hits`.
+
+    Args:
+      scores: `[M, classes]`.
+      labels: int `[M]` or bool `[M, classes]`.
+      k: number of answers.
+      weights: `[M]`, or `[M, K]` for K weighted shares at once; default: all equal.
+
+    Returns:
+      float, or `[K]`; NaN without videos.
+    """
+    weights = np.ones(len(labels)) if weights is None else weights
+    if not len(labels):
+        return float("nan")
+    right = weights[hits(scores, labels, k)].sum(0, dtype=np.float64)
+    return right / weights.sum(0, dtype=np.float64)
+
+
+def top1(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray | None = None) -> Any:
+    """Computes top-1 accuracy, see `topk_accuracy`."""
+    return topk_accuracy(scores, labels, 1, weights)
+
+
+def top5(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray | None = None) -> Any:
+    """Computes top-5 accuracy, see `topk_accuracy`."""
+    return topk_accuracy(scores, labels, 5, weights)
+
+
+# --- Class accuracy -------------------------------------------------------------------------
 
 
 def class_accuracy(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Top-1 accuracy of each class's videos `[classes]`; NaN for a class that has none."""
+    """Computes top-1 accuracy of each class `[classes]`; NaN for a class without videos."""
     classes = scores.shape[1]
     count = np.bincount(labels, minlength=classes)
     right = np.bincount(labels, hits(scores, labels, 1), minlength=classes)
     return np.where(count > 0, right / np.maximum(count, 1), np.nan)
 
 
-def mean_class_accuracy(scores: np.ndarray, labels: np.ndarray) -> float:
-    """Mean of `class_accuracy` over the classes that have videos."""
-    return _mean(class_accuracy(scores, labels))
+def mean_class_accuracy(
+    scores: np.ndarray, labels: np.ndarray, weights: np.ndarray | None = None
+) -> Any:
+    """Computes the mean of the top-1 accuracies of all classes that have videos.
+
+    Args:
+      scores: `[M, classes]`.
+      labels: int `[M]`.
+      weights: `[M]`, or `[M, K]` for K values at once; default: all equal.
+
+    Returns:
+      float, or `[K]`.
+    """
+    weights = np.ones(len(labels)) if weights is None else weights
+    order = np.argsort(labels, kind="stable")
+    starts = np.flatnonzero(np.diff(labels[order], prepend=-1))
+    sorted_weights = weights[order].astype(np.float64)
+    right = hits(scores, labels, 1)[order].reshape(-1, *[1] * (weights.ndim - 1))
+    count = np.add.reduceat(sorted_weights, starts)
+    found = np.add.reduceat(sorted_weights * right, starts)
+    present = count > 0
+    shares = np.where(present, found / np.where(present, count, 1), 0)
+    return shares.sum(0) / present.sum(0)
+
+
+# --- Average precision ----------------------------------------------------------------------
 
 
 def average_precision(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Average precision of each class `[classes]`; NaN for a class that has no video.
+    """Computes average precision of each class `[classes]`; NaN for a class without videos.
 
-    The sum over the thresholds of (recall's gain) x (precision), without interpolation. Videos
-    of equal scores pass a threshold together, so their order in the list does not matter.
+    The sum over the thresholds of (gain of recall) x (precision), without interpolation. Videos of
+    equal scores pass a threshold together, so their order does not matter.
     """
     own = _targets(scores, labels)
     ones = np.ones((len(scores), 1), np.uint8)
     return np.array([_precision(*column, ones)[0] for column in zip(scores.T, own.T, strict=True)])
 
 
-def mean_average_precision(scores: np.ndarray, labels: np.ndarray) -> float:
-    """mAP: mean of `average_precision` over the classes that have videos."""
-    return _mean(average_precision(scores, labels))
+def mean_average_precision(
+    scores: np.ndarray, labels: np.ndarray, weights: np.ndarray | None = None
+) -> Any:
+    """Computes mAP: the mean of `average_precision` over the classes that have videos.
+
+    Args:
+      scores: `[M, classes]`.
+      labels: int `[M]` or bool `[M, classes]`.
+      weights: `[M]`, or `[M, K]` for K values at once; default: all equal.
+
+    Returns:
+      float, or `[K]`; NaN if no class has videos.
+    """
+    weights = np.ones(len(labels), np.uint8) if weights is None else weights
+    times = weights.reshape(len(labels), -1)
+    total, found = np.zeros(times.shape[1]), np.zeros(times.shape[1])
+    for column in zip(scores.T, _targets(scores, labels).T, strict=True):
+        precision = _precision(*column, times)
+        present = ~np.isnan(precision)
+        total[present] += precision[present]
+        found += present
+    means = np.where(found > 0, total / np.maximum(found, 1), np.nan)
+    return means if weights.ndim > 1 else means[0]
+
+
+def _precision(scores: np.ndarray, own: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """Computes average precision of one class `[K]` for weights `times` `[M, K]`.
+
+    `scores` are f32 `[M]`, `own` bool `[M]`. NaN where no video of the class has weight.
+    """
+    if not own.any():
+        return np.full(times.shape[1], np.nan)
+    # NaN is the lowest score.
+    keys = np.where(np.isnan(scores), -np.inf, scores)
+    order = np.argsort(-keys, kind="stable")
+    keys, own = keys[order], own[order]
+    # Ends of the runs of equal scores that contain a video of the class. Precision is needed only
+    # there.
+    ends = np.flatnonzero(np.append(keys[1:] != keys[:-1], True)) + 1
+    ends = ends[np.diff(np.cumsum(own)[ends - 1], prepend=0) > 0]
+    runs = list(zip([0, *ends[:-1]], ends, strict=True))
+    # A loop, because `np.add.reduceat` over the rows takes three times as long.
+    wide = np.uint32 if times.dtype.kind in "bui" else np.float64
+    everyone = np.stack([times[order[i:j]].sum(0, dtype=wide) for i, j in runs])
+    gained = np.stack([times[order[i:j][own[i:j]]].sum(0, dtype=wide) for i, j in runs])
+    passed, weight = everyone.cumsum(0), gained.sum(0)
+    precision = gained.cumsum(0) / np.where(passed > 0, passed, 1)
+    share = (gained * precision).sum(0) / np.where(weight > 0, weight, 1)
+    return np.where(weight > 0, share, np.nan)
+
+
+# --- The table ------------------------------------------------------------------------------
+
+#: Metrics by their names in `result.json`, in the order of a report.
+METRICS: dict[str, Metric] = {
+    "top1": Metric("top-1", top1, batched=True),
+    "top5": Metric("top-5", top5, batched=True),
+    "mean_class_accuracy": Metric(
+        "mean class accuracy", mean_class_accuracy, labels="single", batched=True
+    ),
+    "mean_average_precision": Metric(
+        "mAP", mean_average_precision, labels="multi", batched=True, biased=True
+    ),
+}
+
+
+# --- Per class and per video ----------------------------------------------------------------
 
 
 def confusion_matrix(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """`[classes, classes]` counts: row the label, column the answer; labels int `[M]`."""
+    """Counts videos `[classes, classes]` by label (row) and predicted class (column).
+
+    `labels` are int `[M]`.
+    """
     classes = scores.shape[1]
     cells = labels.astype(np.int64) * classes + scores.argmax(1)
     return np.bincount(cells, minlength=classes * classes).reshape(classes, classes)
 
 
 def losses(scores: np.ndarray, labels: np.ndarray, aggregation: str = "softmax") -> np.ndarray:
-    """Loss of each video `[M]`: negative log likelihood; of several labels, their mean.
+    """Computes the loss of each video `[M]`.
 
-    `aggregation`: "softmax", scores are probabilities; "logits", they are their logits;
-    "sigmoid", they are probabilities that do not exclude each other: cross-entropy, mean over
-    the classes.
+    Args:
+      scores: `[M, classes]`.
+      labels: int `[M]` or bool `[M, classes]`.
+      aggregation: kind of scores. "softmax": probabilities; "logits": logits; both give the
+        negative log-likelihood, averaged over the labels of a video. "sigmoid": independent
+        probabilities; gives binary cross-entropy, averaged over the classes.
     """
     own = _targets(scores, labels)
     if aggregation == "logits":
@@ -107,120 +251,20 @@ def losses(scores: np.ndarray, labels: np.ndarray, aggregation: str = "softmax")
 
 
 def label_matrix(label_sets: Sequence[Sequence[int]], classes: int) -> np.ndarray:
-    """bool `[M, classes]` of the lists of each video's labels."""
+    """Converts lists of labels per video to bool `[M, classes]`.
+
+    Example:
+      >>> label_matrix([[0], [0, 1]], 2).tolist()
+      [[True, False], [True, True]]
+    """
     matrix = np.zeros((len(label_sets), classes), bool)
     for row, labels in zip(matrix, label_sets, strict=True):
         row[list(labels)] = True
     return matrix
 
 
-def estimates(
-    scores: np.ndarray,
-    labels: np.ndarray,
-    *,
-    draws: int = 1000,
-    seed: int = 0,
-    level: float = 0.95,
-) -> dict[str, Estimate]:
-    """The numbers of a test by their names in `NAMES`, with percentile bootstrap intervals.
-
-    What is drawn again, M of M with replacement, is videos (Efron and Tibshirani, "An
-    Introduction to the Bootstrap", 1993, section 13.3): the interval says how much the number
-    could differ on as many other videos, and nothing of another training run. A draw that has
-    a video of a class twice has a higher average precision for that alone, so mAP's interval
-    is moved by the difference between the number and the mean of its draws.
-    Mean class accuracy is of int labels only, mAP of bool labels only.
-
-    Raises:
-      ConfigError: fewer than two draws, or a level outside (0, 1).
-      DataError: no video.
-    """
-    if draws < 2 or not 0 < level < 1:
-        raise ConfigError(f"draws={draws}, level={level}: at least 2, and between 0 and 1")
-    if not len(labels):
-        raise DataError("no video, so there is nothing to estimate")
-    rng = np.random.default_rng(seed)
-    first, fifth = (hits(scores, labels, k) for k in (1, 5))
-    values = {"top1": float(first.mean()), "top5": float(fifth.mean())}
-    if labels.ndim == 1:
-        values["mean_class_accuracy"] = mean_class_accuracy(scores, labels)
-        redrawn = _redraw_classes(first, fifth, labels, scores.shape[1], draws, rng)
-    else:
-        values["mean_average_precision"] = mean_average_precision(scores, labels)
-        redrawn = _redraw_videos(scores, labels, first, fifth, draws, rng)
-    tails = (50 * (1 - level), 50 * (1 + level))
-    ends = {name: np.nanpercentile(redrawn[name], tails) for name in values}
-    if "mean_average_precision" in values:
-        name = "mean_average_precision"
-        ends[name] = np.clip(ends[name] + values[name] - np.nanmean(redrawn[name]), 0, 1)
-    return {name: Estimate(float(value), *map(float, ends[name])) for name, value in values.items()}
-
-
-def _redraw_classes(first, fifth, labels, classes, draws, rng) -> dict[str, np.ndarray]:
-    """Accuracies of each draw. All that a draw needs is how many videos of each class are right
-    at once, within five, and wrong: these counts are multinomial, so no video need be drawn."""
-    cells = np.bincount(labels * 3 + first + fifth, minlength=3 * classes)
-    drawn = rng.multinomial(len(labels), cells / len(labels), draws).reshape(draws, classes, 3)
-    count, right = drawn.sum(2), drawn[:, :, 2]
-    there = count > 0
-    return {
-        "top1": right.sum(1) / len(labels),
-        "top5": drawn[:, :, 1:].sum((1, 2)) / len(labels),
-        "mean_class_accuracy": (right / np.maximum(count, 1)).sum(1) / there.sum(1),
-    }
-
-
-def _redraw_videos(scores, own, first, fifth, draws, rng) -> dict[str, np.ndarray]:
-    """Hits and mAP of each draw; a class that has no video in a draw is left out of it."""
-    videos = len(scores)
-    # How often each video is drawn; uint8, because a draw has a video 255 times never.
-    times = np.empty((videos, draws), np.uint8)
-    for draw in range(draws):
-        times[:, draw] = np.bincount(rng.integers(videos, size=videos), minlength=videos)
-    columns = zip(scores.T, own.T, strict=True)
-    total, found = np.zeros(draws), np.zeros(draws)
-    for column in columns:
-        precision = _precision(*column, times)
-        there = ~np.isnan(precision)
-        total[there] += precision[there]
-        found += there
-    return {
-        "top1": times[first].sum(0, dtype=np.int64) / videos,
-        "top5": times[fifth].sum(0, dtype=np.int64) / videos,
-        "mean_average_precision": np.where(found > 0, total / np.maximum(found, 1), np.nan),
-    }
-
-
-def _precision(scores: np.ndarray, own: np.ndarray, times: np.ndarray) -> np.ndarray:
-    """Average precision of one class `[draws]`, of scores and labels `[M]`, where draw d has
-    video i `times[i, d]` times."""
-    if not own.any():
-        return np.full(times.shape[1], np.nan)
-    # Not a number is the lowest score.
-    keys = np.where(np.isnan(scores), -np.inf, scores)
-    order = np.argsort(-keys, kind="stable")
-    keys, own = keys[order], own[order]
-    # The places where a run of equal scores ends that holds a video of the class; between two
-    # of them only the number of videos matters.
-    ends = np.flatnonzero(np.append(keys[1:] != keys[:-1], True)) + 1
-    ends = ends[np.diff(np.cumsum(own)[ends - 1], prepend=0) > 0]
-    runs = list(zip([0, *ends[:-1]], ends, strict=True))
-    # A loop: `np.add.reduceat` over the rows takes three times as long.
-    wide = np.uint32
-    everyone = np.stack([times[order[i:j]].sum(0, dtype=wide) for i, j in runs])
-    gained = np.stack([times[order[i:j][own[i:j]]].sum(0, dtype=wide) for i, j in runs])
-    precision = gained.cumsum(0) / np.maximum(everyone.cumsum(0), 1)
-    weight = gained.sum(0)
-    return np.where(weight > 0, (gained * precision).sum(0) / np.maximum(weight, 1), np.nan)
-
-
 def _targets(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Labels as bool `[M, classes]`."""
+    """Converts labels to bool `[M, classes]`."""
     if labels.ndim == 2:
         return labels
     return labels[:, None] == np.arange(scores.shape[1])
-
-
-def _mean(values: np.ndarray) -> float:
-    there = ~np.isnan(values)
-    return float(values[there].mean()) if there.any() else float("nan")
