@@ -11,7 +11,7 @@ from jaxvideo.evaluation.metrics import METRICS, Metric
 from jaxvideo.types import ConfigError, DataError
 
 # Largest number of resampling weights in memory at a time (one byte each).
-_BLOCK = 2**26
+_BLOCK = 2**23
 
 
 @dataclasses.dataclass(frozen=True)

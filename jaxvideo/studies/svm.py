@@ -1,25 +1,67 @@
+"""Linear SVMs on features, compactness under PCA, and t-SNE, as in C3D (arXiv 1412.0767).
+
+The protocols: accuracy of a linear SVM, accuracy after PCA and a t-SNE picture (section 4), and
+leave-one-out for scenes (section 6). Needs scikit-learn (extra [analysis]).
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxvideo.evaluation.metrics import topk_accuracy
+from jaxvideo.progress import track
+from jaxvideo.types import ConfigError, DataError
+
+#: Values of C that `choose_c` tries.
+CANDIDATES = (0.01, 0.1, 1.0, 10.0, 100.0)
+
+#: Dimensions of the compactness curve, 10 to 500 as in the paper.
+DIMENSIONS = (10, 50, 100, 200, 500)
+
+
+def sklearn(module: str) -> Any:
+    """Imports a module of scikit-learn.
+
+    Raises:
+      ConfigError: scikit-learn is not installed.
+    """
+    try:
+        return importlib.import_module(f"sklearn.{module}")
+    except ImportError as error:
+        raise ConfigError(
+            "scikit-learn is not installed. Run: python -m pip install 'jaxvideo[analysis]'"
+        ) from error
+
+
 def svm_scores(
     values: np.ndarray, labels: np.ndarray, tested: np.ndarray, classes: int, c: float = 1.0
 ) -> np.ndarray:
-    """Scores of a linear SVM, one class against the rest (liblinear, squared hinge, L2).
+    """Trains a linear one-vs-rest SVM (liblinear, squared hinge, L2) and scores test features.
 
     Args:
-      values, labels: what it is trained on, `[M, D]` and `[M]`.
-      tested: `[K, D]`.
+      values: training features `[M, D]`.
+      labels: training labels `[M]`.
+      tested: test features `[K, D]`.
+      classes: number of classes.
+      c: regularization parameter, positive.
 
     Returns:
-      f64 `[K, classes]`, signed distances; minus infinity for a class without training video.
+      f64 `[K, classes]`, signed distances; minus infinity for a class without training videos.
 
     Raises:
       ConfigError: C is not positive.
-      DataError: fewer than two classes to train on.
+      DataError: there are fewer than two training classes.
     """
     if not c > 0:
         raise ConfigError(f"C={c}: must be positive")
     present = np.unique(labels)
     if len(present) < 2:
-        raise DataError(f"an SVM is trained on at least two classes, here {len(present)}")
-    # The primal problem converges whatever the features' scale, and draws nothing at random.
+        raise DataError(f"an SVM needs at least two training classes, found {len(present)}")
+    # The primal problem converges for any scale of the features and is deterministic.
     svm = sklearn("svm").LinearSVC(C=c, dual=False, max_iter=10_000)
     found = svm.fit(values, labels).decision_function(tested)
     scores = np.full((len(tested), classes), -np.inf)
@@ -32,22 +74,29 @@ def choose_c(
     labels: np.ndarray,
     candidates: Sequence[float] = CANDIDATES,
     folds: int = 5,
-    tell: Callable[[float, float], None] = lambda c, accuracy: None,
+    report: Callable[[float, float], None] = lambda c, accuracy: None,
 ) -> float:
-    """The C of the best cross-validated accuracy, the smallest of equals; see only training data.
+    """Chooses C by stratified cross-validation on training videos.
 
-    Folds are stratified and drawn with a fixed seed; there are fewer where a class has fewer
-    videos. `tell` is called with every candidate and its accuracy.
+    Args:
+      values: training features `[M, D]`.
+      labels: training labels `[M]`.
+      candidates: values of C.
+      folds: number of folds; fewer if a class has fewer videos. They are drawn with a fixed seed.
+      report: receives each candidate and its accuracy.
+
+    Returns:
+      The candidate of highest accuracy; the smallest one if several are equal.
 
     Raises:
-      DataError: a class has a single video, so there is nothing to validate on.
+      DataError: a class has a single video, so cross-validation is impossible.
     """
     counts = np.bincount(labels)
     fewest = int(counts[counts > 0].min())
     if fewest < 2:
         raise DataError(
-            f"class {int(np.flatnonzero(counts == 1)[0])} has a single training video: C cannot "
-            "be chosen by cross-validation, give it"
+            f"class {int(np.flatnonzero(counts == 1)[0])} has a single training video, so C cannot "
+            "be chosen by cross-validation; pass a value of C"
         )
     draw = sklearn("model_selection").StratifiedKFold(
         min(folds, fewest), shuffle=True, random_state=0
@@ -59,7 +108,7 @@ def choose_c(
         for train, test in parts:
             scores[test] = svm_scores(values[train], labels[train], values[test], len(counts), c)
         accuracy = topk_accuracy(scores, labels, 1)
-        tell(c, accuracy)
+        report(c, accuracy)
         if accuracy > best:
             best, chosen = accuracy, c
     return chosen
@@ -71,18 +120,29 @@ def leave_one_out(
     groups: np.ndarray,
     classes: int,
     c: float | None = 1.0,
-    progress: _Progress = lambda items, what: items,
 ) -> np.ndarray:
-    """Scores `[M, classes]` of every video, by an SVM trained on all other groups (C3D, section
-    6: YUPENN and Maryland, where every video is a group).
+    """Scores each video with an SVM trained on all other groups.
 
-    `c` None chooses it anew for every group, on the others.
+    C3D, section 6, does so for YUPENN and Maryland, where each video is a group.
+
+    Args:
+      values: features `[M, D]`.
+      labels: labels `[M]`.
+      groups: group of each video `[M]`.
+      classes: number of classes.
+      c: regularization parameter; None: chosen for each group by cross-validation on the others.
+
+    Returns:
+      f64 `[M, classes]`.
+
+    Raises:
+      DataError: there are fewer than two groups.
     """
     names = np.unique(groups)
     if len(names) < 2:
-        raise DataError("leave-one-out wants at least two groups")
+        raise DataError("leave-one-out needs at least two groups")
     scores = np.empty((len(labels), classes))
-    for name in progress(list(names), "group"):
+    for name in track(list(names), "groups"):
         out = groups == name
         train, own = values[~out], labels[~out]
         chosen = choose_c(train, own) if c is None else c
@@ -91,7 +151,7 @@ def leave_one_out(
 
 
 def one_of_each(labels: np.ndarray) -> np.ndarray:
-    """Groups `[M]` of one video of every class: the first of each, the second, and so on."""
+    """Returns groups `[M]` with one video of each class: all first ones, all second ones, ..."""
     groups = np.empty(len(labels), np.int64)
     for label in np.unique(labels):
         own = np.flatnonzero(labels == label)
@@ -107,9 +167,18 @@ def compactness(
     dimensions: Sequence[int],
     c: float | None = 1.0,
 ) -> Iterator[tuple[int, float]]:
-    """(dimensions, accuracy of the SVM) after PCA, which is fitted to the training videos.
+    """Computes the accuracy of the SVM after PCA, which is fitted to the training videos.
 
-    `c` None chooses it for every dimension.
+    Args:
+      values: training features `[M, D]`.
+      labels: training labels `[M]`.
+      tested: test features `[K, D]`.
+      test_labels: test labels `[K]`.
+      dimensions: numbers of principal components.
+      c: regularization parameter; None: chosen for each dimension by cross-validation.
+
+    Yields:
+      (dimensions, accuracy), ascending.
 
     Raises:
       ConfigError: more dimensions than features or training videos.
@@ -118,8 +187,8 @@ def compactness(
     wrong = [d for d in dimensions if not 1 <= d <= most]
     if wrong or not dimensions:
         raise ConfigError(
-            f"{', '.join(map(str, wrong)) or 'no'} dimensions: {len(values)} training videos with "
-            f"{values.shape[1]} features have 1 to {most}"
+            f"dimensions {', '.join(map(str, wrong)) or 'missing'}: {len(values)} training videos "
+            f"with {values.shape[1]} features allow 1 to {most}"
         )
     pca = sklearn("decomposition").PCA(max(dimensions), svd_solver="full").fit(values)
     train, test = pca.transform(values), pca.transform(tested)
@@ -131,15 +200,24 @@ def compactness(
 
 
 def embed(values: np.ndarray, seed: int = 0, perplexity: float = 30.0) -> np.ndarray:
-    """t-SNE: points `[M, 2]` whose neighbors are features' neighbors (van der Maaten and
-    Hinton, 2008). More than 50 dimensions go through PCA first, as its authors do.
+    """Embeds features in the plane by t-SNE (van der Maaten and Hinton, 2008).
+
+    More than 50 dimensions are reduced to 50 by PCA first, as in the paper.
+
+    Args:
+      values: features `[M, D]`.
+      seed: random seed.
+      perplexity: effective number of neighbors; must be less than M.
+
+    Returns:
+      Points `[M, 2]`.
 
     Raises:
-      ConfigError: no more videos than the perplexity.
+      ConfigError: the perplexity is not between 0 and M.
     """
     if not 0 < perplexity < len(values):
         raise ConfigError(
-            f"perplexity {perplexity:g}: positive, and less than the {len(values)} videos"
+            f"perplexity {perplexity:g}: must be positive and less than the {len(values)} videos"
         )
     if min(values.shape) > 50:
         values = sklearn("decomposition").PCA(50, random_state=seed).fit_transform(values)
