@@ -1,9 +1,9 @@
-"""X3D's expansion: a tiny network of images grown to one of videos, an axis at a time.
+"""X3D expansion: grows a small image network to a video network, one axis at a time.
 
-Feichtenhofer, CVPR 2020 (arXiv 2004.04730), section 3. X2D sees one frame of 112 x 112. A step
-makes six candidates, each twice as costly as the present network by one factor alone, trains them
-all and keeps the best. When the budget is passed, the last factor is taken back as far as it must.
-Five steps, 30 small trainings, lead to X3D-XS.
+Feichtenhofer, CVPR 2020 (arXiv 2004.04730), section 3. The start is X2D, which sees one frame of
+112 x 112 pixels. Each step trains six candidates, each of which doubles the complexity of the
+current network along one axis, and keeps the best. If the result exceeds the budget, the last axis
+is reduced again (backward contraction). X3D-XS takes five steps, hence 30 short trainings.
 """
 
 from __future__ import annotations
@@ -17,9 +17,7 @@ import re
 import shlex
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
-from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +26,11 @@ import jax
 from jaxvideo.models import MODELS, model_entry
 from jaxvideo.models.summary import summarize
 from jaxvideo.models.x3d import BLOCKS, CHANNELS, X3D, round_width
+from jaxvideo.progress import write_file
 from jaxvideo.training.loop import train
 from jaxvideo.types import CheckpointError, ConfigError, Preprocessing
 
-#: What an axis changes, and the steps its value comes in: multiples of this.
+#: Field of `Factors` that each axis changes, and the step size of its values.
 AXES: dict[str, tuple[str, float]] = {
     "fast": ("frames", 1),
     "temporal": ("frames", 1),
@@ -41,21 +40,22 @@ AXES: dict[str, tuple[str, float]] = {
     "bottleneck": ("bottleneck", 0.05),
 }
 
-# A budget is met within this share: the paper's XS has 605 million for 600.
+# Relative tolerance of the budget: X3D-XS has 605 million multiply-adds for a budget of 600.
 _SLACK = 0.02
 
 
 @dataclasses.dataclass(frozen=True)
 class Factors:
-    """What expansion changes, in absolute numbers; the defaults are X2D.
+    """Factors that expansion changes. The defaults are X2D.
 
     Attributes:
-      frames: of a clip.
-      fps: how many of them a second has: the clip lasts `frames / fps` seconds. A single frame
-        has no rate: X2D's is such that its clip lasts as long as one of X3D-XS, once grown by
-        "temporal" to its frames.
-      crop: side in pixels.
-      width, bottleneck, depth: see `models.x3d.X3D`.
+      frames: frames per clip.
+      fps: frame rate of the clip in 1/s. That of X2D, which has a single frame, is chosen so that
+        expansion along "temporal" leads to the clip duration of X3D-XS.
+      crop: height and width in pixels.
+      width: see `models.x3d.X3D`.
+      bottleneck: see `models.x3d.X3D`.
+      depth: see `models.x3d.X3D`.
     """
 
     frames: int = 1
@@ -67,13 +67,19 @@ class Factors:
 
     @property
     def model(self) -> dict[str, Any]:
-        """`name` and arguments of `create_model`; one position of the head for any crop."""
+        """Arguments of `create_model`, with global pooling for any crop."""
         factors = {name: getattr(self, name) for name in ("width", "bottleneck", "depth")}
         return {"name": "x3d_m", **factors, "positions": "global"}
 
     def preprocessing(self, pixels: float = 1.0, rate: float = 1.0) -> Preprocessing:
-        """The clip's, with so many times the pixels along a side, and frames per second; frames
-        are scaled to 8 / 7 of the crop, as for X3D-M."""
+        """Returns the preprocessing of a clip.
+
+        Frames are scaled to 8/7 of the crop, as for X3D-M.
+
+        Args:
+          pixels: factor on the crop.
+          rate: factor on the frame rate.
+        """
         crop = max(round(self.crop * pixels), 8)
         return dataclasses.replace(
             model_entry("x3d_m").preprocessing,
@@ -85,7 +91,7 @@ class Factors:
         )
 
     def describe(self) -> str:
-        """`4 x 160^2 at 2.5 fps, width 2, bottleneck 2.25, depth 2.2`."""
+        """Formats the factors: `4 x 160^2 at 2.5 fps, width 2, bottleneck 2.25, depth 2.2`."""
         return (
             f"{self.frames} x {self.crop}^2 at {self.fps:.3g} fps, width {self.width:g}, "
             f"bottleneck {self.bottleneck:g}, depth {self.depth:g}"
@@ -94,14 +100,16 @@ class Factors:
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """A row of the walk.
+    """One step of the expansion.
 
     Attributes:
-      move: "start", one of `AXES`, or "contraction" of the last one.
-      factors, macs, parameters: where it has led, with 400 classes.
-      value: the objective there; None where nothing was trained.
-      tried: the objective of every axis's candidate.
-      name: of the network in the paper, if it has one.
+      move: "start", one of `AXES`, or "contraction".
+      factors: resulting factors.
+      macs: multiply-adds of one clip, with 400 classes.
+      parameters: number of parameters, with 400 classes.
+      value: objective; None if nothing was trained.
+      tried: objective of the candidate of each axis.
+      name: name of the network in the paper, or "".
     """
 
     move: str
@@ -119,19 +127,23 @@ Objective = Callable[[Factors], float]
 def expand(
     start: Factors, target: float, objective: Objective, *, steps: int | None = None
 ) -> Iterator[Step]:
-    """Forward expansion to a budget, then backward contraction if it was passed.
+    """Expands a network to a budget, then contracts it if the budget is exceeded.
 
     Args:
-      target: multiply-adds of one clip. Within 2 % it is met.
-      objective: what is to be large; of equal candidates the cheapest is kept.
-      steps: at most so many expansions.
+      start: factors to start from.
+      target: budget in multiply-adds of one clip, met within 2 %.
+      objective: function to maximize; of equal candidates the cheapest is kept.
+      steps: maximum number of expansions; None: no limit.
+
+    Yields:
+      The start, each expansion, and the contraction if there is one.
 
     Raises:
-      ConfigError: the start is over the budget, or the objective gives no number.
+      ConfigError: the start exceeds the budget, or the objective is NaN or infinite.
     """
     if complexity(start) > target:
         raise ConfigError(
-            f"target={target:g}: the start has {complexity(start):g} multiply-adds already"
+            f"target={target:g}: the start already has {complexity(start):g} multiply-adds"
         )
     yield _step("start", start, _value(objective, start))
     now, before, axis = start, start, ""
@@ -149,8 +161,10 @@ def expand(
 
 
 def grow(factors: Factors, axis: str, goal: float) -> Factors:
-    """The factors with more along one axis, as close to `goal` multiply-adds as it can be; of
-    values that round to the same network the largest."""
+    """Increases one axis so that the complexity is as close as possible to `goal` multiply-adds.
+
+    Of values that round to the same network the largest is taken.
+    """
     best = None
     for candidate in _along(factors, axis):
         error = abs(complexity(candidate) - goal)
@@ -158,21 +172,21 @@ def grow(factors: Factors, axis: str, goal: float) -> Factors:
             best = error, candidate
         elif complexity(candidate) >= goal:
             return best[1]
-    raise AssertionError("an axis has no end")
+    raise AssertionError("unreachable: complexity grows along every axis")
 
 
 def contract(before: Factors, axis: str, most: float) -> Factors:
-    """The largest along the axis, from `before` on, with no more than `most` multiply-adds."""
+    """Increases one axis from `before` as far as `most` multiply-adds allow."""
     affordable = itertools.takewhile(lambda f: complexity(f) <= most, _along(before, axis))
     return [before, *affordable][-1]
 
 
 def move(factors: Factors, axis: str, value: float) -> Factors:
-    """The factors with another value along an axis.
+    """Sets the value of one axis.
 
-    "fast" takes more frames of the same time; "temporal" lengthens the clip and raises the rate,
-    each by the square root of what the frames are multiplied by: the paper does not say how they
-    share it, but so X2D's 0.8 s become the released 4 x 12 (XS) and nearly 16 x 5 (M).
+    "fast" raises the frame rate at constant duration. "temporal" raises both the duration and the
+    frame rate by the square root of the factor. The paper does not specify this; it leads from the
+    0.8 s of X2D to the released 4 x 12 (XS) and nearly to 16 x 5 (M).
     """
     field, _ = AXES[axis]
     share = {"fast": 1.0, "temporal": 0.5}.get(axis, 0.0)
@@ -182,7 +196,7 @@ def move(factors: Factors, axis: str, value: float) -> Factors:
 
 
 def _along(factors: Factors, axis: str) -> Iterator[Factors]:
-    """All there is on an axis beyond the factors, ascending."""
+    """Yields all larger values along an axis, ascending."""
     field, grid = AXES[axis]
     first = math.floor(getattr(factors, field) / grid + 1e-6) + 1
     for multiple in itertools.count(first):
@@ -192,8 +206,10 @@ def _along(factors: Factors, axis: str) -> Iterator[Factors]:
 
 @functools.cache
 def complexity(factors: Factors) -> int:
-    """Multiply-adds of one clip as `models.summary` counts them, for 400 classes; a search asks
-    too often to trace the network."""
+    """Computes the multiply-adds of one clip with 400 classes, as `models.summary` counts them.
+
+    A closed form, because a search evaluates it too often to trace the network.
+    """
     f = factors
     side, total, last = _half(f.crop), 0, 0
     inputs = round_width(CHANNELS[0], f.width)
@@ -222,19 +238,22 @@ def _step(move: str, factors: Factors, value=None, tried=None, name: str = "") -
 def _value(objective: Objective, factors: Factors) -> float:
     value = float(objective(factors))
     if not math.isfinite(value):
-        raise ConfigError(f"the objective gives {value} for {factors.describe()}")
+        raise ConfigError(f"the objective is {value} for {factors.describe()}; it must be finite")
     return value
 
 
 def published() -> Iterator[Step]:
-    """The paper's own way. Its complexities and the networks with names are certain; the order
-    of the first five steps is as others recollect its Figure 2, and the rates between are ours."""
+    """Yields the expansion of the paper.
+
+    Complexities and named networks are those of the paper. The order of the first five steps
+    follows secondary descriptions of its Figure 2; the frame rates in between are interpolated.
+    """
     for name, axis, *numbers in _PUBLISHED:
         yield _step(axis, Factors(*numbers), name=name)
 
 
-# Frames, fps, crop, width, bottleneck, depth. XL's width is twice the paper's 1.45. M goes on
-# from 16 frames, not from S.
+# Frames, fps, crop, width, bottleneck, depth. The width of XL is twice the 1.45 of the paper. M
+# continues from the network with 16 frames, not from S.
 _PUBLISHED: tuple[tuple[Any, ...], ...] = (
     ("X2D", "start", 1, 1.25, 112, 2.0, 1.0, 1.0),
     ("", "bottleneck", 1, 1.25, 112, 2.0, 2.25, 1.0),
@@ -253,7 +272,11 @@ _PUBLISHED: tuple[tuple[Any, ...], ...] = (
 
 
 def start_factors(name: str) -> Factors:
-    """Those of X2D, or of another X3D of the registry."""
+    """Returns the factors of X2D or of another X3D in the registry.
+
+    Raises:
+      ConfigError: the registry has no X3D of this name.
+    """
     entry = MODELS.get(name)
     if entry is None or entry.build is not X3D:
         names = [known for known, row in MODELS.items() if row.build is X3D]
@@ -266,10 +289,20 @@ def start_factors(name: str) -> Factors:
 
 
 def parse_macs(text: str) -> float:
-    """A number of multiply-adds: 2GMAC, 600MMAC, 2e9."""
+    """Parses a number of multiply-adds.
+
+    Raises:
+      ConfigError: `text` is not a positive number with an optional unit.
+
+    Example:
+      >>> parse_macs("600MMAC")
+      600000000.0
+    """
     found = re.fullmatch(r"(\d+\.?\d*(?:e\d+)?) ?(?:([KMGT]?)MACs?)?", text.strip(), re.IGNORECASE)
     if not found or not 0 < float(found[1]) < math.inf:
-        raise ConfigError(f"target={text!r}: multiply-adds, as in 2GMAC, 600MMAC or 2e9")
+        raise ConfigError(
+            f"target={text!r}: must be a number of multiply-adds, such as 2GMAC, 600MMAC or 2e9"
+        )
     return float(found[1]) * 1000 ** " KMGT".index((found[2] or " ").upper())
 
 
@@ -285,14 +318,28 @@ def motion_objective(
     train_videos: int = 1200,
     val_videos: int = 320,
 ) -> Objective:
-    """Video top-1 after a short training on the motion data set, in `folder`, a run each.
+    """Returns the objective "video top-1 after a short training on the motion data set".
 
-    Its videos have 84 x 112 pixels and last a second, so clips are made smaller and faster in the
-    same ratio for all: X2D's 112 pixels are `base_crop` ones, its rate is `base_fps`; at 4, 16
-    frames along "temporal" are the whole video. Channels, blocks and frames are a candidate's own.
+    Videos of that data set have 84 x 112 pixels and last one second. Hence the crop and the frame
+    rate of all candidates are scaled by constant factors. Channels, blocks and frames are not.
+
+    Args:
+      folder: directory of the runs, one per candidate.
+      base_crop: pixels that replace the 112 pixels of X2D.
+      base_fps: frame rate that replaces that of X2D. At 4, a candidate that "temporal" has grown
+        to 16 frames sees the whole video.
+      epochs: epochs of each training.
+      train_videos: size of the training set.
+      val_videos: size of the test set.
+
+    Raises:
+      ConfigError: `base_crop` is less than 8, or `base_fps` is not positive.
     """
     if base_crop < 8 or base_fps <= 0:
-        raise ConfigError(f"base_crop={base_crop}, base_fps={base_fps:g}: at least 8, positive")
+        raise ConfigError(
+            f"base_crop={base_crop}, base_fps={base_fps:g}: the crop must be at least 8, the frame "
+            "rate positive"
+        )
     pixels, rate = base_crop / Factors.crop, base_fps / Factors.fps
 
     def accuracy(factors: Factors) -> float:
@@ -318,9 +365,8 @@ def motion_objective(
             "checkpoint": {"keep": 1},
         }
         run = folder / re.sub(r"[^\d.]+", "-", factors.describe()).strip("-")
-        with redirect_stdout(sys.stderr):  # a run tells a lot, and standard output has the table
-            result = train(config, run)
-        # Nobody needs the weights of a candidate, nor the programs that trained it.
+        result = train(config, run)
+        # Neither the weights of a candidate nor its compiled programs are needed again.
         shutil.rmtree(run / "checkpoints", ignore_errors=True)
         jax.clear_caches()
         return result["top1"]
@@ -329,11 +375,18 @@ def motion_objective(
 
 
 def command_objective(command: str) -> Objective:
-    """The last number that a command prints. `{model_json}` in it is replaced by an object with
-    `model`, for `create_model`, and `preprocessing`; no shell is involved."""
+    """Returns the objective "last number that a command prints".
+
+    Args:
+      command: command line, run without a shell. `{model_json}` is replaced by a JSON object with
+        `model` (arguments of `create_model`) and `preprocessing`.
+
+    Raises:
+      ConfigError: the command does not contain `{model_json}`, or is not a valid command line.
+    """
     if "{model_json}" not in command:
         raise ConfigError(
-            f"objective={command!r}: motion, published, or a command with {{model_json}}"
+            f"objective={command!r}: must be motion, published, or a command with {{model_json}}"
         )
     try:
         arguments = shlex.split(command)
@@ -352,16 +405,24 @@ def command_objective(command: str) -> Objective:
         except (OSError, subprocess.CalledProcessError) as error:
             raise ConfigError(f"objective {arguments[0]!r} failed ({error})") from error
         except (IndexError, ValueError) as error:
-            raise ConfigError(f"objective {arguments[0]!r} printed no number ({error})") from error
+            raise ConfigError(
+                f"the last word that objective {arguments[0]!r} printed is not a number ({error})"
+            ) from error
 
     return value
 
 
 def remembered(objective: Objective, file: Path, what: str) -> Objective:
-    """An objective that keeps what it has said in a file: a walk begun again goes on there.
+    """Caches an objective in a file, so that an interrupted expansion resumes.
 
     Args:
-      what: says which objective it is; another one's file is refused.
+      objective: function to cache.
+      file: JSON file.
+      what: identifies the objective; a file of another objective is rejected.
+
+    Raises:
+      CheckpointError: the file is corrupt.
+      ConfigError: the file belongs to another objective.
     """
     known: dict[Factors, float] = {}
     if file.exists():
@@ -372,9 +433,13 @@ def remembered(objective: Objective, file: Path, what: str) -> Objective:
                 measured = row.pop("value")
                 known[Factors(**row)] = measured
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise CheckpointError(f"{file} is damaged ({error})") from error
+            raise CheckpointError(
+                f"{file} is corrupt ({error}); delete it to start again"
+            ) from error
         if theirs != what:
-            raise ConfigError(f"{file} is of the objective {theirs!r}, not {what!r}: another --out")
+            raise ConfigError(
+                f"{file} belongs to the objective {theirs!r}, not {what!r}; choose another --out"
+            )
 
     def value(factors: Factors) -> float:
         if factors not in known:
@@ -387,11 +452,13 @@ def remembered(objective: Objective, file: Path, what: str) -> Objective:
 
 
 def write_json(file: Path, value: Any) -> None:
-    """Replaces a file as a whole; its folder is made."""
+    """Writes a value as JSON; creates the directory.
+
+    Raises:
+      CheckpointError: the file cannot be written.
+    """
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        temporary = file.with_suffix(".tmp")
-        temporary.write_text(json.dumps(value, indent=2) + "\n")
-        temporary.replace(file)
+        write_file(file, json.dumps(value, indent=2) + "\n")
     except OSError as error:
         raise CheckpointError(f"{file} cannot be written ({error.strerror})") from error
