@@ -1,4 +1,4 @@
-"""A config file and its overrides, outside of `train.py`'s flags."""
+"""Reads config files and overrides for commands."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from jaxvideo.types import ConfigError
 
 
 def load_config(name: str, overrides: Iterable[str] = ()) -> dict[str, Any]:
-    """The values of a config file, `configs/x.py` or `configs/x.py:argument`.
+    """Reads the values of a config file.
 
     Args:
-      overrides: `optim.lr=0.1` each, with or without a leading `config.`.
+      name: `configs/x.py` or `configs/x.py:argument`.
+      overrides: changes such as `optim.lr=0.1`; a leading `config.` is ignored.
 
     Raises:
-      ConfigError: no such file, it makes no config, or an override that it has no key for.
+      ConfigError: the file does not exist or fails, or it has no key of an override.
     """
     import importlib.util
     import json
@@ -27,7 +28,7 @@ def load_config(name: str, overrides: Iterable[str] = ()) -> dict[str, Any]:
     spec = importlib.util.spec_from_file_location(path.stem, path) if path.is_file() else None
     if spec is None or spec.loader is None:
         raise ConfigError(f"--config={name}: no such config file")
-    # Configs import what they share from their own folder's package.
+    # Config files import shared ones as a package.
     root = str(path.parents[1])
     sys.path.insert(0, root)
     try:
@@ -35,7 +36,7 @@ def load_config(name: str, overrides: Iterable[str] = ()) -> dict[str, Any]:
         spec.loader.exec_module(module)
         config = module.get_config(argument) if argument else module.get_config()
         values = json.loads(json.dumps(config.to_dict()))
-    except Exception as error:  # a config is any program
+    except Exception as error:  # a config file may raise anything
         raise ConfigError(f"--config={name}: {type(error).__name__}: {error}") from error
     finally:
         sys.path.remove(root)
@@ -45,7 +46,15 @@ def load_config(name: str, overrides: Iterable[str] = ()) -> dict[str, Any]:
 
 
 def override(values: dict[str, Any], change: str) -> None:
-    """Puts one `key.of.config=value` into the values of a config."""
+    """Changes one value of a config in place.
+
+    Args:
+      values: nested dict.
+      change: `key.of.config=value`.
+
+    Raises:
+      ConfigError: the config has no such key, or the value has another type.
+    """
     import difflib
 
     name, found, text = change.partition("=")
@@ -53,15 +62,17 @@ def override(values: dict[str, Any], change: str) -> None:
     section = values
     for part in sections:
         section = section.get(part) if isinstance(section, dict) else None
-    # What a model takes, its own file knows.
+    # Arguments of a model are checked by the model itself.
     if not found or not isinstance(section, dict) or (key not in section and sections != ["model"]):
         keys = _keys(values)
         near = difflib.get_close_matches(name.removeprefix("config."), keys, n=1)
         hint = f"; did you mean {near[0]!r}?" if found and near else ""
-        raise ConfigError(f"override {change!r}: KEY=VALUE, with a key of the config{hint}")
+        raise ConfigError(f"override {change!r}: must be KEY=VALUE with a key of the config{hint}")
     before = section.get(key)
     if isinstance(before, dict):
-        raise ConfigError(f"override {change!r}: {key} is a section, of {', '.join(before)}")
+        raise ConfigError(
+            f"override {change!r}: {key} is a section; set one of its keys {', '.join(before)}"
+        )
     section[key] = _parse(text, before, change)
 
 
@@ -74,7 +85,7 @@ def _keys(values: dict[str, Any], prefix: str = "") -> list[str]:
 
 
 def _parse(text: str, before: Any, change: str) -> Any:
-    """The value in the type that the config has there."""
+    """Parses a value to the type of the present value."""
     import ast
 
     if isinstance(before, str):
@@ -86,7 +97,9 @@ def _parse(text: str, before: Any, change: str) -> Any:
     if isinstance(value, tuple):
         value = list(value)
     allowed = {bool: bool, int: int, float: (int, float), list: list}.get(type(before))
-    # To Python, True is an integer.
+    # bool is a subclass of int.
     if allowed and (not isinstance(value, allowed) or type(value) is bool is not allowed):
-        raise ConfigError(f"override {change!r}: like {before!r}, which the config has there")
+        raise ConfigError(
+            f"override {change!r}: must have the type of the present value, like {before!r}"
+        )
     return value
