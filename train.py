@@ -12,6 +12,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from jaxvideo import startup
+from jaxvideo.progress import LOG, console
 from jaxvideo.types import Interrupted, JaxvideoError
 
 _CONFIG = config_flags.DEFINE_config_file("config", help_string="A file of configs/.")
@@ -35,7 +36,7 @@ def main(arguments: list[str]) -> None:
     # Orbax logs a line per file operation, and the traceback of every error that it also raises.
     logging.set_verbosity(logging.FATAL)
     with startup.abortable():
-        from jaxvideo import visualize
+        from jaxvideo.report import run as pictures
         from jaxvideo.training import distributed
         from jaxvideo.training.config import default_workdir
         from jaxvideo.training.loop import train
@@ -49,8 +50,8 @@ def main(arguments: list[str]) -> None:
     with distributed.together():
         train(config, workdir)
     if distributed.writes():
-        for picture in visualize.draw_run(workdir):
-            print(f"picture: {picture}")
+        for picture in pictures.draw_run(workdir):
+            LOG.info(f"picture: {picture}")
 
 
 def parse(arguments: list[str]) -> list[str]:
@@ -64,7 +65,7 @@ def parse(arguments: list[str]) -> list[str]:
 
 if __name__ == "__main__":
     startup.use_huge_pages(os.path.abspath(__file__))
-    with startup.interrupts():
+    with startup.interrupts(), console(sys.stdout):
         try:
             app.run(main, flags_parser=parse)
         except Interrupted as stop:

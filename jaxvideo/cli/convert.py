@@ -35,9 +35,7 @@ def add(commands: Any) -> None:
     command.add_argument(
         "--model", required=True, metavar="NAME", help="name of the network, see `models`"
     )
-    command.add_argument(
-        "--out", required=True, metavar="W.safetensors", help="file to be written"
-    )
+    command.add_argument("--out", required=True, metavar="W.safetensors", help="file to be written")
     command.add_argument(
         "--leave-out",
         action="append",

@@ -55,9 +55,8 @@ def _doctor(options: argparse.Namespace) -> int:
     from pathlib import Path
 
     from jaxvideo.data import doctor
-    from jaxvideo.progress import echo, track
+    from jaxvideo.progress import echo, track, write_file
     from jaxvideo.report.doctor import doctor_page
-    from jaxvideo.report.page import write
     from jaxvideo.types import DataError
 
     root, out = options.root, Path(options.out or options.root)
@@ -90,7 +89,7 @@ def _doctor(options: argparse.Namespace) -> int:
     doctor.write_index(index, records, root)
     broken = doctor.write_quarantine(quarantine, records, root)
     copies, leaked = doctor.duplicates(records), doctor.leaks(records, splits)
-    write(report, doctor_page(root, records, splits, missing, copies, leaked))
+    write_file(report, doctor_page(root, records, splits, missing, copies, leaked))
 
     counts = Counter(record.status for record in records)
     states = ", ".join(f"{counts[status]:,} {status}" for status in doctor.STATUSES)

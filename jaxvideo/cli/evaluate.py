@@ -20,7 +20,7 @@ def add(commands: Any) -> None:
         "evaluate",
         _evaluate,
         "evaluate a network on a data set by a test protocol",
-        "Prints metrics with 95 %% bootstrap intervals and writes result.json, scores.npz (for "
+        "Prints metrics with 95 % bootstrap intervals and writes result.json, scores.npz (for "
         "`fuse`) and report.html.",
         compiles=True,
     )

@@ -16,9 +16,7 @@ def add(commands: Any) -> None:
         "fuse the scores of several runs on the same videos (late fusion)",
         "Prints the top-1 accuracy of each run and the metrics of the weighted sum.",
     )
-    command.add_argument(
-        "runs", nargs="+", metavar="RUN", help="run directory, or its scores.npz"
-    )
+    command.add_argument("runs", nargs="+", metavar="RUN", help="run directory, or its scores.npz")
     weights = command.add_mutually_exclusive_group()
     weights.add_argument(
         "--weights", nargs="+", type=float, metavar="W", help="one per run (default: all equal)"

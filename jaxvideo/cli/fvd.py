@@ -54,7 +54,9 @@ def _fvd(options: argparse.Namespace) -> int:
     p = dataclasses.replace(net.preprocessing, frames=options.frames, stride=1, fps=None, **crop)
     sides = [
         statistics(
-            endpoint_features(track(videos, "videos"), net.model, net.variables, p, options.endpoint)
+            endpoint_features(
+                track(videos, "videos"), net.model, net.variables, p, options.endpoint
+            )
         )
         for videos in folders
     ]

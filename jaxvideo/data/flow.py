@@ -17,7 +17,6 @@ of the highest quality takes 5.5 kB and 0.3 ms and errs by up to 5 levels of 255
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import itertools
 import json
@@ -32,6 +31,7 @@ import numpy as np
 from av.error import FFmpegError
 
 from jaxvideo.data.decode import FLOW_ENDING, VideoFile, open_video, read_clip
+from jaxvideo.progress import replacing
 from jaxvideo.types import HOST_FLOWS, ConfigError, DataError, VideoError, View, Window
 
 # A homography of fewer matches or inliers says more of noise than of the camera.
@@ -201,23 +201,21 @@ def write_flow(
 ) -> None:
     """Stores quantized fields, uint8 `[H, W, 2]` each, one per pair of frames.
 
-    The file appears whole or not at all: it is written under another name and then renamed.
+    The file is replaced as a whole, see `progress.replacing`.
 
     Raises:
       DataError: no field, or one of another shape or type than the first; the path is named.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with av.open(os.fspath(temporary), "w", format="matroska") as container:
+        with (
+            replacing(path) as temporary,
+            av.open(os.fspath(temporary), "w", format="matroska") as container,
+        ):
             container.metadata[_TAG] = json.dumps(dataclasses.asdict(info))
             _encode(path, container, fields, fps)
-        os.replace(temporary, path)
     except (OSError, FFmpegError) as error:
         raise DataError(f"{path}: cannot be written ({error})") from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
 
 
 def _encode(path, container, fields, fps):

@@ -31,7 +31,6 @@ from typing import Any
 import cv2
 import numpy as np
 import tensorflow_datasets as tfds
-from absl import logging
 from array_record.python.array_record_module import ArrayRecordWriter
 from etils import epath
 from tensorflow_datasets.core import dataset_info as tfds_info
@@ -42,6 +41,7 @@ from jaxvideo.data.datasets import VideoDataset
 from jaxvideo.data.decode import VideoFile
 from jaxvideo.data.records import Packing, pack_video, scaled_frames
 from jaxvideo.data.tfds import PLAN
+from jaxvideo.progress import LOG, TEMPORARY, replacing, write_file
 from jaxvideo.types import DataError, VideoError
 
 NAME, VERSION = "packed_videos", "1.0.0"
@@ -166,7 +166,7 @@ def _finished(folder: Path, plan: dict[str, Any]) -> dict[str, Any] | None:
     elif folder.exists() and any(folder.iterdir()):
         raise DataError(f"{folder} is not empty and holds nothing packed: name another folder")
     folder.mkdir(parents=True, exist_ok=True)
-    _replace(folder / PLAN, json.dumps(plan))
+    write_file(folder / PLAN, json.dumps(plan))
     return None
 
 
@@ -265,10 +265,9 @@ def _pack_split(info, split, dataset, folder, packing, root, workers, watch, not
 
 
 def _write_shard(path: Path, records: Iterable[tuple[dict[str, Any], bytes | None]]) -> None:
-    """A shard and its table, whole or not at all. A row without a record was left out."""
-    temporary = path.with_name(f"incomplete-{os.getpid()}-{path.name}")
+    """Writes a shard and its table as a whole. A row without a record was left out."""
     rows = []
-    try:
+    with replacing(path) as temporary:
         writer = ArrayRecordWriter(os.fspath(temporary), _WRITER)
         try:
             for row, record in records:
@@ -277,20 +276,11 @@ def _write_shard(path: Path, records: Iterable[tuple[dict[str, Any], bytes | Non
                     writer.write(record)
         finally:
             writer.close()
-        _replace(_table_path(path), json.dumps(rows))
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        write_file(_table_path(path), json.dumps(rows))
 
 
 def _table_path(path: Path) -> Path:
     return path.with_name(f"table-{path.name}.json")
-
-
-def _replace(path: Path, text: str) -> None:
-    temporary = path.with_name(f"incomplete-{os.getpid()}-{path.name}")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
 
 
 def _gather(
@@ -333,7 +323,7 @@ def _finish(info: Any, folder: Path, plan: dict[str, Any], tables: dict[str, Any
     ]
     info.set_splits(tfds.core.splits.SplitDict(infos))
     info.metadata.update(plan, splits=tables)
-    aside = folder / "incomplete-info"
+    aside = folder / f"{TEMPORARY}info"
     aside.mkdir(exist_ok=True)
     info.write_to_directory(aside)
     for path in sorted(aside.iterdir(), key=lambda path: path.name == "dataset_info.json"):
@@ -343,7 +333,7 @@ def _finish(info: Any, folder: Path, plan: dict[str, Any], tables: dict[str, Any
 
 
 def _clean(folder: Path) -> None:
-    for pattern in ("table-*", "incomplete-*", PLAN):
+    for pattern in ("table-*", f"{TEMPORARY}*", PLAN):
         for path in folder.glob(pattern):
             path.unlink()
 
@@ -446,7 +436,7 @@ class _Shard:
         for index in self.indices:
             row, example = _attempt(self.dataset, index, self.packing, self.root)
             if example is None:
-                logging.warning("left out: %s", row["reason"])
+                LOG.warning("left out: %s", row["reason"])
             else:
                 yield json.dumps(row), example
 

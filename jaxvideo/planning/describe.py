@@ -11,7 +11,13 @@ from jaxvideo.training.config import Run
 
 
 def plan_lines(
-    run: Run, plan: Plan, chip: Chip | None, limit: int, videos: int | None, dataset: str, fits: bool
+    run: Run,
+    plan: Plan,
+    chip: Chip | None,
+    limit: int,
+    videos: int | None,
+    dataset: str,
+    fits: bool,
 ) -> Iterator[tuple[str, str]]:
     """Yields label and text of each line.
 
@@ -40,7 +46,10 @@ def plan_lines(
         f"{size_text(memory.program)}",
     )
     if plan.kind.startswith("NVIDIA") and memory.total > 0.75 * limit:
-        yield "", "JAX uses 75 % of the memory of a GPU unless XLA_PYTHON_CLIENT_MEM_FRACTION is set"
+        yield (
+            "",
+            "JAX uses 75 % of the memory of a GPU unless XLA_PYTHON_CLIENT_MEM_FRACTION is set",
+        )
     yield "parameters", f"{plan.parameters:,}"
     yield (
         "FLOPs",
@@ -86,7 +95,10 @@ def _speed_lines(
     epoch = run.epoch_steps * plan.batch
     if videos is not None:
         clips = videos * run.augment.views_per_video
-        yield "epochs", f"ESTIMATE {3600 * rate / clips:,.1f} per hour, {clips:,} clips of {dataset}"
+        yield (
+            "epochs",
+            f"ESTIMATE {3600 * rate / clips:,.1f} per hour, {clips:,} clips of {dataset}",
+        )
         epoch = epoch or clips
     if epoch:
         text = f"ESTIMATE {duration(run.epochs * epoch / rate)} for {run.epochs:g} epochs"

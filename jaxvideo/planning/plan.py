@@ -41,6 +41,7 @@ DATASETS = {
     "hmdb51": (51, 3_570),
 }
 
+
 @dataclasses.dataclass(frozen=True)
 class Step:
     """Jitted training step of a run, with the shapes and shardings of its arguments."""

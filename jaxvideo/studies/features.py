@@ -112,9 +112,7 @@ def read_features(
             values, recipe = _read(match[index])
             first = recipes[number] = recipes[number] or (recipe, match[index])
             if recipe != first[0] or (rows and len(values) != len(rows[0][number])):
-                raise DataError(
-                    f"{match[index]} was extracted with other settings than {first[1]}"
-                )
+                raise DataError(f"{match[index]} was extracted with other settings than {first[1]}")
             parts.append(values)
         rows.append(parts)
     return np.stack([np.concatenate(parts) for parts in rows]), np.asarray(indices)

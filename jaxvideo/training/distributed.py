@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from jaxvideo.training import log
+from jaxvideo.progress import LOG, silence
 from jaxvideo.types import ConfigError, Interrupted, JaxvideoError, TrainingError
 
 # A process that is gone is noticed after this long, and the others end.
@@ -60,7 +60,7 @@ def start(
             f"the processes did not find each other ({_first_line(error)})"
         ) from error
     if jax.process_index():
-        log.silence()
+        silence()
 
 
 def _several_in_environment() -> bool:
@@ -117,7 +117,7 @@ def together() -> Iterator[None]:
             import traceback
 
             traceback.print_exc()
-        print(f"error: process {jax.process_index()}: {error}", file=sys.stderr, flush=True)
+        LOG.error(f"process {jax.process_index()}: {error}")
         sys.stdout.flush()
         os._exit(1)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from jaxvideo.data import motion
 from jaxvideo.data.datasets import VideoDataset, load_splits, pick_split
+from jaxvideo.progress import LOG
 from jaxvideo.training.config import Data
-from jaxvideo.training.log import say
 from jaxvideo.types import DataError
 
 
@@ -52,10 +52,10 @@ def _with_hint(error: DataError, data: Data) -> DataError:
 
 
 def load_data(data: Data) -> tuple[VideoDataset, VideoDataset]:
-    """Training and validation set; says what is not there."""
+    """Training and validation set; logs missing videos."""
     splits = splits_of(data)
     sets = pick(splits, data, "train"), pick(splits, data, "val")
     for name, dataset in zip(("training", "validation"), sets, strict=True):
         if dataset.missing or dataset.quarantined:
-            say(f"{name}: {dataset.coverage}")
+            LOG.info(f"{name}: {dataset.coverage}")
     return sets

@@ -25,6 +25,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from jaxvideo.progress import replacing
 from jaxvideo.types import CheckpointError
 from jaxvideo.weights import tensor_bundle
 
@@ -93,15 +94,12 @@ def read_description(path: str | Path) -> dict[str, Any] | None:
 
 
 def write(path: str | Path, arrays: Mapping[str, np.ndarray], description: dict[str, Any]) -> None:
-    """A safetensors file; it appears under its name when it is complete."""
-    path = Path(path)
-    temporary = path.with_name(path.name + ".tmp")
+    """Writes a safetensors file as a whole."""
     plain = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     try:
-        save_file(plain, temporary, {_OURS: json.dumps(description)})
-        temporary.replace(path)
+        with replacing(path) as temporary:
+            save_file(plain, temporary, {_OURS: json.dumps(description)})
     except (OSError, SafetensorError) as error:
-        temporary.unlink(missing_ok=True)
         raise CheckpointError(f"{path} cannot be written ({error})") from error
 
 

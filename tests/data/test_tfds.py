@@ -174,7 +174,7 @@ def test_a_killed_run_is_resumed(folder, dataset, packed, tmp_path, repository):
     done = subprocess.run([sys.executable, "-c", KILLED, folder, out], cwd=repository, check=False)
     assert done.returncode == 9
     assert not (out / "dataset_info.json").exists()
-    assert any(out.glob("incomplete-*"))
+    assert any(out.glob(".tmp-*"))
     with pytest.raises(DataError, match="not finished"):
         tfds.load_packed(out, "train")
     (first,) = contents(out)
@@ -203,7 +203,7 @@ def test_an_interrupted_run_leaves_no_half_shard(folder, dataset, packed, tmp_pa
     with pytest.raises(KeyboardInterrupt):
         packing.pack({"train": dataset}, tmp_path / "o", SMALL, root=folder, watch=watch)
     assert len(contents(tmp_path / "o")) == 1
-    assert not any((tmp_path / "o").glob("incomplete-*"))
+    assert not any((tmp_path / "o").glob(".tmp-*"))
 
 
 def test_a_finished_folder_is_not_written_again(folder, dataset, packed):

@@ -4,7 +4,7 @@ import os
 import numpy as np
 import pytest
 
-from jaxvideo.cli import runs
+from jaxvideo.cli import fuse as command
 from jaxvideo.evaluation.fusion import (
     Scores,
     align,
@@ -15,7 +15,7 @@ from jaxvideo.evaluation.fusion import (
     tune,
     video_names,
 )
-from jaxvideo.evaluation.scores import topk_accuracy
+from jaxvideo.evaluation.metrics import topk_accuracy
 from jaxvideo.types import CheckpointError, ConfigError, DataError
 
 SPATIAL = np.array([[3.0, 1.0, -2.0], [-1.0, -5.0, -2.0]])
@@ -153,7 +153,7 @@ def test_files_are_aligned_by_the_names_of_videos():
 
 def command(*arguments):
     parser = argparse.ArgumentParser()
-    runs.add(parser.add_subparsers(dest="command"))
+    command.add(parser.add_subparsers(dest="command"))
     options = parser.parse_args(["fuse", *map(str, arguments)])
     return options.run(options)
 

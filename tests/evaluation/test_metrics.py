@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-
 from jaxvideo.evaluation.scores import (
     average_precision,
     class_accuracy,
@@ -15,6 +14,7 @@ from jaxvideo.evaluation.scores import (
     mean_class_accuracy,
     topk_accuracy,
 )
+
 from jaxvideo.types import ConfigError, DataError
 
 

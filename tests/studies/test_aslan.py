@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from jaxvideo.evaluation.verification import (
+from jaxvideo.studies.aslan import (
     Pairs,
     Verification,
     l2_normalized,

@@ -11,8 +11,8 @@ import pytest
 
 from jaxvideo import create_model
 from jaxvideo.cli import features
-from jaxvideo.evaluation.verification import measures, read_pairs
 from jaxvideo.pretrained import Weights, save_weights
+from jaxvideo.studies.aslan import measures, read_pairs
 from jaxvideo.training.step import init_variables
 from jaxvideo.types import ConfigError, DataError, Preprocessing
 

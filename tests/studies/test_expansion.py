@@ -7,9 +7,6 @@ import sys
 from types import SimpleNamespace
 
 import pytest
-
-from jaxvideo import expansion
-from jaxvideo.cli import expand as command
 from jaxvideo.expansion import (
     Factors,
     command_objective,
@@ -23,6 +20,9 @@ from jaxvideo.expansion import (
     remembered,
     start_factors,
 )
+
+from jaxvideo import expansion
+from jaxvideo.cli import expand as command
 from jaxvideo.models import create_model
 from jaxvideo.models.summary import summarize
 from jaxvideo.training.config import read_config
