@@ -198,7 +198,7 @@ def bar(
     first: tuple[float, int] | None = None
     latest, idling, waiting, measured = time.perf_counter(), 0.0, 0.0, False
 
-    def update(now_done, *, waited=None, note=None, idle=False) -> None:
+    def update(done, *, waited=None, note=None, idle=False) -> None:
         nonlocal first, latest, idling, waiting, measured
         now = time.perf_counter()
         idling += (now - latest) * idle
@@ -206,29 +206,29 @@ def bar(
         if waited is not None and first:
             waiting, measured = waiting + waited, True
         if first is None:
-            first = now, now_done
-            marks.append((now, now_done, 0.0))
+            first = now, done
+            marks.append((now, done, 0.0))
             if not drawn:
                 return
         elif now - marks[-1][0] < every:
             return
         else:
-            marks.append((now, now_done, waiting))
+            marks.append((now, done, waiting))
         (start, before, earlier), (end, after, later) = marks[0], marks[-1]
         seconds, counted = end - start, after - before
         rate = counted / seconds if seconds else 0.0
-        parts = [f"{what} {now_done}/{total}"]
+        parts = [f"{what} {done}/{total}"]
         if rate:
             parts.append(f"{rate * units:.4g} {unit or what}/s")
             if measured:
                 parts.append(f"data wait {100 * (later - earlier) / seconds:.0f} %")
-            mean = (now_done - first[1]) / (now - first[0])
-            parts.append(f"ETA {duration((total - now_done) / mean)}")
+            mean = (done - first[1]) / (now - first[0])
+            parts.append(f"ETA {duration((total - done) / mean)}")
         if note:
             parts.append(note(rate))
         text = "  ".join(part for part in parts if part)
         if drawn:
-            drawn.n, drawn.desc = now_done, text
+            drawn.n, drawn.desc = done, text
             drawn.refresh()
         else:
             LOG.info(text)

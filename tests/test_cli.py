@@ -121,7 +121,7 @@ def test_flow_is_stored_beside_the_video(tmp_path, method, capsys):
         assert stored.num_frames == 3
         assert min(stored.height // 2, stored.width) == 32
     assert cli.main(["flow", str(path), "--method", method]) == 0
-    assert "0 written, 1 there already" in capsys.readouterr().out
+    assert "0 written, 1 skipped" in capsys.readouterr().out
     assert cli.main(["flow", str(path), "--method", "brox"]) == 1
     assert "flow method 'brox': allowed are tvl1" in capsys.readouterr().err
 

@@ -190,7 +190,7 @@ def _columns(network, data):
     if sorted(network) != sorted(data):
         only = [sorted(set(a) - set(b))[:3] for a, b in ((network, data), (data, network))]
         raise ConfigError(
-            f"the classes of the network ({len(network)}) and of the data set ({len(data)}) differ; "
+            f"the network has {len(network)} classes, the data set {len(data)}, and they differ; "
             f"only in the network: {', '.join(only[0]) or 'none'}; only in the data set: "
             f"{', '.join(only[1]) or 'none'}"
         )

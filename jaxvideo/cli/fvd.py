@@ -52,14 +52,12 @@ def _fvd(options: argparse.Namespace) -> int:
     # As in the paper: frames are scaled to the crop without keeping the aspect ratio.
     crop = dict.fromkeys(("size", "width", "crop"), net.preprocessing.crop)
     p = dataclasses.replace(net.preprocessing, frames=options.frames, stride=1, fps=None, **crop)
-    sides = [
-        statistics(
-            endpoint_features(
-                track(videos, "videos"), net.model, net.variables, p, options.endpoint
-            )
-        )
-        for videos in folders
-    ]
+
+    def gaussian(videos):
+        shown = track(videos, "videos")
+        return statistics(endpoint_features(shown, net.model, net.variables, p, options.endpoint))
+
+    sides = [gaussian(videos) for videos in folders]
     distance = frechet_distance(*sides[0], *sides[1])
     features = len(sides[0][0])
     counts = " and ".join(str(len(videos)) for videos in folders)

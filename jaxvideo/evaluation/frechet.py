@@ -1,12 +1,12 @@
 """The Frechet distance between two sets of features, and the Frechet video distance. NumPy only.
 
 Unterthiner, van Steenkiste, Kurach, Marinier, Michalski, Gelly, "Towards Accurate Generative
-Models of Video: A New Metric & Challenges" (arXiv 1812.01717). Matches google-research's `frechet_video_distance`:
-features are the 400 logits of I3D trained on Kinetics-400, averaged over time; frames are scaled
-bilinearly to 224 x 224 without keeping the aspect ratio, with values in [-1, 1]; covariances are
-unbiased. Videos have 16 frames; of longer ones the middle 16 are used. Some papers use the 1024
-features of I3D's average pool instead. The original scales frames with TensorFlow 1, whose grid
-differs from OpenCV's by half a pixel.
+Models of Video: A New Metric & Challenges" (arXiv 1812.01717). Matches `frechet_video_distance` of
+google-research: features are the 400 logits of I3D trained on Kinetics-400, averaged over time;
+frames are scaled bilinearly to 224 x 224 without keeping the aspect ratio, with values in [-1, 1];
+covariances are unbiased. Videos have 16 frames; of longer ones the middle 16 are used. Some papers
+use the 1024 features of I3D's average pool instead. The original scales frames with TensorFlow 1,
+whose grid differs from OpenCV's by half a pixel.
 
 FVD decreases with the number of videos. Compare only values of equal numbers of videos (2048 is
 common) and frames, with equal features and scaling.
@@ -41,8 +41,8 @@ def frechet_distance(
 ) -> float:
     """Computes the squared Frechet (2-Wasserstein) distance of two Gaussians.
 
-    |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)) (Dowson and Landau, 1982). The last trace is computed
-    as the sum of the singular values of C1^(1/2) C2^(1/2), because symmetric roots exist even for
+    |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)) (Dowson and Landau, 1982). The last trace is the
+    sum of the singular values of C1^(1/2) C2^(1/2), because symmetric roots exist even for
     singular covariances.
 
     Args:

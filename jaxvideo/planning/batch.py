@@ -30,7 +30,7 @@ def with_batch(run: Run, batch: int) -> Run:
     if groups > 1:
         if batch % _bn_size(run):
             raise ConfigError(
-                f"a batch of {batch}: must be a multiple of the {_bn_size(run)} clips of a BN group "
+                f"a batch of {batch}: must be a multiple of the {_bn_size(run)} clips per BN group "
                 f"in the config (batch_size={run.batch_size}, model.bn_groups={groups})"
             )
         model = {**model, "bn_groups": batch // _bn_size(run)}

@@ -48,7 +48,7 @@ def plan_lines(
     if plan.kind.startswith("NVIDIA") and memory.total > 0.75 * limit:
         yield (
             "",
-            "JAX uses 75 % of the memory of a GPU unless XLA_PYTHON_CLIENT_MEM_FRACTION is set",
+            "JAX uses 75 % of GPU memory unless XLA_PYTHON_CLIENT_MEM_FRACTION is set",
         )
     yield "parameters", f"{plan.parameters:,}"
     yield (

@@ -90,7 +90,7 @@ def _charts(records: Sequence[Record]) -> str:
     sizes = collections.Counter(f"{r.width} x {r.height}" for r in records)
     rates = collections.Counter(f"{r.fps:.4g}" if r.fps else "unknown" for r in records)
     codecs = collections.Counter(
-        f"{r.codec} {r.pixel_format}" + f", rotated by {r.rotation}" * bool(r.rotation)
+        f"{r.codec} {r.pixel_format}" + f", rotated {r.rotation}" * bool(r.rotation)
         for r in records
     )
     variable = sum(r.variable for r in records)

@@ -194,7 +194,7 @@ def read_pairs(path: str | os.PathLike[str]) -> Pairs:
             continue
         if len(row) != 4 or not all(row[:2]) or row[2] not in ("0", "1") or not row[3].isdigit():
             raise DataError(
-                f"{path}, line {number}: {','.join(row)!r} does not have the format '{PAIR_FORMAT}' "
+                f"{path}, line {number}: {','.join(row)!r} is not of the form '{PAIR_FORMAT}' "
                 "(two videos, 1 or 0, number of the split)"
             )
         rows.append(row)

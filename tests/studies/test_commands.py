@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from jaxvideo import create_model
-from jaxvideo.cli import features
+from jaxvideo.cli import aslan, extract, pca, svm, tsne
 from jaxvideo.pretrained import Weights, save_weights
+from jaxvideo.progress import console
 from jaxvideo.studies.aslan import measures, read_pairs
 from jaxvideo.training.step import init_variables
 from jaxvideo.types import ConfigError, DataError, Preprocessing
@@ -24,9 +25,12 @@ GRAY = {"dark": 40, "gray": 120, "bright": 220}
 
 def run(*arguments):
     parser = argparse.ArgumentParser()
-    features.add(parser.add_subparsers(required=True))
+    commands = parser.add_subparsers(required=True)
+    for command in (extract, svm, pca, tsne, aslan):
+        command.add(commands)
     options = parser.parse_args(list(map(str, arguments)))
-    return options.run(options)
+    with console():
+        return options.run(options)
 
 
 def write(path, gray, seed, frames=12):
@@ -134,7 +138,7 @@ def test_again(data, weights, tmp_path, capsys):
     command = ("extract", *some, "--checkpoint", weights, "--out", tmp_path / "out")
     assert run(*command) == 1
     printed = capsys.readouterr()
-    assert "3 written, 0 there already, 1 failed" in printed.out
+    assert "3 written, 0 skipped (already present), 1 failed" in printed.out
     assert "f_r2d_10: pool of 10 clips x center crop" in printed.out
     assert re.search(r"error: .*dark_6\.mp4: cannot be opened", printed.err)
     kept = tmp_path / "out" / "dark_0.mp4.npz"
@@ -143,7 +147,7 @@ def test_again(data, weights, tmp_path, capsys):
     (tmp_path / "out" / "dark_1.mp4.npz").write_bytes(kept.read_bytes()[:300])
     (tmp_path / "out" / "dark_2.mp4.npz").unlink()
     assert run(*command) == 1
-    assert "2 written, 1 there already, 1 failed" in capsys.readouterr().out
+    assert "2 written, 1 skipped (already present), 1 failed" in capsys.readouterr().out
     assert os.stat(kept).st_mtime_ns == before[0]
     np.testing.assert_array_equal(stored(tmp_path / "out" / "dark_1.mp4.npz")["features"], other)
     with pytest.raises(ConfigError, match="holds other features; name another --out"):

@@ -7,7 +7,12 @@ import sys
 from types import SimpleNamespace
 
 import pytest
-from jaxvideo.expansion import (
+
+from jaxvideo.cli import expand as command
+from jaxvideo.models import create_model
+from jaxvideo.models.summary import summarize
+from jaxvideo.studies import expansion
+from jaxvideo.studies.expansion import (
     Factors,
     command_objective,
     complexity,
@@ -20,11 +25,6 @@ from jaxvideo.expansion import (
     remembered,
     start_factors,
 )
-
-from jaxvideo import expansion
-from jaxvideo.cli import expand as command
-from jaxvideo.models import create_model
-from jaxvideo.models.summary import summarize
 from jaxvideo.training.config import read_config
 from jaxvideo.types import CheckpointError, ConfigError, JaxvideoError
 
