@@ -103,7 +103,7 @@ def test_predictions_as_json_lines(videos, weights, capsys):
     [
         ([], "either --checkpoint RUN, or --model"),
         (["--checkpoint", "r", "--weights", "w"], "either --checkpoint RUN, or --model"),
-        (["--weights", "w.pt"], "for which network"),
+        (["--weights", "w.pt"], "--weights=w.pt needs --model NAME"),
     ],
 )
 def test_predict_wants_weights(videos, arguments, text, capsys):

@@ -14,9 +14,9 @@ def add(commands: Any) -> None:
         commands,
         "aslan",
         _aslan,
-        "run the ASLAN benchmark: do two videos show the same action?",
-        "Cross-validates a linear SVM on twelve similarity measures per kind of feature, as C3D "
-        "does. Needs the extra [analysis].",
+        "run the ASLAN benchmark of action similarity",
+        "Do two videos show the same action? Cross-validates a linear SVM on twelve similarity "
+        "measures per kind of feature, as C3D does. Needs the extra [analysis].",
     )
     command.add_argument(
         "features",

@@ -65,9 +65,19 @@ def add(commands: Any) -> None:
         "--epochs", type=float, default=27.0, help="epochs of each training (default: 27)"
     )
     motion.add_argument(
-        "--train-videos", type=int, default=1200, metavar="N", help="(default: 1200)"
+        "--train-videos",
+        type=int,
+        default=1200,
+        metavar="N",
+        help="size of the training set (default: 1200)",
     )
-    motion.add_argument("--val-videos", type=int, default=320, metavar="N", help="(default: 320)")
+    motion.add_argument(
+        "--val-videos",
+        type=int,
+        default=320,
+        metavar="N",
+        help="size of the test set (default: 320)",
+    )
 
 
 def _expand(options: argparse.Namespace) -> int:

@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from jaxvideo.cli.shared import add_command, add_videos
-from jaxvideo.types import VideoError
+from jaxvideo.types import HOST_FLOWS, VideoError
 
 
 def add(commands: Any) -> None:
@@ -23,8 +23,8 @@ def add(commands: Any) -> None:
     command.add_argument(
         "--method",
         default="tvl1",
-        help="tvl1 (on the device), farneback, dis, ...; warped_METHOD compensates camera motion "
-        "(default: tvl1)",
+        help=f"tvl1 (on the device), {', '.join(HOST_FLOWS)}; warped_METHOD compensates camera "
+        "motion (default: tvl1)",
     )
     command.add_argument(
         "--size",

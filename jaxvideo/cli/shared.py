@@ -57,7 +57,7 @@ def add_network(command: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--checkpoint",
         metavar="RUN",
-        help="run directory of a training, or a .safetensors file that `convert` wrote",
+        help="run directory of `train.py`, or a .safetensors file that `convert` wrote",
     )
     group.add_argument("--model", metavar="NAME", help="name of the network, see `models`")
     group.add_argument(

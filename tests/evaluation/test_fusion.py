@@ -140,7 +140,7 @@ def test_files_are_aligned_by_the_names_of_videos():
     relabeled = Scores(other.scores, np.array([1, 0]), classes, other.videos)
     with pytest.raises(ConfigError, match="one and other were tested on different labels"):
         align([one, relabeled], ["one", "other"])
-    with pytest.raises(ConfigError, match="no video in common. The first video of each: x, q"):
+    with pytest.raises(ConfigError, match=r"no video in common\. The first video of each: x, q"):
         align([one, Scores(np.eye(3)[:1], np.array([0]), classes, ("q",))], ["one", "other"])
     with pytest.raises(ConfigError, match="different classes"):
         align([one, Scores(one.scores, one.labels, ("a", "b", "d"))], ["one", "other"])
