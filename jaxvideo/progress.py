@@ -259,6 +259,11 @@ def track(items: Sequence[T] | Iterable[T], what: str, total: int | None = None)
             update(done)
 
 
+def drawing() -> bool:
+    """Returns True while a bar is on the terminal, so that the cursor is not at a line start."""
+    return _OPEN_BARS[0] > 0
+
+
 def duration(seconds: float) -> str:
     """Formats seconds as `2:03` or `1:02:03`.
 

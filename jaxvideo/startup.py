@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
-from jaxvideo.progress import LOG
+from jaxvideo.progress import LOG, drawing
 from jaxvideo.types import ConfigError
 
 #: Exit status of a process that Ctrl-C ended, as shells report it (128 + SIGINT).
@@ -207,7 +207,7 @@ def _end() -> NoReturn:
         while True:  # another thread is about to end the process
             time.sleep(1)
     try:
-        os.write(2, b"interrupted\n")
+        os.write(2, b"\n" * drawing() + b"interrupted\n")
         if "multiprocessing" in sys.modules:
             for child in sys.modules["multiprocessing"].active_children():
                 child.kill()

@@ -406,7 +406,7 @@ def command_objective(command: str) -> Objective:
             raise ConfigError(f"objective {arguments[0]!r} failed ({error})") from error
         except (IndexError, ValueError) as error:
             raise ConfigError(
-                f"the last word that objective {arguments[0]!r} printed is not a number ({error})"
+                f"objective {arguments[0]!r} printed no number ({error}); its last word must be one"
             ) from error
 
     return value

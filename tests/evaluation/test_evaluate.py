@@ -16,6 +16,7 @@ from jaxvideo.data.pipeline import read_views
 from jaxvideo.data.views import protocol_views
 from jaxvideo.evaluation.fusion import load_scores
 from jaxvideo.pretrained import Weights, save_weights
+from jaxvideo.progress import console
 from jaxvideo.training.step import init_variables, make_predict_step
 from jaxvideo.types import ConfigError, JaxvideoError, Preprocessing, Protocol
 from tests.conftest import write_video
@@ -69,7 +70,8 @@ def run(*arguments):
     parser = argparse.ArgumentParser()
     command.add(parser.add_subparsers(dest="command"))
     options = parser.parse_args(["evaluate", *map(str, arguments)])
-    return options.run(options)
+    with console():
+        return options.run(options)
 
 
 def by_hand(folder, variables, protocol):
@@ -110,12 +112,12 @@ def test_scores_and_files(folder, variables, tmp_path, capsys):
         result["protocol"],
         "frames 4, stride 1, fps None, size 40, width 0, crop 32",
         f"top-1                {100 * top1:.2f} % [{100 * low:.2f}, {100 * high:.2f}]",
-        "60.00 %, 3 of 5 videos; 1 unreadable, 1 not there",
+        "60.00 %, 3 of 5 videos; 1 unreadable, 1 missing",
         f"top-1 is {60 * top1:.2f} % if the others count as wrong",
     ):
         assert text in printed.out
     assert "One-clip" not in printed.out
-    assert "not counted:" in printed.err
+    assert "excluded:" in printed.err
     assert "3.mp4" in printed.err
     page = (out / "report.html").read_text()
     assert result["protocol"] in page
@@ -140,7 +142,7 @@ def test_one_clip_is_called_that_and_classes_may_stand_in_another_order(
     [
         (["--set", "data.root=/gone"], "/gone"),
         (["--set", "data.rot=x"], "did you mean 'data.root'?"),
-        (["--set", "preprocessing.size=3"], "what the network sees is the network's own"),
+        (["--set", "preprocessing.size=3"], "belong to the network"),
         (["--set", "data.root"], "KEY=VALUE"),
         (["--views", "3"], "--views=3: must be a multiple of the 8 devices"),
         (["--crops", "2"], "crops=2: allowed are 1, 3, 5 and 10"),
@@ -157,7 +159,7 @@ def test_wrong_calls(folder, variables, tmp_path, arguments, text):
 
 def test_wrong_config_and_classes(folder, variables, tmp_path):
     file = weights(folder, variables)
-    with pytest.raises(ConfigError, match="which data, by which protocol"):
+    with pytest.raises(ConfigError, match="no config with a data set"):
         run("--checkpoint", file)
     with pytest.raises(ConfigError, match="no such config file"):
         run("--config", tmp_path / "none.py", "--checkpoint", file)
