@@ -78,9 +78,7 @@ def test_reading(folder, tmp_path_factory):
 def test_files_that_do_not_fit(folder):
     videos = ["a/x.avi", "a/y.avi"]
     write(folder / "a/y.avi.npz", [1, 2], recipe="another")
-    with pytest.raises(
-        DataError, match=r"y\.avi\.npz was extracted with other settings than .*x\.avi\.npz"
-    ):
+    with pytest.raises(DataError, match=r"y\.avi\.npz extracted with other settings than .*x\.avi"):
         features.read_features([folder], videos)
     write(folder / "a/y.avi.npz", [1, np.nan])
     with pytest.raises(DataError, match="not finite"):
@@ -211,7 +209,5 @@ def test_tsne_keeps_neighbors(sklearn):
     distances = np.linalg.norm(points[:, None] - points, axis=2)
     np.fill_diagonal(distances, np.inf)
     assert (y[distances.argmin(1)] == y).all()
-    with pytest.raises(
-        ConfigError, match="perplexity 60: must be positive and less than the 60 videos"
-    ):
+    with pytest.raises(ConfigError, match="60: must be positive and less than the 60"):
         svm.embed(x, perplexity=60)
