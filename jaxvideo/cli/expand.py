@@ -86,6 +86,7 @@ def _expand(options: argparse.Namespace) -> int:
 
     from jaxvideo.progress import echo
     from jaxvideo.studies import expansion
+    from jaxvideo.studies.objectives import write_json
 
     out = Path(options.out)
     if options.objective == "published":
@@ -113,7 +114,7 @@ def _expand(options: argparse.Namespace) -> int:
         size = f"{f.frames} x {f.crop}^2"
         echo(_ROW.format(step.move, step.name, size, *numbers, *counts, value))
         rows.append(dataclasses.asdict(step))
-        expansion.write_json(out / "steps.json", rows)
+        write_json(out / "steps.json", rows)
     echo(f"steps: {out / 'steps.json'}")
     return 0
 
@@ -122,16 +123,16 @@ def _objective(options: argparse.Namespace, out):
     import itertools
 
     from jaxvideo.progress import LOG
-    from jaxvideo.studies import expansion
+    from jaxvideo.studies import expansion, objectives
 
     what = options.objective
     if what == "motion":
         names = ("base_crop", "base_fps", "epochs", "train_videos", "val_videos")
         scale = {name: getattr(options, name) for name in names}
-        objective = expansion.motion_objective(out / "candidates", **scale)
+        objective = objectives.motion_objective(out / "candidates", **scale)
         what += f" {scale}"
     else:
-        objective = expansion.command_objective(what)
+        objective = objectives.command_objective(what)
     numbers = itertools.count(1)
 
     def logged(factors):
@@ -141,4 +142,4 @@ def _objective(options: argparse.Namespace, out):
         LOG.info(f"{candidate}: {value:.4g}")
         return value
 
-    return expansion.remembered(logged, out / "evaluations.json", what)
+    return objectives.remembered(logged, out / "evaluations.json", what)

@@ -93,9 +93,9 @@ def add_views(command: argparse.ArgumentParser) -> None:
     )
 
 
-def add_annotations(command: argparse.ArgumentParser, name: str = "root") -> None:
+def add_annotations(command: argparse.ArgumentParser) -> None:
     """Adds the options that locate a data set."""
-    command.add_argument(name, metavar=name.upper(), help="directory with the annotations")
+    command.add_argument("root", metavar="ROOT", help="directory with the annotations")
     command.add_argument(
         "--form",
         default="auto",

@@ -61,7 +61,7 @@ def interval(
       >>> str(interval(METRICS["top1"], np.eye(3), np.arange(3)))
       '100.00 % [100.00, 100.00]'
     """
-    row = metric if isinstance(metric, Metric) else Metric("", metric, bounds=(-np.inf, np.inf))
+    row = metric if isinstance(metric, Metric) else Metric("", metric)
     return _estimates({"": row}, scores, labels, draws, seed, level)[""]
 
 

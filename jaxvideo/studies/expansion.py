@@ -11,24 +11,15 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-import json
 import math
 import re
-import shlex
-import shutil
-import subprocess
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
-
-import jax
 
 from jaxvideo.models import MODELS, model_entry
 from jaxvideo.models.summary import summarize
 from jaxvideo.models.x3d import BLOCKS, CHANNELS, X3D, round_width
-from jaxvideo.progress import write_file
-from jaxvideo.training.loop import train
-from jaxvideo.types import CheckpointError, ConfigError, Preprocessing
+from jaxvideo.types import ConfigError, Preprocessing
 
 #: Field of `Factors` that each axis changes, and the step size of its values.
 AXES: dict[str, tuple[str, float]] = {
@@ -145,19 +136,21 @@ def expand(
         raise ConfigError(
             f"target={target:g}: the start already has {complexity(start):g} multiply-adds"
         )
-    yield _step("start", start, _value(objective, start))
+    yield _step("start", start, evaluate_objective(objective, start))
     now, before, axis = start, start, ""
     for _ in itertools.count() if steps is None else range(steps):
         if complexity(now) >= target * (1 - _SLACK):
             break
         grown = {axis: grow(now, axis, 2 * complexity(now)) for axis in AXES}
-        tried = {axis: _value(objective, candidate) for axis, candidate in grown.items()}
+        tried = {
+            axis: evaluate_objective(objective, candidate) for axis, candidate in grown.items()
+        }
         axis = max(AXES, key=lambda axis: (tried[axis], -complexity(grown[axis])))
         before, now = now, grown[axis]
         yield _step(axis, now, tried[axis], tried)
     if complexity(now) > target * (1 + _SLACK):
         now = contract(before, axis, target * (1 + _SLACK))
-        yield _step("contraction", now, _value(objective, now))
+        yield _step("contraction", now, evaluate_objective(objective, now))
 
 
 def grow(factors: Factors, axis: str, goal: float) -> Factors:
@@ -235,7 +228,12 @@ def _step(move: str, factors: Factors, value=None, tried=None, name: str = "") -
     return Step(move, factors, summary.macs, summary.parameters, value, tried or {}, name)
 
 
-def _value(objective: Objective, factors: Factors) -> float:
+def evaluate_objective(objective: Objective, factors: Factors) -> float:
+    """Evaluates an objective.
+
+    Raises:
+      ConfigError: the value is NaN or infinite.
+    """
     value = float(objective(factors))
     if not math.isfinite(value):
         raise ConfigError(f"the objective is {value} for {factors.describe()}; it must be finite")
@@ -304,161 +302,3 @@ def parse_macs(text: str) -> float:
             f"target={text!r}: must be a number of multiply-adds, such as 2GMAC, 600MMAC or 2e9"
         )
     return float(found[1]) * 1000 ** " KMGT".index((found[2] or " ").upper())
-
-
-# --- Objectives -----------------------------------------------------------------------------
-
-
-def motion_objective(
-    folder: Path,
-    *,
-    base_crop: int = 48,
-    base_fps: float = 4.0,
-    epochs: float = 27.0,
-    train_videos: int = 1200,
-    val_videos: int = 320,
-) -> Objective:
-    """Returns the objective "video top-1 after a short training on the motion data set".
-
-    Videos of that data set have 84 x 112 pixels and last one second. Hence the crop and the frame
-    rate of all candidates are scaled by constant factors. Channels, blocks and frames are not.
-
-    Args:
-      folder: directory of the runs, one per candidate.
-      base_crop: pixels that replace the 112 pixels of X2D.
-      base_fps: frame rate that replaces that of X2D. At 4, a candidate that "temporal" has grown
-        to 16 frames sees the whole video.
-      epochs: epochs of each training.
-      train_videos: size of the training set.
-      val_videos: size of the test set.
-
-    Raises:
-      ConfigError: `base_crop` is less than 8, or `base_fps` is not positive.
-    """
-    if base_crop < 8 or base_fps <= 0:
-        raise ConfigError(
-            f"base_crop={base_crop}, base_fps={base_fps:g}: the crop must be at least 8, the frame "
-            "rate positive"
-        )
-    pixels, rate = base_crop / Factors.crop, base_fps / Factors.fps
-
-    def accuracy(factors: Factors) -> float:
-        config = {
-            "seed": 0,
-            "epochs": epochs,
-            "epoch_steps": 0,
-            "batch_size": 32,
-            "eval_batch_size": 32,
-            "label_smoothing": 0.0,
-            "log_seconds": 5.0,
-            "model": {**factors.model, "dropout_rate": 0.2, "bn_epsilon": 1e-3},
-            "preprocessing": dataclasses.asdict(factors.preprocessing(pixels, rate)),
-            "data": {"source": "motion", "train_videos": train_videos, "val_videos": val_videos},
-            "augment": {"flip": False},
-            "optim": {
-                "lr": 0.05,
-                "warmup_epochs": min(2.0, epochs / 4),
-                "nesterov": True,
-                "weight_decay": 1e-4,
-            },
-            "protocol": {"clips": 2},
-            "checkpoint": {"keep": 1},
-        }
-        run = folder / re.sub(r"[^\d.]+", "-", factors.describe()).strip("-")
-        result = train(config, run)
-        # Neither the weights of a candidate nor its compiled programs are needed again.
-        shutil.rmtree(run / "checkpoints", ignore_errors=True)
-        jax.clear_caches()
-        return result["top1"]
-
-    return accuracy
-
-
-def command_objective(command: str) -> Objective:
-    """Returns the objective "last number that a command prints".
-
-    Args:
-      command: command line, run without a shell. `{model_json}` is replaced by a JSON object with
-        `model` (arguments of `create_model`) and `preprocessing`.
-
-    Raises:
-      ConfigError: the command does not contain `{model_json}`, or is not a valid command line.
-    """
-    if "{model_json}" not in command:
-        raise ConfigError(
-            f"objective={command!r}: must be motion, published, or a command with {{model_json}}"
-        )
-    try:
-        arguments = shlex.split(command)
-    except ValueError as error:
-        raise ConfigError(f"objective={command!r}: {error}") from error
-
-    def value(factors: Factors) -> float:
-        given = {
-            "model": factors.model,
-            "preprocessing": dataclasses.asdict(factors.preprocessing()),
-        }
-        filled = [part.replace("{model_json}", json.dumps(given)) for part in arguments]
-        try:
-            done = subprocess.run(filled, stdout=subprocess.PIPE, text=True, check=True)
-            return float(done.stdout.split()[-1])
-        except (OSError, subprocess.CalledProcessError) as error:
-            raise ConfigError(f"objective {arguments[0]!r} failed ({error})") from error
-        except (IndexError, ValueError) as error:
-            raise ConfigError(
-                f"objective {arguments[0]!r} printed no number ({error}); its last word must be one"
-            ) from error
-
-    return value
-
-
-def remembered(objective: Objective, file: Path, what: str) -> Objective:
-    """Caches an objective in a file, so that an interrupted expansion resumes.
-
-    Args:
-      objective: function to cache.
-      file: JSON file.
-      what: identifies the objective; a file of another objective is rejected.
-
-    Raises:
-      CheckpointError: the file is corrupt.
-      ConfigError: the file belongs to another objective.
-    """
-    known: dict[Factors, float] = {}
-    if file.exists():
-        try:
-            content = json.loads(file.read_text())
-            theirs = content["objective"]
-            for row in content["values"]:
-                measured = row.pop("value")
-                known[Factors(**row)] = measured
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise CheckpointError(
-                f"{file} is corrupt ({error}); delete it to start again"
-            ) from error
-        if theirs != what:
-            raise ConfigError(
-                f"{file} belongs to the objective {theirs!r}, not {what!r}; choose another --out"
-            )
-
-    def value(factors: Factors) -> float:
-        if factors not in known:
-            known[factors] = _value(objective, factors)
-            rows = [{**dataclasses.asdict(f), "value": v} for f, v in known.items()]
-            write_json(file, {"objective": what, "values": rows})
-        return known[factors]
-
-    return value
-
-
-def write_json(file: Path, value: Any) -> None:
-    """Writes a value as JSON; creates the directory.
-
-    Raises:
-      CheckpointError: the file cannot be written.
-    """
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_file(file, json.dumps(value, indent=2) + "\n")
-    except OSError as error:
-        raise CheckpointError(f"{file} cannot be written ({error.strerror})") from error

@@ -113,7 +113,7 @@ def test_scores_and_files(folder, variables, tmp_path, capsys):
         "frames 4, stride 1, fps None, size 40, width 0, crop 32",
         f"top-1                {100 * top1:.2f} % [{100 * low:.2f}, {100 * high:.2f}]",
         "60.00 %, 3 of 5 videos; 1 unreadable, 1 missing",
-        f"top-1 is {60 * top1:.2f} % if the others count as wrong",
+        f"Top-1 is {60 * top1:.2f} % if the others count as wrong",
     ):
         assert text in printed.out
     assert "One-clip" not in printed.out
@@ -167,7 +167,7 @@ def test_wrong_config_and_classes(folder, variables, tmp_path):
     with pytest.raises(ConfigError, match=r"wrong\.py: KeyError: 'oh'"):
         run("--config", tmp_path / "wrong.py", "--checkpoint", file)
     other = weights(folder, variables, ("x", "y", "q"))
-    with pytest.raises(ConfigError, match="q in the network alone, z in the data alone"):
+    with pytest.raises(ConfigError, match="only in the network: q; only in the data set: z"):
         run(*data(folder), "--checkpoint", other, "--out", tmp_path)
 
 

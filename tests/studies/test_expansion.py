@@ -12,20 +12,18 @@ from jaxvideo.cli import expand as command
 from jaxvideo.models import create_model
 from jaxvideo.models.summary import summarize
 from jaxvideo.progress import console
-from jaxvideo.studies import expansion
+from jaxvideo.studies import expansion, objectives
 from jaxvideo.studies.expansion import (
     Factors,
-    command_objective,
     complexity,
     contract,
     expand,
     grow,
-    motion_objective,
     parse_macs,
     published,
-    remembered,
     start_factors,
 )
+from jaxvideo.studies.objectives import command_objective, motion_objective, remembered
 from jaxvideo.training.config import read_config
 from jaxvideo.types import CheckpointError, ConfigError, JaxvideoError
 
@@ -193,7 +191,7 @@ def test_larger_steps_of_the_paper(paper):
 def test_budgets():
     with pytest.raises(ConfigError, match=r"target=2e\+07: the start already has 2.06623e\+07"):
         list(expand(Factors(), 2e7, lambda f: 0.0))
-    with pytest.raises(ConfigError, match="the objective gives nan for 1 x 112"):
+    with pytest.raises(ConfigError, match="the objective is nan for 1 x 112"):
         list(expand(Factors(), 2e9, lambda f: float("nan")))
     assert contract(Factors(), "fast", complexity(Factors())) == Factors()
     (only, one) = expand(Factors(), 1e9, lambda f: f.crop, steps=1)
@@ -283,7 +281,7 @@ def test_accuracy_on_the_motion_task(tmp_path, monkeypatch):
         (run / "checkpoints").mkdir(parents=True)
         return {"top1": 0.5}
 
-    monkeypatch.setattr(expansion, "train", train)
+    monkeypatch.setattr(objectives, "train", train)
     objective = motion_objective(tmp_path, base_crop=40, base_fps=4.0, epochs=3.0, val_videos=8)
     assert objective(Factors(2, 2.5, 140, 1.0, 1.5, 0.2)) == 0.5
     (config,) = configs

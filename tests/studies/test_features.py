@@ -52,7 +52,7 @@ def test_whose_features(folder):
     with pytest.raises(DataError, match=r"but of none of the 1 labeled videos, such as a/y"):
         found("a/y")  # which of the two?
     write(folder / "x.avi.npz", [0, 0])
-    with pytest.raises(DataError, match=r"would be the features of c/x\.avi and of d/x\.avi"):
+    with pytest.raises(DataError, match=r"matches both c/x\.avi and d/x\.avi"):
         found("c/x.avi", "d/x.avi")
 
 
@@ -78,20 +78,20 @@ def test_reading(folder, tmp_path_factory):
 def test_files_that_do_not_fit(folder):
     videos = ["a/x.avi", "a/y.avi"]
     write(folder / "a/y.avi.npz", [1, 2], recipe="another")
-    with pytest.raises(DataError, match=r"y\.avi\.npz extracted with other settings than .*x\.avi"):
+    with pytest.raises(DataError, match=r"y\.avi\.npz was extracted with other settings"):
         features.read_features([folder], videos)
     write(folder / "a/y.avi.npz", [1, np.nan])
-    with pytest.raises(DataError, match="not finite"):
+    with pytest.raises(DataError, match="NaN or infinity"):
         features.read_features([folder], videos)
     whole = (folder / "a/x.avi.npz").read_bytes()
     for damaged in (whole[:99], b""):
         (folder / "a/y.avi.npz").write_bytes(damaged)
-        with pytest.raises(DataError, match=r"y\.avi\.npz is damaged"):
+        with pytest.raises(DataError, match=r"y\.avi\.npz is corrupt"):
             features.read_features([folder], videos)
-    with pytest.raises(DataError, match="gone is no folder of features"):
+    with pytest.raises(DataError, match="gone is not a directory"):
         features.find_features(folder / "gone")
     (folder / "empty").mkdir()
-    with pytest.raises(DataError, match=r"empty: no \.npz in it"):
+    with pytest.raises(DataError, match=r"empty contains no \.npz"):
         features.find_features(folder / "empty")
     several = VideoDataset(("a/x.avi",), (0,), ("p", "q"), ((0, 1),))
     with pytest.raises(DataError, match="several labels"):
