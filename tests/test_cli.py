@@ -140,7 +140,7 @@ def test_frechet_distance_of_folders(tmp_path, weights, capsys):
         printed = capsys.readouterr()
         distances.append(float(printed.out.split()[3]))
         assert "pool [32], of 3 and 3 videos; the middle 16 frames" in printed.out
-        assert "not full rank" in printed.err
+        assert "covariance of full rank" in printed.err
     assert distances[1] > 1e-3
     assert distances[0] == pytest.approx(0, abs=1e-3 * distances[1])
     assert cli.main(["fvd", one, one, "--checkpoint", weights, "--endpoint", "x"]) == 1
@@ -161,12 +161,12 @@ def test_fusion_of_runs(tmp_path, capsys):
     assert cli.main(["fuse", *runs, "--weights", "1"]) == 1
     assert "one for each of 2" in capsys.readouterr().err
     assert cli.main(["fuse", runs[0], str(tmp_path)]) == 1
-    assert "is not the folder of a finished run" in capsys.readouterr().err
+    assert "is neither the directory of a finished run" in capsys.readouterr().err
     np.savez(
         tmp_path / "flow" / "scores.npz", scores=scores[:2], labels=labels[:2], classes=classes
     )
     assert cli.main(["fuse", *runs]) == 1
-    assert "were tested on other labels" in capsys.readouterr().err
+    assert "were tested on different labels" in capsys.readouterr().err
 
 
 def test_a_reader_that_has_gone_is_no_error(repository):
