@@ -94,7 +94,7 @@ def test_files_that_do_not_fit(folder):
     with pytest.raises(DataError, match=r"empty contains no \.npz"):
         features.find_features(folder / "empty")
     several = VideoDataset(("a/x.avi",), (0,), ("p", "q"), ((0, 1),))
-    with pytest.raises(DataError, match="several labels"):
+    with pytest.raises(DataError, match="multi-label"):
         features.labeled_features([folder], several)
 
 
