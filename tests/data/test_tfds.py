@@ -20,6 +20,7 @@ from jaxvideo.data import packing, records, tfds
 from jaxvideo.data.datasets import VideoDataset, load_splits
 from jaxvideo.data.decode import decode_frames, open_video, read_clip
 from jaxvideo.data.pipeline import Loading, train_batches
+from jaxvideo.progress import console
 from jaxvideo.types import ConfigError, DataError, Preprocessing, VideoError, View, Window
 from tests.conftest import write_video
 
@@ -397,7 +398,8 @@ def test_the_command(folder, tmp_path, capsys, monkeypatch):
     pack_command.add(parser.add_subparsers())
     words = ["pack", folder, tmp_path / "o", "--size", "32", "--workers", "0", "--format", "jpeg"]
     options = parser.parse_args([str(word) for word in words])
-    assert options.run(options) == 0
+    with console():
+        assert options.run(options) == 0
     out, err = capsys.readouterr()
     assert f"left out: {folder}/v{BROKEN}.mp4" in err
     assert "8 videos, 1 left out" in out
