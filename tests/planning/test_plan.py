@@ -316,13 +316,13 @@ def run_command(*arguments: str) -> int:
 @pytest.fixture
 def compiled(monkeypatch):
     """Commands that compile one network on two devices, whatever was asked: it takes a while."""
+    made = tiny_plan(2)
     monkeypatch.setattr(jax, "devices", lambda devices=jax.devices(): devices[:2])
     tried = []
 
     def make_plan(run, classes, devices, *, epoch_steps):
         tried.append(run.batch_size)
         growth = run.batch_size // 16
-        made = tiny_plan(2)
         memory = plan.Memory(10**6, 0, growth * 10**6, 0)
         return dataclasses.replace(made, batch=run.batch_size, memory=memory)
 
