@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -22,6 +21,7 @@ from jaxvideo.data.pipeline import read_views
 from jaxvideo.data.samplers import last_start
 from jaxvideo.data.video import VideoFile, find_videos, open_video
 from jaxvideo.data.views import clip_frames, frame_step, protocol_views
+from jaxvideo.progress import replacing
 from jaxvideo.types import (
     BLACK,
     HOST_FLOWS,
@@ -260,22 +260,17 @@ def make_extractor(
 
 
 def write_features(target: Path, arrays: Mapping[str, Any]) -> None:
-    """Writes an `.npz` whole or not at all, and the folders it lies in.
+    """Writes an `.npz` as a whole; creates its directory.
 
     Raises:
-      ConfigError: it cannot be written.
+      ConfigError: the file cannot be written.
     """
-    temporary = target.with_name(f".{target.name}.{os.getpid()}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
+        with replacing(target) as temporary, open(temporary, "wb") as file:
             np.savez(file, **arrays)
-        os.replace(temporary, target)
     except OSError as error:
         raise ConfigError(f"{target} cannot be written ({error.strerror})") from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
 
 
 def endpoint_features(

@@ -25,6 +25,7 @@ import numpy as np
 from jaxvideo import __version__
 from jaxvideo.models import MODELS, create_model, model_entry
 from jaxvideo.models.summary import trace, trace_of_clip
+from jaxvideo.progress import write_file
 from jaxvideo.types import CheckpointError, ConfigError, Lowering, Preprocessing, Protocol
 from jaxvideo.weights import files, from_tf, from_torch, tree
 from jaxvideo.weights.inflate import inflate
@@ -452,7 +453,7 @@ def save_weights(path: str | Path, weights: Weights, **more: Any) -> dict[str, A
     arrays = {name: np.asarray(leaf) for name, leaf in tree.flatten(weights.variables).items()}
     text = json.dumps(files.write(path, arrays, manifest), indent=2)
     try:
-        path.with_suffix(".json").write_text(text + "\n")
+        write_file(path.with_suffix(".json"), text + "\n")
     except OSError as error:
         raise CheckpointError(f"{path.with_suffix('.json')} cannot be written ({error})") from error
     return json.loads(text)

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
+from jaxvideo.progress import LOG, drawing
 from jaxvideo.types import ConfigError
 
 #: Exit status of a process that Ctrl-C ended, as shells report it (128 + SIGINT).
@@ -51,13 +52,8 @@ def compilation_cache_directory() -> Path:
     return cache_directory() / "xla"
 
 
-def print_warning(text: str) -> None:
-    """Writes `warning: text` to stderr."""
-    print(f"warning: {text}", file=sys.stderr, flush=True)
-
-
 def use_compilation_cache(
-    folder: str = "default", warn: Callable[[str], None] = print_warning
+    folder: str = "default", warn: Callable[[str], None] = LOG.warning
 ) -> Path | None:
     """Lets JAX store compiled programs on disk, so that the next process does not compile them.
 
@@ -68,7 +64,8 @@ def use_compilation_cache(
     Args:
       folder: directory of the cache; "default" is `compilation_cache_directory()`; "" disables
         the cache.
-      warn: receives one line if the default directory is not writable. The cache is then disabled.
+      warn: receives one line if the default directory is not writable (default: the log). The
+        cache is then disabled.
 
     Returns:
       The directory, or None if the cache is disabled.
@@ -210,7 +207,7 @@ def _end() -> NoReturn:
         while True:  # another thread is about to end the process
             time.sleep(1)
     try:
-        os.write(2, b"interrupted\n")
+        os.write(2, b"\n" * drawing() + b"interrupted\n")
         if "multiprocessing" in sys.modules:
             for child in sys.modules["multiprocessing"].active_children():
                 child.kill()

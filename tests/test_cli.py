@@ -104,7 +104,7 @@ def test_predictions_as_json_lines(videos, weights, capsys):
     [
         ([], "either --checkpoint RUN, or --model"),
         (["--checkpoint", "r", "--weights", "w"], "either --checkpoint RUN, or --model"),
-        (["--weights", "w.pt"], "for which network"),
+        (["--weights", "w.pt"], "--weights=w.pt needs --model NAME"),
     ],
 )
 def test_predict_wants_weights(videos, arguments, text, capsys):
@@ -122,7 +122,7 @@ def test_flow_is_stored_beside_the_video(tmp_path, method, capsys):
         assert stored.num_frames == 3
         assert min(stored.height // 2, stored.width) == 32
     assert cli.main(["flow", str(path), "--method", method]) == 0
-    assert "0 written, 1 there already" in capsys.readouterr().out
+    assert "0 written, 1 skipped" in capsys.readouterr().out
     assert cli.main(["flow", str(path), "--method", "brox"]) == 1
     assert "flow method 'brox': allowed are tvl1" in capsys.readouterr().err
 
@@ -141,7 +141,7 @@ def test_frechet_distance_of_folders(tmp_path, weights, capsys):
         printed = capsys.readouterr()
         distances.append(float(printed.out.split()[3]))
         assert "pool [32], of 3 and 3 videos; the middle 16 frames" in printed.out
-        assert "not full rank" in printed.err
+        assert "covariance of full rank" in printed.err
     assert distances[1] > 1e-3
     assert distances[0] == pytest.approx(0, abs=1e-3 * distances[1])
     assert cli.main(["fvd", one, one, "--checkpoint", weights, "--endpoint", "x"]) == 1
@@ -162,12 +162,12 @@ def test_fusion_of_runs(tmp_path, capsys):
     assert cli.main(["fuse", *runs, "--weights", "1"]) == 1
     assert "one for each of 2" in capsys.readouterr().err
     assert cli.main(["fuse", runs[0], str(tmp_path)]) == 1
-    assert "is not the folder of a finished run" in capsys.readouterr().err
+    assert "is neither the directory of a finished run" in capsys.readouterr().err
     np.savez(
         tmp_path / "flow" / "scores.npz", scores=scores[:2], labels=labels[:2], classes=classes
     )
     assert cli.main(["fuse", *runs]) == 1
-    assert "were tested on other labels" in capsys.readouterr().err
+    assert "were tested on different labels" in capsys.readouterr().err
 
 
 def test_a_reader_that_has_gone_is_no_error(repository):

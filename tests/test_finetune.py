@@ -3,6 +3,7 @@
 import fnmatch
 import importlib.util
 import json
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 from jaxvideo import create_model
 from jaxvideo.models import list_models, model_entry
 from jaxvideo.pretrained import Weights, save_weights
+from jaxvideo.progress import console
 from jaxvideo.training.checkpoint import load_variables
 from jaxvideo.training.config import read_config
 from jaxvideo.training.loop import train
@@ -136,7 +138,8 @@ def test_a_run(config, folder, weights, tmp_path, capsys):
     values.compilation_cache = ""
     values.optim.multipliers = (("fc/bias", 1e-6),)
     values.optim.lr = 0.1
-    result = train(values.to_dict(), tmp_path / "run")
+    with console(sys.stdout):
+        result = train(values.to_dict(), tmp_path / "run")
     assert result["videos"] >= 2
     after, described = load_variables(tmp_path / "run")
     assert described["classes"] == ["left", "right"]

@@ -493,4 +493,4 @@ def test_average_of_splits(tmp_path, capsys):
     assert main(["average", *runs]) == 1
     assert "different protocols" in capsys.readouterr().err
     assert main(["average", str(tmp_path)]) == 1
-    assert "is not the folder of a finished run" in capsys.readouterr().err
+    assert "is not the directory of a finished run" in capsys.readouterr().err

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from jaxvideo.progress import echo
 from jaxvideo.types import ConfigError
 
 
@@ -58,7 +59,7 @@ def show_config(name: str, changes: list[str], *, as_json: bool = False) -> str:
 
 
 def _show(options: argparse.Namespace) -> int:
-    print(show_config(options.config, options.changes, as_json=options.json))
+    echo(show_config(options.config, options.changes, as_json=options.json))
     return 0
 
 
@@ -73,7 +74,7 @@ def _list(options: argparse.Namespace) -> int:
         raise ConfigError(f"{RECIPES} has no recipes: the installation is incomplete")
     for path in paths:
         summary = (ast.get_docstring(ast.parse(path.read_text())) or "").partition("\n")[0]
-        print(f"{path.stem:<26} {summary}")
+        echo(f"{path.stem:<26} {summary}")
     return 0
 
 

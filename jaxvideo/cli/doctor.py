@@ -1,27 +1,51 @@
-"""`doctor`: which videos of a data folder can be trained on."""
+"""`doctor`: find broken videos in a data directory."""
 
 from __future__ import annotations
 
 import argparse
 from typing import Any
 
-from jaxvideo.cli.shared import progress
+from jaxvideo.cli.shared import add_command
 
-# Of each list on the console.
+# Printed lines per list; the report has all.
 _LINES = 20
 
 
 def add(commands: Any) -> None:
-    doctor = commands.add_parser(
-        "doctor", help="decode every video of a data folder: broken ones, copies, leaks"
+    command = add_command(
+        commands,
+        "doctor",
+        _doctor,
+        "decode every video of a data directory and report broken ones, copies and leaks",
+        "Writes doctor.html, index.jsonl (results so far; a repeated scan skips unchanged files) "
+        "and quarantine.txt (broken videos, which training leaves out). Exit status 1 if a video "
+        "is broken.",
     )
-    doctor.add_argument("root", metavar="DATA", help="a folder of videos, with annotations or not")
-    doctor.add_argument("--out", metavar="DIR", help="for what it writes (default: DATA)")
-    doctor.add_argument("--threads", type=int, help="that decode (default: one per core)")
-    doctor.add_argument("--form", default="auto", help="of the annotations: auto (default), csv...")
-    doctor.add_argument("--fold", type=int, default=1, help="of a set with several splits (1)")
-    doctor.add_argument("--videos", default="", metavar="DIR", help="where the videos are (DATA)")
-    doctor.set_defaults(run=_doctor)
+    command.add_argument(
+        "root", metavar="DATA", help="directory of videos, with or without annotations"
+    )
+    command.add_argument("--out", metavar="DIR", help="output directory (default: DATA)")
+    command.add_argument(
+        "--threads",
+        type=int,
+        metavar="N",
+        help="number of decoding threads (default: number of cores)",
+    )
+    command.add_argument(
+        "--form",
+        default="auto",
+        help="annotation format: csv, kinetics, ucf101, ... (default: auto, recognize it)",
+    )
+    command.add_argument(
+        "--fold",
+        type=int,
+        default=1,
+        metavar="N",
+        help="split number of UCF101, HMDB51 and the like (default: 1)",
+    )
+    command.add_argument(
+        "--videos", default="", metavar="DIR", help="directory of the videos (default: DATA)"
+    )
 
 
 def _doctor(options: argparse.Namespace) -> int:
@@ -31,8 +55,8 @@ def _doctor(options: argparse.Namespace) -> int:
     from pathlib import Path
 
     from jaxvideo.data import doctor
+    from jaxvideo.progress import echo, track, write_file
     from jaxvideo.report.doctor import doctor_page
-    from jaxvideo.report.page import write
     from jaxvideo.types import DataError
 
     root, out = options.root, Path(options.out or options.root)
@@ -43,11 +67,13 @@ def _doctor(options: argparse.Namespace) -> int:
         out.mkdir(parents=True, exist_ok=True)
         file = index.open("a", encoding="utf-8")
     except OSError as error:
-        raise DataError(f"{out} cannot be written ({error.strerror}); --out DIR") from error
+        raise DataError(
+            f"{out} cannot be written ({error.strerror}); choose another directory with --out"
+        ) from error
     known, started = doctor.read_index(index, root), time.perf_counter()
 
     def keep(record: doctor.Record) -> None:
-        if known.get(record.path) is not record:  # a scan that is stopped goes on from here
+        if known.get(record.path) is not record:  # an interrupted scan resumes from the index
             file.write(doctor.index_line(record, root))
             file.flush()
 
@@ -56,39 +82,39 @@ def _doctor(options: argparse.Namespace) -> int:
             paths,
             threads,
             known=known,
-            progress=lambda videos: progress(videos, "video"),
+            progress=lambda videos: track(videos, "videos"),
             done=keep,
         )
     seconds = time.perf_counter() - started
     doctor.write_index(index, records, root)
     broken = doctor.write_quarantine(quarantine, records, root)
     copies, leaked = doctor.duplicates(records), doctor.leaks(records, splits)
-    write(report, doctor_page(root, records, splits, missing, copies, leaked))
+    write_file(report, doctor_page(root, records, splits, missing, copies, leaked))
 
     counts = Counter(record.status for record in records)
     states = ", ".join(f"{counts[status]:,} {status}" for status in doctor.STATUSES)
     same = sum(known.get(record.path) is record for record in records)
     again = f", {same:,} unchanged since the last scan" * bool(same)
-    _say(f"{root}: {len(records):,} videos, {states} ({seconds:.1f} s{again})")
+    echo(f"{root}: {len(records):,} videos, {states} ({seconds:.1f} s{again})")
     for split, own in splits.items():
-        gone = f", {len(missing[split]):,} not there" * bool(missing[split])
-        _say(f"{split}: {len(own):,} videos{gone}")
+        gone = f", {len(missing[split]):,} missing" * bool(missing[split])
+        echo(f"{split}: {len(own):,} videos{gone}")
     for status in (doctor.BROKEN, doctor.SUSPICIOUS):
         found = [record for record in records if record.status == status]
         _list(status, [f"{doctor.short_path(r.path, root)}: {r.reason}" for r in found])
     _list("in several splits", [_joined(root, group) for group in leaked])
     _list("copies", [_joined(root, [("", path) for path in group]) for group in copies])
-    _say(f"report: {report}")
+    echo(f"report: {report}")
     if broken:
         place = out.resolve() / quarantine.name
         here = out.resolve() == Path(root).resolve()
         how = "" if here else f" with --config.data.quarantine={place}"
-        _say(f"quarantine: {quarantine}, which training leaves out{how}")
+        echo(f"quarantine: {quarantine}; training leaves these videos out{how}")
     return 1 if broken else 0
 
 
 def _videos(options: argparse.Namespace):
-    """(paths by split, names that are not there by split, all paths once)."""
+    """Returns (paths by split, missing names by split, all paths once)."""
     from pathlib import Path
 
     from jaxvideo.data.datasets.forms import annotation_files
@@ -117,14 +143,11 @@ def _joined(root: str, group) -> str:
 
 
 def _list(what: str, lines: list[str]) -> None:
+    from jaxvideo.progress import echo
+
     if lines:
-        _say(f"{what}:")
+        echo(f"{what}:")
     for line in lines[:_LINES]:
-        _say(f"  {line}")
+        echo(f"  {line}")
     if len(lines) > _LINES:
-        _say(f"  and {len(lines) - _LINES:,} more, in the report")
-
-
-def _say(line: str) -> None:
-    # Names of files may hold bytes that are no text.
-    print(line.encode("utf-8", "replace").decode("utf-8"), flush=True)
+        echo(f"  and {len(lines) - _LINES:,} more, in the report")

@@ -1,4 +1,4 @@
-"""`env`: what a bug report needs to know about this machine."""
+"""`env`: versions, devices and settings for a bug report."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-# Distribution names. The first one of a group that is installed is shown.
+from jaxvideo.cli.shared import add_command
+
+# Distribution names. The first installed one of each group is shown.
 _PACKAGES = (
     *(("jax",), ("jaxlib",), ("libtpu",), ("jax-cuda13-plugin", "jax-cuda12-plugin")),
     *(("flax",), ("optax",), ("orbax-checkpoint",), ("grain",), ("tensorflow-datasets",)),
@@ -23,7 +25,7 @@ _PACKAGES = (
     ("torch",),
 )
 
-# Features that decide which implementation of a convolution is fast.
+# CPU features that determine which convolution implementation is fast.
 _FEATURES = (
     *("sse4_2", "avx", "avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512_vnni", "avx512_bf16"),
     *("avx512_fp16", "avx_vnni", "amx_tile", "amx_bf16", "amx_int8"),
@@ -38,21 +40,31 @@ _PREFIXES = ("JAX_", "JAXVIDEO_", "XLA_PYTHON_")
 
 
 def add(commands: Any) -> None:
-    env = commands.add_parser("env", help="versions, devices and settings, for a bug report")
-    env.add_argument("--json", action="store_true", help="one JSON object instead of a table")
-    env.set_defaults(run=_env)
+    command = add_command(
+        commands,
+        "env",
+        _env,
+        "print versions, devices and settings for a bug report",
+        "Includes the CPU and GPU, the usable convolution implementations, the caches and the "
+        "relevant environment variables.",
+    )
+    command.add_argument(
+        "--json", action="store_true", help="print one JSON object instead of a table"
+    )
 
 
 def _env(options: argparse.Namespace) -> int:
     import json
 
+    from jaxvideo.progress import echo
+
     rows = {**_versions(), **_machine(), **_devices(), **_convolution(), **_caches(), **_settings()}
     if options.json:
-        print(json.dumps(rows, indent=2))
+        echo(json.dumps(rows, indent=2))
         return 0
     wide = max(map(len, rows))
     for label, text in rows.items():
-        print(f"{label:<{wide}}  {text}")
+        echo(f"{label:<{wide}}  {text}")
     return 0
 
 

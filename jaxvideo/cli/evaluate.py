@@ -1,71 +1,98 @@
-"""`evaluate`: the scores of a data set under a protocol, and all one needs to believe them."""
+"""`evaluate`: accuracy of a network on a data set."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import sys
 from typing import Any
 
-from jaxvideo.cli.shared import add_overrides, add_weights, computed_in, open_network
+from jaxvideo.cli.shared import (
+    add_command,
+    add_network,
+    add_overrides,
+    add_views,
+    computed_in,
+    open_network,
+)
 from jaxvideo.types import CheckpointError, ConfigError
 
-# Parts of a config that a test reads; the others are the network's own.
+# Sections of a config that concern the evaluation. The other ones belong to the network.
 _SETTABLE = ("data", "protocol", "loading", "eval_batch_size")
 
 
 def add(commands: Any) -> None:
-    command = commands.add_parser(
-        "evaluate", help="accuracy of a network on a data set, by a protocol, and a report"
+    command = add_command(
+        commands,
+        "evaluate",
+        _evaluate,
+        "evaluate a network on a data set by a test protocol",
+        "Prints metrics with 95 % bootstrap intervals and writes result.json, scores.npz (for "
+        "`fuse`) and report.html.",
+        compiles=True,
     )
     command.add_argument(
         "--config",
         metavar="FILE",
-        help="whose data and protocol; default: those of --checkpoint's run",
+        help="config file with the data set and the protocol, configs/NAME.py[:ARGUMENT] "
+        "(default: that of the run --checkpoint)",
     )
-    add_weights(command)
+    add_network(command)
     add_overrides(command)
     command.add_argument(
         "--split",
         metavar="NAME",
-        help="train, val or test (default: val, or test if there is none)",
+        help="train, val or test (default: val, or test if there is no val)",
     )
-    command.add_argument("--clips", type=int, help="clips per video (default: the config's)")
-    command.add_argument("--crops", type=int, help="crops per clip: 1, 3, 5 or 10")
+    add_views(command)
     command.add_argument(
-        "--aggregation", help="mean of softmax (or sigmoid) or of logits over the views"
-    )
-    command.add_argument(
-        "--views", type=int, help="views per call of the network (default: eval_batch_size)"
-    )
-    command.add_argument("--draws", type=int, default=1000, help="of the bootstrap (default: 1000)")
-    command.add_argument(
-        "--worst", type=int, default=12, help="videos of the highest loss to show (default: 12)"
+        "--aggregation",
+        metavar="KIND",
+        help="what is averaged over the views: softmax, logits or sigmoid (default: that of the "
+        "protocol)",
     )
     command.add_argument(
-        "--out", metavar="DIR", help="where the results go (default: beside the checkpoint)"
+        "--views",
+        type=int,
+        metavar="N",
+        help="views per call of the network, a multiple of the number of devices (default: "
+        "eval_batch_size of the config)",
     )
-    command.set_defaults(run=_evaluate, compiles=True)
+    command.add_argument(
+        "--draws", type=int, default=1000, metavar="N", help="bootstrap resamples (default: 1000)"
+    )
+    command.add_argument(
+        "--worst",
+        type=int,
+        default=12,
+        metavar="N",
+        help="number of videos of highest loss to show in the report (default: 12)",
+    )
+    command.add_argument(
+        "--out", metavar="DIR", help="output directory (default: beside the checkpoint)"
+    )
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-
+    from jaxvideo.evaluation.intervals import estimates
+    from jaxvideo.evaluation.metrics import METRICS
     from jaxvideo.evaluation.protocol import evaluate
-    from jaxvideo.evaluation.scores import NAMES, estimates
     from jaxvideo.models import arguments_for
+    from jaxvideo.progress import LOG, echo
+    from jaxvideo.report.results import coverage_text, write_results
     from jaxvideo.training.config import read_config
 
-    if options.worst < 0 or options.draws < 2:
-        raise ConfigError(f"--worst={options.worst}, --draws={options.draws}: from 0, from 2")
+    if options.worst < 0:
+        raise ConfigError(f"--worst={options.worst}: must be at least 0")
+    if options.draws < 2:
+        raise ConfigError(f"--draws={options.draws}: must be at least 2")
     run = read_config(_config(options))
     asked = {name: getattr(options, name) for name in ("clips", "crops", "aggregation")}
     given = {name: value for name, value in asked.items() if value is not None}
-    if given.get("clips") and run.protocol.starts == "windows":  # which have no number
+    if given.get("clips") and run.protocol.starts == "windows":  # it has no number of clips
         given["starts"] = "ends"
     protocol = dataclasses.replace(run.protocol, **given)
     batch_size = options.views or run.eval_batch_size
     net = open_network(options)
-    preprocessing = net.preprocessing
     split, dataset = _dataset(run.data, options.split)
     arguments = arguments_for(net.name, net.arguments, exclusive=not dataset.label_sets)
     net = dataclasses.replace(net, arguments=arguments)
@@ -73,38 +100,52 @@ def _evaluate(options: argparse.Namespace) -> int:
     out = _folder(options, protocol)
     facts = _facts(options, run, net, protocol, dataset, split)
     for what, how in facts.items():
-        print(f"{what:<10} {how}", flush=True)
+        echo(f"{what:<10} {how}")
     network = _predictor(net, protocol, batch_size)
     result = evaluate(
         lambda video: network(video)[:, columns],
         dataset,
-        preprocessing,
+        net.preprocessing,
         protocol,
         batch_size=batch_size,
         loading=run.loading,
-        progress=_progress(),
     )
     numbers = estimates(result.scores, result.truth, draws=options.draws)
-    notes = _notes(result, protocol)
-    print()
-    for name, number in numbers.items():
-        print(f"{NAMES[name]:<20} {number}")
-    print(f"{'coverage':<20} {_coverage(result)}")
-    for reason in result.broken.values():
-        print(f"warning: not counted: {reason}", file=sys.stderr)
-    for note in notes:
-        print(note)
     facts |= {
-        "videos": _coverage(result),
-        "intervals": f"95 %, {options.draws} bootstrap draws of the videos, seed 0",
+        "videos": coverage_text(result),
+        "intervals": f"95 %, {options.draws} bootstrap resamples of the videos, seed 0",
     }
-    _write(options, out, result, dataset, numbers, facts, notes, net, protocol)
-    print(f"report: {out / 'report.html'}")
+    try:
+        notes = write_results(
+            out,
+            result,
+            dataset,
+            numbers,
+            facts,
+            net,
+            protocol,
+            source=options.checkpoint or options.weights,
+            draws=options.draws,
+            worst=options.worst,
+        )
+    except OSError as error:
+        raise ConfigError(
+            f"{out} cannot be written ({error.strerror}); choose another directory with --out"
+        ) from error
+    echo()
+    for name, number in numbers.items():
+        echo(f"{METRICS[name].title:<20} {number}")
+    echo(f"{'coverage':<20} {coverage_text(result)}")
+    for reason in result.broken.values():
+        LOG.warning(f"excluded: {reason}")
+    for note in notes:
+        echo(note)
+    echo(f"report: {out / 'report.html'}")
     return 0
 
 
 def _config(options: argparse.Namespace) -> dict[str, Any]:
-    """The config of --config, or of the run that --checkpoint is, with what --set changes."""
+    """Returns the config of --config or of the run --checkpoint, with its overrides."""
     from pathlib import Path
 
     from jaxvideo.training.config import load_config, override
@@ -118,7 +159,10 @@ def _config(options: argparse.Namespace) -> dict[str, Any]:
         except (OSError, ValueError) as error:
             raise CheckpointError(f"{path} cannot be read ({error})") from error
     else:
-        raise ConfigError("which data, by which protocol? --config configs/NAME.py")
+        raise ConfigError(
+            "no config with a data set and a protocol; pass --config configs/NAME.py, or a run "
+            "directory as --checkpoint"
+        )
     for change in options.changes:
         if change.partition(".")[0].partition("=")[0] not in _SETTABLE:
             raise ConfigError(
@@ -130,7 +174,7 @@ def _config(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _dataset(data, split: str | None):
-    """The split to test on, and its name. Training videos need not be there."""
+    """Returns the name of the split and its videos."""
     from jaxvideo.training.inputs import pick, splits_of
 
     splits = splits_of(data)
@@ -139,18 +183,18 @@ def _dataset(data, split: str | None):
 
 
 def _columns(network, data):
-    """For each class of the data, where the network answers it."""
+    """Returns the output of the network for each class of the data set."""
     import numpy as np
 
     network, data = [str(name) for name in network], [str(name) for name in data]
     if len(network) == len(data) and all(name == f"class {i}" for i, name in enumerate(network)):
-        return np.arange(len(data))  # nobody knows their names
+        return np.arange(len(data))  # the names of the classes are unknown
     if sorted(network) != sorted(data):
         only = [sorted(set(a) - set(b))[:3] for a, b in ((network, data), (data, network))]
         raise ConfigError(
-            f"the network has {len(network)} classes, the data {len(data)}, and they differ: "
-            f"{', '.join(only[0]) or 'none'} in the network alone, {', '.join(only[1]) or 'none'} "
-            "in the data alone"
+            f"the network has {len(network)} classes, the data set {len(data)}, and they differ; "
+            f"only in the network: {', '.join(only[0]) or 'none'}; only in the data set: "
+            f"{', '.join(only[1]) or 'none'}"
         )
     place = {name: index for index, name in enumerate(network)}
     return np.array([place[name] for name in data])
@@ -166,13 +210,14 @@ def _folder(options: argparse.Namespace, protocol):
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(f"{out} cannot be made ({error.strerror}); another --out") from error
+        raise ConfigError(
+            f"{out} cannot be created ({error.strerror}); choose another directory with --out"
+        ) from error
     return out
 
 
 def _facts(options, run, net, protocol, dataset, split) -> dict[str, str]:
-    """What was tested on what and how: every number that the result depends on."""
-
+    """Returns everything that is needed to repeat the evaluation."""
     p = protocol.apply(net.preprocessing)
 
     def numbers(section, names) -> str:
@@ -191,8 +236,9 @@ def _facts(options, run, net, protocol, dataset, split) -> dict[str, str]:
 
 
 def _predictor(net, protocol, batch_size: int):
-    """`uint8 [batch_size, T, H, W, C]` to scores, on all devices."""
+    """Returns a function from uint8 `[batch_size, T, H, W, C]` to scores, on all devices."""
     import jax
+    import numpy as np
     from jax.sharding import NamedSharding, PartitionSpec
 
     from jaxvideo.inference.predict import make_predictor
@@ -209,95 +255,4 @@ def _predictor(net, protocol, batch_size: int):
     predict = make_predictor(
         model, clip, protocol.aggregation, place=lambda video: jax.device_put(video, split)
     )
-    return lambda video: predict(variables, video)
-
-
-def _progress():
-    """Says every two seconds how far it is."""
-    import time
-
-    from jaxvideo.training.log import duration
-
-    started = told = time.perf_counter()
-
-    def tell(done: int, total: int, waited: float) -> None:
-        nonlocal told
-        now = time.perf_counter()
-        if now - told < 2 or not done:
-            return
-        told = now
-        rate = done / (now - started)
-        print(
-            f"clip {done}/{total}  {rate:.1f} clips/s  data wait "
-            f"{100 * waited / (now - started):.0f} %  ETA {duration((total - done) / rate)}",
-            file=sys.stderr,
-            flush=True,
-        )
-
-    return tell
-
-
-def _coverage(result) -> str:
-    left = result.expected - len(result.labels) - len(result.broken)
-    text = f"{100 * result.coverage:.2f} %, {len(result.labels)} of {result.expected} videos"
-    return f"{text}; {len(result.broken)} unreadable, {left} not there or in quarantine"
-
-
-def _notes(result, protocol) -> list[str]:
-    import numpy as np
-
-    notes = []
-    if protocol.clips == 1 and protocol.crops == 1:
-        notes.append(
-            "One-clip validation: one center crop of one clip per video. Published numbers are "
-            "usually means over several clips and crops, and higher."
-        )
-    if result.coverage < 1:
-        notes.append(
-            f"The numbers are of the {len(result.labels)} videos that could be scored; top-1 is "
-            f"{100 * result.coverage * result.top1:.2f} % if the others count as wrong."
-        )
-    if wrong := int((~np.isfinite(result.scores)).any(1).sum()):
-        notes.append(f"The scores of {wrong} videos are not finite; they count as wrong.")
-    return notes
-
-
-def _write(options, out, result, dataset, numbers, facts, notes, net, protocol) -> None:
-    """`result.json`, `scores.npz`, which `fuse` reads, and `report.html`."""
-    import json
-
-    from jaxvideo.evaluation.fusion import SCORES, Scores, save_scores, video_names
-    from jaxvideo.report.evaluation import evaluation_page
-    from jaxvideo.report.page import write
-    from jaxvideo.training.checkpoint import versions
-
-    names = video_names(dataset.paths)
-    videos = tuple(names[video] for video in result.videos)
-    report = {
-        **{name: number.value for name, number in numbers.items()},
-        "intervals": {name: [number.low, number.high] for name, number in numbers.items()},
-        "loss": result.loss,
-        "protocol": facts["protocol"],
-        "model": net.spec,
-        "checkpoint": options.checkpoint or options.weights,
-        "videos": len(result.labels),
-        "expected_videos": result.expected,
-        "coverage": result.coverage,
-        "unreadable_videos": len(result.broken),
-        "broken": result.broken,
-        "notes": notes,
-        "views": dataclasses.asdict(protocol),
-        "clip": dataclasses.asdict(protocol.apply(net.preprocessing)),
-        "bootstrap": {"draws": options.draws, "seed": 0, "level": 0.95},
-        "seconds": round(result.seconds, 1),
-        "data_wait": round(result.data_wait, 1),
-        "versions": versions(),
-    }
-    found = Scores(result.scores, result.labels, dataset.classes, videos, result.label_sets)
-    save_scores(out / SCORES, found)
-    title = f"{net.name} on {facts['data'].partition(':')[0]}"
-    write(
-        out / "report.html",
-        evaluation_page(title, result, dataset, numbers, facts, notes, worst=options.worst),
-    )
-    write(out / "result.json", json.dumps(report, indent=2) + "\n")
+    return lambda video: np.asarray(predict(variables, video))

@@ -1,67 +1,110 @@
-"""`expand`: X3D's way from an image network to a video network."""
+"""`expand`: X3D expansion."""
 
 from __future__ import annotations
 
 import argparse
-import sys
 from typing import Any
 
+from jaxvideo.cli.shared import add_command
 from jaxvideo.types import ConfigError
 
 _ROW = "{:<12}{:<9}{:<13}{:>7}{:>6}{:>7}{:>7}{:>12}{:>14}{:>9}"
 
 
 def add(commands: Any) -> None:
-    expand = commands.add_parser("expand", help="X3D's expansion of a tiny network to a budget")
-    expand.add_argument("--start", default="x2d", help="x2d (default), or an X3D of `models`")
-    expand.add_argument("--target", help="multiply-adds of a clip: 2GMAC, 600MMAC, 2e9")
-    expand.add_argument(
+    command = add_command(
+        commands,
+        "expand",
+        _expand,
+        "run X3D expansion: grow a small network to a budget, one axis at a time",
+        "Feichtenhofer, arXiv 2004.04730, section 3. Each step trains six candidates. A repeated "
+        "command resumes from --out.",
+        compiles=True,
+    )
+    command.add_argument(
+        "--start",
+        default="x2d",
+        metavar="NAME",
+        help="network to start from: x2d, or an X3D listed by `models` (default: x2d)",
+    )
+    command.add_argument(
+        "--target",
+        metavar="MACS",
+        help="budget in multiply-adds of one clip, such as 2GMAC, 600MMAC or 2e9",
+    )
+    command.add_argument(
         "--objective",
         default="motion",
-        help="motion (default): accuracy after a short training on the motion data; a command "
-        "with {model_json} in it that prints a number; published: the paper's own steps",
+        help="what to maximize: motion (accuracy after a short training on the motion data), or a "
+        "command with {model_json} in it whose last output is a number; or published: print the "
+        "steps of the paper without training (default: motion)",
     )
-    expand.add_argument("--steps", type=int, help="at most so many expansions")
-    expand.add_argument(
+    command.add_argument("--steps", type=int, metavar="N", help="maximum number of expansions")
+    command.add_argument(
         "--out",
         metavar="DIR",
         default="runs/expand",
-        help="steps.json and all that was tried; begun again, it goes on (default: runs/expand)",
+        help="output directory: steps.json and all candidates (default: runs/expand)",
     )
-    motion = expand.add_argument_group("the objective motion")
+    motion = command.add_argument_group("options of --objective motion")
     motion.add_argument(
-        "--base-crop", type=int, default=48, help="pixels that stand for 112 (default: 48)"
+        "--base-crop",
+        type=int,
+        default=48,
+        metavar="PIXELS",
+        help="crop of x2d, instead of 112 (default: 48)",
     )
     motion.add_argument(
-        "--base-fps", type=float, default=4.0, help="frames per second of x2d (default: 4)"
+        "--base-fps",
+        type=float,
+        default=4.0,
+        metavar="FPS",
+        help="frame rate of x2d in 1/s (default: 4)",
     )
-    motion.add_argument("--epochs", type=float, default=27.0, help="of each training (default: 27)")
-    motion.add_argument("--train-videos", type=int, default=1200, help="(default: 1200)")
-    motion.add_argument("--val-videos", type=int, default=320, help="(default: 320)")
-    expand.set_defaults(run=_expand, compiles=True)
+    motion.add_argument(
+        "--epochs", type=float, default=27.0, help="epochs of each training (default: 27)"
+    )
+    motion.add_argument(
+        "--train-videos",
+        type=int,
+        default=1200,
+        metavar="N",
+        help="size of the training set (default: 1200)",
+    )
+    motion.add_argument(
+        "--val-videos",
+        type=int,
+        default=320,
+        metavar="N",
+        help="size of the test set (default: 320)",
+    )
 
 
 def _expand(options: argparse.Namespace) -> int:
     import dataclasses
     from pathlib import Path
 
-    from jaxvideo import expansion
+    from jaxvideo.progress import echo
+    from jaxvideo.studies import expansion
+    from jaxvideo.studies.objectives import write_json
 
     out = Path(options.out)
     if options.objective == "published":
         if options.target:
-            raise ConfigError("--objective published has all of the paper's steps: no --target")
+            raise ConfigError("--objective published prints all steps of the paper; omit --target")
         steps = expansion.published()
     else:
         if not options.target:
-            raise ConfigError("--target is missing: multiply-adds, as in 2GMAC, 600MMAC or 2e9")
+            raise ConfigError(
+                "--target is missing; pass multiply-adds, such as 2GMAC, 600MMAC or 2e9"
+            )
         if options.steps is not None and options.steps < 1:
             raise ConfigError(f"--steps={options.steps}: must be at least 1")
         start = expansion.start_factors(options.start)
         target = expansion.parse_macs(options.target)
         steps = expansion.expand(start, target, _objective(options, out), steps=options.steps)
     heads = ("move", "network", "T x S^2", "fps", "b", "d", "width", "MMACs", "parameters", "value")
-    print(_ROW.format(*heads), flush=True)
+    echo(_ROW.format(*heads))
     rows = []
     for step in steps:
         f = step.factors
@@ -69,33 +112,34 @@ def _expand(options: argparse.Namespace) -> int:
         numbers = f"{f.fps:.3g}", f"{f.bottleneck:g}", f"{f.depth:g}", f"{f.width:g}"
         counts = f"{step.macs / 1e6:.1f}", f"{step.parameters:,}"
         size = f"{f.frames} x {f.crop}^2"
-        print(_ROW.format(step.move, step.name, size, *numbers, *counts, value), flush=True)
+        echo(_ROW.format(step.move, step.name, size, *numbers, *counts, value))
         rows.append(dataclasses.asdict(step))
-        expansion.write_json(out / "steps.json", rows)
-    print(f"steps: {out / 'steps.json'}")
+        write_json(out / "steps.json", rows)
+    echo(f"steps: {out / 'steps.json'}")
     return 0
 
 
 def _objective(options: argparse.Namespace, out):
-    from jaxvideo import expansion
+    import itertools
 
-    told = options.objective
-    if told == "motion":
+    from jaxvideo.progress import LOG
+    from jaxvideo.studies import expansion, objectives
+
+    what = options.objective
+    if what == "motion":
         names = ("base_crop", "base_fps", "epochs", "train_videos", "val_videos")
         scale = {name: getattr(options, name) for name in names}
-        objective = expansion.motion_objective(out / "candidates", **scale)
-        told += f" {scale}"
+        objective = objectives.motion_objective(out / "candidates", **scale)
+        what += f" {scale}"
     else:
-        objective = expansion.command_objective(told)
-    number = 0
+        objective = objectives.command_objective(what)
+    numbers = itertools.count(1)
 
-    def telling(factors):
-        nonlocal number
-        number += 1
-        what = f"candidate {number}: {factors.describe()}"
-        print(f"{what}, {expansion.complexity(factors) / 1e6:.1f} MMACs", file=sys.stderr)
+    def logged(factors):
+        candidate = f"candidate {next(numbers)}: {factors.describe()}"
+        LOG.info(f"{candidate}, {expansion.complexity(factors) / 1e6:.1f} MMACs")
         value = objective(factors)
-        print(f"{what}: {value:.4g}", file=sys.stderr, flush=True)
+        LOG.info(f"{candidate}: {value:.4g}")
         return value
 
-    return expansion.remembered(telling, out / "evaluations.json", told)
+    return objectives.remembered(logged, out / "evaluations.json", what)

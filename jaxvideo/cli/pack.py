@@ -1,34 +1,58 @@
-"""`pack`: a data set into shards that are quick to read."""
+"""`pack`: a data set as ArrayRecord shards."""
 
 from __future__ import annotations
 
 import argparse
 import os
-import sys
 import time
 from typing import Any
 
-from jaxvideo.cli.shared import progress
+from jaxvideo.cli.shared import add_annotations, add_command
 
-# Of the comparison after packing.
+# Of the comparison after packing: videos, seconds per measurement, frames per clip.
 _VIDEOS, _SECONDS, _FRAMES = 8, 2.0, 16
 
 
 def add(commands: Any) -> None:
-    pack = commands.add_parser(
-        "pack", help="a data set into ArrayRecord shards, small and quick to read (TFDS)"
+    command = add_command(
+        commands,
+        "pack",
+        _pack,
+        "re-encode a data set into ArrayRecord shards that are fast to read (TFDS)",
+        "Train on the result with data.source=tfds. Unreadable videos are left out. Afterwards "
+        "size, quality and decoding speed are compared with the original files.",
     )
-    pack.add_argument("root", metavar="ROOT", help="the data folder, as for training")
-    pack.add_argument("out", metavar="OUT", help="the folder of the shards")
-    pack.add_argument("--form", default="auto", help="of the annotations (default: found out)")
-    pack.add_argument("--fold", type=int, default=1, help="of data sets with several (default: 1)")
-    pack.add_argument("--size", type=int, default=128, help="short side in pixels (default: 128)")
-    pack.add_argument("--format", default="mp4", help="mp4 (H.264; default) or jpeg")
-    pack.add_argument("--crf", type=int, default=20, help="H.264's quality, lower is better (20)")
-    pack.add_argument("--gop", type=int, default=12, help="frames per key frame (default: 12)")
-    pack.add_argument("--quality", type=int, default=90, help="JPEG's, up to 100 (default: 90)")
-    pack.add_argument("--workers", type=int, help="processes (default: the cores; 0: none beside)")
-    pack.set_defaults(run=_pack)
+    add_annotations(command)
+    command.add_argument("out", metavar="OUT", help="output directory")
+    command.add_argument(
+        "--size",
+        type=int,
+        default=128,
+        metavar="PIXELS",
+        help="short side of the stored frames (default: 128)",
+    )
+    command.add_argument(
+        "--format", default="mp4", help="mp4 (H.264) or jpeg (one image per frame) (default: mp4)"
+    )
+    command.add_argument(
+        "--crf",
+        type=int,
+        default=20,
+        metavar="N",
+        help="H.264 constant rate factor; lower means better quality (default: 20)",
+    )
+    command.add_argument(
+        "--gop", type=int, default=12, metavar="N", help="frames per H.264 key frame (default: 12)"
+    )
+    command.add_argument(
+        "--quality", type=int, default=90, metavar="N", help="JPEG quality, 1 to 100 (default: 90)"
+    )
+    command.add_argument(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="number of worker processes; 0: none (default: number of cores)",
+    )
 
 
 def _pack(options: argparse.Namespace) -> int:
@@ -36,6 +60,7 @@ def _pack(options: argparse.Namespace) -> int:
     from jaxvideo.data.packed.read import load_packed
     from jaxvideo.data.packed.record import Packing
     from jaxvideo.data.packed.write import pack
+    from jaxvideo.progress import LOG, echo, track
     from jaxvideo.types import ConfigError
 
     packing = Packing(
@@ -47,24 +72,24 @@ def _pack(options: argparse.Namespace) -> int:
     )
     workers = len(os.sched_getaffinity(0)) if options.workers is None else options.workers
     if workers < 0:
-        raise ConfigError(f"--workers={workers}: 0 or more")
+        raise ConfigError(f"--workers={workers}: must be at least 0")
     found = load_splits(options.root, options.form, fold=options.fold)
     splits = {split: dataset for split, dataset in found.items() if len(dataset)}
     for split, dataset in splits.items():
-        print(f"{split}: {dataset.coverage}")
+        echo(f"{split}: {dataset.coverage}")
     summary = pack(
         splits,
         options.out,
         packing,
         root=options.root,
         workers=workers,
-        watch=lambda videos: progress(videos, "video"),
-        note=lambda reason: print(f"left out: {reason}", file=sys.stderr, flush=True),
+        watch=lambda videos: track(videos, "videos"),
+        note=lambda reason: LOG.warning(f"left out: {reason}"),
     )
     before, after = summary.bytes_before / 1e6, summary.bytes_after / 1e6
     share = f" ({100 * after / before:.0f} %)" if before else ""
-    print(f"{options.out}: {summary.videos} videos, {len(summary.left_out)} left out")
-    print(f"  size   {before:.1f} MB before, {after:.1f} MB after{share}")
+    echo(f"{options.out}: {summary.videos} videos, {len(summary.left_out)} left out")
+    echo(f"  size   {before:.1f} MB before, {after:.1f} MB after{share}")
     split = next(iter(splits))
     _compare(splits[split], load_packed(options.out, split), options.root)
     return 0
@@ -74,6 +99,7 @@ def _compare(dataset, packed, root: str) -> None:
     import numpy as np
 
     from jaxvideo.data.packed.write import psnr
+    from jaxvideo.progress import echo, track
 
     place = {name: i for i, name in enumerate(packed.paths)}
     both = [
@@ -83,23 +109,23 @@ def _compare(dataset, packed, root: str) -> None:
     ]
     sample = both[:: max(len(both) // _VIDEOS, 1)][:_VIDEOS]
     decibels = []
-    for index, other in progress(sample, "video"):
+    for index, other in track(sample, "videos"):
         with dataset.open(index) as one, packed.open(other) as two:
             decibels.append(psnr(one, two))
-    print(
+    echo(
         f"  PSNR   {np.mean(decibels):.1f} dB against the scaled originals, lowest "
-        f"{min(decibels):.1f} ({len(sample)} videos)"
+        f"{min(decibels):.1f} dB ({len(sample)} videos)"
     )
     slow = _clips_per_second(dataset, [index for index, _ in sample])
     fast = _clips_per_second(packed, [index for _, index in sample])
-    print(
+    echo(
         f"  speed  {slow:.0f} clips/s per core before, {fast:.0f} after: {fast / slow:.1f} times "
         f"({_FRAMES} frames, stride 1)"
     )
 
 
 def _clips_per_second(dataset, indices: list[int]) -> float:
-    """Clips of random places in these videos, in turn, per second of a core's time."""
+    """Measures decoded clips per second of CPU time, at random positions in these videos."""
     import numpy as np
 
     from jaxvideo.data.decode import read_clip

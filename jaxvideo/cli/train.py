@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxvideo import startup
+from jaxvideo.progress import LOG, console, echo
 from jaxvideo.types import ConfigError, Interrupted, JaxvideoError
 
 
@@ -49,12 +50,13 @@ def make_parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs `train.py`; returns the exit status."""
     options, others = make_parser().parse_known_args(arguments)
-    try:
-        options.changes = overrides(others, "--config.")
-        return _run(options)
-    except JaxvideoError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    with console(sys.stdout):
+        try:
+            options.changes = overrides(others, "--config.")
+            return _run(options)
+        except JaxvideoError as error:
+            LOG.error(error)
+            return 1
 
 
 def overrides(arguments: Sequence[str], prefix: str) -> list[str]:
@@ -109,14 +111,14 @@ def _run(options: argparse.Namespace) -> int:
     if options.print_config:
         from jaxvideo.cli.config import show_config
 
-        print(show_config(options.config, options.changes))
+        echo(show_config(options.config, options.changes))
         return 0
     # Orbax logs a line per file operation, and the traceback of every error that it also raises.
     from absl import logging
 
     logging.set_verbosity(logging.FATAL)
     with startup.abortable():
-        from jaxvideo import visualize
+        from jaxvideo.report import run as pictures
         from jaxvideo.training import distributed
         from jaxvideo.training.config import default_workdir, load_config
         from jaxvideo.training.loop import train
@@ -131,9 +133,9 @@ def _run(options: argparse.Namespace) -> int:
         with distributed.together():
             train(values, workdir)
     except Interrupted as stop:
-        print(stop, file=sys.stderr)
+        LOG.warning(stop)
         return 0
     if distributed.writes():
-        for picture in visualize.draw_run(workdir):
-            print(f"picture: {picture}")
+        for picture in pictures.draw_run(workdir):
+            LOG.info(f"picture: {picture}")
     return 0

@@ -15,7 +15,6 @@ import hashlib
 import json
 import math
 import os
-import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -25,6 +24,7 @@ import numpy as np
 
 from jaxvideo.data.decode import decode_frames, raw_frames
 from jaxvideo.data.video import VideoFile, frames_in, open_video
+from jaxvideo.progress import write_file
 from jaxvideo.types import ConfigError, DataError, VideoError
 
 OK, SUSPICIOUS, BROKEN = STATUSES = ("ok", "suspicious", "broken")
@@ -352,17 +352,8 @@ def short_path(path: str, root: str) -> str:
 
 
 def _write(path: Path, text: str) -> None:
-    """Writes a text file atomically."""
+    """Writes a file as a whole."""
     try:
-        with tempfile.NamedTemporaryFile(
-            "w",
-            encoding="utf-8",
-            errors="surrogateescape",
-            dir=path.parent,
-            prefix=f".{path.name}.",
-            delete=False,
-        ) as file:
-            file.write(text)
-        os.replace(file.name, path)
+        write_file(path, text)
     except OSError as error:
         raise DataError(f"{path} cannot be written ({error.strerror})") from error

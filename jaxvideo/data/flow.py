@@ -17,7 +17,6 @@ takes 5.5 kB and 0.3 ms, with errors of up to 5 of 255 levels (0.8 pixels).
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import itertools
 import json
@@ -33,6 +32,7 @@ from av.error import FFmpegError
 
 from jaxvideo.data.decode import read_clip
 from jaxvideo.data.video import FLOW_ENDING, VideoFile, open_video
+from jaxvideo.progress import replacing
 from jaxvideo.types import HOST_FLOWS, ConfigError, DataError, VideoError, View, Window
 
 # A homography from fewer matches or inliers is dominated by noise.
@@ -228,17 +228,15 @@ def write_flow(
         message names the file.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with av.open(os.fspath(temporary), "w", format="matroska") as container:
+        with (
+            replacing(path) as temporary,
+            av.open(os.fspath(temporary), "w", format="matroska") as container,
+        ):
             container.metadata[_TAG] = json.dumps(dataclasses.asdict(info))
             _encode(path, container, fields, fps)
-        os.replace(temporary, path)
     except (OSError, FFmpegError) as error:
         raise DataError(f"{path}: cannot be written ({error})") from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
 
 
 def _encode(path, container, fields, fps):

@@ -1,1 +1,1 @@
-"""Testing by the papers' protocols. Receives a `predict` function; knows no model class."""
+"""Evaluation by the papers' protocols. Receives a `predict` function; knows no model class."""

@@ -1,4 +1,4 @@
-"""Late fusion: scores of several networks for the same videos, joined to one. NumPy only."""
+"""Late fusion of the scores of several networks for the same videos. NumPy only."""
 
 from __future__ import annotations
 
@@ -12,29 +12,30 @@ from typing import Any
 import numpy as np
 
 from jaxvideo.data.video import VIDEOS
-from jaxvideo.evaluation.scores import hits
+from jaxvideo.evaluation.metrics import hits
+from jaxvideo.progress import replacing
 from jaxvideo.types import CheckpointError, ConfigError, DataError
 
 _HOW = ("relu", "softmax", "scores")
 
-#: What a tested run leaves its scores in.
+#: File name of the scores in a run directory.
 SCORES = "scores.npz"
 
-# Ratios of a stream's weight to the first one's that `tune` tries: 1 / 8 to 8 in quarters of an
-# octave, and the 1.5 that the two-stream papers use.
+# Weights that `tune` tries, relative to the first network: 1/8 to 8 in steps of 2^(1/4), and 1.5,
+# the value of the two-stream papers.
 _RATIOS = tuple(sorted({1.5, *(2 ** (k / 4) for k in range(-12, 13))}))
 
 
 @dataclasses.dataclass(frozen=True)
 class Scores:
-    """A file of scores.
+    """Scores of the videos of a data set.
 
     Attributes:
       scores: f32 `[M, classes]`.
-      labels: int `[M]`, the class of each video (of a multi-label one, the first).
+      labels: int `[M]`, the class of each video; the first one if there are several.
       classes: names of the classes.
-      videos: names of the videos, see `video_names`; empty where the file has none.
-      label_sets: bool `[M, classes]` of a multi-label set, else None.
+      videos: names of the videos, see `video_names`; empty if unknown.
+      label_sets: bool `[M, classes]` of a multi-label data set, else None.
     """
 
     scores: np.ndarray
@@ -45,11 +46,11 @@ class Scores:
 
     @property
     def truth(self) -> np.ndarray:
-        """The labels as `evaluation.scores` takes them."""
+        """Labels as metrics take them: int `[M]`, or bool `[M, classes]`."""
         return self.labels if self.label_sets is None else self.label_sets
 
     def take(self, rows: np.ndarray) -> Scores:
-        """These videos alone, in this order."""
+        """Selects videos by their indices, in this order."""
         return Scores(
             self.scores[rows],
             self.labels[rows],
@@ -60,8 +61,15 @@ class Scores:
 
 
 def video_names(paths: Sequence[str]) -> tuple[str, ...]:
-    """Names by which several tests know the same videos: paths below the folder that holds them
-    all, without the endings of video files, so that frames and flow of a video share one."""
+    """Derives names that identify the same video in several data sets.
+
+    A name is the path relative to the common directory, without the ending of a video file, so
+    that the RGB frames and the flow of a video have the same name.
+
+    Example:
+      >>> video_names(["/data/a/1.avi", "/data/b/2.avi"])
+      ('a/1', 'b/2')
+    """
     folder = os.path.commonpath([os.path.dirname(path) for path in paths]) if paths else ""
     names = []
     for path in paths:
@@ -72,7 +80,7 @@ def video_names(paths: Sequence[str]) -> tuple[str, ...]:
 
 
 def save_scores(path: str | os.PathLike[str], found: Scores) -> None:
-    """Writes a file of scores, which `load_scores` reads."""
+    """Writes an `.npz` file that `load_scores` reads."""
     arrays: dict[str, Any] = {
         "scores": found.scores,
         "labels": found.labels,
@@ -81,14 +89,18 @@ def save_scores(path: str | os.PathLike[str], found: Scores) -> None:
     }
     if found.label_sets is not None:
         arrays["label_sets"] = found.label_sets
-    np.savez(path, **arrays)
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        np.savez(file, **arrays)
 
 
 def load_scores(run: str | os.PathLike[str]) -> Scores:
-    """The scores of a tested run, by its folder or by the file itself.
+    """Reads the scores of a finished run.
+
+    Args:
+      run: run directory, or a file of scores.
 
     Raises:
-      CheckpointError: no such file, or it holds something else.
+      CheckpointError: there is no such file, or it has another format.
     """
     path = Path(run)
     path = path / SCORES if path.is_dir() else path
@@ -103,30 +115,32 @@ def load_scores(run: str | os.PathLike[str]) -> Scores:
             )
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise CheckpointError(
-            f"{run} is not the folder of a finished run, nor a file of scores ({error})"
+            f"{run} is neither the directory of a finished run nor a file of scores ({error})"
         ) from error
 
 
 def align(found: Sequence[Scores], names: Sequence[str]) -> list[Scores]:
-    """The videos that all files have, in the first one's order.
+    """Selects the videos that all score files contain, in the order of the first file.
+
+    Without video names the files must have the same labels in the same order.
 
     Args:
-      names: of the files, for the errors.
+      found: scores.
+      names: names of the files, for error messages.
 
     Raises:
-      ConfigError: other classes, labels that contradict, or no video in common; and, where a
-        file names no videos, labels that are not the same one by one.
+      ConfigError: the classes or the labels differ, or there is no common video.
     """
     first = found[0]
     for name, other in zip(names, found, strict=True):
         if other.classes != first.classes:
-            raise ConfigError(f"{names[0]} and {name} were tested on other classes")
+            raise ConfigError(f"{names[0]} and {name} were tested on different classes")
     named = all(len(set(one.videos)) == len(one.labels) for one in found)
     if named:
         common = set(first.videos).intersection(*(one.videos for one in found))
         if not common:
             raise ConfigError(
-                f"{', '.join(names)}: no video in common; they have for instance "
+                f"{', '.join(names)}: no video in common. The first video of each: "
                 + ", ".join(one.videos[0] for one in found)
             )
         order = [video for video in first.videos if video in common]
@@ -137,50 +151,60 @@ def align(found: Sequence[Scores], names: Sequence[str]) -> list[Scores]:
         ]
     for name, other in zip(names, found, strict=True):
         if not np.array_equal(other.truth, found[0].truth):
-            raise ConfigError(f"{names[0]} and {name} were tested on other labels")
+            raise ConfigError(f"{names[0]} and {name} were tested on different labels")
     return list(found)
 
 
 def fuse(
     scores: Sequence[np.ndarray], weights: Sequence[float] | None = None, how: str = "softmax"
 ) -> np.ndarray:
-    """The weighted sum of several networks' scores.
+    """Computes the weighted sum of the scores of several networks.
 
     Args:
-      scores: one array `[M, classes]` per network, rows and columns in the same order.
-      weights: one per network; None weighs all the same. Two streams usually count 1 for RGB
-        and 1.5 or 2 for flow.
-      how: what is added: "softmax" of logits (two-stream, arXiv 1406.2199, section 6); "scores"
-        as they are (probabilities, or I3D's logits); "relu", the rule of Hidden Two-Stream's
-        `late_fusion.m`: negative scores are 0, and each row is divided by its sum (a row
-        without a positive score stays 0).
+      scores: one array `[M, classes]` per network, with the same videos and classes in the same
+        order.
+      weights: one per network; None: all equal. Two-stream papers use 1 for RGB and 1.5 or 2 for
+        flow.
+      how: what is summed. "softmax": softmax of logits (two-stream, arXiv 1406.2199, section 6).
+        "scores": scores unchanged (probabilities, or the logits of I3D). "relu": negative scores
+        are set to 0 and each row is divided by its sum, as in `late_fusion.m` of Hidden
+        Two-Stream; a row without a positive score stays 0.
 
     Returns:
-      f64 `[M, classes]`; its largest entries are the answer, rows do not sum to 1.
+      f64 `[M, classes]`; rows need not sum to 1.
 
     Raises:
-      ConfigError: an unknown `how`, or not one weight per array.
-      DataError: arrays of different shapes, or none.
+      ConfigError: unknown `how`, or the number of weights differs from that of arrays.
+      DataError: the arrays differ in shape, or there are none.
+
+    Example:
+      >>> fuse([np.array([[0.2, 0.8]]), np.array([[0.6, 0.4]])], [1, 2], "scores").tolist()
+      [[1.4, 1.6]]
     """
     weights = [1.0] * len(scores) if weights is None else weights
     if len(weights) != len(scores):
-        raise ConfigError(f"weights={list(weights)}: one for each of {len(scores)} score arrays")
+        raise ConfigError(
+            f"weights={list(weights)}: must be one for each of {len(scores)} score arrays"
+        )
     return np.tensordot(weights, _all_comparable(scores, how), 1)
 
 
 def tune(
     scores: Sequence[np.ndarray], labels: np.ndarray, how: str = "softmax"
 ) -> tuple[float, ...]:
-    """Weights with the highest top-1 accuracy on these videos, the first network's being 1.
+    """Finds the weights of highest top-1 accuracy on these videos.
 
-    Give it videos that the result is not told of, see `held_out`: weights found on the test
-    videos themselves flatter. The others' weights are tried one after the other on a grid from
-    1 / 8 to 8 until no change helps, because accuracy is a step function of them; among equals,
-    the weight nearest to 1 is taken.
+    The first weight is 1. The others are optimized one at a time on a grid from 1/8 to 8 until
+    accuracy no longer improves; of equally good weights the nearest to 1 is taken. Use videos that
+    the reported metrics exclude, see `held_out`; otherwise the result is biased.
 
     Args:
-      scores, how: as for `fuse`.
+      scores: one array `[M, classes]` per network.
       labels: int `[M]`, or bool `[M, classes]`.
+      how: as for `fuse`.
+
+    Returns:
+      One weight per network.
     """
     comparable = _all_comparable(scores, how)
 
@@ -199,16 +223,27 @@ def tune(
 
 
 def held_out(videos: int, share: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Two parts of the videos' indices, ascending: to tune on, `share` of them drawn at random,
-    and to tell the result of.
+    """Splits the indices of the videos at random.
+
+    Args:
+      videos: number of videos.
+      share: share of the first part, between 0 and 1.
+      seed: random seed.
+
+    Returns:
+      Ascending indices to tune on, and the remaining ones to report.
 
     Raises:
-      ConfigError: a share that leaves one of the two parts empty.
+      ConfigError: one of the parts would be empty.
+
+    Example:
+      >>> [len(part) for part in held_out(10, 0.2)]
+      [2, 8]
     """
     count = round(videos * share)
     if not 0 < share < 1 or not 0 < count < videos:
         raise ConfigError(
-            f"a share of {share:g} of {videos} videos to tune on: both parts must have some"
+            f"a share of {share:g} of {videos} videos leaves one part empty; choose another share"
         )
     order = np.random.default_rng(seed).permutation(videos)
     return np.sort(order[:count]), np.sort(order[count:])
@@ -219,7 +254,7 @@ def _all_comparable(scores: Sequence[np.ndarray], how: str) -> np.ndarray:
         raise ConfigError(f"how={how!r}: allowed are {list(_HOW)}")
     shapes = {np.shape(one) for one in scores}
     if len(shapes) != 1 or len(next(iter(shapes))) != 2:
-        raise DataError(f"scores of shapes {sorted(shapes)}: all must be the same [M, classes]")
+        raise DataError(f"scores of shapes {sorted(shapes)}: all must have the same [M, classes]")
     return np.stack([_comparable(np.asarray(one, np.float64), how) for one in scores])
 
 

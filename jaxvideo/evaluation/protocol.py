@@ -1,4 +1,4 @@
-"""Testing: every view of a protocol, averaged per video. Knows no model, only `predict`."""
+"""Evaluation: scores of all views of a protocol, averaged per video."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from jaxvideo.data.datasets.dataset import VideoDataset
 from jaxvideo.data.pipeline import Loading, Share
 from jaxvideo.data.protocol_reader import protocol_clips, read_tests
 from jaxvideo.data.video import open_video
-from jaxvideo.evaluation import scores as metrics
+from jaxvideo.evaluation import metrics
+from jaxvideo.progress import bar
 from jaxvideo.types import DataError, Preprocessing, Protocol, VideoError
 
 Predict = Callable[[np.ndarray], np.ndarray]
@@ -27,15 +28,17 @@ class Result:
     """Scores of a data set under a protocol.
 
     Attributes:
-      scores: f32 `[videos, classes]` of the videos that could be read, in the data set's order.
-      labels: int `[videos]`; of several labels, the first.
-      broken: path and reason of the videos that could not be read, which no number counts.
-      clips: that were scored, each with all its crops.
-      seconds: in all; `data_wait` of them for data.
-      videos: int `[videos]`, their indices in the data set.
+      scores: f32 `[videos, classes]` of the videos that could be read, in the order of the data
+        set.
+      labels: int `[videos]`; the first label if a video has several.
+      broken: path and reason of each unreadable video. They are excluded from all metrics.
+      clips: number of scored clips; the crops of a clip count once.
+      seconds: total time.
+      data_wait: part of `seconds` spent waiting for data.
+      videos: int `[videos]`, indices into the data set.
       label_sets: bool `[videos, classes]` of a multi-label data set, else None.
-      expected: videos that the annotations name.
-      aggregation: of the protocol: what the scores are.
+      expected: number of videos in the annotations.
+      aggregation: aggregation of the protocol; it determines what the scores are.
     """
 
     scores: np.ndarray
@@ -51,20 +54,22 @@ class Result:
 
     @property
     def truth(self) -> np.ndarray:
-        """The labels as `evaluation.scores` takes them: int `[videos]`, or all of each video."""
+        """Labels as metrics take them: int `[videos]`, or bool `[videos, classes]`."""
         return self.labels if self.label_sets is None else self.label_sets
 
     @property
     def top1(self) -> float:
-        return metrics.topk_accuracy(self.scores, self.truth, 1)
+        """Top-1 accuracy, 0 to 1."""
+        return float(metrics.topk_accuracy(self.scores, self.truth, 1))
 
     @property
     def top5(self) -> float:
-        return metrics.topk_accuracy(self.scores, self.truth, 5)
+        """Top-5 accuracy, 0 to 1."""
+        return float(metrics.topk_accuracy(self.scores, self.truth, 5))
 
     @functools.cached_property
     def losses(self) -> np.ndarray:
-        """Loss of each video's averaged scores `[videos]`, see `scores.losses`."""
+        """Loss of the averaged scores of each video `[videos]`, see `metrics.losses`."""
         return metrics.losses(self.scores, self.truth, self.aggregation)
 
     @property
@@ -74,6 +79,7 @@ class Result:
 
     @property
     def confusion(self) -> np.ndarray:
+        """Confusion matrix `[classes, classes]`, see `metrics.confusion_matrix`."""
         return metrics.confusion_matrix(self.scores, self.labels)
 
     @property
@@ -85,14 +91,22 @@ class Result:
 def score_video(
     predict: Predict, video: Any, preprocessing: Preprocessing, protocol: Protocol
 ) -> np.ndarray:
-    """Scores `[classes]` of one video, whatever `open_video` takes: the mean over the protocol's
-    views.
+    """Scores one video: the mean over the views of the protocol.
 
-    Clip by clip, because thirty views of 64 x 224 x 224 at once need gigabytes; `predict` always
-    sees the crops of one clip.
+    `predict` is called once per clip, with all its crops, because all views of a video at once
+    would need gigabytes.
+
+    Args:
+      predict: uint8 `[crops, T, H, W, C]` to scores `[crops, classes]`.
+      video: anything that `open_video` accepts.
+      preprocessing: preprocessing of training.
+      protocol: clips and crops.
+
+    Returns:
+      Scores `[classes]`.
 
     Raises:
-      VideoError: it cannot be read.
+      VideoError: the video cannot be read.
     """
     p = protocol.apply(preprocessing)
     with open_video(video) as file:
@@ -110,29 +124,37 @@ def evaluate(
     loading: Loading = Loading(),
     share: Share = Share(),
     progress: Callable[[int, int, float], None] | None = None,
+    log_seconds: float = 5.0,
 ) -> Result:
-    """Scores every video of a data set.
+    """Scores every video of a data set, with a progress bar.
 
     Args:
-      preprocessing: of training; the protocol says where a test clip differs from it.
-      predict: uint8 `[batch_size, T, H, W, C]` to scores `[batch_size, classes]`, each of its
-        own view alone. It may answer before it is done: its answer is read after the next call.
-      batch_size: views per call, always: views of a video that are fewer share a call with the
-        next one's, more take several calls; the last call is filled up.
-      share: which videos this host scores, every `count`-th; `join` puts the parts together.
-      progress: called with (clips done, clips in all, seconds waited for data so far). Where
-        the protocol leaves their number to the video, a video counts as one clip.
+      predict: uint8 `[batch_size, T, H, W, C]` to scores `[batch_size, classes]`; the score of a
+        view must not depend on the other views. It may return before the computation has finished:
+        its result is read after the next call.
+      dataset: videos and labels.
+      preprocessing: preprocessing of training; the protocol overrides parts of it.
+      protocol: clips and crops.
+      batch_size: views per call. Views of several videos share a call; the last call is padded.
+      loading: reader threads and prefetching.
+      share: part of the videos that this host scores; `join` combines the parts.
+      progress: receives (clips done, all clips, seconds waited for data so far) instead of the
+        progress bar. If the number of clips depends on the video, a video counts as one clip.
+      log_seconds: seconds between two progress lines if there is no terminal.
+
+    Returns:
+      The scores, in the order of the data set.
 
     Raises:
-      DataError: no video could be read; it names the first. A share may have none.
+      DataError: no video could be read; the message names the first one. A share may be empty.
     """
     started = time.perf_counter()
     videos = range(share.index, len(dataset), share.count)
     broken: dict[int, str] = {}
     clips, waited = 0, 0.0
 
-    def read() -> Iterator[tuple[int, np.ndarray]]:
-        """The clips, with their videos; keeps the books beside."""
+    def read(report: Callable[[int, int, float], None]) -> Iterator[tuple[int, np.ndarray]]:
+        """Yields (video, views of a clip); counts clips, broken videos and waiting time."""
         nonlocal clips, waited
         each = max(protocol.clips, 1)
         before = within = 0
@@ -159,8 +181,7 @@ def evaluate(
                 else:
                     yield video, piece
                     clips, within = clips + 1, min(within + 1, each)
-                if progress:
-                    progress(before + within, each * len(videos), waited)
+                report(before + within, each * len(videos), waited)
 
     sums: dict[int, np.ndarray] = {}
     views: Counter[int] = Counter()
@@ -170,14 +191,16 @@ def evaluate(
             sums[video] = sums.get(video, 0) + row
             views[video] += 1
 
-    pending = None
-    for batch, owners in _calls(read(), batch_size):
-        answer = predict(batch)
+    shown = _clip_bar(protocol, len(videos), log_seconds)
+    with contextlib.nullcontext(progress) if progress else shown as report:
+        pending = None
+        for batch, owners in _batches(read(report), batch_size):
+            answer = predict(batch)
+            if pending:
+                add(*pending)
+            pending = (answer, owners)
         if pending:
             add(*pending)
-        pending = (answer, owners)
-    if pending:
-        add(*pending)
     scored = [video for video in videos if video in sums and video not in broken]
     classes = len(next(iter(sums.values()))) if sums else len(dataset.classes)
     means = [sums[video] / views[video] for video in scored]
@@ -191,7 +214,7 @@ def evaluate(
         data_wait=waited,
         videos=np.array(scored, np.int64),
         label_sets=metrics.label_matrix([sets[v] for v in scored], classes) if sets else None,
-        # Videos that the annotations name and nobody found are the first host's to count.
+        # The first host also counts the videos in the annotations that do not exist.
         expected=len(videos) + (0 if share.index else dataset.annotated - len(dataset)),
         aggregation=protocol.aggregation,
     )
@@ -199,10 +222,10 @@ def evaluate(
 
 
 def join(results: Sequence[Result]) -> Result:
-    """The result of all shares of a data set, of theirs in any order.
+    """Combines the results of all shares of a data set, given in any order.
 
     Raises:
-      DataError: no video could be read; it names the first.
+      DataError: no video could be read; the message names the first one.
     """
     order = np.argsort(np.concatenate([result.videos for result in results]), kind="stable")
     sets = [result.label_sets for result in results if result.label_sets is not None]
@@ -224,15 +247,34 @@ def join(results: Sequence[Result]) -> Result:
     return whole
 
 
-def _calls(
+@contextlib.contextmanager
+def _clip_bar(
+    protocol: Protocol, videos: int, log_seconds: float
+) -> Iterator[Callable[[int, int, float], None]]:
+    """Shows clips done. Yields a function of (clips done, all clips, seconds waited so far)."""
+    total, before = max(protocol.clips, 1) * videos, 0.0
+    with bar(total, "clips" if protocol.clips else "videos", every=log_seconds) as update:
+
+        def report(done: int, _: int, waited: float) -> None:
+            nonlocal before
+            update(done, waited=waited - before)
+            before = waited
+
+        yield report
+
+
+def _batches(
     clips: Iterable[tuple[int, np.ndarray]], batch_size: int
 ) -> Iterator[tuple[np.ndarray, list[int]]]:
-    """Views in calls of one size, and whose they are; the last one's rest is nobody's."""
+    """Packs views into batches of fixed size together with their video indices.
+
+    The last batch is zero-padded.
+    """
     batch, owners = None, []
     for video, views in clips:
         for view in views:
             if batch is None:
-                # A new one for each call: the device may read the last one still.
+                # A new array per batch, because the device may still read the previous one.
                 batch = np.zeros((batch_size, *view.shape), np.uint8)
             batch[len(owners)] = view
             owners.append(video)

@@ -13,7 +13,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import logging
 import math
 import os
 import platform
@@ -25,10 +24,9 @@ from typing import Any
 
 import numpy as np
 
+from jaxvideo.progress import LOG, write_file
 from jaxvideo.startup import cache_directory
 from jaxvideo.types import ConfigError
-
-_LOG = logging.getLogger("jaxvideo")
 
 #: Increment it when the probe covers more, so that older verdicts do not count.
 _VERSION = 1
@@ -95,9 +93,9 @@ def refusal(name: str) -> str:
     if reason is None:
         reason = _verdict(name)
     if reason:
-        _LOG.info("CPU convolutions in %s: jaxvideo's own (oneDNN: %s)", name, reason)
+        LOG.info("CPU convolutions in %s: jaxvideo's own (oneDNN: %s)", name, reason)
     else:
-        _LOG.info("CPU convolutions in %s: oneDNN", name)
+        LOG.info("CPU convolutions in %s: oneDNN", name)
     return reason
 
 
@@ -159,18 +157,16 @@ def _verdict(name: str) -> str:
         known = {}
     reason, final = _probe(name)
     if reason:
-        _LOG.warning(
+        LOG.warning(
             "oneDNN is not used for %s: %s; slower implementations are used instead", name, reason
         )
     if final:
         known = known if isinstance(known, dict) else {}
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            own = path.with_suffix(f".{os.getpid()}")
-            own.write_text(json.dumps(known | {name: reason}))
-            own.replace(path)
+            write_file(path, json.dumps(known | {name: reason}))
         except OSError as error:
-            _LOG.warning(
+            LOG.warning(
                 "%s cannot be written (%s): oneDNN is tested again at each start",
                 path,
                 error.strerror,

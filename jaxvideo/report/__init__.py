@@ -1,1 +1,1 @@
-"""Reports for people: one HTML file each, which needs nothing from anywhere."""
+"""Self-contained HTML pages and pictures."""

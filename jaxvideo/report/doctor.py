@@ -1,4 +1,4 @@
-"""The page of a health check: what is there, what is broken, what is there twice."""
+"""Page of `doctor`: counts, broken videos, copies and leaks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from jaxvideo.data.doctor import BROKEN, STATUSES, SUSPICIOUS, Record, short_path
 from jaxvideo.report.page import page, table, text
 
-# More rows than this make a page that nobody scrolls through; the index has them all.
+# Maximum number of rows per table; the index has all.
 _ROWS = 1000
 
 _BARS = 12
@@ -36,11 +36,15 @@ def doctor_page(
     doubles: Sequence[Sequence[str]],
     leaked: Sequence[Sequence[tuple[str, str]]],
 ) -> str:
-    """A whole HTML document.
+    """Builds the HTML document.
 
     Args:
-      splits, missing: paths that are there, and names that are not, of each split.
-      doubles, leaked: as `data.doctor.duplicates` and `leaks` give them.
+      root: data directory.
+      records: results of the scan.
+      splits: existing paths of each split.
+      missing: missing names of each split.
+      doubles: result of `data.doctor.duplicates`.
+      leaked: result of `data.doctor.leaks`.
     """
     counts = collections.Counter(record.status for record in records)
     tiles = [(len(records), "videos"), *((counts[status], status) for status in STATUSES)]
@@ -50,15 +54,15 @@ def doctor_page(
     body += "</div>"
     if splits:
         body += "<h2>Splits</h2>" + table(
-            ("split", "videos", "not there"),
+            ("split", "videos", "missing"),
             [(name, len(paths), len(missing.get(name, ()))) for name, paths in splits.items()],
         )
     whole = [record for record in records if record.frames]
     if whole:
-        body += '<h2>What they are</h2><div class="charts">' + _charts(whole) + "</div>"
+        body += '<h2>Properties</h2><div class="charts">' + _charts(whole) + "</div>"
     for status, why in (
-        (BROKEN, "A clip of each exists that cannot be read. They are in the quarantine list."),
-        (SUSPICIOUS, "All their frames can be read, but something is not as it should be."),
+        (BROKEN, "At least one clip of each cannot be read. They are in the quarantine list."),
+        (SUSPICIOUS, "All frames can be read, but the file is inconsistent."),
     ):
         found = [record for record in records if record.status == status]
         if found:
@@ -66,7 +70,7 @@ def doctor_page(
             body += f"<h2>{status.capitalize()}</h2><p>{why}</p>"
             body += _table(("video", "decoded", "promised", "reason"), rows)
     if leaked:
-        body += "<h2>In several splits</h2><p>What was trained on is tested on.</p>"
+        body += "<h2>In several splits</h2><p>Training and test data overlap.</p>"
         rows = [
             (number, split, _name(path, root))
             for number, group in enumerate(leaked, 1)
@@ -74,7 +78,7 @@ def doctor_page(
         ]
         body += _table(("group", "split", "video"), rows)
     if doubles:
-        body += "<h2>Copies</h2><p>Files that are the same, byte by byte.</p>"
+        body += "<h2>Copies</h2><p>Identical files.</p>"
         rows = [
             (number, _name(path, root)) for number, group in enumerate(doubles, 1) for path in group
         ]
@@ -86,7 +90,8 @@ def _charts(records: Sequence[Record]) -> str:
     sizes = collections.Counter(f"{r.width} x {r.height}" for r in records)
     rates = collections.Counter(f"{r.fps:.4g}" if r.fps else "unknown" for r in records)
     codecs = collections.Counter(
-        f"{r.codec} {r.pixel_format}" + f", turned {r.rotation}" * bool(r.rotation) for r in records
+        f"{r.codec} {r.pixel_format}" + f", rotated {r.rotation}" * bool(r.rotation)
+        for r in records
     )
     variable = sum(r.variable for r in records)
     return "".join(
@@ -94,7 +99,7 @@ def _charts(records: Sequence[Record]) -> str:
             _chart("Frames", _bins([r.frames for r in records])),
             _chart("Width x height", _most(sizes)),
             _chart(f"Frames per second ({variable:,} variable)", _most(rates)),
-            _chart("Frames from key frame to key frame", _bins([r.gop for r in records])),
+            _chart("Frames per key frame", _bins([r.gop for r in records])),
             _chart("Codec", _most(codecs)),
         )
     )
@@ -127,7 +132,7 @@ def _chart(title: str, counts: Sequence[tuple[str, int]]) -> str:
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     left = len(rows) - _ROWS
-    return table(heads, rows[:_ROWS]) + f"<p>and {left:,} more, in the index</p>" * (left > 0)
+    return table(heads, rows[:_ROWS]) + f"<p>and {left:,} more in the index</p>" * (left > 0)
 
 
 def _name(path: str, root: str) -> str:
@@ -135,5 +140,5 @@ def _name(path: str, root: str) -> str:
 
 
 def _printable(path: str) -> str:
-    # Names of files may hold bytes that are no text.
+    # File names need not be UTF-8.
     return path.encode("utf-8", "replace").decode("utf-8")

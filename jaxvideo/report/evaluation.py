@@ -1,4 +1,4 @@
-"""The page of a test: its protocol, its numbers, and what the network takes for what."""
+"""Page of `evaluate`: metrics, protocol, classes, confusion and the worst videos."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ import numpy as np
 
 from jaxvideo.data.datasets.dataset import VideoDataset
 from jaxvideo.data.decode import read_clip
-from jaxvideo.evaluation import scores as metrics
+from jaxvideo.evaluation import metrics
 from jaxvideo.evaluation.fusion import video_names
+from jaxvideo.evaluation.intervals import Estimate
+from jaxvideo.evaluation.metrics import METRICS
 from jaxvideo.evaluation.protocol import Result
-from jaxvideo.evaluation.scores import NAMES, Estimate
 from jaxvideo.report.page import page, picture, table, text
 from jaxvideo.types import VideoError, View, Window
 
-#: More classes than this make a picture of the confusion, not a table.
+#: For more classes the confusion matrix is a picture instead of a table.
 TABLE_CLASSES = 60
 
-# Of a thumbnail: its frames, evenly over the video, their height in pixels, and how long each
-# is shown in milliseconds.
+# Thumbnail: number of frames, height in pixels, and milliseconds per frame.
 _FRAMES, _HEIGHT, _SHOWN = 16, 120, 125
 
 _ACCENT = (42, 120, 214)
@@ -65,17 +65,20 @@ def evaluation_page(
     *,
     worst: int = 12,
 ) -> str:
-    """A self-contained HTML document.
+    """Builds a self-contained HTML document.
 
     Args:
-      numbers: what `scores.estimates` gave.
-      protocol: everything a reader needs to repeat the test, in the order to be shown.
-      notes: what a reader must not miss.
-      worst: videos of the highest loss that are shown, animated.
+      title: heading.
+      result: scores.
+      dataset: evaluated data set.
+      numbers: metrics with intervals, by their names in `METRICS`.
+      protocol: everything that is needed to repeat the evaluation, in the order to be shown.
+      notes: caveats.
+      worst: number of videos of highest loss to show as animations.
     """
     several = result.label_sets is not None
     parts = [_STYLE, _tiles(result, numbers), *(f'<p class="note">{text(n)}</p>' for n in notes)]
-    parts += ["<h2>Protocol</h2>", table(("what", "how"), protocol.items())]
+    parts += ["<h2>Protocol</h2>", table(("item", "value"), protocol.items())]
     parts += ["<h2>Classes</h2>", _bars(result, dataset.classes)]
     if not several:
         confusion = _confusion(result.confusion, dataset.classes)
@@ -93,7 +96,15 @@ def evaluation_page(
 
 
 def confused_pairs(counts: np.ndarray, most: int = 15) -> list[tuple[int, int, int]]:
-    """(label, answer, videos) of a confusion matrix's largest errors, largest first."""
+    """Lists the largest off-diagonal counts of a confusion matrix.
+
+    Args:
+      counts: `[classes, classes]`, rows are labels.
+      most: maximum number of pairs.
+
+    Returns:
+      (label, prediction, videos), largest first.
+    """
     wrong = counts * ~np.eye(len(counts), dtype=bool)
     order = np.argsort(-wrong, axis=None, kind="stable")[:most]
     pairs = [np.unravel_index(cell, wrong.shape) for cell in order]
@@ -101,10 +112,10 @@ def confused_pairs(counts: np.ndarray, most: int = 15) -> list[tuple[int, int, i
 
 
 def thumbnail(dataset: VideoDataset, video: int) -> bytes:
-    """A video as an animated WebP: frames evenly over all of it, in the wrong tempo.
+    """Encodes a video as a short animated WebP of evenly spaced frames.
 
     Raises:
-      VideoError: it cannot be read.
+      VideoError: the video cannot be read.
     """
     from PIL import Image
 
@@ -130,7 +141,11 @@ def thumbnail(dataset: VideoDataset, video: int) -> bytes:
 
 def _tiles(result: Result, numbers: Mapping[str, Estimate]) -> str:
     tiles = [
-        (NAMES[name], f"{100 * n.value:.2f} %", f"{100 * n.low:.2f} to {100 * n.high:.2f} %")
+        (
+            METRICS[name].title if name in METRICS else name,
+            f"{100 * n.value:.2f} %",
+            f"{100 * n.low:.2f} to {100 * n.high:.2f} %",
+        )
         for name, n in numbers.items()
     ]
     share = f"{len(result.labels):,} of {result.expected:,} videos"
@@ -143,7 +158,7 @@ def _tiles(result: Result, numbers: Mapping[str, Estimate]) -> str:
 
 
 def _bars(result: Result, classes: Sequence[str]) -> str:
-    """A bar for each class, lowest first."""
+    """Draws one bar per class, lowest first."""
     if result.label_sets is None:
         values, what = metrics.class_accuracy(result.scores, result.labels), "Top-1 accuracy"
         counts = np.bincount(result.labels, minlength=len(classes))
@@ -159,7 +174,7 @@ def _bars(result: Result, classes: Sequence[str]) -> str:
         for i in order
     ]
     left = len(classes) - len(there)
-    without = f" {left} classes have no video here." if left else ""
+    without = f" {left} classes have no videos." if left else ""
     return (
         f"<p>{what} of each class, lowest first.{without}</p>"
         f'<div class="bars">{"".join(bars)}</div>'
@@ -172,17 +187,17 @@ def _pairs(counts: np.ndarray, classes: Sequence[str]) -> str:
         for i, j, count in confused_pairs(counts)
     ]
     if not rows:
-        return "<p>No video is taken for another class.</p>"
-    return table(("label", "answer", "videos", "of the label's"), rows)
+        return "<p>All predictions are right.</p>"
+    return table(("label", "prediction", "videos", "share of label"), rows)
 
 
 def _confusion(counts: np.ndarray, classes: Sequence[str]) -> str:
-    """Rows are labels, columns answers, in shares of the row."""
+    """Draws the confusion matrix: rows are labels, columns are predictions."""
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     if len(classes) > TABLE_CLASSES:
         from PIL import Image
 
-        # The color is the page's, the share its opacity: right on a light page and a dark one.
+        # The share is the opacity, so that the picture suits light and dark pages.
         pixels = np.zeros((*shares.shape, 4), np.uint8)
         pixels[..., :3] = _ACCENT
         pixels[..., 3] = np.round(255 * np.sqrt(shares))
@@ -190,8 +205,8 @@ def _confusion(counts: np.ndarray, classes: Sequence[str]) -> str:
         Image.fromarray(pixels, "RGBA").save(data, "PNG")
         figure = picture(data.getvalue(), "image/png").replace("<img ", '<img class="map" ')
         return (
-            "<p>A row is a label, a column an answer, in the order of the classes; "
-            f"the stronger the color, the larger the share of the row.</p>{figure}"
+            "<p>Rows are labels, columns are predictions, in the order of the classes. Stronger "
+            f"color means a larger share of the row.</p>{figure}"
         )
     color = ",".join(map(str, _ACCENT))
     small = " small" * (len(classes) > 25)
@@ -199,7 +214,7 @@ def _confusion(counts: np.ndarray, classes: Sequence[str]) -> str:
     lines = [f"<tr><th></th>{heads}</tr>"]
     for i, name in enumerate(classes):
         cells = "".join(
-            f'<td title="{text(name)}, answered {text(classes[j])}: {count}"'
+            f'<td title="{text(name)}, predicted {text(classes[j])}: {count}"'
             f' style="background:rgba({color},{shares[i, j]:.2f})">{count}</td>'
             if count
             else "<td></td>"
@@ -207,7 +222,7 @@ def _confusion(counts: np.ndarray, classes: Sequence[str]) -> str:
         )
         lines.append(f'<tr><th title="{text(name)}">{text(name)}</th>{cells}</tr>')
     return (
-        "<p>A row is a label, a column an answer; numbers are videos.</p>"
+        "<p>Rows are labels, columns are predictions; numbers are videos.</p>"
         f'<div class="scroll"><table class="confusion{small}">{"".join(lines)}</table></div>'
     )
 
@@ -220,15 +235,15 @@ def _worst(result: Result, dataset: VideoDataset, most: int) -> str:
         labels = dataset.label_sets[video] if dataset.label_sets else (dataset.labels[video],)
         shown = ", ".join(f"{dataset.classes[i]} ({_score(result, row, i)})" for i in labels)
         caption = (
-            f"{shown}, answered {dataset.classes[answer]} ({_score(result, row, answer)}); "
+            f"{shown}, predicted {dataset.classes[answer]} ({_score(result, row, answer)}); "
             f"loss {losses[row]:.2f}. {names[video]}"
         )
         try:
             figures.append(picture(thumbnail(dataset, video), "image/webp", caption))
-        except VideoError as error:  # readable a moment ago
+        except VideoError as error:  # the file has changed since
             figures.append(f"<figure><figcaption>{text(error)}</figcaption></figure>")
     return (
-        "<p>Those of the highest loss: the label, the answer, and the score of each.</p>"
+        "<p>Videos of highest loss, with the scores of the label and of the prediction.</p>"
         f'<div class="worst">{"".join(figures)}</div>'
     )
 

@@ -1,21 +1,31 @@
-"""Pictures of features: the compactness curve, and t-SNE."""
+"""Pictures of features: compactness curve and t-SNE."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 
+from jaxvideo.progress import replacing
 from jaxvideo.types import ConfigError
 
 
 def draw_compactness(
     path: str | os.PathLike[str], curves: Mapping[str, Sequence[tuple[int, float]]]
 ) -> None:
-    """Accuracy over dimensions, a line for every key of `curves`."""
+    """Draws accuracy over the number of dimensions.
+
+    Args:
+      path: picture to be written; the ending determines the format.
+      curves: (dimensions, accuracy 0 to 1) of each curve by its name.
+
+    Raises:
+      ConfigError: the picture cannot be written.
+    """
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
     for name, rows in curves.items():
@@ -33,7 +43,17 @@ def draw_compactness(
 def draw_embedding(
     path: str | os.PathLike[str], points: np.ndarray, labels: np.ndarray, classes: Sequence[str]
 ) -> None:
-    """Points `[M, 2]` colored by class; up to 20 classes are named beside them."""
+    """Draws points colored by class, with a legend for up to 20 classes.
+
+    Args:
+      path: picture to be written; the ending determines the format.
+      points: `[M, 2]`.
+      labels: int `[M]`.
+      classes: names of the classes.
+
+    Raises:
+      ConfigError: the picture cannot be written.
+    """
     figure = Figure(figsize=(9, 7), layout="constrained")
     axes = figure.subplots()
     few = len(classes) <= 20
@@ -50,6 +70,7 @@ def draw_embedding(
 
 def _save(figure: Figure, path: str | os.PathLike[str]) -> None:
     try:
-        figure.savefig(path, dpi=110)
+        with replacing(path) as temporary, open(temporary, "wb") as file:
+            figure.savefig(file, dpi=110, format=Path(path).suffix[1:] or "png")
     except (OSError, ValueError) as error:
         raise ConfigError(f"the picture {path} cannot be written ({error})") from error

@@ -1,13 +1,10 @@
-"""A self-contained HTML page: style and pictures inside it, no script, no request."""
+"""Self-contained HTML page: embedded style and pictures, no scripts, no requests."""
 
 from __future__ import annotations
 
 import base64
 import html
-import os
-import tempfile
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 _STYLE = """
 :root { color-scheme: light dark; --line: #8884; --soft: #8882; --accent: #2a78d6; }
@@ -24,7 +21,12 @@ figcaption { font-size: 12px; overflow-wrap: anywhere; }
 
 
 def page(title: str, body: str) -> str:
-    """A whole document around a body, which is HTML already."""
+    """Builds a document.
+
+    Args:
+      title: plain text.
+      body: HTML.
+    """
     return (
         "<!doctype html>\n"
         f'<html lang="en"><head><meta charset="utf-8"><title>{text(title)}</title>'
@@ -34,12 +36,17 @@ def page(title: str, body: str) -> str:
 
 
 def text(value: object) -> str:
-    """Any value as text in HTML."""
+    """Escapes a value for HTML.
+
+    Example:
+      >>> text("a < b")
+      'a &lt; b'
+    """
     return html.escape(str(value))
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A table; numbers stand right. Cells are text unless they are `Markup`."""
+    """Builds a table with right-aligned numbers. Cells are escaped unless they are `Markup`."""
 
     def cell(tag: str, value: object) -> str:
         right = ' class="number"' if isinstance(value, int | float) else ""
@@ -52,25 +59,21 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 class Markup(str):
-    """HTML that `table` must not escape."""
+    """HTML that `table` does not escape."""
 
 
 def picture(data: bytes, mime: str, caption: str = "", width: int | None = None) -> str:
-    """An image (PNG, WebP, GIF) inside the page."""
+    """Embeds an image.
+
+    Args:
+      data: content of a PNG, WebP or GIF file.
+      mime: its MIME type.
+      caption: plain text.
+      width: width in pixels; None: that of the image.
+    """
     sized = f' width="{width}"' if width else ""
     encoded = base64.b64encode(data).decode("ascii")
     return (
         f'<figure><img alt="{text(caption)}"{sized} src="data:{mime};base64,{encoded}">'
         f"<figcaption>{text(caption)}</figcaption></figure>"
     )
-
-
-def write(path: str | os.PathLike[str], document: str) -> None:
-    """Writes a file whole or not at all."""
-    path = Path(path)
-    with tempfile.NamedTemporaryFile(
-        "w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}.", delete=False
-    ) as file:
-        file.write(document)
-    os.chmod(file.name, 0o644)  # temporary files are their owner's alone
-    os.replace(file.name, path)

@@ -1,4 +1,4 @@
-"""What chips can do: their memory, their peak, and how much of the peak a run uses."""
+"""Table of accelerators: memory, peak FLOP/s, and model FLOPs utilization."""
 
 from __future__ import annotations
 
@@ -11,19 +11,21 @@ _GIB, _GB = 2**30, 10**9
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """A device as JAX counts them: a chip, or half of one where JAX shows its cores (TPU v2, v3
-    and 7x).
+    """Specification of one JAX device.
+
+    A device is a chip, or half a chip on TPU v2, v3 and 7x, whose cores are separate devices.
 
     Attributes:
-      name: what people call it; of a TPU, what its topologies' names begin with.
-      kinds: its `device_kind` in JAX, the whole of it: a slice of a GPU has another one.
-      memory: bytes; a GPU's nominal ones.
-      peak: dense bf16 FLOP/s, a multiply-add being two.
-      source: of these numbers.
-      clock: Hz of a TPU's matrix units, in which its compiler counts cycles; 0: no TPU.
-      cores: of a TPU.
-      link: bytes/s that a TPU sends over all its links to other chips; 0: not known.
-      form: libtpu's name for how these cores make up a device.
+      name: common name; for a TPU the prefix of its topology names.
+      kinds: values of `device_kind` in JAX. A MIG slice of a GPU has another `device_kind`.
+      memory: bytes; nominal for GPUs.
+      peak: dense bf16 FLOP/s; a multiply-add counts as two.
+      source: source of these numbers.
+      clock: clock of the matrix units of a TPU in Hz, in which the compiler counts cycles; 0 for
+        other devices.
+      cores: TensorCores per device; 0 for other devices.
+      link: bytes/s that a TPU sends over all its links to other chips; 0 if unknown.
+      form: libtpu's `chip_config_name`.
     """
 
     name: str
@@ -43,9 +45,9 @@ _TPU4 = "Jouppi et al., TPU v4, arXiv 2304.01433"
 _ADA = "NVIDIA Ada GPU architecture white paper"
 _AMPERE = "NVIDIA Ampere GA102 GPU architecture white paper"
 
-# Nobody prints the clocks of v5e and later: they are those at which the matrix units (as much as
-# four of 128 x 128 a core, of v6e and 7x four of 256 x 256) reach the published peak. v5p's memory
-# is said to be 95 GB; its compiler gives out 95.74 GiB.
+# Clocks of v5e and later are not published. They are derived from the published peak: four matrix
+# units per core, 128 x 128 each, 256 x 256 on v6e and 7x. Documented memory of v5p: 95 GB; the
+# compiler allows 95.74 GiB.
 CHIPS = (
     Chip("v2", ("TPU v2",), 8 * _GIB, 23e12, _TPU3, 0.70e9, 1),
     Chip("v3", ("TPU v3",), 16 * _GIB, 61.5e12, _TPU3, 0.94e9, 1),
@@ -84,30 +86,46 @@ CHIPS = (
 
 
 def chip_of_kind(device_kind: str) -> Chip | None:
-    """The chip that JAX calls so; None for one that is not in the table, and for a CPU."""
+    """Returns the chip with this `device_kind`; None for a CPU and for unknown devices.
+
+    Example:
+      >>> chip_of_kind("NVIDIA H200").peak
+      989400000000000.0
+    """
     return next((chip for chip in CHIPS if device_kind in chip.kinds), None)
 
 
 def chip_of_topology(name: str) -> Chip:
-    """The chip of a TPU topology, as `v5e:16x16`; ConfigError if there is none of that name."""
+    """Returns the chip of a TPU topology such as `v5e:16x16`.
+
+    Raises:
+      ConfigError: the topology starts with an unknown name.
+    """
     prefix = name.partition(":")[0]
     tpus = {chip.name: chip for chip in CHIPS if chip.clock}
     if prefix not in tpus:
-        raise ConfigError(f"topology {name!r}: the TPUs are {', '.join(tpus)}")
+        raise ConfigError(f"topology {name!r}: unknown TPU {prefix!r}; known are {', '.join(tpus)}")
     return tpus[prefix]
 
 
 def mfu(
     flops_per_step: float, seconds_per_step: float, device_kind: str, devices: int
 ) -> float | None:
-    """Model FLOPs utilization: the share of the devices' bf16 peak that the network needs.
+    """Computes model FLOPs utilization: the used share of the devices' bf16 peak.
 
     Args:
-      flops_per_step: of the network for the whole batch, `plan.model_flops`; what is computed a
-        second time to save memory does not count.
+      flops_per_step: FLOPs of the network for the whole batch, see `program.model_flops`.
+        Rematerialized operations do not count.
+      seconds_per_step: measured time.
+      device_kind: `device_kind` of the devices.
+      devices: number of devices.
 
     Returns:
-      The share; None where the peak is not known.
+      The share, 0 to 1; None if the peak is unknown.
+
+    Example:
+      >>> mfu(989.4e12, 2.0, "NVIDIA H200", devices=1)
+      0.5
     """
     chip = chip_of_kind(device_kind)
     if chip is None or seconds_per_step <= 0:

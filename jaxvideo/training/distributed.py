@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from jaxvideo.training import log
+from jaxvideo.progress import LOG, silence
 from jaxvideo.types import ConfigError, Interrupted, JaxvideoError, TrainingError
 
 # A process that died is detected after this time, and the others exit.
@@ -71,7 +71,7 @@ def start(
             "of them have started, and that --coordinator can be reached from each"
         ) from error
     if jax.process_index():
-        log.silence()
+        silence()
 
 
 def _several_in_environment() -> bool:
@@ -134,7 +134,7 @@ def together() -> Iterator[None]:
             import traceback
 
             traceback.print_exc()
-        print(f"error: process {jax.process_index()}: {error}", file=sys.stderr, flush=True)
+        LOG.error(f"process {jax.process_index()}: {error}")
         sys.stdout.flush()
         os._exit(1)
 

@@ -11,9 +11,9 @@ import numpy as np
 
 from jaxvideo.models import create_model, model_entry
 from jaxvideo.pretrained import SOURCES, adopt, read_weights
+from jaxvideo.progress import LOG
 from jaxvideo.training import checkpoint
 from jaxvideo.training.config import expected_clips
-from jaxvideo.training.log import say, warn
 from jaxvideo.training.schema import Init, Run
 from jaxvideo.types import CheckpointError, ConfigError, Preprocessing
 from jaxvideo.weights import files, tree
@@ -81,9 +81,9 @@ def first_weights(
     variables, model, clips, notes = initial_weights(
         run.init, run.model, num_classes, given, run.seed
     )
-    say(f"first weights: {', '.join(run.init.paths)}")
+    LOG.info(f"first weights: {', '.join(run.init.paths)}")
     for note in notes:
-        warn(note)
+        LOG.warning(note)
     model.pop("num_classes", None)
     return dataclasses.replace(run, model=model, preprocessing=clips), variables
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from jaxvideo.data.datasets.dataset import VideoDataset
 from jaxvideo.data.datasets.load import load_splits, pick_split
 from jaxvideo.data.motion.folder import ensure_motion
-from jaxvideo.training.log import say
+from jaxvideo.progress import LOG
 from jaxvideo.training.schema import Data
 from jaxvideo.types import DataError
 
@@ -53,10 +53,10 @@ def _with_hint(error: DataError, data: Data) -> DataError:
 
 
 def load_data(data: Data) -> tuple[VideoDataset, VideoDataset]:
-    """Training and validation set; says what is not there."""
+    """Training and validation set; logs missing videos."""
     splits = splits_of(data)
     sets = pick(splits, data, "train"), pick(splits, data, "val")
     for name, dataset in zip(("training", "validation"), sets, strict=True):
         if dataset.missing or dataset.quarantined:
-            say(f"{name}: {dataset.coverage}")
+            LOG.info(f"{name}: {dataset.coverage}")
     return sets

@@ -19,12 +19,13 @@ from jaxvideo import startup
 from jaxvideo.data.pipeline import train_batches
 from jaxvideo.models import arguments_for, create_model
 from jaxvideo.precision import resolve_dtype
+from jaxvideo.progress import LOG
 from jaxvideo.training import checkpoint, distributed, run_folder
 from jaxvideo.training.config import read_config
 from jaxvideo.training.initial import check_paths, first_weights
 from jaxvideo.training.inputs import load_data
-from jaxvideo.training.log import metrics_log, say, warn
-from jaxvideo.training.monitoring import make_monitor, profiler, stop_signals
+from jaxvideo.training.log import metrics_log
+from jaxvideo.training.monitoring import monitor, profiler, stop_signals
 from jaxvideo.training.optim import make_optimizer, make_plateau, make_schedule
 from jaxvideo.training.parallel import Layout, check_split, make_layout
 from jaxvideo.training.program import jit_step
@@ -55,14 +56,14 @@ def train(config: Mapping[str, Any], workdir: str | os.PathLike[str]) -> dict[st
     workdir = Path(workdir)
     result = run_folder.claim(workdir, values) if distributed.writes() else None
     if (finished := distributed.broadcast(result)) is not None:
-        say(f"{workdir}: finished before, video top-1 {100 * finished['top1']:.1f} %")
-        say("  to train again, name another --workdir or remove this one")
+        LOG.info(f"{workdir}: finished before, video top-1 {100 * finished['top1']:.1f} %")
+        LOG.info("  to train again, name another --workdir or remove this one")
         return finished
-    say(f"run folder: {workdir}")
-    if cache := startup.use_compilation_cache(run.compilation_cache, warn):
-        say(f"compiled programs are kept in {cache}")
+    LOG.info(f"run folder: {workdir}")
+    if cache := startup.use_compilation_cache(run.compilation_cache):
+        LOG.info(f"compiled programs are kept in {cache}")
     train_set, val_set = load_data(run.data)
-    say(
+    LOG.info(
         f"data: {len(train_set)} training and {len(val_set)} validation videos, "
         f"{len(train_set.classes)} classes"
     )
@@ -78,11 +79,13 @@ def train(config: Mapping[str, Any], workdir: str | os.PathLike[str]) -> dict[st
     schedule = make_schedule(run.optim, steps_per_epoch=epoch_steps, epochs=run.epochs)
     plateau = make_plateau(run.optim)
     dtype = run.model.get("dtype", "float32")
-    say(f"model: {run.model['name']}{f', {dtype}' * (dtype != 'float32')}; compiling ...")
+    LOG.info(f"model: {run.model['name']}{f', {dtype}' * (dtype != 'float32')}; compiling ...")
     with startup.abortable():
         optimizer, state, shardings = _initial_state(run, model, schedule, plateau, layout, given)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-    say(f"  {parameters:,} parameters; {total} steps of {run.batch_size} clips on {_devices()}")
+    LOG.info(
+        f"  {parameters:,} parameters; {total} steps of {run.batch_size} clips on {_devices()}"
+    )
     train_step = jit_step(run, model, optimizer, layout, shardings)
     protocol = one_clip(train_set)
     predict = make_predictor(run, model, protocol)
@@ -98,7 +101,7 @@ def train(config: Mapping[str, Any], workdir: str | os.PathLike[str]) -> dict[st
         if first:
             state = checkpoint.restore(checkpoints, first, state)
             best = (checkpoint.describe(checkpoints) or {}).get("best")
-            say(f"  continuing after step {first} of {total}")
+            LOG.info(f"  continuing after step {first} of {total}")
         log_metrics = stack.enter_context(metrics_log(workdir, first))
         batches = train_batches(
             train_set,
@@ -117,7 +120,7 @@ def train(config: Mapping[str, Any], workdir: str | os.PathLike[str]) -> dict[st
         stack.enter_context(contextlib.closing(batches))
         stop_requested = stack.enter_context(stop_signals())
         trace = stack.enter_context(profiler(workdir, run.profile))
-        monitor = make_monitor(run, model, train_set, first, total)
+        watch = stack.enter_context(monitor(run, model, train_set, first, total))
         key = jax.random.key(run.seed)
 
         def save(step: int, **metrics: Any) -> None:
@@ -135,12 +138,12 @@ def train(config: Mapping[str, Any], workdir: str | os.PathLike[str]) -> dict[st
             arrays = {name: layout.put(name, batch[name]) for name in BATCH}
             state, metrics = train_step(state, arrays, key)
             starting.close()
-            monitor.note(step, batch, metrics, waited)
+            watch.note(step, batch, metrics, waited)
             stopped = stop_requested(step)
             ends_epoch = step % epoch_steps == 0 or step == total
             every = run.checkpoint.every_steps
             if ends_epoch:
-                means = monitor.means()
+                means = watch.means()
                 result = validate(run, predict, state, val_set, protocol)
                 means["lr"] = float(np.asarray(schedule(step - 1)))
                 if plateau is not None:
@@ -152,15 +155,17 @@ def train(config: Mapping[str, Any], workdir: str | os.PathLike[str]) -> dict[st
                 if best is None or result.top1 > best["val_top1"]:
                     best = {"step": step, **validated}
                 log_metrics(step, {**means, **validated})
-                say(
+                LOG.info(
                     f"epoch {step / epoch_steps:g} of {run.epochs:g}: loss {means['loss']:.3f}, "
                     f"clip top-1 {100 * means['top1']:.1f} %; one-clip validation: "
                     f"loss {result.loss:.3f}, top-1 {100 * result.top1:.1f} %"
                 )
                 save(step, metrics=validated)
+                watch.resume()
             elif stopped or (every and step % every == 0):
-                monitor.read()
+                watch.read()
                 save(step)
+                watch.resume()
             if stopped and step < total:
                 raise Interrupted(
                     f"stopped at step {step} of {total}, which is saved; "

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import signal
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,9 +13,9 @@ import numpy as np
 
 from jaxvideo.data.datasets.dataset import VideoDataset
 from jaxvideo.data.pipeline import Batch, error_text
+from jaxvideo.progress import LOG, bar
 from jaxvideo.training import distributed
 from jaxvideo.training.chips import mfu
-from jaxvideo.training.log import meter, say, warn
 from jaxvideo.training.program import model_flops
 from jaxvideo.training.schema import Run
 from jaxvideo.types import DataError, TrainingError
@@ -31,24 +30,28 @@ class Monitor:
         on the device. They are read one step later, because reading waits for the device.
       read: reads the metrics that are left.
       means: reads what is left; returns the mean metrics since the last call.
+      resume: after a pause, for instance a validation: its time does not count in the speed.
     """
 
     note: Callable[[int, Batch, dict[str, jax.Array], float], None]
     read: Callable[[], None]
     means: Callable[[], dict[str, float]]
+    resume: Callable[[], None]
 
 
-def make_monitor(run: Run, model, dataset: VideoDataset, first: int, total: int) -> Monitor:
-    """Returns the monitor of the steps after `first` of `total`.
+@contextlib.contextmanager
+def monitor(run: Run, model, dataset: VideoDataset, first: int, total: int) -> Iterator[Monitor]:
+    """Yields the monitor of the steps after `first` of `total`, and shows their progress.
 
     Raises (when metrics are read):
       TrainingError: a metric is not finite.
       DataError: too many videos cannot be read.
     """
     note_broken = _broken_watch(dataset, run.data.max_broken)
-    report = _progress(run, model, first, total)
+    used = _utilization(run, model)
     pending: list[tuple] = []
     history: list[dict[str, float]] = []
+    latest = [first]
 
     def read() -> None:
         if not pending:
@@ -63,8 +66,11 @@ def make_monitor(run: Run, model, dataset: VideoDataset, first: int, total: int)
                     f"{name} is {value} at step {step}: training stopped; earlier checkpoints "
                     "are kept. Try a lower config.optim.lr, a warm-up or config.optim.clip_norm"
                 )
+        if not history and step == first + 1:
+            LOG.info(f"  step {step}/{total}  loss {values['loss']:.3f}  compiled")
         history.append(values)
-        report(step, values, waited)
+        latest[0] = step
+        update(step, waited=waited, note=lambda rate: f"loss {values['loss']:.3f}{used(rate)}")
 
     def note(step: int, batch: Batch, metrics: dict[str, jax.Array], waited: float) -> None:
         read()
@@ -81,7 +87,34 @@ def make_monitor(run: Run, model, dataset: VideoDataset, first: int, total: int)
         history.clear()
         return {name: value / count for name, value in sums.items()}
 
-    return Monitor(note, read, means)
+    shown = bar(
+        total,
+        "step",
+        unit="clips",
+        units=run.batch_size,
+        done=first,
+        every=run.log_seconds,
+    )
+    with shown as update:
+        yield Monitor(note, read, means, lambda: update(latest[0], idle=True))
+
+
+def _utilization(run: Run, model) -> Callable[[float], str]:
+    """Returns the function that formats the model FLOPs utilization (MFU) of a rate in steps/s.
+
+    It returns an empty text if the peak of the device is not known.
+    """
+    flops: list[int] = []
+
+    def used(rate: float) -> str:
+        devices, kind = jax.device_count(), jax.devices()[0].device_kind
+        if not rate or mfu(1.0, 1.0, kind, devices) is None:
+            return ""
+        if not flops:
+            flops.append(model_flops(model, run))
+        return f"  MFU {100 * (mfu(flops[0], 1 / rate, kind, devices) or 0):.0f} %"
+
+    return used
 
 
 def _broken_watch(dataset: VideoDataset, most: float) -> Callable[[np.ndarray, Batch], None]:
@@ -104,7 +137,7 @@ def _broken_watch(dataset: VideoDataset, most: float) -> Callable[[np.ndarray, B
         for video in new:
             elsewhere = f"{dataset.paths[video]}: read by another process, which has the reason"
             broken.setdefault(video, reasons.get(video, elsewhere))
-            warn(f"skipped, {len(broken)} so far: {broken[video]}")
+            LOG.warning(f"skipped, {len(broken)} so far: {broken[video]}")
         if len(broken) > max(most * len(dataset), 1):
             lines = "\n".join(f"  {reason}" for reason in list(broken.values())[:20])
             raise DataError(
@@ -113,35 +146,6 @@ def _broken_watch(dataset: VideoDataset, most: float) -> Callable[[np.ndarray, B
             )
 
     return note
-
-
-def _progress(
-    run: Run, model, first: int, total: int
-) -> Callable[[int, dict[str, float], float], None]:
-    """Returns `report(step, metrics, waited)`, which logs a line every `log_seconds`."""
-    rates, reported, reported_step, waiting, flops = None, 0.0, first, 0.0, 0.0
-
-    def report(step: int, values: dict[str, float], waited: float) -> None:
-        nonlocal rates, reported, reported_step, waiting, flops
-        if rates is None:  # the first step is mostly compilation: it has no rate
-            say(f"  step {step}/{total}  loss {values['loss']:.3f}  compiled")
-            rates, reported, reported_step = meter(total, step), time.perf_counter(), step
-            return
-        waiting += waited
-        seconds, count = time.perf_counter() - reported, step - reported_step
-        if seconds < run.log_seconds:
-            return
-        devices, kind = jax.device_count(), jax.devices()[0].device_kind
-        share = None
-        if mfu(1.0, 1.0, kind, devices) is not None:  # the peak of this device is known
-            flops = flops or model_flops(model, run)
-            share = mfu(flops, seconds / count, kind, devices)
-        line = rates(step, waiting, count * run.batch_size)
-        used = "" if share is None else f"  MFU {100 * share:.0f} %"
-        say(f"  step {step}/{total}  loss {values['loss']:.3f}  {line}{used}")
-        reported, reported_step, waiting = time.perf_counter(), step, 0.0
-
-    return report
 
 
 @contextlib.contextmanager
@@ -161,7 +165,7 @@ def stop_signals() -> Iterator[Callable[[int], bool]]:
         if received and number == signal.SIGINT:
             raise KeyboardInterrupt
         received.append(number)
-        say("  stopping after this step, saving ...")
+        LOG.info("  stopping after this step, saving ...")
 
     try:
         before = {n: signal.signal(n, handle) for n in (signal.SIGTERM, signal.SIGINT)}
@@ -188,7 +192,7 @@ def profiler(workdir: Path, steps: tuple[int, ...]) -> Iterator[Callable[[int], 
         elif tracing and step >= steps[1]:
             jax.profiler.stop_trace()
             tracing = False
-            say(f"  steps {steps[0]} to {steps[1] - 1} traced: {workdir / 'profile'}")
+            LOG.info(f"  steps {steps[0]} to {steps[1] - 1} traced: {workdir / 'profile'}")
 
     try:
         yield before

@@ -10,9 +10,9 @@ from typing import Any
 from jaxvideo.data.datasets.dataset import VideoDataset
 from jaxvideo.evaluation.fusion import SCORES, Scores, save_scores, video_names
 from jaxvideo.evaluation.protocol import Result
+from jaxvideo.progress import LOG, duration, write_file
 from jaxvideo.training import checkpoint, distributed
 from jaxvideo.training.config import differences, identity, read_config
-from jaxvideo.training.log import duration, say, warn
 from jaxvideo.training.schema import Run
 from jaxvideo.types import CheckpointError
 from jaxvideo.weights import formats
@@ -86,7 +86,7 @@ def report(
 ) -> dict[str, Any]:
     """What `result.json` holds; process 0 writes it, and the scores."""
     for reason in result.broken.values():
-        warn(f"not counted: {reason}")
+        LOG.warning(f"excluded: {reason}")
     report = {
         "top1": result.top1,
         "top5": result.top5,
@@ -105,11 +105,11 @@ def report(
         found = (result.scores, result.labels, dataset.classes, videos, result.label_sets)
         save_scores(workdir / SCORES, Scores(*found))
         write_json(workdir / RESULT, report)
-    say(
+    LOG.info(
         f"video top-1 {100 * result.top1:.1f} %, top-5 {100 * result.top5:.1f} % "
         f"of {len(result.labels)} videos, {duration(seconds)} after the start; {report['protocol']}"
     )
-    say(f"result: {workdir / RESULT}")
+    LOG.info(f"result: {workdir / RESULT}")
     return report
 
 
@@ -126,6 +126,4 @@ def describe(run: Run, config, dataset: VideoDataset, step: int) -> dict[str, An
 
 
 def write_json(path: Path, value: Any) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(value, indent=2) + "\n")
-    temporary.replace(path)
+    write_file(path, json.dumps(value, indent=2) + "\n")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -16,8 +15,8 @@ from jaxvideo.data.datasets.dataset import VideoDataset
 from jaxvideo.data.pipeline import Share
 from jaxvideo.evaluation.protocol import Result, evaluate, join
 from jaxvideo.inference import predict as inference
+from jaxvideo.progress import LOG
 from jaxvideo.training import distributed
-from jaxvideo.training.log import meter, say
 from jaxvideo.training.parallel import Layout, make_layout
 from jaxvideo.training.schema import Run
 from jaxvideo.training.step import TrainState
@@ -58,9 +57,7 @@ def make_predictor(run: Run, model, protocol: Protocol) -> Predict:
     return predict
 
 
-def validate(
-    run: Run, predict: Predict, state: TrainState, dataset, protocol: Protocol, **more: Any
-) -> Result:
+def validate(run: Run, predict: Predict, state: TrainState, dataset, protocol: Protocol) -> Result:
     """Scores every video once, on whichever process; all processes return the same result."""
     share = Share(jax.process_index(), jax.process_count())
     result = evaluate(
@@ -71,7 +68,7 @@ def validate(
         batch_size=run.eval_batch_size // share.count,
         loading=run.loading,
         share=share,
-        **more,
+        log_seconds=run.log_seconds,
     )
     if share.count == 1:
         return result
@@ -80,18 +77,9 @@ def validate(
 
 def test(run: Run, model, state: TrainState, dataset: VideoDataset) -> Result:
     """Scores the validation videos by the protocol of the config."""
-    say(f"testing: {run.protocol.describe(run.preprocessing)}")
-    reported, rates = time.perf_counter(), meter(len(dataset) * max(run.protocol.clips, 1))
-    before = (0, 0.0)
-
-    def progress(done: int, total: int, waited: float) -> None:
-        nonlocal reported, before
-        if time.perf_counter() - reported >= run.log_seconds:
-            say(f"  clip {done}/{total}  {rates(done, waited - before[1], done - before[0])}")
-            reported, before = time.perf_counter(), (done, waited)
-
+    LOG.info(f"testing: {run.protocol.describe(run.preprocessing)}")
     predict = make_predictor(run, model, run.protocol)
-    return validate(run, predict, state, dataset, run.protocol, progress=progress)
+    return validate(run, predict, state, dataset, run.protocol)
 
 
 def _gathered(variables: Any, own: Layout) -> Any:

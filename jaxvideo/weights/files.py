@@ -25,6 +25,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from jaxvideo.progress import replacing
 from jaxvideo.types import CheckpointError
 from jaxvideo.weights import formats, tensor_bundle
 
@@ -109,15 +110,12 @@ def write(
     Raises:
       CheckpointError: the file cannot be written.
     """
-    path = Path(path)
-    temporary = path.with_name(path.name + ".tmp")
     plain = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     stored = {**description, "format": formats.FORMAT}
     try:
-        save_file(plain, temporary, {_OURS: json.dumps(stored)})
-        temporary.replace(path)
+        with replacing(path) as temporary:
+            save_file(plain, temporary, {_OURS: json.dumps(stored)})
     except (OSError, SafetensorError) as error:
-        temporary.unlink(missing_ok=True)
         raise CheckpointError(f"{path} cannot be written ({error})") from error
     return stored
 

@@ -181,7 +181,7 @@ def test_the_command_writes_what_training_reads(data, capsys):
     told = capsys.readouterr().out
     assert "6 videos, 5 ok, 0 suspicious, 1 broken" in told
     assert "train: 4 videos\n" in told
-    assert "val: 3 videos, 1 not there\n" in told
+    assert "val: 3 videos, 1 missing\n" in told
     assert "videos/bad.mp4: cannot be opened as a video" in told
     assert "train videos/0.mp4, val videos/0.mp4\n" in told
     assert "train videos/1.mp4, val videos/4.mp4\n" in told

@@ -26,10 +26,6 @@ REPOSITORY = Path(__file__).parents[2]
 COUNTS = {"train": 80, "val": 40, "seed": 3}
 
 
-def _quiet(text):
-    pass
-
-
 def _contents(root):
     """Returns the content of every file of a set except the lock, by relative path."""
     files = (path for path in root.rglob("*") if path.is_file() and path.name != folder._LOCK)
@@ -49,7 +45,9 @@ def _decode(content):
 def _spawn(root):
     arguments = ", ".join(f"{key}={value}" for key, value in COUNTS.items())
     code = (
-        f"from jaxvideo.data.motion.folder import ensure_motion as e; e({str(root)!r}, {arguments})"
+        "from jaxvideo.data.motion.folder import ensure_motion\n"
+        "from jaxvideo.progress import console\n"
+        f"with console():\n    ensure_motion({str(root)!r}, {arguments})"
     )
     return subprocess.Popen(
         [sys.executable, "-c", code], cwd=REPOSITORY, stderr=subprocess.PIPE, text=True
@@ -67,7 +65,7 @@ def _until(condition, seconds=60):
 def whole(tmp_path_factory):
     """A set written without interruption, by one thread."""
     root = tmp_path_factory.mktemp("motion") / "whole"
-    return ensure_motion(root, **COUNTS, threads=1, progress=_quiet)
+    return ensure_motion(root, **COUNTS, threads=1)
 
 
 # --- Files --------------------------------------------------------------------------------
@@ -90,12 +88,12 @@ def test_layout_and_balance(whole):
 
 
 def test_same_bytes_for_any_number_of_threads(whole, tmp_path):
-    again = ensure_motion(tmp_path / "a", **COUNTS, threads=2, progress=_quiet)
+    again = ensure_motion(tmp_path / "a", **COUNTS, threads=2)
     assert _contents(again) == _contents(whole)
 
 
 def test_a_set_of_another_size_shares_its_videos(whole, tmp_path):
-    small = ensure_motion(tmp_path / "a", train=8, val=8, seed=3, progress=_quiet)
+    small = ensure_motion(tmp_path / "a", train=8, val=8, seed=3)
     for path in small.rglob("*.mp4"):
         assert path.read_bytes() == (whole / path.relative_to(small)).read_bytes()
 
@@ -279,7 +277,7 @@ def test_motion_does_tell_the_class():
 # --- Interruptions, several processes, errors ---------------------------------------------
 
 
-def test_killed_and_completed(whole, tmp_path):
+def test_killed_and_completed(whole, tmp_path, caplog):
     root = tmp_path / "set"
     with _spawn(root) as process:
         _until(lambda: len(_complete(root)) >= 20)
@@ -290,11 +288,11 @@ def test_killed_and_completed(whole, tmp_path):
     (root / "train/left/.motion-tmp-1-00000.mp4").write_bytes(b"half a file")
     empty = next(iter(kept))
     empty.write_bytes(b"")  # as after a power failure
-    lines = []
-    ensure_motion(root, **COUNTS, progress=lines.append)
+    caplog.set_level("INFO", "jaxvideo")
+    ensure_motion(root, **COUNTS)
     assert _contents(root) == _contents(whole)
     assert all(p.stat().st_mtime_ns == t for p, t in kept.items() if p != empty)
-    assert lines[0].startswith(f"rendering {120 - len(kept) + 1} motion videos")
+    assert caplog.messages[0].startswith(f"rendering {120 - len(kept) + 1} motion videos")
 
 
 @pytest.mark.full
@@ -314,25 +312,26 @@ def test_two_processes_make_one_set(whole, tmp_path):
     assert _contents(root) == _contents(whole)
 
 
-def test_finished_set_is_left_alone_and_a_lost_file_is_made_again(whole, tmp_path):
-    root = ensure_motion(tmp_path / "a", train=8, val=8, progress=_quiet)
+def test_finished_set_is_left_alone_and_a_lost_file_is_made_again(whole, tmp_path, caplog):
+    root = ensure_motion(tmp_path / "a", train=8, val=8)
     before = {path: path.stat().st_mtime_ns for path in root.rglob("*")}
-    lines = []
-    assert ensure_motion(root, train=8, val=8, progress=lines.append) == root
+    caplog.set_level("INFO", "jaxvideo")
+    caplog.clear()
+    assert ensure_motion(root, train=8, val=8) == root
     assert {path: path.stat().st_mtime_ns for path in root.rglob("*")} == before
-    assert not lines
+    assert not caplog.messages
     lost = root / "val/down/00003.mp4"
     content = lost.read_bytes()
     lost.unlink()
-    ensure_motion(root, train=8, val=8, progress=lines.append)
+    ensure_motion(root, train=8, val=8)
     assert lost.read_bytes() == content
-    assert "rendering 1 motion" in lines[0]
+    assert "rendering 1 motion" in caplog.messages[0]
 
 
 def test_other_parameters_are_an_error(whole):
     before = _contents(whole)
     with pytest.raises(DataError) as caught:
-        ensure_motion(whole, train=80, val=40, seed=4, progress=_quiet)
+        ensure_motion(whole, train=80, val=40, seed=4)
     message = str(caught.value)
     assert str(whole) in message
     assert "'seed': 3" in message
@@ -343,7 +342,7 @@ def test_other_parameters_are_an_error(whole):
 def test_somebody_elses_folder_is_an_error(tmp_path):
     (tmp_path / "thesis.tex").touch()
     with pytest.raises(DataError, match="neither empty nor a motion set"):
-        ensure_motion(tmp_path, train=8, val=8, progress=_quiet)
+        ensure_motion(tmp_path, train=8, val=8)
     assert os.listdir(tmp_path) == ["thesis.tex"]
 
 
@@ -366,7 +365,7 @@ def test_bad_video_is_an_error():
 
 def test_default_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("JAXVIDEO_CACHE", str(tmp_path / "cache"))
-    root = ensure_motion(train=8, val=8, seed=5, progress=_quiet)
+    root = ensure_motion(train=8, val=8, seed=5)
     assert root == tmp_path / "cache" / f"motion-v{spec.VERSION}-8-8-5"
     assert json.loads((root / "motion.json").read_text())["seed"] == 5
 
@@ -374,12 +373,12 @@ def test_default_folder(tmp_path, monkeypatch):
 def test_unwritable_folder_is_one_error(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     with pytest.raises(DataError) as caught:
-        ensure_motion(tmp_path / "file" / "set", train=8, val=8, progress=_quiet)
+        ensure_motion(tmp_path / "file" / "set", train=8, val=8)
     assert str(tmp_path / "file" / "set") in str(caught.value)
     assert "JAXVIDEO_CACHE" not in str(caught.value)
     monkeypatch.setenv("JAXVIDEO_CACHE", str(tmp_path / "file"))
     with pytest.raises(DataError, match="JAXVIDEO_CACHE"):
-        ensure_motion(train=8, val=8, progress=_quiet)
+        ensure_motion(train=8, val=8)
 
 
 def test_full_disk_is_one_error_and_can_be_resumed(tmp_path, monkeypatch):
@@ -393,10 +392,10 @@ def test_full_disk_is_one_error_and_can_be_resumed(tmp_path, monkeypatch):
 
     monkeypatch.setattr(folder, "_replace", full)
     with pytest.raises(DataError, match="No space left on device") as caught:
-        ensure_motion(tmp_path / "a", train=16, val=8, threads=1, progress=_quiet)
+        ensure_motion(tmp_path / "a", train=16, val=8, threads=1)
     assert str(tmp_path / "a") in str(caught.value)
     monkeypatch.undo()
-    ensure_motion(tmp_path / "a", train=16, val=8, progress=_quiet)
+    ensure_motion(tmp_path / "a", train=16, val=8)
     assert len(list(tmp_path.rglob("*.mp4"))) == 24
 
 
@@ -404,7 +403,7 @@ def test_missing_photographs_name_the_package(tmp_path, monkeypatch):
     monkeypatch.setattr(photos.importlib.util, "find_spec", lambda name: None)
     photos.photos.cache_clear()
     with pytest.raises(DataError, match="pip install scikit-image"):
-        ensure_motion(tmp_path / "a", train=8, val=8, progress=_quiet)
+        ensure_motion(tmp_path / "a", train=8, val=8)
     assert not (tmp_path / "a").exists()
 
 

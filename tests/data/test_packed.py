@@ -25,6 +25,7 @@ from jaxvideo.data.packed.record import Packing, pack_video, record_video
 from jaxvideo.data.packed.write import pack, psnr
 from jaxvideo.data.pipeline import Loading, train_batches
 from jaxvideo.data.video import open_video
+from jaxvideo.progress import console
 from jaxvideo.types import ConfigError, DataError, Preprocessing, VideoError, View, Window
 from tests.conftest import write_video
 
@@ -180,7 +181,7 @@ def test_a_killed_run_is_resumed(folder, dataset, packed, tmp_path, repository):
     done = subprocess.run([sys.executable, "-c", KILLED, folder, out], cwd=repository, check=False)
     assert done.returncode == 9
     assert not (out / "dataset_info.json").exists()
-    assert any(out.glob("incomplete-*"))
+    assert any(out.glob(".tmp-*"))
     with pytest.raises(DataError, match="not finished"):
         load_packed(out, "train")
     (first,) = contents(out)
@@ -209,7 +210,7 @@ def test_an_interrupted_run_leaves_no_half_shard(folder, dataset, packed, tmp_pa
     with pytest.raises(KeyboardInterrupt):
         pack({"train": dataset}, tmp_path / "o", SMALL, root=folder, watch=watch)
     assert len(contents(tmp_path / "o")) == 1
-    assert not any((tmp_path / "o").glob("incomplete-*"))
+    assert not any((tmp_path / "o").glob(".tmp-*"))
 
 
 def test_a_finished_folder_is_not_written_again(folder, dataset, packed):
@@ -403,7 +404,8 @@ def test_the_command(folder, tmp_path, capsys, monkeypatch):
     pack_command.add(parser.add_subparsers())
     words = ["pack", folder, tmp_path / "o", "--size", "32", "--workers", "0", "--format", "jpeg"]
     options = parser.parse_args([str(word) for word in words])
-    assert options.run(options) == 0
+    with console():
+        assert options.run(options) == 0
     out, err = capsys.readouterr()
     assert f"left out: {folder}/v{BROKEN}.mp4" in err
     assert "8 videos, 1 left out" in out

@@ -18,6 +18,7 @@ from jaxvideo.data.views import protocol_views
 from jaxvideo.evaluation.fusion import load_scores
 from jaxvideo.inference.predict import make_predict_step
 from jaxvideo.pretrained import Weights, save_weights
+from jaxvideo.progress import console
 from jaxvideo.training.step import init_variables
 from jaxvideo.types import ConfigError, JaxvideoError, Preprocessing, Protocol
 from tests.conftest import write_video
@@ -72,7 +73,8 @@ def run(*arguments):
     command.add(parser.add_subparsers(dest="command"))
     options, others = parser.parse_known_args(["evaluate", *map(str, arguments)])
     options.changes = overrides(others, "--")
-    return options.run(options)
+    with console():
+        return options.run(options)
 
 
 def by_hand(folder, variables, protocol):
@@ -113,12 +115,12 @@ def test_scores_and_files(folder, variables, tmp_path, capsys):
         result["protocol"],
         "frames 4, stride 1, fps None, size 40, width 0, crop 32",
         f"top-1                {100 * top1:.2f} % [{100 * low:.2f}, {100 * high:.2f}]",
-        "60.00 %, 3 of 5 videos; 1 unreadable, 1 not there",
-        f"top-1 is {60 * top1:.2f} % if the others count as wrong",
+        "60.00 %, 3 of 5 videos; 1 unreadable, 1 missing",
+        f"Top-1 is {60 * top1:.2f} % if the others count as wrong",
     ):
         assert text in printed.out
     assert "One-clip" not in printed.out
-    assert "not counted:" in printed.err
+    assert "excluded:" in printed.err
     assert "3.mp4" in printed.err
     page = (out / "report.html").read_text()
     assert result["protocol"] in page
@@ -160,7 +162,7 @@ def test_wrong_calls(folder, variables, tmp_path, arguments, text):
 
 def test_wrong_config_and_classes(folder, variables, tmp_path):
     file = weights(folder, variables)
-    with pytest.raises(ConfigError, match="which data, by which protocol"):
+    with pytest.raises(ConfigError, match="no config with a data set"):
         run("--checkpoint", file)
     with pytest.raises(ConfigError, match="neither a file"):
         run("--config", tmp_path / "none.py", "--checkpoint", file)
@@ -168,7 +170,7 @@ def test_wrong_config_and_classes(folder, variables, tmp_path):
     with pytest.raises(ConfigError, match=r"wrong\.py: KeyError: 'oh'"):
         run("--config", tmp_path / "wrong.py", "--checkpoint", file)
     other = weights(folder, variables, ("x", "y", "q"))
-    with pytest.raises(ConfigError, match="q in the network alone, z in the data alone"):
+    with pytest.raises(ConfigError, match="only in the network: q; only in the data set: z"):
         run(*data(folder), "--checkpoint", other, "--out", tmp_path)
 
 

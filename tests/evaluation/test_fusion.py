@@ -4,7 +4,7 @@ import os
 import numpy as np
 import pytest
 
-from jaxvideo.cli import runs
+from jaxvideo.cli import fuse as fuse_command
 from jaxvideo.evaluation.fusion import (
     Scores,
     align,
@@ -15,7 +15,7 @@ from jaxvideo.evaluation.fusion import (
     tune,
     video_names,
 )
-from jaxvideo.evaluation.scores import topk_accuracy
+from jaxvideo.evaluation.metrics import topk_accuracy
 from jaxvideo.types import CheckpointError, ConfigError, DataError
 
 SPATIAL = np.array([[3.0, 1.0, -2.0], [-1.0, -5.0, -2.0]])
@@ -55,7 +55,7 @@ def test_the_rules_differ():
         (([SPATIAL], None, "mean"), ConfigError, "how='mean': allowed are"),
         (([SPATIAL, TEMPORAL], [1.0]), ConfigError, "one for each of 2 score arrays"),
         (([SPATIAL, TEMPORAL[:, :2]],), DataError, r"\(2, 2\), \(2, 3\)"),
-        (([],), DataError, "all must be the same"),
+        (([],), DataError, "all must have the same"),
     ],
 )
 def test_wrong_calls(arguments, error, text):
@@ -103,7 +103,7 @@ def test_what_is_held_out():
     assert held_out(100, 0.3)[0].tolist() == part.tolist()
     assert held_out(100, 0.3, seed=1)[0].tolist() != part.tolist()
     for share in (0.0, 1.0, 1.5, 0.001):
-        with pytest.raises(ConfigError, match="both parts must have some"):
+        with pytest.raises(ConfigError, match="leaves one part empty"):
             held_out(100, share)
 
 
@@ -138,22 +138,22 @@ def test_files_are_aligned_by_the_names_of_videos():
     np.testing.assert_array_equal(first.scores, second.scores)
     assert second.labels.tolist() == [0, 2]
     relabeled = Scores(other.scores, np.array([1, 0]), classes, other.videos)
-    with pytest.raises(ConfigError, match="one and other were tested on other labels"):
+    with pytest.raises(ConfigError, match="one and other were tested on different labels"):
         align([one, relabeled], ["one", "other"])
-    with pytest.raises(ConfigError, match="no video in common; they have for instance x, q"):
+    with pytest.raises(ConfigError, match=r"no video in common\. The first video of each: x, q"):
         align([one, Scores(np.eye(3)[:1], np.array([0]), classes, ("q",))], ["one", "other"])
-    with pytest.raises(ConfigError, match="other classes"):
+    with pytest.raises(ConfigError, match="different classes"):
         align([one, Scores(one.scores, one.labels, ("a", "b", "d"))], ["one", "other"])
     # Without names, only the same labels in the same order will do.
     nameless = Scores(one.scores, one.labels, classes)
     assert align([nameless, one], ["one", "other"])[0] is nameless
-    with pytest.raises(ConfigError, match="other labels"):
+    with pytest.raises(ConfigError, match="different labels"):
         align([nameless, other], ["one", "other"])
 
 
 def command(*arguments):
     parser = argparse.ArgumentParser()
-    runs.add(parser.add_subparsers(dest="command"))
+    fuse_command.add(parser.add_subparsers(dest="command"))
     options = parser.parse_args(["fuse", *map(str, arguments)])
     return options.run(options)
 

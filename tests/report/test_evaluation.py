@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 
 from jaxvideo.data.datasets.dataset import VideoDataset
+from jaxvideo.evaluation.intervals import estimates
+from jaxvideo.evaluation.metrics import label_matrix
 from jaxvideo.evaluation.protocol import Result
-from jaxvideo.evaluation.scores import estimates, label_matrix
 from jaxvideo.report.evaluation import confused_pairs, evaluation_page, thumbnail
 from jaxvideo.types import VideoError
 from tests.conftest import write_video

@@ -1,19 +1,24 @@
-"""What the console is told."""
+"""Metrics of a run, and its lines on the console."""
 
 import os
 import subprocess
 import sys
 
+from jaxvideo.training import distributed
+from jaxvideo.training.log import METRICS, metrics_log, read_metrics
+
 SAYS = """
 import sys
-from jaxvideo.training.log import say
-for line in ("one", "two"):
-    say(line)
-print("went on", file=sys.stderr)
+from jaxvideo.progress import console
+from jaxvideo.training.log import say, warn
+with console(sys.stdout):
+    for line in ("one", "two"):
+        say(line)
+    warn("100 %")
 """
 
 
-def test_a_run_goes_on_when_nobody_reads(repository):
+def test_closed_stdout_does_not_stop_a_run(repository):
     reader, writer = os.pipe()
     os.close(reader)
     done = subprocess.run(
@@ -21,4 +26,27 @@ def test_a_run_goes_on_when_nobody_reads(repository):
     )
     os.close(writer)
     assert done.returncode == 0
-    assert done.stderr.decode() == "went on\n"
+    assert done.stderr.decode() == "warning: 100 %\n"
+
+
+def test_a_resumed_run_replaces_its_later_records(tmp_path):
+    with metrics_log(tmp_path, 0) as write:
+        for step in (1, 2, 3):
+            write(step, {"loss": float(step)})
+    with (tmp_path / METRICS).open("a") as file:
+        file.write('{"step": 4, "lo')  # killed while it wrote
+    assert [record["step"] for record in read_metrics(tmp_path)] == [1, 2, 3]
+    with metrics_log(tmp_path, 2) as write:
+        write(3, {"loss": 0.5})
+    records = read_metrics(tmp_path)
+    assert records[1:] == [{"step": 2, "loss": 2.0}, {"step": 3, "loss": 0.5}]
+    assert len(records) == 3
+    assert list((tmp_path / "tensorboard").iterdir())
+
+
+def test_only_the_first_process_writes(tmp_path, monkeypatch):
+    monkeypatch.setattr(distributed, "writes", lambda: False)
+    with metrics_log(tmp_path, 0) as write:
+        write(1, {"loss": 1.0})
+    assert not list(tmp_path.iterdir())
+    assert read_metrics(tmp_path) == []

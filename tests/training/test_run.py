@@ -41,7 +41,7 @@ STEPS = 24
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory):
     cache = tmp_path_factory.mktemp("cache")
-    ensure_motion(cache / "motion", train=32, val=16, progress=lambda line: None)
+    ensure_motion(cache / "motion", train=32, val=16)
     return {
         **os.environ,
         "JAX_NUM_CPU_DEVICES": "1",

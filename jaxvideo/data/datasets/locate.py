@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from jaxvideo.data.datasets.annotations import SPLITS, Annotations, Row
 from jaxvideo.data.video import is_video
+from jaxvideo.progress import LOG
 from jaxvideo.types import DataError
 
 # Folders that the paths in a list may be relative to, below the data folder (mmaction2's layout).
@@ -43,14 +43,14 @@ def locate(root: Path, annotations: Annotations) -> dict[str, list[str | None]]:
 
 
 def _listing_report(root: Path) -> Callable[[int], None]:
-    """Returns `report(count)`, which counts listed names and prints the total every 2 seconds."""
+    """Returns `report(count)`, which counts listed names and logs the total every 2 seconds."""
     shown, total = time.perf_counter(), 0
 
     def report(count: int) -> None:
         nonlocal shown, total
         total += count
         if time.perf_counter() - shown > 2:
-            print(f"listing {root}: {total:,} names", file=sys.stderr, flush=True)
+            LOG.info(f"listing {root}: {total:,} names")
             shown = time.perf_counter()
 
     return report

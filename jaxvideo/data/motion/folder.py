@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
 
@@ -15,6 +13,7 @@ from jaxvideo.data.motion.encoding import encode, find_codec
 from jaxvideo.data.motion.photos import faces, horse, photos
 from jaxvideo.data.motion.scene import render
 from jaxvideo.data.motion.spec import CLASSES, SPLITS, VERSION
+from jaxvideo.progress import LOG, bar
 from jaxvideo.startup import cache_directory
 from jaxvideo.types import DataError
 
@@ -34,7 +33,6 @@ def ensure_motion(
     val: int = 320,
     seed: int = 0,
     threads: int | None = None,
-    progress: Callable[[str], None] | None = None,
 ) -> Path:
     """Returns the folder of the motion data set, and writes it if it does not exist yet.
 
@@ -48,7 +46,6 @@ def ensure_motion(
       train, val: number of videos, a multiple of 8: of the classes, and in `val` of the pairs.
       seed: 0 or more.
       threads: number of videos rendered in parallel. Default: the cores this process may use.
-      progress: called with a line of text at most twice a second. Default: print to stderr.
 
     Returns:
       The folder.
@@ -67,7 +64,6 @@ def ensure_motion(
         advice = " Set JAXVIDEO_CACHE to a folder that is writable and has space."
     else:
         folder, advice = Path(root), ""
-    say = _stderr_reporter() if progress is None else lambda text, stays: progress(text)
 
     try:
         if _finished(folder, wanted):  # without the lock: a finished set may be read-only
@@ -79,9 +75,9 @@ def ensure_motion(
         faces()
         horse()
         folder.mkdir(parents=True, exist_ok=True)
-        with _locked(folder, say) as alone:
+        with _locked(folder) as alone:
             if not _finished(folder, wanted):
-                _write_set(folder, wanted, threads or _num_cores(), alone, say)
+                _write_set(folder, wanted, threads or _num_cores(), alone)
     except OSError as error:
         reason = error.strerror or error
         raise DataError(f"cannot write the motion set to {folder}: {reason}.{advice}") from error
@@ -146,13 +142,7 @@ def _missing(folder: Path, wanted: dict[str, int]) -> list[tuple[str, int, str]]
     ]
 
 
-def _write_set(
-    folder: Path,
-    wanted: dict[str, int],
-    threads: int,
-    alone: bool,
-    say: Callable[[str, bool], None],
-) -> None:
+def _write_set(folder: Path, wanted: dict[str, int], threads: int, alone: bool) -> None:
     parameters = json.dumps(wanted) + "\n"
     _replace(folder / _BEGUN, parameters.encode())
     if alone:  # otherwise another process may be writing them
@@ -167,20 +157,18 @@ def _write_set(
         _replace(folder / path, encode(frames))
 
     todo = _missing(folder, wanted)
-    say(f"rendering {len(todo)} motion videos (once) into {folder}", True)
-    begun = time.monotonic()
+    LOG.info(f"rendering {len(todo)} motion videos (once) into {folder}")
     pool = ThreadPoolExecutor(threads)
     try:
         pending = {pool.submit(write, *video) for video in todo}
-        while pending:
-            # FIRST_EXCEPTION: a full disk is reported at once, not after 1,500 failures.
-            done, pending = wait(pending, timeout=0.5, return_when=FIRST_EXCEPTION)
-            for future in done:
-                future.result()
-            made = len(todo) - len(pending)
-            rate = made / (time.monotonic() - begun)
-            left = f", {len(pending) / rate:.0f} s left" if made else ""
-            say(f"motion: {made}/{len(todo)} videos, {rate:.0f}/s{left}", not pending)
+        with bar(len(todo), "videos") as update:
+            update(0)
+            while pending:
+                # FIRST_EXCEPTION: a full disk is reported at once, not after 1,500 failures.
+                done, pending = wait(pending, timeout=0.5, return_when=FIRST_EXCEPTION)
+                for future in done:
+                    future.result()
+                update(len(todo) - len(pending))
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -200,7 +188,7 @@ def _replace(path: Path, content: bytes) -> None:
 
 
 @contextlib.contextmanager
-def _locked(folder: Path, say: Callable[[str, bool], None]) -> Iterator[bool]:
+def _locked(folder: Path) -> Iterator[bool]:
     """Locks the folder against other processes; yields False if that is not possible.
 
     The lock belongs to the kernel and ends with its process, so SIGKILL leaves none behind.
@@ -215,28 +203,9 @@ def _locked(folder: Path, say: Callable[[str, bool], None]) -> Iterator[bool]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             alone = True
         except BlockingIOError:
-            say(f"waiting for another process that is writing {folder}", True)
+            LOG.info(f"waiting for another process that is writing {folder}")
             fcntl.flock(file, fcntl.LOCK_EX)
             alone = True
         except OSError:
             alone = False
         yield alone
-
-
-def _stderr_reporter() -> Callable[[str, bool], None]:
-    """Returns a function that prints to stderr, with temporary lines in between.
-
-    On a terminal a temporary line is overwritten; elsewhere one is printed every 5 seconds.
-    """
-    tty = sys.stderr.isatty()
-    shown = time.monotonic()
-
-    def say(text: str, stays: bool) -> None:
-        nonlocal shown
-        if tty:
-            print(f"\r\x1b[K{text}", end="\n" if stays else "", file=sys.stderr, flush=True)
-        elif stays or time.monotonic() - shown >= 5:
-            shown = time.monotonic()
-            print(text, file=sys.stderr, flush=True)
-
-    return say

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import tensorflow_datasets as tfds
-from absl import logging
 from tensorflow_datasets.core import writer as tfds_writer
 
 from jaxvideo.data.datasets.dataset import VideoDataset
 from jaxvideo.data.packed import shards
 from jaxvideo.data.packed.record import Packing
 from jaxvideo.data.packed.workers import read_one, short_name
+from jaxvideo.progress import LOG
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +33,7 @@ class _Shard:
         for index in self.indices:
             row, example = read_one(self.dataset, index, self.packing, self.root)
             if example is None:
-                logging.warning("left out: %s", row["reason"])
+                LOG.warning("left out: %s", row["reason"])
             else:
                 yield json.dumps(row), example
 

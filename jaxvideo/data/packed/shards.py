@@ -25,6 +25,7 @@ from jaxvideo.data.datasets.dataset import VideoDataset
 from jaxvideo.data.packed.read import PLAN
 from jaxvideo.data.packed.record import Packing
 from jaxvideo.data.packed.workers import label_sets
+from jaxvideo.progress import TEMPORARY, replacing, write_file
 from jaxvideo.types import DataError
 
 NAME, VERSION = "packed_videos", "1.0.0"
@@ -81,7 +82,7 @@ def read_finished(folder: Path, plan: dict[str, Any]) -> dict[str, Any] | None:
     elif folder.exists() and any(folder.iterdir()):
         raise DataError(f"{folder} is not empty and not a packed folder: use another folder")
     folder.mkdir(parents=True, exist_ok=True)
-    _replace(folder / PLAN, json.dumps(plan))
+    write_file(folder / PLAN, json.dumps(plan))
     return None
 
 
@@ -163,9 +164,8 @@ def write_shard(path: Path, records: Iterable[tuple[dict[str, Any], bytes | None
       records: (row of the table, serialized record); the record of a video that is left out is
         None.
     """
-    temporary = path.with_name(f"incomplete-{os.getpid()}-{path.name}")
     rows = []
-    try:
+    with replacing(path) as temporary:
         writer = ArrayRecordWriter(os.fspath(temporary), _WRITER)
         try:
             for row, record in records:
@@ -174,20 +174,11 @@ def write_shard(path: Path, records: Iterable[tuple[dict[str, Any], bytes | None
                     writer.write(record)
         finally:
             writer.close()
-        _replace(_table_path(path), json.dumps(rows))
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        write_file(_table_path(path), json.dumps(rows))
 
 
 def _table_path(path: Path) -> Path:
     return path.with_name(f"table-{path.name}.json")
-
-
-def _replace(path: Path, text: str) -> None:
-    temporary = path.with_name(f"incomplete-{os.getpid()}-{path.name}")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
 
 
 def gather(
@@ -234,7 +225,7 @@ def finish(info: Any, folder: Path, plan: dict[str, Any], tables: dict[str, Any]
     ]
     info.set_splits(tfds.core.splits.SplitDict(infos))
     info.metadata.update(plan, splits=tables)
-    aside = folder / "incomplete-info"
+    aside = folder / f"{TEMPORARY}info"
     aside.mkdir(exist_ok=True)
     info.write_to_directory(aside)
     for path in sorted(aside.iterdir(), key=lambda path: path.name == "dataset_info.json"):
@@ -245,6 +236,6 @@ def finish(info: Any, folder: Path, plan: dict[str, Any], tables: dict[str, Any]
 
 def clean(folder: Path) -> None:
     """Removes the plan, tables and temporary files."""
-    for pattern in ("table-*", "incomplete-*", PLAN):
+    for pattern in ("table-*", f"{TEMPORARY}*", PLAN):
         for path in folder.glob(pattern):
             path.unlink()

@@ -14,13 +14,16 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxvideo.cli import plan as command
 from jaxvideo.cli.train import overrides
-from jaxvideo.training import plan
+from jaxvideo.planning import batch as batches
+from jaxvideo.planning import plan
+from jaxvideo.planning import topology as topologies
+from jaxvideo.progress import console
 from jaxvideo.training.chips import CHIPS, chip_of_kind, chip_of_topology, mfu
 from jaxvideo.training.config import load_config, read_config
 from jaxvideo.types import ConfigError, Lowering
 
 tpu = pytest.mark.skipif(
-    importlib.util.find_spec("libtpu") is None, reason="wants the extra [tpu]: libtpu"
+    importlib.util.find_spec("libtpu") is None, reason="needs libtpu (extra [tpu])"
 )
 
 # A program in the form that the compiler of TPUs prints, with everything that is counted.
@@ -187,20 +190,20 @@ def test_model_flops_utilization():
     ("text", "size"), [("80GB", 80e9), ("15.75GiB", 15.75 * 2**30), ("512 MiB", 2**29)]
 )
 def test_memory_size(text, size):
-    assert plan.memory_size(text) == size
+    assert topologies.memory_size(text) == size
 
 
 @pytest.mark.parametrize("topology", ["80", "80XB", "hello", "v5e", "v5e:", "v5e:4x", "v5e:4x-4"])
 def test_no_topology(topology):
-    read = plan.memory_size if topology[0].isdigit() else plan.tpu_devices
+    read = topologies.memory_size if topology[0].isdigit() else topologies.tpu_devices
     with pytest.raises(ConfigError, match=r"v5e:16x16.*80GB"):
         read(topology)
 
 
 def test_no_compiler(monkeypatch):
-    monkeypatch.setattr(plan.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(topologies.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"jaxvideo\[tpu\]"):
-        plan.tpu_devices("v5e:2x2")
+        topologies.tpu_devices("v5e:2x2")
 
 
 @pytest.mark.parametrize("most", [0, 1, 2, 7, 8, 31, 1000])
@@ -212,7 +215,7 @@ def test_largest(most, first):
         tried.append(number)
         return number <= most
 
-    found = plan.largest(fits, first)
+    found = batches.largest(fits, first)
     assert found == most if most < 64 else 0.97 * most <= found <= most
     assert len(tried) == len(set(tried)), "a compilation takes minutes: none twice"
     assert min(tried) >= 1
@@ -237,14 +240,14 @@ def tiny(*overrides: str):
 
 def test_batch_keeps_the_size_of_bn_groups():
     run = tiny("model.name=c3d_bn", "model.bn_groups=4", "batch_size=24")  # 6 clips a group
-    assert plan.batch_unit(run, 4) == 12
-    assert plan.batch_unit(run, 1) == 6
-    larger = plan.with_batch(run, 60)
+    assert batches.batch_unit(run, 4) == 12
+    assert batches.batch_unit(run, 1) == 6
+    larger = batches.with_batch(run, 60)
     assert (larger.batch_size, larger.model["bn_groups"]) == (60, 10)
     with pytest.raises(ConfigError, match=r"64.*6 clips.*BN"):
-        plan.with_batch(run, 64)
+        batches.with_batch(run, 64)
     single = tiny("model.name=c3d_bn", "model.bn_groups=1", "batch_size=24")
-    assert plan.with_batch(single, 64).model["bn_groups"] == 1
+    assert batches.with_batch(single, 64).model["bn_groups"] == 1
 
 
 @functools.cache
@@ -307,19 +310,20 @@ def run_command(*arguments: str) -> int:
     command.add(parser.add_subparsers())
     options, others = parser.parse_known_args(["plan", *arguments])
     options.changes = overrides(others, "--")
-    return options.run(options)
+    with console():
+        return options.run(options)
 
 
 @pytest.fixture
 def compiled(monkeypatch):
     """Commands that compile one network on two devices, whatever was asked: it takes a while."""
+    made = tiny_plan(2)
     monkeypatch.setattr(jax, "devices", lambda devices=jax.devices(): devices[:2])
     tried = []
 
     def make_plan(run, classes, devices, *, epoch_steps):
         tried.append(run.batch_size)
         growth = run.batch_size // 16
-        made = tiny_plan(2)
         memory = plan.Memory(10**6, 0, growth * 10**6, 0)
         return dataclasses.replace(made, batch=run.batch_size, memory=memory)
 
@@ -336,7 +340,7 @@ def test_command(capsys, compiled):
     assert re.search(r"devices +2 x cpu \(80GB\), 74.51 GiB each", out)
     assert "101 classes" in out
     assert re.search(r"memory +1.91 MiB per chip, 0 % of 74.51 GiB", out)
-    assert re.search(r"all-reduce +\d+ a step", out)
+    assert re.search(r"all-reduce +\d+ per step", out)
     assert re.search("time +no estimate", out)
     assert "train with" not in out
 
@@ -351,11 +355,11 @@ def test_command_for_the_largest_batch(capsys, compiled):
     assert run_command(*CONFIG, "--topology", "8MB", "--largest") == 0
     captured = capsys.readouterr()
     assert max(batch for batch in compiled if 1 + batch // 16 <= 8) == 126
-    assert re.search(r"batch +126 clips a step, 63 per chip", captured.out)
+    assert re.search(r"batch +126 clips per step, 63 per chip", captured.out)
     assert "63 clips per chip: 7.63 MiB, fits" in captured.err
     assert "64 clips per chip: 8.58 MiB, does not fit" in captured.err
     assert "--config.batch_size=126" in captured.out
-    assert "optim.lr and epoch_steps are the config's, for 16 clips" in captured.out
+    assert "adapt optim.lr and epoch_steps, which are for 16 clips" in captured.out
     assert run_command(*CONFIG, "--topology", "0.5MB", "--largest") == 1
     assert "DOES NOT FIT with any batch" in capsys.readouterr().out
 
@@ -418,18 +422,18 @@ def alone(monkeypatch):
     ],
 )
 def test_topologies(alone, topology, count, kind):
-    devices, chip = plan.tpu_devices(topology)
+    devices, chip = topologies.tpu_devices(topology)
     assert (len(devices), devices[0].device_kind) == (count, kind)
     assert kind in chip.kinds
     with pytest.raises(ConfigError, match="allowed are"):
-        plan.tpu_devices("v5e:3x7")
+        topologies.tpu_devices("v5e:3x7")
 
 
 @tpu
 def test_cycles_of_a_loop(alone):
     """A bf16 product of 2048 x 2048, five times: no fewer cycles than its multiply-adds take on
     full matrix units, and not twice as many."""
-    devices, _ = plan.tpu_devices("v5e:2x2")
+    devices, _ = topologies.tpu_devices("v5e:2x2")
     here = NamedSharding(Mesh(np.array(devices[:1]), ("data",)), PartitionSpec())
     x = jax.ShapeDtypeStruct((2048, 2048), jnp.bfloat16, sharding=here)
 

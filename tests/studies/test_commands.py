@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from jaxvideo import create_model
-from jaxvideo.cli import features
-from jaxvideo.evaluation.verification import measures, read_pairs
+from jaxvideo.cli import aslan, extract, pca, svm, tsne
 from jaxvideo.pretrained import Weights, save_weights
+from jaxvideo.progress import console
+from jaxvideo.studies.aslan import measures, read_pairs
 from jaxvideo.training.step import init_variables
 from jaxvideo.types import ConfigError, DataError, Preprocessing
 
@@ -24,9 +25,12 @@ GRAY = {"dark": 40, "gray": 120, "bright": 220}
 
 def run(*arguments):
     parser = argparse.ArgumentParser()
-    features.add(parser.add_subparsers(required=True))
+    commands = parser.add_subparsers(required=True)
+    for command in (extract, svm, pca, tsne, aslan):
+        command.add(commands)
     options = parser.parse_args(list(map(str, arguments)))
-    return options.run(options)
+    with console():
+        return options.run(options)
 
 
 def write(path, gray, seed, frames=12):
@@ -134,7 +138,7 @@ def test_again(data, weights, tmp_path, capsys):
     command = ("extract", *some, "--checkpoint", weights, "--out", tmp_path / "out")
     assert run(*command) == 1
     printed = capsys.readouterr()
-    assert "3 written, 0 there already, 1 failed" in printed.out
+    assert "3 written, 0 skipped (already present), 1 failed" in printed.out
     assert "f_r2d_10: pool of 10 clips x center crop" in printed.out
     assert re.search(r"error: .*dark_6\.mp4: cannot be opened", printed.err)
     kept = tmp_path / "out" / "dark_0.mp4.npz"
@@ -143,7 +147,7 @@ def test_again(data, weights, tmp_path, capsys):
     (tmp_path / "out" / "dark_1.mp4.npz").write_bytes(kept.read_bytes()[:300])
     (tmp_path / "out" / "dark_2.mp4.npz").unlink()
     assert run(*command) == 1
-    assert "2 written, 1 there already, 1 failed" in capsys.readouterr().out
+    assert "2 written, 1 skipped (already present), 1 failed" in capsys.readouterr().out
     assert os.stat(kept).st_mtime_ns == before[0]
     np.testing.assert_array_equal(stored(tmp_path / "out" / "dark_1.mp4.npz")["features"], other)
     with pytest.raises(ConfigError, match="holds other features; name another --out"):
@@ -153,9 +157,10 @@ def test_again(data, weights, tmp_path, capsys):
 
 def test_wrong_options(data, weights, tmp_path):
     command = ("extract", data, "--checkpoint", weights, "--out", tmp_path)
-    for wrong in (("--every", 0), ("--every", 8, "--clips", 2)):
-        with pytest.raises(ConfigError, match="at least 1 frame, and without --clips"):
-            run(*command, *wrong)
+    with pytest.raises(ConfigError, match="--every=0: must be at least 1"):
+        run(*command, "--every", 0)
+    with pytest.raises(ConfigError, match="--every and --clips are mutually exclusive"):
+        run(*command, "--every", 8, "--clips", 2)
     with pytest.raises(ConfigError, match="endpoint 'fc6': the network has conv1"):
         run(*command, "--endpoint", "fc6")
     with pytest.raises(ConfigError, match="--threads=0"):
@@ -188,8 +193,8 @@ def test_svm(sklearn, data, extracted, capsys):
     assert "f_r2d_10, conv1 of 2 clips x 3 crops" in printed
     assert run("svm", both[0], "--annotations", data, "--c", "auto") == 0
     printed = capsys.readouterr()
-    assert "chosen on the training videos" in printed.out
-    assert printed.err.count("in cross-validation on the training videos") == 5
+    assert "chosen by cross-validation on the training videos" in printed.out
+    assert printed.err.count("in cross-validation") == 5
 
 
 def test_leave_one_out(sklearn, data, extracted, capsys):
@@ -200,10 +205,10 @@ def test_leave_one_out(sklearn, data, extracted, capsys):
     for more, count in (((), 20), (("class",), 7), (("groups.txt",), 7)):
         assert run(*command, *more) == 0
         printed = capsys.readouterr().out
-        assert "of 20 of 21 videos, 3 classes\n  linear SVM, C = 1, trained on all but" in printed
-        assert f"one of {count} groups, each in turn" in printed
+        assert "of 20 of 21 videos, 3 classes\n  linear SVM, C = 1, leave-one-out" in printed
+        assert f"leave-one-out over {count} groups" in printed
     groups.write_text("videos/dark_0.mp4 1\n")
-    with pytest.raises(DataError, match=r"groups\.txt names no group of 19 videos"):
+    with pytest.raises(DataError, match=r"groups\.txt names no group for 19 videos"):
         run(*command, "groups.txt")
     groups.unlink()
 
@@ -217,7 +222,7 @@ def test_pca(sklearn, data, extracted, tmp_path, capsys):
     assert picture.read_bytes()[:4] == b"\x89PNG"
     assert run(*command) == 0  # of the usual dimensions those that there are
     assert re.findall(r"^ +(\d+)  ", capsys.readouterr().out, re.MULTILINE) == ["10"]
-    with pytest.raises(ConfigError, match="12 training videos with 32 features have 1 to 12"):
+    with pytest.raises(ConfigError, match="12 training videos with 32 features allow 1 to 12"):
         run(*command, "--dimensions", 50)
     with pytest.raises(ConfigError, match="cannot be written"):
         run(*command[:-1], tmp_path / "gone" / "x.png")

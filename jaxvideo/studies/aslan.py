@@ -1,14 +1,14 @@
-"""ASLAN: do two videos show the same action, one that was never seen?
+"""ASLAN, action similarity: do two videos show the same action, which was never trained on?
 
 Kliper-Gross, Hassner, Wolf, "The Action Similarity Labeling Challenge", TPAMI 2012. View 2 has ten
-splits of 300 same and 300 other pairs, whose actions do not meet; each is tested by what was
-trained on the nine others, and the mean accuracy is told with its standard error, beside the
-area under the ROC.
+splits of 300 same and 300 different pairs with disjoint actions. Each split is tested by an SVM
+trained on the other nine. Reported are the mean accuracy with its standard error, and the area
+under the ROC curve (AUC).
 
-With networks' features as C3D's authors (arXiv 1412.0767, section 5): of every feature (prob, fc7,
-fc6, pool5), averaged over a video's clips and L2-normalized, the twelve measures of the data set's
-paper (Table 3) between the two videos; all of them, scaled to mean 0 and variance 1 on the
-training pairs, to a linear SVM. C = 1 and libsvm's hinge loss are the data set's own code's.
+The features follow C3D (arXiv 1412.0767, section 5). For each kind of feature (prob, fc7, fc6,
+pool5), averaged over clips and L2-normalized, the twelve measures of the ASLAN paper (Table 3) are
+computed between the two videos. All measures, standardized on the training pairs, are the input of
+a linear SVM. C = 1 and the hinge loss of libsvm match the code of ASLAN.
 """
 
 from __future__ import annotations
@@ -22,30 +22,48 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxvideo.evaluation.features import sklearn
+from jaxvideo.studies.svm import sklearn
 from jaxvideo.types import DataError
 
 PAIR_FORMAT = "first,second,same,split"
 
-# Keeps 0 / 0 and log 0 finite, far below a feature that matters.
+# Keeps 0 / 0 and log 0 finite; far below any relevant feature value.
 _TINY = 1e-12
 
 
 @dataclasses.dataclass(frozen=True)
 class Pairs:
-    """Pairs of videos: names, whether both show one action, and the split each belongs to."""
+    """Pairs of videos.
+
+    Attributes:
+      first, second: names of the videos.
+      same: bool `[P]`, True if both show the same action.
+      split: int `[P]`, number of the split.
+    """
 
     first: tuple[str, ...]
     second: tuple[str, ...]
-    same: np.ndarray  # bool [P]
-    split: np.ndarray  # int [P]
+    same: np.ndarray
+    split: np.ndarray
+
+    def take(self, rows: np.ndarray) -> Pairs:
+        """Selects pairs by their indices."""
+        return Pairs(
+            tuple(self.first[row] for row in rows),
+            tuple(self.second[row] for row in rows),
+            self.same[rows],
+            self.split[rows],
+        )
 
 
 @dataclasses.dataclass(frozen=True)
 class Verification:
-    """Result of a cross-validation over splits.
+    """Result of the cross-validation over splits.
 
-    `accuracies` and `aucs` `[splits]`; `auc`, of all pairs' scores together.
+    Attributes:
+      accuracies: accuracy of each split `[splits]`.
+      aucs: area under the ROC curve of each split `[splits]`.
+      auc: area under the ROC curve of all pairs together.
     """
 
     accuracies: np.ndarray
@@ -54,29 +72,36 @@ class Verification:
 
     @property
     def accuracy(self) -> float:
+        """Mean accuracy of the splits."""
         return float(self.accuracies.mean())
 
     @property
     def standard_error(self) -> float:
-        """Of the mean accuracy: the splits' standard deviation (n - 1) over sqrt n."""
+        """Standard error of the mean accuracy: sample standard deviation over sqrt(splits)."""
         return float(self.accuracies.std(ddof=1) / math.sqrt(len(self.accuracies)))
 
 
 def measures(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """The twelve measures between rows of two arrays `[P, D]`, not negative: f64 `[P, 12]`.
+    """Computes the twelve measures of Table 3 between the rows of two arrays.
 
-    In the order of Table 3: similarities 1 to 5, 11 and 12, distances 6 to 10.
+    Args:
+      x: nonnegative features `[P, D]`.
+      y: nonnegative features `[P, D]`.
+
+    Returns:
+      f64 `[P, 12]` in the order of the table: 1 to 5, 11 and 12 are similarities, 6 to 10 are
+      distances.
 
     Raises:
-      DataError: a feature is negative (roots and logarithms are taken), or shapes differ.
+      DataError: a feature is negative, or the shapes differ.
     """
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
     if x.shape != y.shape or x.ndim != 2:
-        raise DataError(f"features of shapes {x.shape} and {y.shape}: both [P, D]")
+        raise DataError(f"features of shapes {x.shape} and {y.shape}: both must be [P, D]")
     if x.size and min(x.min(), y.min()) < 0:
         raise DataError(
-            "ASLAN's measures take roots and logarithms: features must not be negative, as they "
-            "are after a ReLU or a softmax (fc6, fc7, prob), not before (logits)"
+            "ASLAN's measures need nonnegative features, because they take roots and logarithms; "
+            "use an endpoint after ReLU or softmax (fc6, fc7, prob), not logits"
         )
     product, total, difference = x * y, x + y + _TINY, x - y
     root_x, root_y = np.sqrt(x), np.sqrt(y)
@@ -102,24 +127,31 @@ def measures(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def l2_normalized(values: np.ndarray) -> np.ndarray:
-    """Rows divided by their norms; a row of zeros stays."""
+    """Divides each row by its L2 norm; a zero row stays zero."""
     norm = np.linalg.norm(values, axis=1, keepdims=True)
     return values / np.where(norm > 0, norm, 1)
 
 
 def verify(vectors: np.ndarray, pairs: Pairs, c: float = 1.0) -> Verification:
-    """Cross-validates a linear SVM on vectors `[P, K]` of pairs, over their splits.
+    """Cross-validates a linear SVM over the splits.
+
+    Args:
+      vectors: features of the pairs `[P, K]`.
+      pairs: labels and splits.
+      c: regularization parameter.
 
     Raises:
-      DataError: fewer than two splits, or a split of only same or only other pairs.
+      DataError: fewer than two splits, or a split with only same or only different pairs.
     """
     names = np.unique(pairs.split)
     if len(names) < 2:
-        raise DataError(f"pairs of {len(names)} split: at least 2 to train on one and test another")
+        raise DataError(f"the pairs have {len(names)} split; cross-validation needs at least 2")
     for name in names:
         own = pairs.same[pairs.split == name]
         if own.all() or not own.any():
-            raise DataError(f"split {name}: all its {len(own)} pairs are alike, same or not")
+            raise DataError(
+                f"split {name}: its {len(own)} pairs are all same or all different; both are needed"
+            )
     svm, metrics = sklearn("svm"), sklearn("metrics")
     scores = np.empty(len(vectors))
     accuracies, aucs = [], []
@@ -139,14 +171,14 @@ def verify(vectors: np.ndarray, pairs: Pairs, c: float = 1.0) -> Verification:
 
 
 def read_pairs(path: str | os.PathLike[str]) -> Pairs:
-    """Pairs from a text file with a line `first,second,same,split` each, or from the data set's
-    own `View2.mat`, whose videos are named by their numbers, `0001` to `3697`.
+    """Reads pairs from a text file, or from ASLAN's `View2.mat`.
 
-    `first` and `second` are videos as `extract` named them, `same` is 1 or 0, `split` a number. A
-    first line with these words is a heading; `#` starts a comment line.
+    A text file has one line `first,second,same,split` per pair: names of videos as `extract` wrote
+    them, 1 or 0, and the number of the split. A header line with these words is allowed; `#`
+    starts a comment line. Videos of `View2.mat` are named `0001` to `3697`.
 
     Raises:
-      DataError: no such file, or another form: the message names file and line.
+      DataError: the file cannot be read or has another format; the message names file and line.
     """
     path = Path(path)
     if path.suffix == ".mat":
@@ -154,7 +186,7 @@ def read_pairs(path: str | os.PathLike[str]) -> Pairs:
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read; expected: lines '{PAIR_FORMAT}'") from error
+        raise DataError(f"{path} cannot be read; expected lines '{PAIR_FORMAT}'") from error
     rows = []
     for number, row in enumerate(csv.reader(lines), start=1):
         row = [cell.strip() for cell in row]
@@ -163,22 +195,31 @@ def read_pairs(path: str | os.PathLike[str]) -> Pairs:
         if len(row) != 4 or not all(row[:2]) or row[2] not in ("0", "1") or not row[3].isdigit():
             raise DataError(
                 f"{path}, line {number}: {','.join(row)!r} is not of the form '{PAIR_FORMAT}' "
-                "(two videos, 1 or 0, the number of the split)"
+                "(two videos, 1 or 0, number of the split)"
             )
         rows.append(row)
     if not rows:
-        raise DataError(f"{path} is empty; expected: lines '{PAIR_FORMAT}'")
+        raise DataError(f"{path} is empty; expected lines '{PAIR_FORMAT}'")
     first, second, same, split = zip(*rows, strict=True)
     return Pairs(first, second, np.asarray(same) == "1", np.asarray(split, np.int64))
 
 
 def pair_videos(pairs: Pairs) -> list[str]:
-    """The videos of all pairs, once each, sorted."""
+    """Lists the videos of all pairs once each, sorted."""
     return sorted({*pairs.first, *pairs.second})
 
 
 def pair_vectors(pairs: Pairs, videos: Sequence[str], values: Sequence[np.ndarray]) -> np.ndarray:
-    """`[P, 12 x kinds]` of the L2-normalized features `values[kind]` `[len(videos), D]`."""
+    """Computes the measures of all pairs for all kinds of features.
+
+    Args:
+      pairs: pairs of `videos`.
+      videos: names of the videos.
+      values: one array `[len(videos), D]` per kind of feature.
+
+    Returns:
+      f64 `[P, 12 * kinds]`.
+    """
     row = {video: index for index, video in enumerate(videos)}
     first = [row[video] for video in pairs.first]
     second = [row[video] for video in pairs.second]
@@ -187,7 +228,7 @@ def pair_vectors(pairs: Pairs, videos: Sequence[str], values: Sequence[np.ndarra
 
 
 def _read_view2(path: Path) -> Pairs:
-    """`action_splits_pairs` `[600, 5, 10]`: ids, same, and the actions, of ten splits."""
+    """Reads `action_splits_pairs` `[600, 5, 10]`: two IDs, same, two actions, for ten splits."""
     from scipy.io import loadmat
     from scipy.io.matlab import MatReadError
 

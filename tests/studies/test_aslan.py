@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from jaxvideo.evaluation.verification import (
+from jaxvideo.studies.aslan import (
     Pairs,
     Verification,
     l2_normalized,
@@ -47,7 +47,7 @@ def test_measures_where_features_are_zero():
     assert np.isfinite(measures(np.zeros((1, 4)), np.zeros((1, 4)))).all()
     same = measures(y, y)[0]
     np.testing.assert_allclose(same[[5, 6, 7, 8, 9]], 0, atol=1e-9)  # the distances
-    with pytest.raises(DataError, match="must not be negative"):
+    with pytest.raises(DataError, match="need nonnegative features"):
         measures(-x, y)
     with pytest.raises(DataError, match="both"):
         measures(x, y[:, :2])
@@ -96,9 +96,9 @@ def test_cross_validation():
         assert result.aucs[index] == pytest.approx((positive[:, None] > negative).mean())
     assert 0.6 < result.accuracy < 0.95
     assert 0.6 < result.auc < 1
-    with pytest.raises(DataError, match="pairs of 1 split"):
+    with pytest.raises(DataError, match="the pairs have 1 split"):
         verify(vectors, Pairs(names, names, same, np.ones(120)))
-    with pytest.raises(DataError, match="split 3: all its 40 pairs are alike"):
+    with pytest.raises(DataError, match="split 3: its 40 pairs are all"):
         verify(vectors, Pairs(names, names, same | (split == 3), split))
 
 

@@ -1,4 +1,4 @@
-"""Pictures of a run, drawn from its files."""
+"""Pictures of a run: training curves and confusion matrix."""
 
 from __future__ import annotations
 
@@ -8,12 +8,17 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from jaxvideo.evaluation.fusion import SCORES
-from jaxvideo.evaluation.scores import confusion_matrix
+from jaxvideo.evaluation.metrics import confusion_matrix
+from jaxvideo.progress import replacing
 from jaxvideo.training.log import read_metrics
 
 
 def draw_run(workdir: Path) -> list[Path]:
-    """`curves.png` and `confusion.png` in a finished run's folder; their paths."""
+    """Draws `curves.png` and `confusion.png` in the directory of a finished run.
+
+    Returns:
+      The paths of the pictures.
+    """
     return [_curves(Path(workdir)), _confusion(Path(workdir))]
 
 
@@ -45,7 +50,7 @@ def _confusion(workdir: Path) -> Path:
     figure = Figure(figsize=(side, side), layout="constrained")
     axes = figure.subplots()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    axes.set(xlabel="answer", ylabel="label", title="confusion (share of each row)")
+    axes.set(xlabel="prediction", ylabel="label", title="confusion (share of each row)")
     if few:
         axes.set_xticks(range(len(classes)), classes, rotation=45, ha="right")
         axes.set_yticks(range(len(classes)), classes)
@@ -58,5 +63,6 @@ def _confusion(workdir: Path) -> Path:
 
 
 def _save(figure, path: Path) -> Path:
-    figure.savefig(path, dpi=110)
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        figure.savefig(file, dpi=110, format="png")
     return path

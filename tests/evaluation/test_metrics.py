@@ -3,11 +3,13 @@
 import numpy as np
 import pytest
 
-from jaxvideo.evaluation.scores import (
+from jaxvideo.evaluation.intervals import estimates, interval
+from jaxvideo.evaluation.metrics import (
+    METRICS,
+    Metric,
     average_precision,
     class_accuracy,
     confusion_matrix,
-    estimates,
     hits,
     label_matrix,
     losses,
@@ -123,9 +125,59 @@ def test_losses():
     np.testing.assert_allclose(losses(probabilities, several, "sigmoid"), expected)
 
 
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("name", METRICS)
+def test_weights_count_as_repetitions(name, seed):
+    """Integer weights are repeated videos; several sets of weights at once are one by one."""
+    scores, labels, several = draw(seed)
+    metric = METRICS[name]
+    truth = several if metric.labels == "multi" else labels
+    times = np.random.default_rng(seed).integers(0, 4, (len(scores), 3))
+    rows = [np.repeat(np.arange(len(scores)), column) for column in times.T]
+    expected = [metric(scores[row], truth[row]) for row in rows]
+    for weights in (times, times.astype(np.float32), times.astype(np.uint8)):
+        found = [metric(scores, truth, column) for column in weights.T]
+        np.testing.assert_allclose(found, expected, rtol=1e-12)
+        assert metric.batched
+        np.testing.assert_allclose(metric.function(scores, truth, weights), found, rtol=1e-12)
+    halved = [metric(scores, truth, column / 2) for column in times.T]
+    np.testing.assert_allclose(halved, expected, rtol=1e-12)
+
+
+def test_metric_from_outside():
+    """A function of the metric signature works in the table and alone, without a change here."""
+
+    def margin(scores, labels, weights):
+        own = scores[np.arange(len(labels)), labels]
+        return float(np.average(own - scores.mean(1), weights=weights))
+
+    scores, labels, several = draw(4, videos=300)
+    alone = interval(margin, scores, labels, draws=300)
+    row = Metric("mean margin", margin, labels="single")
+    found = estimates(scores, labels, metrics={**METRICS, "margin": row}, draws=300)
+    assert list(found) == ["top1", "top5", "mean_class_accuracy", "margin"]
+    assert found["margin"] == alone
+    assert found["top1"] == interval(METRICS["top1"], scores, labels, draws=300)
+    own = scores[np.arange(300), labels] - scores.mean(1)
+    assert alone.value == pytest.approx(own.mean())
+    error = float(own.std()) / 300**0.5  # of a mean, by theory
+    assert alone.low == pytest.approx(own.mean() - 1.96 * error, abs=0.5 * error)
+    assert alone.high == pytest.approx(own.mean() + 1.96 * error, abs=0.5 * error)
+    assert "margin" not in estimates(scores, several, metrics={"margin": row}, draws=2)
+
+
+def test_blocks_of_resamples_do_not_change_the_interval(monkeypatch):
+    from jaxvideo.evaluation import intervals
+
+    scores, labels, several = draw(5)
+    whole = [estimates(scores, truth, draws=50) for truth in (labels, several)]
+    monkeypatch.setattr(intervals, "_BLOCK", 7 * len(scores))
+    assert [estimates(scores, truth, draws=50) for truth in (labels, several)] == whole
+
+
 @pytest.mark.parametrize("multi", [False, True])
 def test_intervals_are_those_of_a_bootstrap(multi):
-    """Counts are drawn instead of videos; here videos are, one resample after the other."""
+    """The generic bootstrap by weights equals resampling rows."""
     scores, labels, several = draw(3, videos=200)
     truth = several if multi else labels
     found = estimates(scores, truth, draws=4000)
@@ -187,7 +239,7 @@ def test_intervals_are_a_function_of_the_seed():
     [
         ([0], {"draws": 1}, ConfigError, "draws=1"),
         ([0], {"level": 1.0}, ConfigError, "level=1.0"),
-        ([], {}, DataError, "no video"),
+        ([], {}, DataError, "no videos"),
     ],
 )
 def test_wrong_calls(labels, how, error, text):

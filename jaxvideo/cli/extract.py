@@ -1,0 +1,127 @@
+"""`extract`: features of videos."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from typing import Any
+
+from jaxvideo.cli.shared import (
+    add_command,
+    add_network,
+    add_videos,
+    add_views,
+    computed_in,
+    open_network,
+)
+from jaxvideo.types import ConfigError, DataError
+
+
+def add(commands: Any) -> None:
+    command = add_command(
+        commands,
+        "extract",
+        _extract,
+        "extract features of videos",
+        "Writes one .npz per video with the arrays `features`, `starts` (first frame of each clip) "
+        "and `times` (seconds). Finished files are skipped if the command is repeated.",
+        compiles=True,
+    )
+    add_videos(command)
+    add_network(command)
+    add_views(command)
+    command.add_argument("--out", required=True, metavar="DIR", help="output directory")
+    command.add_argument(
+        "--endpoint",
+        metavar="NAME",
+        help="avg_pool, fc6, ..., logits or prob (default: input of the classifier)",
+    )
+    command.add_argument(
+        "--every",
+        type=int,
+        metavar="N",
+        help="start a clip every N frames (instead of --clips)",
+    )
+    command.add_argument(
+        "--per-clip", action="store_true", help="keep one row per clip instead of their mean"
+    )
+    command.add_argument(
+        "--keep-map",
+        action="store_true",
+        help="keep the feature map instead of its mean over time and space",
+    )
+    command.add_argument(
+        "--normalize", action="store_true", help="divide features by their L2 norm"
+    )
+    command.add_argument(
+        "--threads",
+        type=int,
+        default=2,
+        metavar="N",
+        help="number of videos to decode in parallel (default: 2)",
+    )
+
+
+def _extract(options: argparse.Namespace) -> int:
+    from concurrent.futures import ThreadPoolExecutor
+
+    from jaxvideo.extraction import (
+        Extraction,
+        default_endpoint,
+        feature_files,
+        is_extracted,
+        make_extractor,
+        recipe_of,
+        write_features,
+    )
+    from jaxvideo.progress import LOG, echo, track
+
+    if options.threads < 1:
+        raise ConfigError(f"--threads={options.threads}: must be at least 1")
+    if options.every is not None and options.every < 1:
+        raise ConfigError(f"--every={options.every}: must be at least 1")
+    if options.every is not None and options.clips is not None:
+        raise ConfigError("--every and --clips are mutually exclusive; omit one of them")
+    files = feature_files(options.videos, options.out)
+    net = open_network(options)
+    preprocessing = net.preprocessing
+    protocol = net.tested(clips=options.clips, crops=options.crops)
+    protocol = dataclasses.replace(protocol, aggregation="softmax")
+    extraction = Extraction(
+        options.endpoint or default_endpoint(net.model, protocol.apply(preprocessing)),
+        protocol,
+        options.every or 0,
+        options.per_clip,
+        options.keep_map,
+        options.normalize,
+    )
+    extract = make_extractor(net.model, net.variables, preprocessing, extraction)
+    recipe = recipe_of(extraction, net.spec, net.variables, preprocessing)
+    about = {
+        "recipe": recipe,
+        "model": net.name,
+        "endpoint": extraction.endpoint,
+        "protocol": extraction.describe(preprocessing),
+        "per_clip": extraction.per_clip,
+    }
+    echo(f"{about['model']}: {about['protocol']}{computed_in(net)}")
+    todo = [video for video, target in files.items() if not is_extracted(target, recipe)]
+
+    def one(video: str) -> None:
+        write_features(files[video], {**extract(video), **about, "video": video})
+
+    written = failed = 0
+    with ThreadPoolExecutor(options.threads) as pool:
+        try:
+            for started in track([pool.submit(one, video) for video in todo], "videos"):
+                try:
+                    started.result()
+                except DataError as error:
+                    LOG.error(error)
+                    failed += 1
+                    continue
+                written += 1
+        finally:
+            pool.shutdown(cancel_futures=True)
+    echo(f"{written} written, {len(files) - len(todo)} skipped (already present), {failed} failed")
+    return 1 if failed else 0

@@ -1,0 +1,1 @@
+"""Ahead-of-time resource estimates: memory, FLOPs, collectives and speed of a training step."""
