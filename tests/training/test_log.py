@@ -9,12 +9,11 @@ from jaxvideo.training.log import METRICS, metrics_log, read_metrics
 
 SAYS = """
 import sys
-from jaxvideo.progress import console
-from jaxvideo.training.log import say, warn
+from jaxvideo.progress import LOG, console
 with console(sys.stdout):
     for line in ("one", "two"):
-        say(line)
-    warn("100 %")
+        LOG.info(line)
+    LOG.warning("100 %")
 """
 
 
