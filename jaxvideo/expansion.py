@@ -55,7 +55,8 @@ class Factors:
         has no rate: X2D's is such that its clip lasts as long as one of X3D-XS, once grown by
         "temporal" to its frames.
       crop: side in pixels.
-      width, bottleneck, depth: see `models.x3d.X3D`.
+      width: `widen` of `models.x3d.X3D`, twice the paper's gamma_w.
+      bottleneck, depth: see `models.x3d.X3D`.
     """
 
     frames: int = 1
@@ -68,7 +69,7 @@ class Factors:
     @property
     def model(self) -> dict[str, Any]:
         """`name` and arguments of `create_model`; one position of the head for any crop."""
-        factors = {name: getattr(self, name) for name in ("width", "bottleneck", "depth")}
+        factors = {"widen": self.width, "bottleneck": self.bottleneck, "depth": self.depth}
         return {"name": "x3d_m", **factors, "positions": "global"}
 
     def preprocessing(self, pixels: float = 1.0, rate: float = 1.0) -> Preprocessing:
@@ -262,7 +263,7 @@ def start_factors(name: str) -> Factors:
         return Factors()
     model, clip = X3D(**entry.arguments), entry.preprocessing
     fps = (clip.fps or 30.0) / clip.stride
-    return Factors(clip.frames, fps, clip.crop, model.width, model.bottleneck, model.depth)
+    return Factors(clip.frames, fps, clip.crop, model.widen, model.bottleneck, model.depth)
 
 
 def parse_macs(text: str) -> float:

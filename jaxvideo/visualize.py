@@ -1,4 +1,4 @@
-"""Pictures of a run, drawn from its files."""
+"""Plots of a training run, from the files in its run directory."""
 
 from __future__ import annotations
 
@@ -13,7 +13,11 @@ from jaxvideo.training.log import read_metrics
 
 
 def draw_run(workdir: Path) -> list[Path]:
-    """`curves.png` and `confusion.png` in a finished run's folder; their paths."""
+    """Writes `curves.png` and `confusion.png` into the directory of a finished run.
+
+    Returns:
+      The paths of both files.
+    """
     return [_curves(Path(workdir)), _confusion(Path(workdir))]
 
 
@@ -45,7 +49,7 @@ def _confusion(workdir: Path) -> Path:
     figure = Figure(figsize=(side, side), layout="constrained")
     axes = figure.subplots()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    axes.set(xlabel="answer", ylabel="label", title="confusion (share of each row)")
+    axes.set(xlabel="prediction", ylabel="label", title="confusion matrix (share of each row)")
     if few:
         axes.set_xticks(range(len(classes)), classes, rotation=45, ha="right")
         axes.set_yticks(range(len(classes)), classes)

@@ -42,7 +42,7 @@ def videos(tmp_path_factory):
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
     """A file of fresh weights."""
-    arguments = {"name": "f_r2d_10", "width": 4, "num_classes": 3}
+    arguments = {"name": "f_r2d_10", "width": 1 / 16, "num_classes": 3}
     variables = init_variables(create_model(**arguments), PRE, 0)
     path = tmp_path_factory.mktemp("weights") / "w.safetensors"
     save_weights(path, Weights(variables, arguments, PRE, ("x", "y", "z"), {"source": "test"}))

@@ -23,7 +23,7 @@ PRE = Preprocessing(frames=4, size=40, crop=32)
 def weights(tmp_path_factory):
     """A folder with a file of fresh weights and two videos."""
     folder = tmp_path_factory.mktemp("dtype")
-    arguments = {"name": "f_r2d_10", "width": 4, "num_classes": 3}
+    arguments = {"name": "f_r2d_10", "width": 1 / 16, "num_classes": 3}
     variables = init_variables(create_model(**arguments), PRE, 0)
     weights = Weights(variables, arguments, PRE, ("x", "y", "z"), {"source": "test"})
     save_weights(folder / "w.safetensors", weights)

@@ -17,7 +17,7 @@ from jaxvideo.training.step import init_variables
 from jaxvideo.types import ConfigError, DataError, Preprocessing
 
 PRE = Preprocessing(frames=4, size=40, crop=32)
-MODEL = {"name": "f_r2d_10", "width": 4, "num_classes": 3}
+MODEL = {"name": "f_r2d_10", "width": 1 / 16, "num_classes": 3}
 # Videos of three classes, by how bright their upper half is.
 GRAY = {"dark": 40, "gray": 120, "bright": 220}
 

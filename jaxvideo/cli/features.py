@@ -18,7 +18,9 @@ def add(commands: Any) -> None:
     extract.add_argument("--out", required=True, metavar="DIR", help="the folder of the files")
     extract.add_argument(
         "--endpoint",
-        help="avg_pool, fc6, ..., logits or prob (default: what the classifier sees)",
+        default="pre_logits",
+        help="an endpoint of the network, e.g. avg_pool, fc6 or logits, or prob, the softmax of the "
+        "logits (default: pre_logits, the input of the classifier)",
     )
     extract.add_argument("--clips", type=int, help="clips per video (default: the run's protocol)")
     extract.add_argument("--crops", type=int, help="crops per clip, averaged: 1, 3, 5 or 10")
@@ -108,7 +110,6 @@ def _extract(options: argparse.Namespace) -> int:
 
     from jaxvideo.extraction import (
         Extraction,
-        default_endpoint,
         feature_files,
         is_extracted,
         make_extractor,
@@ -128,7 +129,7 @@ def _extract(options: argparse.Namespace) -> int:
     )
     protocol = dataclasses.replace(protocol, aggregation="softmax")
     extraction = Extraction(
-        options.endpoint or default_endpoint(net.model, protocol.apply(preprocessing)),
+        options.endpoint,
         protocol,
         options.every or 0,
         options.per_clip,

@@ -11,7 +11,7 @@ from jaxvideo.models.summary import trace_of_clip
 from jaxvideo.types import ConfigError
 from tests.models.test_backbones2d import random_variables, relative_error, shapes_of, size
 
-TINY = functools.partial(DenseNet3D, width=8, num_classes=5)
+TINY = functools.partial(DenseNet3D, width=1 / 8, num_classes=5)
 
 
 def densenet_parameters(blocks, width, classes=400):
@@ -70,6 +70,7 @@ def test_counts_and_shapes(name, arguments, parameters, gmacs):
             if channels
         }
         expected |= {pool: (CHANNELS[name][-1],), fc: (400,)}
+        expected |= {"pre_logits": expected[pool], "logits": expected[fc]}
         assert seen == expected
         assert list(seen) == list(expected)
 
@@ -103,10 +104,10 @@ def test_small_frames_are_not_pooled_to_nothing():
     ("arguments", "message"),
     [
         ({"ttl": "after"}, r"ttl='after': allowed are \('before', 'instead'\)"),
-        ({"ttl_depths": (4, 4)}, r"ttl_depths=\(4, 4\): \(\), or a positive one for each of 3"),
+        ({"ttl_depths": (4, 4)}, r"ttl_depths=\(4, 4\): must be \(\) or have 3 positive"),
         ({"ttl_depths": (4, 4, 0)}, r"ttl_depths=\(4, 4, 0\)"),
-        ({"width": 7}, "width=7: an even number"),
-        ({"width": 0}, "width=0"),
+        ({"width": 0}, "width=0 is not a factor"),
+        ({"width": 64}, "width=64 is not a factor"),
     ],
 )
 def test_wrong_arguments(arguments, message):
@@ -190,7 +191,7 @@ def numpy_net(variables, x, blocks, ttl_pads, ttl):
 def test_every_endpoint_is_numpys(arguments, pads):
     """Even kernels' extra frame comes after; TTL branches in order of their length, new channels
     of a layer after the old ones."""
-    model = TINY((1, 2, 1), width=4, **arguments)
+    model = TINY((1, 2, 1), width=1 / 16, **arguments)
     x = np.random.default_rng(1).standard_normal((2, 18, 36, 34, 3), np.float32)
     variables = random_variables(model, x.shape[1:])
     _, ours = jax.jit(functools.partial(model.apply, train=False))(variables, x)

@@ -16,18 +16,20 @@ from jaxvideo.models.csn import CSN
 from jaxvideo.models.densenet3d import DenseNet3D
 from jaxvideo.models.folding import fold
 from jaxvideo.models.hidden_two_stream import MOTIONNETS, MotionNet
+from jaxvideo.models.inception_two_stream import FusedTwoStreamInception
 from jaxvideo.models.p3d import P3D
 from jaxvideo.models.recurrent import ConvNetLSTM
 from jaxvideo.models.resnet3d import FACTORIZED, FULL, ResNet3D
 from jaxvideo.models.slowfast import SlowFast
 from jaxvideo.models.transfer import DenseNet2D
-from jaxvideo.models.two_stream import TSN, FusedTwoStreamInception, TwoStreamFusion
+from jaxvideo.models.tsn import TSN
+from jaxvideo.models.two_stream import TwoStreamFusion
 from jaxvideo.models.x3d import X3D
 from jaxvideo.weights import tree
 from tests.marks import some
 from tests.models.test_backbones2d import random_variables, relative_error
 
-NARROW = {"num_classes": 3, "width": 8}
+NARROW = {"num_classes": 3, "width": 1 / 8}
 FRACTION = {"num_classes": 3, "width": 0.05}
 PREACTIVATION = {"preactivation": True, "shortcut": "A", "hara": True}
 
@@ -40,14 +42,14 @@ NETWORKS = {
     ),
     "s3dg": (inception.I3D(**inception.VARIANTS["s3dg"], **FRACTION), (8, 32, 32, 3)),
     "slowfast": (SlowFast((1, 1, 1, 1), non_local=(("res2", (0,)),), **NARROW), (8, 32, 32, 3)),
-    "x3d": (X3D(width=1.0, depth=1.0, num_classes=3, head_features=8), (4, 32, 32, 3)),
+    "x3d": (X3D(widen=1.0, depth=1.0, num_classes=3, head_features=8), (4, 32, 32, 3)),
     "ip_csn": (CSN((2, 1), preserved=True, **NARROW), (8, 32, 32, 3)),
     "p3d": (P3D((3, 1), **NARROW), (8, 32, 32, 3)),
     "p3d_port": (P3D((3,), form="port", **NARROW), (8, 32, 32, 3)),
     "t3d": (DenseNet3D((2, 1), (3,), **NARROW), (8, 32, 32, 3)),
-    "densenet2d": (DenseNet2D((2, 1), width=8), (2, 32, 32, 3)),
-    "c3d": (C3D(num_classes=3, width=4), (8, 32, 32, 3)),
-    "c3d_bn": (C3D(num_classes=3, width=4, norm="all"), (8, 32, 32, 3)),
+    "densenet2d": (DenseNet2D((2, 1), width=1 / 8), (2, 32, 32, 3)),
+    "c3d": (C3D(num_classes=3, width=1 / 16), (8, 32, 32, 3)),
+    "c3d_bn": (C3D(num_classes=3, width=1 / 16, norm="all"), (8, 32, 32, 3)),
     "bn_inception": (TSN(**FRACTION), (2, 32, 32, 3)),
     "resnet2d": (backbones2d.ResNet2D((2, 1), width=0.1), (2, 32, 32, 3)),
     "fusion": (TwoStreamFusion(fusion="conv3d", snippet=2, **FRACTION), (4, 48, 48, 5)),

@@ -184,18 +184,19 @@ def test_hara(tmp_path, name):
     state = OrderedDict((f"module.{k}", v) for k, v in network.state_dict().items())
     path, width = tmp_path / "resnet.pth", form["width"]
     torch.save({"epoch": 200, "arch": name, "state_dict": state, "optimizer": {"a": [1]}}, path)
-    variables = load_weights(name, path, source="hara", width=width)
+    variables = load_weights(name, path, source="hara", width=width / 64)
     clip = clip_of((2, 16, 49, 64, 3))
-    same_stages(name, variables, clip, network.stages(to_torch(clip)), width=width, num_classes=5)
+    stages = network.stages(to_torch(clip))
+    same_stages(name, variables, clip, stages, width=width / 64, num_classes=5)
 
 
 def test_p3d(tmp_path):
     network = ports.randomize(ports.P3DNet((3, 4, 6, 3)))
     path = tmp_path / "p3d.pth.tar"
     torch.save({"state_dict": network.state_dict()}, path)
-    variables = load_weights("p3d_63", path, source="p3d-pytorch", width=8)
+    variables = load_weights("p3d_63", path, source="p3d-pytorch", width=1 / 8)
     clip = clip_of((2, 16, 64, 96, 3))
-    arguments = {"width": 8, "num_classes": 5, "form": "port"}
+    arguments = {"width": 1 / 8, "num_classes": 5, "form": "port"}
     same_stages("p3d_63", variables, clip, network.stages(to_torch(clip)), **arguments)
 
 
@@ -258,10 +259,10 @@ def test_c3d(tmp_path, source):
     network = ports.randomize(ports.C3DNet(C3D_NAMES[source], widths, hidden=512))
     path, clip = tmp_path / "c3d.pickle", clip_of((2, 16, 112, 112, 3))
     torch.save(network.named_weights(), path)
-    variables = load_weights("c3d_sports1m", path, source=source, width=8)
+    variables = load_weights("c3d_sports1m", path, source=source, width=1 / 8)
     pools = "ceil" if source == "c3d-caffe" else "symmetric"
     stages = network.stages(to_torch(clip), symmetric=pools == "symmetric")
-    arguments = {"width": 8, "num_classes": 5, "pools": pools}
+    arguments = {"width": 1 / 8, "num_classes": 5, "pools": pools}
     same_stages("c3d_sports1m", variables, clip, stages, **arguments)
 
 
@@ -370,7 +371,7 @@ def test_every_model_with_weights_has_a_source():
 
 def test_shortcut_a_by_hand():
     """Pixels at even places, then zeros; with convolutions of zeros nothing else is left."""
-    model = create_model("resnet10_3d_a", width=4, num_classes=2)
+    model = create_model("resnet10_3d_a", width=1 / 16, num_classes=2)
     clip = jnp.asarray(clip_of((1, 16, 32, 32, 3)))
     shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), clip, train=False))
 

@@ -358,7 +358,7 @@ def test_caffe2s_names_become_pyslowfasts(name):
 
 def test_a_file_without_torch(tmp_path):
     """Another number of classes, the prefix of re-hosted weights, counts nobody needs."""
-    small, rng = {"width": 8, "num_classes": 174}, np.random.default_rng(0)
+    small, rng = {"width": 1 / 8, "num_classes": 174}, np.random.default_rng(0)
     names = torch_names("slowfast_r50", from_torch.pytorchvideo, **small)
     arrays = {
         f"model.{name}": rng.uniform(0.5, 1.5, shape).astype(np.float32)
@@ -366,11 +366,11 @@ def test_a_file_without_torch(tmp_path):
     }
     path = tmp_path / "weights.npz"
     np.savez(path, **arrays, **{"model.blocks.0.norm.num_batches_tracked": np.asarray(3)})
-    weights = read_weights("slowfast_r50", path, "pytorchvideo", width=8)
+    weights = read_weights("slowfast_r50", path, "pytorchvideo", width=1 / 8)
     assert weights.model == {
         "name": "slowfast_r50",
         "positions": "logits",
-        "width": 8,
+        "width": 1 / 8,
         "num_classes": 174,
     }
     assert weights.preprocessing == MODELS["slowfast_r50"].preprocessing
@@ -378,7 +378,7 @@ def test_a_file_without_torch(tmp_path):
     theirs = arrays["model.blocks.4.multipathway_blocks.1.res_blocks.1.branch2.conv_b.weight"]
     np.testing.assert_array_equal(kernel, theirs.transpose(2, 3, 4, 1, 0))
     with pytest.raises(CheckpointError, match=r'another number of classes: leave_out=\("fc/\*",\)'):
-        read_weights("slowfast_r50", path, "pytorchvideo", width=8, num_classes=5)
+        read_weights("slowfast_r50", path, "pytorchvideo", width=1 / 8, num_classes=5)
     assert SOURCES["pyslowfast"].arguments == {"positions": "softmax"}
 
 
@@ -459,7 +459,7 @@ def test_slowfast(hub, tmp_path):
     )
     path, clip = tmp_path / "slowfast.pyth", clip_of((1, 32, 96, 128, 3))
     saved(network, path)
-    weights = read_weights("slowfast_r50", path, "pytorchvideo", width=16)
+    weights = read_weights("slowfast_r50", path, "pytorchvideo", width=1 / 4)
     x = to_torch(clip)
     frames = [0, 4, 8, 13, 17, 22, 26, 31]
     outputs = block_outputs(network, [x[:, :, frames], x])
@@ -485,7 +485,7 @@ def test_one_pathway(hub, tmp_path, name):
         network = getattr(hub, name)(**narrow, head_pool_kernel_size=(4, 1, 1))
     path, clip = tmp_path / "weights.pyth", clip_of((2, 8, 49, 64, 3))
     saved(network, path)
-    weights = read_weights(name, path, "pytorchvideo", width=16)
+    weights = read_weights(name, path, "pytorchvideo", width=1 / 4)
     outputs = block_outputs(network, to_torch(clip))
     if name != "slow_r50":
         del outputs[2]  # the pool's
@@ -502,7 +502,7 @@ def test_csn(hub, tmp_path):
     network = hub.csn_r101(stem_dim_out=16, model_num_class=7, head_pool=nn.AdaptiveAvgPool3d)
     path, clip = tmp_path / "csn.pyth", clip_of((1, 16, 49, 64, 3))
     saved(network, path)
-    weights = read_weights("csn_r101", path, "pytorchvideo", width=16)
+    weights = read_weights("csn_r101", path, "pytorchvideo", width=1 / 4)
     outputs = block_outputs(network, to_torch(clip))
     stages = dict(zip(("pool1", "res2", "res3", "res4", "res5", "logits"), outputs, strict=True))
     seen = differences(stages, applied(weights, clip))
@@ -575,7 +575,7 @@ def test_a_training_step(hub, tmp_path):
         stem_dim_outs=(16, 2),
         head_pool_kernel_sizes=((2, 2, 2), (8, 2, 2)),
     )
-    form = {"blocks": (1, 1, 1, 1), "width": 16, "dropout_rate": 0.0}
+    form = {"blocks": (1, 1, 1, 1), "width": 1 / 4, "dropout_rate": 0.0}
     clip = clip_of((4, 8, 64, 64, 3))
 
     def inputs(clip):

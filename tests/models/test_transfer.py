@@ -181,7 +181,7 @@ def test_t3d_and_a_2d_network():
 # --- As train.py trains it --------------------------------------------------------------------
 
 PRE = Preprocessing(frames=8, size=32, crop=32, mean=(0.4,) * 3, std=(0.2,) * 3)
-SMALL = TransferT3D((1, 2), (3,), width=4, num_classes=3, teacher_frames=3, hidden=(8, 4))
+SMALL = TransferT3D((1, 2), (3,), width=1 / 16, num_classes=3, teacher_frames=3, hidden=(8, 4))
 FROZEN = ("teacher/*", "student/fc/*")
 
 
@@ -241,9 +241,9 @@ def test_the_loss_is_of_frames_and_clips(trained):
         name: {kind: tree_of[name] for kind, tree_of in variables.items()}
         for name in ("teacher", "student")
     }
-    teacher = DenseNet2D((1, 2), width=4, lowering=Lowering.DIRECT)
+    teacher = DenseNet2D((1, 2), width=1 / 16, lowering=Lowering.DIRECT)
     taught, _ = teacher.apply(parts["teacher"], clip[:, np.array([1, 4, 6])], train=False)
-    student = DenseNet3D((1, 2), (3,), width=4, num_classes=3)
+    student = DenseNet3D((1, 2), (3,), width=1 / 16, num_classes=3)
     (logits, ends), _ = student.apply(parts["student"], clip, train=True, mutable=["batch_stats"])
     frames, clips = np.asarray(taught).mean((1, 2, 3)), np.asarray(ends["pool"])
     x = np.concatenate([frames[[0, 1, 2, 3, 3, 0, 1, 2]], np.tile(clips, (2, 1))], axis=1)
@@ -263,7 +263,7 @@ def test_at_test_the_student_answers(trained):
     clip = prepare(jnp.asarray(batch["video"][:1]), PRE, jnp.float32)
     logits, ends = SMALL.apply(variables, clip, train=False)
     student = {kind: tree_of["student"] for kind, tree_of in variables.items()}
-    network = DenseNet3D((1, 2), (3,), width=4, num_classes=3)
+    network = DenseNet3D((1, 2), (3,), width=1 / 16, num_classes=3)
     expected, own = network.apply(student, clip, train=False)
     np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-6)
     assert list(ends) == [f"student/{name}" for name in own]
@@ -320,7 +320,7 @@ def test_densenet_in_torchvision():
     except ImportError:
         pytest.skip("needs torchvision, installed with --no-deps")
     theirs = torchvision.models.DenseNet(4, (2, 1, 2), 8).eval()
-    net = DenseNet2D((2, 1, 2), width=8)
+    net = DenseNet2D((2, 1, 2), width=1 / 8)
     variables = filled(shapes_of(net, 1, 1, 48, 48, 3))
     leaves = {"scale": "weight", "kernel": "weight", "mean": "running_mean", "var": "running_var"}
 
@@ -354,8 +354,8 @@ def test_densenet_in_torchvision():
 
 
 def test_segments_average_the_scores_of_their_snippets():
-    net = DenseNet3D((1, 2), (3,), width=4, num_classes=5)
-    model = SegmentT3D((1, 2), (3,), width=4, num_classes=5, snippet=4)
+    net = DenseNet3D((1, 2), (3,), width=1 / 16, num_classes=5)
+    model = SegmentT3D((1, 2), (3,), width=1 / 16, num_classes=5, snippet=4)
     variables = filled(shapes_of(model, 1, 12, 32, 32, 3))
     own = {kind: tree_of["net"] for kind, tree_of in variables.items()}
     clip = np.random.default_rng(0).standard_normal((2, 12, 32, 32, 3), np.float32)

@@ -6,21 +6,16 @@ import numpy as np
 import pytest
 
 from jaxvideo.models.inception import I3D, VARIANTS
+from jaxvideo.models.inception_two_stream import FusedTwoStreamInception, TwoStreamInception
+from jaxvideo.models.stacks import snippets, stack_both_ways, stack_fields, stack_trajectories
+from jaxvideo.models.tsn import TSN, Consensus
 from jaxvideo.models.two_stream import (
     FUSION_3D,
-    TSN,
-    Consensus,
-    FusedTwoStreamInception,
     Fusion,
     SpatialStream,
     TemporalStream,
     TwoStreamFusion,
-    TwoStreamInception,
     average_predictions,
-    snippets,
-    stack_both_ways,
-    stack_fields,
-    stack_trajectories,
 )
 from jaxvideo.types import ConfigError, Lowering
 from jaxvideo.weights import tree
