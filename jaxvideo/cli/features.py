@@ -19,8 +19,8 @@ def add(commands: Any) -> None:
     extract.add_argument(
         "--endpoint",
         default="pre_logits",
-        help="an endpoint of the network, e.g. avg_pool, fc6 or logits, or prob, the softmax of the "
-        "logits (default: pre_logits, the input of the classifier)",
+        help="an endpoint of the network, e.g. avg_pool, fc6 or logits; or prob, the softmax of "
+        "the logits (default: pre_logits, the input of the classifier)",
     )
     extract.add_argument("--clips", type=int, help="clips per video (default: the run's protocol)")
     extract.add_argument("--crops", type=int, help="crops per clip, averaged: 1, 3, 5 or 10")

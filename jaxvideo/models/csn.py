@@ -86,8 +86,8 @@ class Stage(nn.Module):
 class CSN(nn.Module):
     """CSN (arXiv 1904.02811, Table 1) on a clip `[N, T, H, W, C]`.
 
-    Returns logits `[N, classes]`, also in training. `pre_logits` is the pool, `[N, 1, H', W', 2048]`
-    at test, with H' = W' = 1 for the training crop.
+    Returns logits `[N, classes]`, also in training. `pre_logits` is the pool,
+    `[N, 1, H', W', 2048]` at test, with H' = W' = 1 for the training crop.
 
     Attributes:
       blocks: blocks per stage.

@@ -204,7 +204,7 @@ class DenseNet3D(nn.Module):
         depths, gaps = self.ttl_depths, len(self.blocks) - 1
         if depths and (len(depths) != gaps or min(depths) < 1):
             raise ConfigError(
-                f"ttl_depths={tuple(depths)}: must be () or have {gaps} positive numbers, one per TTL"
+                f"ttl_depths={tuple(depths)}: must be () or {gaps} positive numbers, one per TTL"
             )
 
 

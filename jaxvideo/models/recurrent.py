@@ -6,11 +6,11 @@ normalization (Cooijmans, Ballas, Laurent, Gulcehre, Courville, ICLR 2017, arXiv
 classifier. The loss is on every step, the test uses the last one.
 
 LRCN, Donahue et al., CVPR 2015 (arXiv 1411.4389, section 4): fc6 or fc7 of a hybrid CaffeNet on
-every frame, an LSTM of 256 units (1024 for flow), a classifier. The loss is on every step, the test
-averages the predictions of all 16 frames.
+every frame, an LSTM of 256 units (1024 for flow), a classifier. The loss is on every step, the
+test averages the predictions of all 16 frames.
 
-So both return logits `[N, T, classes]` in training, and `[N, classes]` at test. The endpoint `steps`
-is always the former.
+So both return logits `[N, T, classes]` in training, and `[N, classes]` at test. The endpoint
+`steps` is always the former.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ class LSTM(nn.Module):
         i, f, g, o = x_t kernel_ih + h_(t-1) kernel_hh + bias
         c_t = sigmoid(f) c_(t-1) + sigmoid(i) tanh(g),   h_t = sigmoid(o) tanh(c_t)
 
-    Parameters are `kernel_ih [C, 4H]`, `kernel_hh [H, 4H]` and `bias [4H]` (the sum of torch's two),
-    gates in torch's order. With `batch_norm` the two products and the c_t inside the last tanh are
-    normalized over the batch (arXiv 1603.09025, equations 6 to 8), with parameters `scale_ih`,
-    `scale_hh` and `scale_c`, initially 0.1, and `bias_c`. Statistics `mean_*` and `var_*` are
-    `[S, ...]`, one row per step of the clip that the network was initialized with. At test, later
-    steps use the last row; in training, a clip has at most S steps.
+    Parameters are `kernel_ih [C, 4H]`, `kernel_hh [H, 4H]` and `bias [4H]` (the sum of torch's
+    two), gates in torch's order. With `batch_norm` the two products and the c_t inside the last
+    tanh are normalized over the batch (arXiv 1603.09025, equations 6 to 8), with parameters
+    `scale_ih`, `scale_hh` and `scale_c`, initially 0.1, and `bias_c`. Statistics `mean_*` and
+    `var_*` are `[S, ...]`, one row per step of the clip that the network was initialized with. At
+    test, later steps use the last row; in training, a clip has at most S steps.
 
     Attributes:
       features: H, number of units.
@@ -88,7 +88,7 @@ class LSTM(nn.Module):
         return jnp.moveaxis(states, 0, 1)
 
     def _normalization(self, n, steps, train):
-        """Creates the variables; returns `(which, x [N, F], step) -> (normalized, (mean, var))`."""
+        """Returns `(which, x [N, F], step) -> (normalized, (mean, var))`."""
         scales, running = {}, {}
         for which, width in (("ih", 4), ("hh", 4), ("c", 1)):
             shape = (width * self.features,)
@@ -103,8 +103,8 @@ class LSTM(nn.Module):
         known = len(running["c"][0])
         if train and steps > known:
             raise ConfigError(
-                f"a clip of {steps} frames: this LSTM has BN statistics for {known} steps, so clips "
-                f"can have at most {known} frames in training"
+                f"a clip of {steps} frames: this LSTM has BN statistics for {known} steps, so "
+                f"clips can have at most {known} frames in training"
             )
         groups = self.bn_groups
         if train and n % groups:

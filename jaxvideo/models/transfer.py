@@ -230,8 +230,8 @@ def matched_pairs(frames: jax.Array, clips: jax.Array) -> tuple[jax.Array, jax.A
     """
     if len(frames) != len(clips) or len(clips) < 2:
         raise ConfigError(
-            f"matched_pairs: frames of {len(frames)} videos and clips of {len(clips)}; both must be "
-            "of the same videos, at least 2"
+            f"matched_pairs: frames of {len(frames)} videos and clips of {len(clips)}; both must "
+            "be of the same videos, at least 2"
         )
     labels = jnp.repeat(jnp.array([1.0, 0.0]), len(clips), total_repeat_length=2 * len(clips))
     return (

@@ -220,7 +220,7 @@ def _bilinear(a, b):
 
 
 def _identities(channels: Sequence[int], weights: Sequence[float]):
-    """Initializer: stacked identity matrices of the streams times a Gaussian (sigma 1) in T, H, W."""
+    """Initializer: stacked identities of the streams times a Gaussian (sigma 1) in T, H, W."""
 
     def init(key, shape, dtype=jnp.float32):
         del key

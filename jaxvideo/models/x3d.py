@@ -41,7 +41,7 @@ CHANNELS = (12, 24, 48, 96)
 
 
 def round_width(channels: float, factor: float, least: int = 8, divisor: int = 8) -> int:
-    """Returns `channels * factor`, rounded to a multiple of `divisor`, at least nine tenths of it."""
+    """Returns `channels * factor`, rounded to a multiple of `divisor` but not by more than 10 %."""
     width = channels * factor
     rounded = max(least, int(width + divisor / 2) // divisor * divisor)
     return rounded + divisor if rounded < 0.9 * width else rounded

@@ -284,9 +284,12 @@ def test_where_towers_meet():
     variables, _, ends = shapes_of(conv, shape)
     assert set(variables["params"]) == {"spatial", "temporal", "fusion_relu5"}
     assert set(variables["params"]["temporal"]) == {f"conv{i}" for i in range(1, 6)}
-    after = ("pool5", "fc6", "fc7", "fc8")
-    expected = ["temporal/conv5", "fusion_relu5", *(f"spatial/{end}" for end in after), "logits"]
-    assert list(ends)[-7:] == expected
+    after = ("pool5", "fc6", "fc7", "fc8", "pre_logits")
+    expected = ["temporal/conv5", "fusion_relu5", *(f"spatial/{end}" for end in after)]
+    assert list(ends)[-9:] == [*expected, "pre_logits", "logits"]
+    assert conv.head == "spatial/fc8"
+    assert conv.clone(where=("relu5", "fc8")).head == ("spatial/fc8", "temporal/fc8")
+    assert conv.clone(fusion="bilinear").head == "fc8"
     both, _, ends = shapes_of(conv.clone(where=("relu3", "relu5", "fc6")), shape)
     assert set(both["params"]) - {"spatial", "temporal"} == {
         "fusion_relu3",

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import re
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from jaxvideo import create_model, list_models
-from jaxvideo.models import MODELS, arguments_for
+from jaxvideo.models import MODELS, arguments_for, contract, in_head
 from jaxvideo.models.inception import I3D, VARIANTS
 from jaxvideo.models.resnet3d import mid_width
-from jaxvideo.models.summary import Summary, summarize, summary_of, trace, trace_of_clip
+from jaxvideo.models.summary import Summary, Trace, summarize, summary_of, trace, trace_of_clip
 from jaxvideo.types import ConfigError
 from jaxvideo.weights import tree
 from tests.layers import zoo_convolutions
@@ -25,26 +25,29 @@ GOLDEN = Path(__file__).parent / "golden"
 
 
 class Facts(NamedTuple):
-    """What one trace of a network tells."""
+    """Results of one trace of a network."""
 
     summary: Summary
     names: str
-    result: jax.ShapeDtypeStruct
+    model: Any
+    trace: Trace  # without its program
     convolutions: frozenset
 
 
 @functools.cache
 def facts(name: str, frames: int = 0, crop: int = 0, **arguments) -> Facts:
-    """Of a bfloat16 network: counts, names and shapes do not depend on it, and types show."""
+    """Traces a bfloat16 network. Counts, names and shapes do not depend on the dtype."""
     t, h, w, c = MODELS[name].preprocessing.shape
     shape = (frames or t, crop or h, crop or w, c)
-    traced = trace_of_clip(create_model(name, dtype=jnp.bfloat16, **arguments), shape)
+    model = create_model(name, dtype=jnp.bfloat16, **arguments)
+    traced = trace_of_clip(model, shape)
     names = "".join(
         f"{path} {'x'.join(map(str, leaf.shape))} {leaf.dtype}\n"
         for path, leaf in sorted(tree.flatten(traced.variables).items())
     )
     convolutions = frozenset(zoo_convolutions.made_small(*each) for each in traced.convolutions)
-    return Facts(summary_of(traced, shape), names, traced.logits, convolutions)
+    kept = dataclasses.replace(traced, program=None)
+    return Facts(summary_of(traced, shape), names, model, kept, convolutions)
 
 
 def c3d_macs(depths, layers, flat, hidden, classes, crop=112):
@@ -306,20 +309,46 @@ SHALLOW = [n for n in list_models() if not re.search("101|131|152|199|200", n)]
 
 @pytest.mark.parametrize("name", list_models())
 def test_entry(name):
-    """Counts, names, shapes and types: all that one trace of a network tells."""
+    """Counts, names, shapes and dtypes, and the contract of `types.Model`, from one trace."""
     found = facts(name)
     for row in COUNTS:
         if row[0] == name and is_own(row):
             check_counts(found.summary, *row[3:])
-    # One f32 answer per clip, from a network that computes in bfloat16.
-    classes = MODELS[name].arguments.get("num_classes", found.result.shape[-1])
-    assert (found.result.shape, found.result.dtype) == ((1, classes), jnp.float32)
+    # Last endpoints, logits and head; logits are f32 although the network computes in bfloat16.
+    contract.check_fields(type(found.model), name)
+    contract.check_outputs(found.model, name, found.trace, batch=1)
+    variables = tree.flatten(found.trace.variables)
+    kernels = [n for n in variables if in_head(found.model, n) and n.endswith("/kernel")]
+    features = found.trace.endpoints["pre_logits"].shape[-1]
+    assert sum(variables[kernel].shape[-2] for kernel in kernels) == features
+    if any(n.endswith("/mean") for n in variables):
+        assert found.model.bn_groups == 1
+        assert found.model.bn_epsilon > 0
     if name in SHALLOW:
         assert found.names == (GOLDEN / f"{name}.txt").read_text(), (
-            "a parameter's name, shape or type changed: this breaks the checkpoints of users. If "
-            "that is meant, regenerate with `python -m tests.models.test_zoo` and say so in the "
-            "CHANGELOG"
+            "a parameter's name, shape or dtype changed: this breaks the checkpoints of users. If "
+            "that is intended, regenerate with `python -m tests.models.test_zoo` and add a line "
+            "to the CHANGELOG"
         )
+
+
+def one_per_class():
+    first = {}
+    for name, entry in MODELS.items():
+        first.setdefault(entry.build, name)
+    return list(first.values())
+
+
+@pytest.mark.parametrize("name", one_per_class())
+def test_width_is_a_factor(name):
+    """Half the width is half the channels of the widest map, in every class of networks."""
+
+    def widest(found):
+        maps = [end.shape for end in found.trace.endpoints.values() if len(end.shape) == 5]
+        return max(shape[-1] for shape in maps if shape[2] > 1)
+
+    assert create_model(name).width == 1.0
+    assert widest(facts(name)) == 2 * widest(facts(name, width=0.5))
 
 
 @pytest.mark.full
@@ -398,7 +427,8 @@ def test_labels_that_do_not_exclude_each_other():
 @pytest.mark.parametrize("name", ["r2plus1d_18", "r3d_34", "mc3_10"])
 def test_resnet_stages(name):
     ends = facts(name).summary.endpoints
-    assert list(ends) == ["conv1", *(f"conv{i}_x" for i in range(2, 6)), "pool", "fc"]
+    stages = [f"conv{i}_x" for i in range(2, 6)]
+    assert list(ends) == ["conv1", *stages, "pool", "fc", "pre_logits", "logits"]
     assert [s[1:] for s in list(ends.values())[:5]] == [
         (56, 56, 64),
         (56, 56, 64),
@@ -424,6 +454,8 @@ def test_hara_stages(name, expansion):
         "conv5_x": (1, 4, 4, 512 * expansion),
         "pool": (512 * expansion,),
         "fc": (400,),
+        "pre_logits": (512 * expansion,),
+        "logits": (400,),
     }
 
 
@@ -438,6 +470,8 @@ def test_p3d_stages(form):
         "conv5_x": (1, 5, 5, 2048),
         "pool": (2048,),
         "fc": (400,),
+        "pre_logits": (2048,),
+        "logits": (400,),
     }
 
 
@@ -459,6 +493,8 @@ def test_c3d_endpoints():
         "fc6": (4096,),
         "fc7": (4096,),
         "fc8": (400,),
+        "pre_logits": (4096,),
+        "logits": (400,),
     }
 
 
@@ -491,6 +527,7 @@ def test_i3d_endpoints():
         "mixed_5b": (8, 7, 7, 832),
         "mixed_5c": (8, 7, 7, 1024),
         "avg_pool": (7, 1, 1, 1024),
+        "pre_logits": (7, 1, 1, 1024),
         "logits": (400,),
     }
 
@@ -539,7 +576,7 @@ def test_slim_starts_as_its_2d_net():
 
 
 def test_unknown_layers_of_inception():
-    with pytest.raises(ConfigError, match=r"temporal=\('2b',\): names out of"):
+    with pytest.raises(ConfigError, match=r"temporal=\('2b',\): allowed are"):
         summarize("i3d_rgb", frames=4, crop=32, temporal=("2b",))
     with pytest.raises(ConfigError, match="gates='some'"):
         summarize("i3d_rgb", frames=4, crop=32, gates="some")

@@ -86,7 +86,7 @@ def test_another_epsilon_gives_the_same_numbers(run):
 @pytest.mark.parametrize(
     ("fields", "model", "classes", "error", "text"),
     [
-        ({}, FLAT, 9, CheckpointError, 'leave_out=\\("fc/\\*",\\) starts anew'),
+        ({}, FLAT, 9, CheckpointError, 'leave_out=\\("fc/\\*",\\) starts it with fresh values'),
         ({}, {"name": "r3d_10", "width": 1 / 16}, 3, CheckpointError, "of another network: kinds:"),
         (
             {"inflate": "center"},
