@@ -38,9 +38,6 @@ _BLOCK = 32
 # Clips per read. Frames that they share are decoded once.
 _CLIPS = 8
 
-#: The endpoint of features by default: the input of the classifier.
-PRE_LOGITS = "pre_logits"
-
 FLOW_METHODS = ("tvl1", *HOST_FLOWS, *(f"warped_{method}" for method in ("tvl1", *HOST_FLOWS)))
 
 

@@ -107,7 +107,7 @@ def test_features(net, video):
     assert per_clip.shape == (3, *found.shape)
     assert net.features(video, "conv5_x", keep_map=True).shape == maps.shape[1:]
     assert net.features(video).shape == endpoints["pool"].shape[1:]
-    with pytest.raises(ConfigError, match=r"endpoint 'conv9': the network has conv1, "):
+    with pytest.raises(ConfigError, match=r"endpoint='conv9': .*Allowed are conv1, "):
         net.features(video, "conv9")
 
 

@@ -16,6 +16,7 @@ from jaxvideo.models.contract import (
     check_fields,
     check_outputs,
     check_width,
+    differences,
     head_scopes,
     in_head,
 )
@@ -27,6 +28,7 @@ __all__ = [
     "Entry",
     "arguments_for",
     "create_model",
+    "differences",
     "head_scopes",
     "in_head",
     "list_models",

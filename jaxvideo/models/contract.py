@@ -15,11 +15,47 @@ from jaxvideo.types import CHANNELS, ConfigError
 #: Fields that every network must have.
 REQUIRED = ("num_classes", "dtype", "lowering")
 
+#: Optional and required fields with the same meaning in every network, see `types.Model`. Weights
+#: do not depend on their values, or show them by their shapes.
+COMMON = (
+    *REQUIRED,
+    "width",
+    "dropout_rate",
+    "bn_groups",
+    "bn_momentum",
+    "bn_epsilon",
+)
+
 # In older versions `width` was a number of channels in some families, in practice at least 4.
 _LEAST_CHANNELS = 4
 
 # Numbers of channels that a clip can have: the rows of `types.CHANNELS`.
 _CLIP_CHANNELS = tuple(sorted(set(CHANNELS.values())))
+
+
+def free(default: Any) -> Any:
+    """Declares a field of a network, besides `COMMON`, on whose value weights do not depend."""
+    return dataclasses.field(default=default, metadata={"free": True})
+
+
+def differences(one: Any, other: Any) -> list[str]:
+    """Lists why two networks need different weights although the shapes may be equal.
+
+    Fields in `COMMON` and those declared with `free` may differ.
+
+    Example:
+      differences(create_model("c3d"), create_model("c3d", pools="floor"))
+      # ["pools: ceil and floor"]
+    """
+    if type(one) is not type(other):
+        return [f"{type(one).__name__} and {type(other).__name__}"]
+    found = []
+    for field in dataclasses.fields(one):
+        values = getattr(one, field.name), getattr(other, field.name)
+        fixed = field.name not in ("parent", "name", *COMMON) and not field.metadata.get("free")
+        if fixed and values[0] != values[1]:
+            found.append(f"{field.name}: {values[0]} and {values[1]}")
+    return found
 
 
 def check_width(width: float) -> None:

@@ -24,7 +24,7 @@ from jax import lax
 
 from jaxvideo.layers import average_predictions
 from jaxvideo.models.backbones2d import CONVNETS, ConvNet, layers_up_to
-from jaxvideo.models.contract import check_clip, prefixed, scaled
+from jaxvideo.models.contract import check_clip, free, prefixed, scaled
 from jaxvideo.models.inception import VARIANTS, InceptionTrunk
 from jaxvideo.types import ConfigError, Lowering
 
@@ -227,7 +227,7 @@ class LRCN(nn.Module):
     num_classes: int = 101
     width: float = 1.0
     dropout_rate: float = 0.9
-    lstm_dropout_rate: float = 0.5
+    lstm_dropout_rate: float = free(0.5)
     dtype: Any = jnp.float32
     lowering: Lowering = Lowering.AUTO
 

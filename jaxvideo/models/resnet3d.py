@@ -37,7 +37,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxvideo.layers import BatchNorm, Conv2Plus1D, Conv3D, conv_norm, max_pool
-from jaxvideo.models.contract import check_clip, scaled
+from jaxvideo.models.contract import check_clip, free, scaled
 from jaxvideo.types import ConfigError, Lowering
 
 #: Kernels of the convolutions of a stage.
@@ -176,7 +176,7 @@ class ResNet3D(nn.Module):
     shortcut: str = "B"
     preactivation: bool = False
     hara: bool = False
-    mid_channels: str = "auto"
+    mid_channels: str = free("auto")
     short_clips: str = "strided"
     dropout_rate: float = 0.0
     bn_groups: int = 1

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import jaxvideo
-from jaxvideo.models import MODELS, create_model, head_scopes, in_head
+from jaxvideo.models import MODELS, create_model, differences, head_scopes, in_head
 from jaxvideo.models.contract import scaled
 from jaxvideo.models.summary import trace_of_clip
 from jaxvideo.types import ConfigError, Lowering, Model, Preprocessing
@@ -134,6 +134,16 @@ def test_heads():
     assert in_head(late, "params/temporal/fc8/kernel")
     assert not in_head(late, "params/temporal/fc7/kernel")
     assert not in_head(create_model("x3d_m"), "params/fc1/kernel")
+
+
+def test_differences_that_weights_do_not_show():
+    base = create_model("c3d")
+    assert differences(base, create_model("c3d", pools="floor")) == ["pools: ceil and floor"]
+    free = {"num_classes": 3, "width": 0.5, "dropout_rate": 0.0, "bn_epsilon": 1.0}
+    assert differences(base, create_model("c3d", **free, lowering=Lowering.DIRECT)) == []
+    assert differences(base, create_model("lrcn")) == ["C3D and LRCN"]
+    r2plus1d = create_model("r2plus1d_18", mid_channels="per_block")
+    assert differences(r2plus1d, create_model("r2plus1d_18")) == []
 
 
 def test_every_network_is_a_model():
