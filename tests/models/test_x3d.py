@@ -17,20 +17,22 @@ from jaxvideo.pretrained import read_weights
 from jaxvideo.types import Lowering
 from jaxvideo.weights import from_torch, tree
 from tests.models.test_slowfast import (
-    SLOWFAST_TO_PYTORCHVIDEO,
     applied,
     block_outputs,
     clip_of,
     differences,
-    entries,
     hub,  # noqa: F401  (a fixture)
     plain,
-    renamed,
     same_training_step,
     saved,
-    shapes_of,
     started,
     to_torch,
+)
+from tests.models.test_slowfast_names import (
+    SLOWFAST_TO_PYTORCHVIDEO,
+    entries,
+    renamed,
+    shapes_of,
     torch_names,
 )
 
