@@ -12,6 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxvideo.models import c3d, csn, densenet3d, p3d, resnet3d, slowfast, x3d
 from jaxvideo.models.contract import (
     check_fields,
     check_outputs,
@@ -34,6 +35,7 @@ __all__ = [
     "list_models",
     "model_entry",
     "register",
+    "upgraded_arguments",
 ]
 
 
@@ -142,6 +144,24 @@ def register(
     traced = trace(model, jax.ShapeDtypeStruct((batch, *preprocessing.shape), jnp.float32))
     check_outputs(model, name, traced, batch)
     MODELS[name] = entry
+
+
+def upgraded_arguments(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Converts arguments of `create_model` that version 0.1 recorded in checkpoints and files.
+
+    There `width` was the number of channels of the stem in some families, and a factor of
+    X2D's channels in X3D.
+    """
+    entry, found = model_entry(name), dict(arguments)
+    if "width" not in found:
+        return found
+    if issubclass(entry.build, densenet3d.DenseNet3D):
+        found["width"] /= 2 * entry.defaults.get("growth", densenet3d.DenseNet3D.growth)
+    elif entry.build is x3d.X3D:
+        found["width"] /= entry.arguments.get("widen", x3d.X3D.widen)
+    elif entry.build in (c3d.C3D, csn.CSN, p3d.P3D, resnet3d.ResNet3D, slowfast.SlowFast):
+        found["width"] /= 64
+    return found
 
 
 def arguments_for(name: str, arguments: Mapping[str, Any], *, exclusive: bool) -> dict[str, Any]:

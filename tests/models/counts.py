@@ -2,7 +2,7 @@
 
 
 def c3d_macs(depths, layers, flat, hidden, classes, crop=112):
-    """From the paper's table: `layers` are (stage, frames, shrinkage, channels in and out)."""
+    """Multiply-adds by the paper's table; `layers`: (stage, frames, shrinkage, inputs, outputs)."""
     convolutions = sum(
         frames * (-(-crop // shrink)) ** 2 * 9 * depths[stage - 1] * c * d
         for stage, frames, shrink, c, d in layers
@@ -20,7 +20,7 @@ _C3D = [
     (5, 2, 16, 512, 512),
     (5, 2, 16, 512, 512),
 ]
-# pool1 of stride 2: half the frames from conv2a on.
+# pool1 with stride 2 in time: half the frames from conv2a on.
 _C3D_HALF = [_C3D[0], *((s, frames // 2, *rest) for s, frames, *rest in _C3D[1:])]
 _C3D_STUDY = [
     (1, 16, 1, 3, 64),
@@ -36,9 +36,9 @@ def study(name, depths, parameters, crop=112, flat=4096):
     yield (f"c3d_{name}", {"num_classes": 101}, 16, parameters, parameters, macs)
 
 
-# name, arguments, frames -> parameters, with BN statistics, multiply-adds (None: not counted).
-# Counted in PyTorch on VMZ's, torchvision's, Hara's and kinetics-i3d's nets and P3D's port, 400
-# classes; multiply-adds that end in 000,000 are rounded there.
+# Name, arguments, frames; parameters, parameters with BN statistics, multiply-adds (None: unknown).
+# Counted in PyTorch for the networks of VMZ, torchvision, Hara, kinetics-i3d and P3D's port, with
+# 400 classes. Multiply-adds that end in 0,000 are rounded.
 COUNTS = [
     ("r2d_18", {}, 8, 11_447_568, 11_457_168, 1_931_780_096),
     ("r2d_18", {}, 16, 11_522_832, 11_532_432, 2_167_808_000),
@@ -153,8 +153,8 @@ COUNTS = [
     ("s3d_top_heavy_5b", {}, 64, 6_851_456, None, 37_223_000_000),
     ("s3dg", {}, 64, 9_518_848, 9_533_408, 64_185_000_000),
     ("s3dg_paper", {}, 64, 9_070_976, None, 71_917_000_000),
-    # Sheet, section 2: the trunk on every frame; the LSTM's four gates, and the classifier of the
-    # last step and of the others. The sheet's parameters and 10 x 512 of the recurrent BN.
+    # On every frame: Inception-v1 without its classifier, the LSTM's four gates, the classifier. The
+    # recurrent BN has 10 x 512 parameters.
     (
         "convnet_lstm",
         {},
@@ -170,8 +170,8 @@ COUNTS = [
     ("two_stream_temporal_trajectories", {}, 10, 90_707_781, 90_707_781, 2_614_000_000),
     ("two_stream_spatial_vgg16", {}, 1, 138_357_544 - 899 * 4097, None, None),
     ("two_stream_temporal_vgg16", {}, 10, 134_684_133, 134_684_133, None),
-    # Sum of the two streams; arXiv 1604.06573 prints 97.31M, 172.81M for these less 79,968: it
-    # counts 20 input channels for both towers.
+    # Sum of both streams. arXiv 1604.06573 prints 97.31M and 172.81M, 79,968 more: it counts 20
+    # input channels for both towers.
     ("two_stream_fusion_late", {}, 10, 181_335_594, 181_335_594, 4_278_000_000),
     ("two_stream_fusion_sum", {}, 10, 97_236_421, 97_236_421, None),
     ("two_stream_fusion_max", {}, 10, 97_236_421, 97_236_421, None),
@@ -190,7 +190,7 @@ COUNTS = [
     ("lrcn", {}, 16, 65_421_285, 65_421_285, None),
     ("lrcn_fc7", {}, 16, 65_421_285 + 4096 * 4097, None, None),
     ("lrcn_flow", {}, 16, 82_016_997, 82_016_997, None),
-    # Sheet, 1.11, measured on PySlowFast and pytorchvideo at 224.
+    # Measured on PySlowFast and pytorchvideo at 224 pixels.
     ("slow_r50", {}, 8, 32_454_096, None, 41_741_000_000),
     ("slow_4x16_r50", {}, 4, 32_454_096, None, 20_871_000_000),
     ("slow_r50_nl", {}, 8, 39_812_560, None, 63_976_000_000),
@@ -210,7 +210,7 @@ COUNTS = [
     ("i3d_r50", {}, 8, 28_043_472, None, 28_408_000_000),
     ("c2d_r50_nl", {}, 8, 31_686_096, None, 27_620_000_000),
     ("i3d_r50_nl", {}, 8, 35_401_936, None, 36_540_000_000),
-    # Sheet, 2.8.
+    # X3D: measured on pytorchvideo and PySlowFast at the training crop.
     ("x2d", {}, 1, 1_633_512, None, 20_660_000),
     ("x3d_xs", {}, 4, 3_794_274, None, 605_000_000),
     ("x3d_s", {}, 13, 3_794_274, None, 1_963_000_000),
@@ -219,7 +219,7 @@ COUNTS = [
     ("x3d_m", {"num_classes": 600}, 16, 4_204_074, None, None),
     ("x3d_l", {}, 16, 6_153_384, None, 18_368_000_000),
     ("x3d_xl", {}, 16, 11_095_840, None, 35_838_000_000),
-    # Sheet, 3.2 and 3.3; 161 and 201 by the closed form of test_densenet3d.
+    # Measured on torch ports; 161 and 201 by the closed form in test_densenet3d.
     ("densenet3d_121", {}, 32, 11_658_896, None, 34_110_000_000),
     ("densenet3d_161", {}, 32, 40_323_088, None, None),
     ("densenet3d_169", {}, 32, 19_214_992, None, 35_260_000_000),
@@ -231,7 +231,7 @@ COUNTS = [
     ("t3d_121_transfer", {}, 32, 37_734_929, None, 114_300_000_000),  # at test the student alone
     ("t3d_121_tsn", {}, 96, 29_731_728, None, 342_900_000_000),
     ("t3d_169", {"ttl_depths": (6, 4, 4)}, 32, 38_963_856, None, 131_000_000_000),
-    # Sheet, 4.2.
+    # CSN: measured at 224 pixels.
     ("csn_r50", {}, 32, 13_131_152, None, 42_309_000_000),
     ("csn_r101", {}, 32, 22_213_776, None, 56_468_000_000),
     ("csn_r152", {}, 32, 29_703_568, None, 74_046_000_000),

@@ -11,7 +11,14 @@ import numpy as np
 import pytest
 
 import jaxvideo
-from jaxvideo.models import MODELS, create_model, differences, head_scopes, in_head
+from jaxvideo.models import (
+    MODELS,
+    create_model,
+    differences,
+    head_scopes,
+    in_head,
+    upgraded_arguments,
+)
 from jaxvideo.models.contract import scaled
 from jaxvideo.models.summary import trace_of_clip
 from jaxvideo.types import ConfigError, Lowering, Model, Preprocessing
@@ -160,6 +167,20 @@ def test_width_must_be_a_factor(width):
     for call in (lambda: scaled(64, width), lambda: create_model("r3d_18", width=width)):
         with pytest.raises(ConfigError, match=rf"width={width} is not a factor between 0 and 4"):
             call()
+
+
+def test_arguments_of_version_0_1():
+    for name, width, expected in (
+        ("r2plus1d_18", 8, 0.125),
+        ("densenet3d_161", 96, 1.0),
+        ("t3d_121_tsn", 16, 0.25),
+        ("x3d_m", 1.0, 0.5),
+        ("x3d_xl", 2.9, 1.0),
+        ("i3d_rgb", 0.25, 0.25),
+    ):
+        old = {"width": width, "num_classes": 3}
+        assert upgraded_arguments(name, old) == {"width": expected, "num_classes": 3}
+    assert upgraded_arguments("c3d", {}) == {}
 
 
 # --- Input ----------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Inference: every family of networks against its separate operations, and `fold`."""
+"""Inference of every family: fused operations and `fold` against separate operations."""
 
 import functools
 import sys
@@ -33,7 +33,7 @@ NARROW = {"num_classes": 3, "width": 1 / 8}
 FRACTION = {"num_classes": 3, "width": 0.05}
 PREACTIVATION = {"preactivation": True, "shortcut": "A", "hara": True}
 
-# name -> network and clip; between them they have every kind of block.
+# Name: network and clip. Together they contain every kind of block.
 NETWORKS = {
     "r2plus1d": (ResNet3D((FACTORIZED,) * 3, (2, 1), **NARROW), (8, 32, 32, 3)),
     "preact_resnet": (
@@ -58,12 +58,12 @@ NETWORKS = {
     "convnet_lstm": (ConvNetLSTM(**FRACTION), (3, 32, 32, 3)),
 }
 
-# One with each form of block.
+# One network per kind of block.
 SOME = ["r2plus1d", "preact_resnet", "s3dg", "slowfast", "x3d", "c3d_bn"]
 
 
 def by_hand(conv, norm, x, *, train, activation="", residual=None):
-    """`conv_norm` as separate operations, also for inference."""
+    """`conv_norm` as separate operations, for inference too."""
     x = conv(x, inference=not train)
     if norm is not None:
         x = norm(x, train=train)
@@ -74,7 +74,7 @@ def by_hand(conv, norm, x, *, train, activation="", residual=None):
 
 @pytest.fixture(autouse=True)
 def _shallow(monkeypatch):
-    """Leaves out most of the Inception blocks: compiling them takes most of the time."""
+    """Removes most Inception blocks, whose compilation takes most of the time."""
     rows = {name: backbones2d.INCEPTION[name] for name in ("3a", "3c")}
     monkeypatch.setattr(backbones2d, "INCEPTION", rows)
     monkeypatch.setattr(inception, "TRUNK", inception.TRUNK[:6])
@@ -89,7 +89,7 @@ def network(name):
 
 
 def inferred(model, variables, clip):
-    """All outputs by name."""
+    """Returns all outputs by name."""
     infer = jax.jit(lambda variables, clip: model.apply(variables, clip, train=False))
     output, endpoints = infer(variables, clip)
     return {"output": output, **endpoints}
@@ -127,7 +127,7 @@ def test_every_convolution_is_folded(name):
         if leaf.ndim == 5 and "deconv" not in name and "upsample" not in name
     }
     assert set(kernels) == convolutions
-    # I3D's head is computed in f32 in a bf16 network, too.
+    # I3D's head is computed in f32, also in a bf16 network.
     assert all(leaf.dtype == jnp.bfloat16 for n, leaf in kernels.items() if n != "logits/kernel")
 
 

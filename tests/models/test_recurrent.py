@@ -1,4 +1,4 @@
-"""LSTMs by torch and by a NumPy loop; ConvNet+LSTM and LRCN."""
+"""LSTMs against torch and a NumPy loop; ConvNet+LSTM and LRCN."""
 
 import jax
 import numpy as np
@@ -40,7 +40,7 @@ def sigmoid(x):
 
 
 def cooijmans(p, x, statistics):
-    """Equations 6 to 8 of arXiv 1603.09025; `statistics(which, step, x)` gives mean and var."""
+    """Equations 6 to 8 of arXiv 1603.09025; `statistics(which, step, x)`: mean and variance."""
 
     def bn(which, step, x, offset=0.0):
         mean, var = statistics(which, step, x)
@@ -126,7 +126,7 @@ def test_lstm_starts_as_it_should():
 
 
 def test_counts():
-    """The sheet's 8,945,600 are without the recurrent BN, whose four vectors are 4H, 4H, H, H."""
+    """8,945,600 parameters without the recurrent BN, whose four vectors have 4H, 4H, H and H."""
     shape = (25, 224, 224, 3)
     without, *_ = shapes_of(ConvNetLSTM(batch_norm=False), shape)
     assert size(without["params"]) == 8_945_600

@@ -1,4 +1,4 @@
-"""SlowFast, the ResNets of one pathway, CSN: by hand, by names, and against pytorchvideo."""
+"""SlowFast, ResNets with one pathway and CSN: by hand and against pytorchvideo."""
 
 import warnings
 from functools import partial
@@ -30,7 +30,7 @@ def clip_of(shape, seed=0):
 
 
 def plain(features, kernel, strides=(1, 1, 1), groups=1, *, name, use_bias=False):
-    """The convolution that the networks hand to their blocks."""
+    """The convolution that the networks pass to their blocks."""
     more = {"use_bias": use_bias, "lowering": Lowering.DIRECT}
     return Conv3D(
         features, kernel, strides, tuple(k // 2 for k in kernel), groups, **more, name=name
@@ -61,7 +61,7 @@ def test_clips_that_do_not_fit():
 
 @pytest.mark.parametrize("lateral", ["none", "time_sample", "time_to_channel"])
 def test_lateral_connections(lateral):
-    """Slow channels first; then frame after frame, each with all its channels."""
+    """Slow channels come first, then the Fast channels frame by frame."""
     alpha, (n, t, h, w), fast_c = 2, (2, 3, 4, 5), 2
     slow, fast = clip_of((n, t, h, w, 7), 1), clip_of((n, alpha * t, h, w, fast_c), 2)
     network = SlowFast(alpha=alpha, lateral=lateral)
@@ -86,7 +86,7 @@ def test_positions_average_softmaxes_or_logits():
 
 
 def test_joint_answer_of_labels_that_do_not_exclude_each_other():
-    """The logit of the mean probability: two positions of .9933 give .9933."""
+    """The logit of the mean probability: two positions with .9933 yield .9933."""
     logits = jnp.asarray(np.reshape([[5.0, 5.0, -90.0], [5.0, -1.0, -90.0]], (1, 1, 2, 1, 3)))
     joint = joint_answer(logits, "sigmoid")
     expected = jax.nn.sigmoid(logits).mean((1, 2, 3))
@@ -101,7 +101,7 @@ def test_windows_of_a_map():
     found = window_means(jnp.asarray(x), 2)
     assert found.shape == (1, 1, 2, 3, 1)
     np.testing.assert_allclose(found[0, 0, ..., 0], expected, rtol=1e-5)
-    # A map that is smaller than the window is one place.
+    # A map smaller than the window is one position.
     np.testing.assert_allclose(window_means(jnp.asarray(x), 9).ravel(), x.mean(), rtol=1e-5)
 
 
@@ -132,7 +132,7 @@ def test_non_local_by_hand(kind):
         return rows @ p[name]["kernel"].reshape(rows.shape[-1], -1) + p[name]["bias"]
 
     queries = dense("theta", x.reshape(-1, c))
-    # Keys and values of the maxima of 2 x 2 places of a frame.
+    # Keys and values of the 2 x 2 max pool of each frame.
     small = [
         x[0, t, i : i + 2, j : j + 2].max((0, 1)) for t in range(2) for i in (0, 2) for j in (0, 2)
     ]
@@ -153,7 +153,7 @@ def test_non_local_by_hand(kind):
 
 
 def started(module, x):
-    """What a module with fresh parameters gives, and the parameters."""
+    """Output and parameters of a freshly initialized module."""
     key = jax.random.key(0, impl="rbg")  # compiles soonest
     return jax.jit(partial(module.init_with_output, train=False))(key, x)
 
@@ -168,7 +168,7 @@ def test_blocks_start_as_their_shortcuts():
     for name, block in blocks.items():
         found, _ = started(block, x)
         np.testing.assert_array_equal(found, x, err_msg=name)
-    # And a stage that changes the map is its first block's projection.
+    # A stage that changes the shape starts as the projection of its first block.
     stage = Stage(4, 24, (3, 1), 2, (), "softmax", plain, BatchNorm)
     found, variables = started(stage, x)
     kernel = variables["params"]["block_1"]["projection"]["kernel"][0, 0, 0]
@@ -181,7 +181,7 @@ def test_blocks_start_as_their_shortcuts():
 
 @pytest.fixture(scope="module")
 def hub():
-    """pytorchvideo's builders; it uses what its dependencies have deprecated since."""
+    """pytorchvideo's builders. It uses deprecated features of its dependencies."""
     pytest.importorskip("torch", reason="needs the extra [torch]")
     pytest.importorskip("pytorchvideo", reason="needs pytorchvideo, installed with --no-deps")
     from jaxvideo.weights import reference
@@ -203,7 +203,7 @@ def to_torch(clip):
 
 
 def saved(network, path):
-    """Random weights and statistics, as a file of the hub."""
+    """Randomizes weights and statistics and writes them like a file of the hub."""
     import torch
 
     from tests.models import ports
@@ -213,7 +213,7 @@ def saved(network, path):
 
 
 def block_outputs(network, inputs):
-    """What every block gives: a tensor, or a list of Slow and Fast."""
+    """Outputs of every block: a tensor, or a list of Slow and Fast."""
     import torch
 
     with torch.inference_mode():
@@ -225,7 +225,7 @@ def block_outputs(network, inputs):
 
 
 def differences(stages, endpoints):
-    """The largest difference of each stage over its largest value."""
+    """Largest difference per stage, relative to its largest value."""
     seen = {}
     for name, tensor in stages.items():
         ours, theirs = np.asarray(endpoints[name]), tensor.numpy()
@@ -236,7 +236,7 @@ def differences(stages, endpoints):
 
 
 def applied(weights, clip, **more):
-    # Names and wiring are tested here; lowerings elsewhere, and this one compiles soonest.
+    # DIRECT compiles fastest; other tests compare the lowerings.
     model = create_model(**weights.model, lowering=Lowering.DIRECT, **more)
     forward = jax.jit(lambda v, x: model.apply(v, x, train=False))
     logits, endpoints = forward(weights.variables, clip)
@@ -245,7 +245,7 @@ def applied(weights, clip, **more):
 
 @pytest.mark.torch
 def test_slowfast(hub, tmp_path):
-    """At 2 x 3 places of the head; Slow frames as pytorchvideo's own example takes them."""
+    """With 2 x 3 positions of the head and the Slow frames of pytorchvideo's own example."""
     network = hub.slowfast_r50(
         stem_dim_outs=(16, 2),
         model_num_class=7,
@@ -268,7 +268,7 @@ def test_slowfast(hub, tmp_path):
 @pytest.mark.torch
 @pytest.mark.parametrize("name", ["slow_r50", "c2d_r50", "i3d_r50"])
 def test_one_pathway(hub, tmp_path, name):
-    """The fixed windows of slow_r50's head are too large for so small a clip."""
+    """The windows of slow_r50's head are fixed and too large for this clip."""
     narrow = {"stem_dim_out": 16, "model_num_class": 7}
     if name == "slow_r50":
         from pytorchvideo.models.resnet import create_resnet
@@ -290,7 +290,7 @@ def test_one_pathway(hub, tmp_path, name):
 
 @pytest.mark.torch
 def test_csn(hub, tmp_path):
-    """pytorchvideo's stem ends with the pool."""
+    """pytorchvideo's stem includes the pool."""
     from torch import nn
 
     network = hub.csn_r101(stem_dim_out=16, model_num_class=7, head_pool=nn.AdaptiveAvgPool3d)
@@ -324,12 +324,12 @@ def same_training_step(network, name, form, clip, inputs, folder):
     theirs = torch.nn.functional.cross_entropy(network(inputs(clip)), torch.from_numpy(labels))
     theirs.backward()
     gradients = {n: p.grad for n, p in network.named_parameters()}
-    # Their gradients and statistics, brought to our names by the import itself.
+    # The gradients and statistics of torch, converted by the importer.
     torch.save({"model_state": {**network.state_dict(), **gradients}}, path)
     expected = read_weights(name, path, "pytorchvideo", **form).variables
     model = create_model(**weights.model, lowering=Lowering.DIRECT)
 
-    # These compile soonest.
+    # DIRECT compiles fastest.
     @partial(
         jax.jit,
         compiler_options={
@@ -358,7 +358,7 @@ def same_training_step(network, name, form, clip, inputs, folder):
 
 @pytest.mark.torch
 def test_a_training_step(hub, tmp_path):
-    """With a block per stage, which pytorchvideo calls a depth of 18."""
+    """One block per stage, which pytorchvideo calls a depth of 18."""
     from pytorchvideo.models.slowfast import create_slowfast
 
     network = create_slowfast(

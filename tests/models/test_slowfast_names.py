@@ -16,14 +16,14 @@ from jaxvideo.weights import from_torch, tree
 
 
 def shapes_of(name, **arguments):
-    """Flat names of a registry model's variables to their shapes."""
+    """Maps flat names of a network's variables to their shapes."""
     model, clip = create_model(name, **arguments), MODELS[name].preprocessing.shape
     clip, key = jax.ShapeDtypeStruct((1, *clip), jnp.float32), jax.random.key(0)
     return tree.flatten(jax.eval_shape(partial(model.init, train=False), key, clip))
 
 
 def torch_names(name, naming, leaves=from_torch.TORCH_LEAVES, **arguments):
-    """The names that a naming gives to a model's variables, to shapes in torch's order."""
+    """Maps the names of another library to shapes in torch's axis order."""
     shapes = shapes_of(name, **arguments)
     places = {ours: ours.split("/", 1)[1].rsplit("/", 1) for ours in shapes}
     scopes = {scope for scope, _ in places.values()}
@@ -37,7 +37,7 @@ def torch_names(name, naming, leaves=from_torch.TORCH_LEAVES, **arguments):
 
 
 def entries(names):
-    """With a BN's count of batches, as torch lists them."""
+    """Number of entries in a state dict: BN also has a batch counter."""
     return len(names) + sum(name.endswith("running_mean") for name in names)
 
 
@@ -88,7 +88,7 @@ def test_names_of_pytorchvideo():
     assert csn["blocks.5.proj.bias"] == (400,)
 
 
-# Rules between the libraries' own names; a pathway is `pathway0` in nets of one, too.
+# Rules between the names of both libraries. A single pathway is `pathway0` too.
 SLOWFAST_TO_PYTORCHVIDEO = {
     r"^s1\.pathway0_stem\.conv_xy": "blocks.0.conv.conv_t",
     r"^s1\.pathway(\d)_stem\.conv\b": r"blocks.0.multipathway_blocks.\1.conv",
@@ -109,11 +109,11 @@ SLOWFAST_TO_PYTORCHVIDEO = {
 
 
 def renamed(names, rules, two=False, pooled=False, x3d=False):
-    """Names of PySlowFast as pytorchvideo has them."""
+    """Renames PySlowFast's names to pytorchvideo's."""
 
     def rename(name):
         name = from_torch.replaced(name, rules)
-        # Stage k is block k - 1, unless a pool without weights is block 2.
+        # Stage k is block k - 1, or block k after a pool, which is block 2.
         name = re.sub(
             r"^blocks\.s(\d)", lambda m: f"blocks.{int(m[1]) - (not pooled or m[1] < '3')}", name
         )
@@ -136,7 +136,7 @@ def test_pyslowfasts_names_become_pytorchvideos(name):
 
 
 def test_names_of_non_local_blocks():
-    """After the 2nd and 4th block of res3, the 2nd, 4th and 6th of res4."""
+    """After the 2nd and 4th block of res3 and the 2nd, 4th and 6th of res4."""
     names = torch_names("i3d_r50_nl", from_torch.pyslowfast)
     assert names["s4.pathway0_nonlocal1.conv_theta.weight"] == (512, 1024, 1, 1, 1)
     assert names["s4.pathway0_nonlocal5.conv_out.weight"] == (1024, 512, 1, 1, 1)
@@ -145,7 +145,7 @@ def test_names_of_non_local_blocks():
     assert places == {f"s{k}.pathway0_nonlocal{i}" for k, i in ("31", "33", "41", "43", "45")}
 
 
-# The rules by which PySlowFast reads its Caffe2 pickles.
+# PySlowFast's own rules for its Caffe2 pickles.
 CAFFE2_TO_PYSLOWFAST = {
     r"^nonlocal_conv(\d)_(\d+)_bn_": r"s\1.pathway0_nonlocal\2.bn_",
     r"^nonlocal_conv(\d)_(\d+)_(theta|phi|g|out)_": r"s\1.pathway0_nonlocal\2.conv_\3_",
@@ -173,7 +173,7 @@ CAFFE2_TO_PYSLOWFAST = {
 
 @pytest.mark.parametrize("source", ["pyslowfast", "pyslowfast-caffe2"])
 def test_affinities_of_pyslowfasts_networks(source):
-    """SLOW_NLN_*.yaml set NONLOCAL.INSTANTIATION to dot_product; the others keep softmax."""
+    """SLOW_NLN_*.yaml set NONLOCAL.INSTANTIATION to dot_product; the others use softmax."""
     kinds = {
         name: create_model(name, **_source(source, name).arguments).non_local_kind
         for name in ("slow_r50_nl", "i3d_r50_nl")
@@ -192,7 +192,7 @@ def test_caffe2s_names_become_pyslowfasts(name):
 
 
 def test_a_file_without_torch(tmp_path):
-    """Another number of classes, the prefix of re-hosted weights, counts nobody needs."""
+    """Another number of classes, a common prefix of all names, and batch counters."""
     small, rng = {"width": 1 / 8, "num_classes": 174}, np.random.default_rng(0)
     names = torch_names("slowfast_r50", from_torch.pytorchvideo, **small)
     arrays = {

@@ -21,7 +21,7 @@ def test_channels_of_a_stack():
 
 
 def bilinear(field, row, column):
-    """A field `[H, W, 2]` between pixels, its border repeated outside."""
+    """Samples a field `[H, W, 2]` bilinearly, with border clamping."""
     h, w, _ = field.shape
     row, column = np.clip(row, 0, h - 1), np.clip(column, 0, w - 1)
     top, left = min(int(row), h - 2), min(int(column), w - 2)
@@ -35,7 +35,7 @@ def bilinear(field, row, column):
 
 
 def test_trajectories_by_hand():
-    """Equation 2 of arXiv 1406.2199, pixel by pixel; some paths leave the frame."""
+    """Equation 2 of arXiv 1406.2199, pixel by pixel; some trajectories leave the frame."""
     flow = clip_of((2, 4, 6, 7, 2)) / 10
     stack = np.asarray(stack_trajectories(flow, pixels=20.0))
     for n in range(2):

@@ -1,4 +1,4 @@
-"""Supervision transfer: pairs, loss, who learns, and a step of training; T3D of segments."""
+"""Supervision transfer: pairs, loss, gradients and a training step; T3D on segments."""
 
 import re
 
@@ -38,7 +38,7 @@ class Teacher(nn.Module):
 
 
 class Student(nn.Module):
-    """What a network of `models` answers, in three layers."""
+    """A network of three layers with the outputs of those in `models`."""
 
     @nn.compact
     def __call__(self, x, *, train):
@@ -67,7 +67,7 @@ def variables(batch):
 
 @pytest.fixture(scope="module")
 def step(batch, variables):
-    """(logits, endpoints, changed variables, gradients) of one training step."""
+    """Returns (logits, endpoints, changed variables, gradients) of one training step."""
 
     def loss_of(params):
         (logits, ends), changed = MODEL.apply(
@@ -119,7 +119,7 @@ def test_classifier_is_numpys(step, variables):
 
 
 def test_features_are_the_networks_own(step, variables, batch):
-    """The teacher's as at test, its mean over frames and positions; the student's in training."""
+    """The teacher in test mode, averaged over frames and positions; the student in training."""
     _, ends, _, _ = step
     frames, clip = batch
     parts = {
@@ -164,7 +164,7 @@ def test_unknown_feature(batch):
 
 @pytest.mark.full
 def test_t3d_and_a_2d_network():
-    """Shapes of the paper: 8 frames, a clip of 32, features of 1024 and (T3D-121's) 896."""
+    """Shapes of the paper: 8 frames, a clip of 32, features of 1024 and 896 (T3D-121)."""
     model = SupervisionTransfer(InceptionTrunk(per_frame=True), DenseNet3D(**VARIANTS["t3d_121"]))
     frames, clip = (jax.ShapeDtypeStruct((2, t, 224, 224, 3), jnp.float32) for t in (8, 32))
     (logits, ends), variables = jax.eval_shape(
@@ -186,7 +186,7 @@ FROZEN = ("teacher/*", "student/fc/*")
 
 
 def filled(shapes, seed=0):
-    """Numbers that nothing can be mistaken for; variances are positive."""
+    """Distinct random values; variances are positive."""
     rng = np.random.default_rng(seed)
     flat = {
         name: rng.uniform(0.5, 1.5, leaf.shape)
@@ -207,7 +207,7 @@ def clip_of(*shape):
 
 @pytest.fixture(scope="module")
 def trained():
-    """(variables, batch, state after a step, metrics)."""
+    """Returns (variables, batch, state after a step, metrics)."""
     variables = filled(shapes_of(SMALL, 1, *PRE.shape))
     optim = Optim(lr=0.1, nesterov=True, weight_decay=0.1, frozen=FROZEN)
     optimizer = make_optimizer(optim, 0.1, variables["params"])
@@ -234,7 +234,7 @@ def test_a_step_teaches_student_and_classifier_only(trained):
 
 @pytest.mark.full
 def test_the_loss_is_of_frames_and_clips(trained):
-    """By networks of their own: frames 1, 4 and 6 of 8, BN as at test; the clip as in training."""
+    """Against separate networks: frames 1, 4, 6 of 8 with BN in test mode, the clip in training."""
     variables, batch, _, metrics = trained
     clip = prepare(jnp.asarray(batch["video"]), PRE, jnp.float32)
     parts = {
@@ -295,7 +295,7 @@ def test_teacher_frames_are_positive():
         shapes_of(SMALL.clone(teacher_frames=0), 1, 8, 32, 32, 3)
 
 
-# Of torchvision's networks, whose classifier has 1000 classes.
+# torchvision's networks, whose classifier has 1000 classes.
 @pytest.mark.parametrize(
     ("depth", "features", "parameters"),
     [

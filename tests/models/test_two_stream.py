@@ -1,4 +1,4 @@
-"""Two-stream networks: counts of the sheet, stacks of flow and fusion by hand, consensus."""
+"""Two-stream networks: published counts, fusion by hand, consensus."""
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,7 @@ from tests.models.test_backbones2d import random_variables, shapes_of, size
 BOTH = (10, 224, 224, 5)
 SMALL = {"num_classes": 5, "width": 0.05, "lowering": Lowering.DIRECT}
 
-# Of CNN-M, by hand: the two streams' convolutions and what follows them at 101 classes.
+# Parameters of CNN-M: convolutions of both streams, and fully connected layers for 101 classes.
 CONV1 = {3: (49 * 3 + 1) * 96, 20: (49 * 20 + 1) * 96}
 CONV2, CONV3 = (25 * 96 + 1) * 256, (9 * 256 + 1) * 512
 CONV4 = CONV5 = (9 * 512 + 1) * 512
@@ -38,7 +38,7 @@ def clip_of(shape, seed=0):
 
 
 def run(model, variables, clip):
-    """Logits and endpoints of a test."""
+    """Logits and endpoints in test mode."""
     return jax.jit(lambda v, x: model.apply(v, x, train=False))(variables, clip)
 
 
@@ -54,14 +54,14 @@ def run(model, variables, clip):
             172.81,
         ),
         ({"where": ("relu4",)}, STEMS + STREAM + CONV2 + CONV3 + CONV4 + ONE_BY_ONE, 95.48),
-        # The paper's table counts 512 x 512 weights here, where its equation 4 has 1024 x 512.
+        # The paper's table counts 512 x 512 weights here; its equation 4 has 1024 x 512.
         (
             {"fusion": "conv"},
             STEMS + STREAM + CONV2 + CONV3 + 2 * CONV4 + ONE_BY_ONE,
             97.58 + 0.262,
         ),
         ({"where": ("relu5", "fc8")}, STEMS + 2 * STREAM + ONE_BY_ONE, 181.68 + 0.262),
-        # Nothing that was tried gives these two as they are printed (93.08 and 91.90).
+        # No counting rule is known that yields the printed numbers of these two (93.08 and 91.90).
         ({"where": ("relu3",)}, STEMS + STREAM + CONV2 + CONV3 + ONE_BY_ONE, None),
         ({"where": ("relu2",)}, STEMS + STREAM + CONV2 + (512 + 1) * 256, None),
     ],
@@ -201,7 +201,7 @@ def test_bilinear_fusion_of_silent_channels_has_a_gradient(maps):
 
 
 def test_a_smaller_map_is_padded():
-    """14 x 14 of VGG-16 and 13 x 13 of CNN-M."""
+    """VGG-16's map is 14 x 14, CNN-M's 13 x 13."""
     big, small = clip_of((1, 1, 14, 14, 2)), clip_of((1, 1, 13, 13, 2), seed=1)
     for fused in (fuse("sum", big, small), fuse("sum", small, big)):
         np.testing.assert_array_equal(fused[:, :, :13, :13], big[:, :, :13, :13] + small)
@@ -210,7 +210,7 @@ def test_a_smaller_map_is_padded():
 
 
 def test_late_fusion_is_the_average_of_the_two_streams():
-    """With the streams' own weights, by their names; in training, a loss for each."""
+    """With the weights of both streams, by their names; training returns a prediction for each."""
     late = TwoStreamFusion(where=("fc8",), **SMALL)
     clip = clip_of((2, 10, 48, 48, 5))
     variables = random_variables(late, clip.shape[1:])
@@ -280,7 +280,7 @@ def test_segments_are_scored_alone():
     logits, ends = run(model, variables, clip)
     assert ends["fc"].shape == (2, 3, 5)
     np.testing.assert_allclose(logits, np.mean(ends["fc"], axis=1), rtol=1e-5)
-    # Each alone, as the video of another batch; x and y of a field side by side.
+    # Each segment alone as a video; x and y of a field are adjacent channels.
     alone = TSN(snippet=1, **SMALL)
     channels = np.concatenate((clip[:, 0::2], clip[:, 1::2]), axis=-1).reshape(6, 1, 48, 48, 4)
     scores, _ = run(alone, variables, channels)
@@ -299,7 +299,7 @@ def test_consensus_by_hand():
     weighted = joined("weighted", {"params": {"weights": weights}})
     by_hand = 0.5 * scores[:, 0] + 0.2 * scores[:, 1] + 0.3 * scores[:, 2]
     np.testing.assert_allclose(weighted, by_hand, rtol=1e-5)
-    with pytest.raises(ConfigError, match="weights for 2 segments, a clip of 3"):
+    with pytest.raises(ConfigError, match="clip has 3 segments, the parameters are for 2"):
         joined("weighted", {"params": {"weights": weights[:2]}})
 
 

@@ -1,4 +1,4 @@
-"""Every entry of the registry: counts of the reference sheet, shapes, names. Nothing is run."""
+"""Every network of the registry: counts, shapes, names. Nothing is run."""
 
 import dataclasses
 import functools
@@ -61,12 +61,12 @@ def check_counts(summary, parameters, stored, macs):
 
 
 def is_own(row) -> bool:
-    """Whether a row of COUNTS is of the network's own clip and arguments."""
+    """True if a row of COUNTS is for the network's default clip and arguments."""
     name, arguments, frames, *_ = row
     return not arguments and frames == MODELS[name].preprocessing.frames
 
 
-# Deeper networks repeat the names of the shallower ones.
+# Deeper networks have the same names as shallower ones.
 SHALLOW = [n for n in list_models() if not re.search("101|131|152|199|200", n)]
 
 
@@ -121,7 +121,7 @@ def test_counts_of_other_clips_and_arguments(row):
     check_counts(summarize(name, frames=frames, **arguments), *counts)
 
 
-# Ten layers of the other seven kinds: no source has them, their table row is that of 18.
+# 10 layers of the other seven kinds: no library has them; the 18-layer networks share their code.
 _UNCOUNTED = {f"{kind}_10" for kind in ("f_r2d", "mc2", "mc4", "mc5", "rmc2", "rmc4", "rmc5")}
 
 
@@ -129,7 +129,7 @@ def test_every_model_is_counted():
     assert {row[0] for row in COUNTS} | _UNCOUNTED == set(list_models())
 
 
-# Frames after conv1, conv2_x, ..., conv5_x as shares of the clip's length L; R2D has one frame.
+# L / frames after conv1, conv2_x, ..., conv5_x for a clip of L frames; R2D has one frame.
 TEMPORAL = {
     "r2d": None,
     "f_r2d": (1, 1, 1, 1, 1),
@@ -166,7 +166,7 @@ def test_temporal_sizes(kind, frames, depth):
     ],
 )
 def test_very_short_clips(frames, strided, kept):
-    """torchvision halves time in every stage, VMZ's Caffe2 code spares short clips."""
+    """torchvision halves time in every stage; VMZ's Caffe2 code does not for short clips."""
     for rule, expected in {"strided": strided, "kept": kept}.items():
         ends = summarize("r3d_18", frames=frames, crop=32, short_clips=rule).endpoints
         assert [ends[stage][0] for stage in list(ends)[:5]] == expected
@@ -296,7 +296,7 @@ def test_i3d_endpoints():
 
 
 def test_s3dg_in_three_forms():
-    """Gates and their biases: of the authors' code, of the paper, and of both."""
+    """Gates and their biases in the authors' code and in the paper."""
 
     def gates(**arguments):
         variables = jax.eval_shape(
@@ -318,7 +318,7 @@ def test_s3dg_in_three_forms():
 
 @pytest.mark.full
 def test_slim_starts_as_its_2d_net():
-    """Temporal kernels start as the identity: a block's first output is its spatial half's."""
+    """Temporal kernels are initialized as the identity: a block equals its spatial half."""
     model = I3D(**VARIANTS["s3d_slim"], width=0.125)
     clip = jnp.asarray(np.random.default_rng(0).standard_normal((1, 4, 32, 32, 3)), jnp.float32)
     variables = jax.jit(lambda: model.init(jax.random.key(0), clip, train=False))()
@@ -357,7 +357,7 @@ def test_mid_widths_of_the_paper():
 
 @pytest.mark.full
 def test_the_convolutions_of_the_zoo_are_kept():
-    """The lowerings are compared on them. To regenerate: python -m tests.models.test_zoo"""
+    """The tests of lowerings use them. To regenerate: python -m tests.models.test_zoo"""
     found = frozenset().union(*(facts(name).convolutions for name in list_models()))
     assert zoo_convolutions.FILE.read_text() == zoo_convolutions.text_of(found)
 
@@ -365,10 +365,10 @@ def test_the_convolutions_of_the_zoo_are_kept():
 @pytest.mark.full
 @pytest.mark.parametrize("name", SHALLOW)
 def test_trains_small_and_in_bfloat16(name):
-    """Shapes and types of a training pass, at a small size."""
+    """Shapes and dtypes of a training pass, at a small size."""
     model = create_model(name, num_classes=7, dtype=jnp.bfloat16)
     preprocessing = MODELS[name].preprocessing
-    # Snippets of several frames, and networks of image size, are as long as they are.
+    # The numbers of frames of segments and of two-stream networks are fixed.
     long = preprocessing.segments > 1 or "two_stream" in name
     frames = preprocessing.frames if long else 8
     clip = jax.ShapeDtypeStruct((2, frames, 48, 48, preprocessing.shape[-1]), jnp.float32)
@@ -385,7 +385,7 @@ def test_trains_small_and_in_bfloat16(name):
         )
 
     (logits, endpoints), stats = jax.eval_shape(step, traced.variables, clip)
-    # Some have a loss for each of several answers.
+    # Some return several predictions per clip in training.
     assert (logits.shape[0], logits.shape[-1]) == (2, 7)
     assert logits.dtype == jnp.float32
     assert jax.tree.structure(stats.get("batch_stats", {})) == jax.tree.structure(
