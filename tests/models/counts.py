@@ -153,8 +153,8 @@ COUNTS = [
     ("s3d_top_heavy_5b", {}, 64, 6_851_456, None, 37_223_000_000),
     ("s3dg", {}, 64, 9_518_848, 9_533_408, 64_185_000_000),
     ("s3dg_paper", {}, 64, 9_070_976, None, 71_917_000_000),
-    # On every frame: Inception-v1 without its classifier, the LSTM's four gates, the classifier. The
-    # recurrent BN has 10 x 512 parameters.
+    # On every frame: Inception-v1 without its classifier, the LSTM's four gates, the classifier.
+    # The recurrent BN has 10 x 512 parameters.
     (
         "convnet_lstm",
         {},

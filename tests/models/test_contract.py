@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import jaxvideo
+from configs import motion
 from jaxvideo.models import (
     MODELS,
     create_model,
@@ -21,6 +22,7 @@ from jaxvideo.models import (
 )
 from jaxvideo.models.contract import scaled
 from jaxvideo.models.summary import trace_of_clip
+from jaxvideo.training.loop import train
 from jaxvideo.types import ConfigError, Lowering, Model, Preprocessing
 from tests.marks import some
 
@@ -84,6 +86,19 @@ def test_a_registered_network_is_like_any_other(registry, tmp_path):
     assert net.predict(video).probabilities.shape == (9,)
     np.testing.assert_allclose(net.features(video), np.ones(3), rtol=1e-6)
     assert net.with_classes(2).variables["params"]["fc"]["bias"].shape == (2,)
+
+
+@pytest.mark.full
+def test_a_registered_network_can_be_trained(registry, tmp_path):
+    jaxvideo.register("my_net", Tiny, preprocessing=PRE)
+    config = motion.get_config()
+    config.model = {"name": "my_net", "flaw": ""}
+    config.data.update(train_videos=16, val_videos=8, root=str(tmp_path / "motion"))
+    config.update(batch_size=8, eval_batch_size=8, epochs=1.0)
+    config.optim.warmup_epochs = 0.0
+    train(config.to_dict(), tmp_path / "run")
+    net = jaxvideo.load(tmp_path / "run")
+    assert (net.name, len(net.classes)) == ("my_net", 8)
 
 
 @pytest.mark.parametrize("flaw", ["classes", "scope", "dtype", "order", "features"])

@@ -84,7 +84,7 @@ def test_sizes_follow_the_encoder():
 
 
 def test_one_frame_has_no_motion():
-    with pytest.raises(ConfigError, match="a clip of 1 frame"):
+    with pytest.raises(ConfigError, match="clip has 1 frame; flow needs"):
         shapes(MotionNet(), (1, 1, 32, 32, 3))
 
 

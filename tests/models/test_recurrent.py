@@ -96,7 +96,7 @@ def test_batch_normalized_lstm_at_test_and_beyond_its_steps(normalized):
     np.testing.assert_allclose(
         ours, cooijmans(variables["params"], x, statistics), atol=1e-5, rtol=1e-5
     )
-    with pytest.raises(ConfigError, match="8 steps: this LSTM has statistics of 5"):
+    with pytest.raises(ConfigError, match="8 frames: this LSTM has BN statistics for 5 steps"):
         lstm.apply(variables, x, train=True, mutable=["batch_stats"])
 
 
@@ -112,7 +112,7 @@ def test_groups_are_batches_of_their_own(normalized):
     np.testing.assert_allclose(together, np.concatenate([a[0] for a in apart]), atol=1e-5)
     mean = np.mean([a[1]["batch_stats"]["mean_c"] for a in apart], axis=0)
     np.testing.assert_allclose(stats["batch_stats"]["mean_c"], mean, atol=1e-6)
-    with pytest.raises(ConfigError, match="bn_groups=2 must divide the batch of 3"):
+    with pytest.raises(ConfigError, match="bn_groups=2 must divide the batch size 3"):
         halves.apply(variables, x[:3], train=True, mutable=["batch_stats"])
 
 

@@ -91,7 +91,7 @@ def test_pairs_are_own_frames_then_anothers():
 
 @pytest.mark.parametrize(("frames", "clips"), [(1, 1), (3, 2)])
 def test_pairs_need_two_videos(frames, clips):
-    with pytest.raises(ConfigError, match=f"frames of {frames} videos, clips of {clips}"):
+    with pytest.raises(ConfigError, match=f"frames of {frames} videos and clips of {clips}"):
         matched_pairs(jnp.zeros((frames, 4)), jnp.zeros((clips, 5)))
 
 
@@ -266,13 +266,15 @@ def test_at_test_the_student_answers(trained):
     network = DenseNet3D((1, 2), (3,), width=1 / 16, num_classes=3)
     expected, own = network.apply(student, clip, train=False)
     np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-6)
-    assert list(ends) == [f"student/{name}" for name in own]
+    assert list(ends) == [*(f"student/{name}" for name in own), "pre_logits", "logits"]
 
 
 @pytest.mark.full
 def test_registry_rows_of_the_paper():
-    """The student is t3d_121, the teacher DenseNet-121 without its classifier: 7,978,856 less
-    1,025,000 parameters; the layers between see 1024 + 896 features."""
+    """The student is t3d_121, the teacher DenseNet-121 without its classifier.
+
+    The teacher has 7,978,856 - 1,025,000 parameters; fc1 has 1024 + 896 inputs.
+    """
     model, shape = create_model("t3d_121_transfer"), MODELS["t3d_121_transfer"].preprocessing.shape
     params = shapes_of(model, 1, *shape)["params"]
     sizes = {
@@ -304,7 +306,7 @@ def test_teacher_frames_are_positive():
     ],
 )
 def test_densenet_counts(depth, features, parameters):
-    net = DenseNet2D(BLOCKS[depth], width=96 if depth == 161 else 64)
+    net = DenseNet2D(BLOCKS[depth], growth=48 if depth == 161 else 32)
     params = shapes_of(net, 1, 1, 64, 64, 3)["params"]
     found = sum(leaf.size for leaf in jax.tree.leaves(params))
     assert found == parameters - 1000 * features - 1000
@@ -363,6 +365,6 @@ def test_segments_average_the_scores_of_their_snippets():
     single = jax.jit(lambda c: net.apply(own, c, train=False)[0])
     expected = np.mean([single(clip[:, i : i + 4]) for i in (0, 4, 8)], axis=0)
     np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)
-    assert ends["net/fc"].shape == (6, 5)
-    with pytest.raises(ConfigError, match="12 frames is not one of snippets of 5"):
+    assert ends["net/fc"].shape == (2, 3, 5)
+    with pytest.raises(ConfigError, match="12 frames: snippets of 5 frames must divide it"):
         jax.eval_shape(lambda: model.clone(snippet=5).apply(variables, clip, train=False))
