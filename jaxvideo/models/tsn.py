@@ -105,7 +105,7 @@ class TSN(nn.Module):
         endpoints["pool"] = features = x.astype(jnp.float32).mean((2, 3))
         x = nn.Dropout(self.dropout_rate, deterministic=not train, name="dropout")(features)
         init = nn.initializers.normal(0.001)
-        x = nn.Dense(self.num_classes, kernel_init=init, name=self.head)(x)
+        x = nn.Dense(self.num_classes, kernel_init=init, name="fc")(x)
         endpoints["fc"] = x  # [N, K, classes]
         logits = Consensus(self.consensus, name="consensus")(x)
         return logits, {**endpoints, "pre_logits": features, "logits": logits}
