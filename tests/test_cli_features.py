@@ -119,7 +119,7 @@ def test_what_a_file_holds(extracted):
     assert found["starts"].tolist() == [0, 8]
     np.testing.assert_allclose(found["times"], [0, 0.32], atol=1e-6)
     assert (str(found["model"]), str(found["endpoint"])) == ("f_r2d_10", "pre_logits")
-    assert str(found["protocol"]).startswith("pool of a clip every 8 frames x center crop")
+    assert str(found["protocol"]).startswith("pre_logits of a clip every 8 frames x center crop")
     assert str(found["video"]).endswith("videos/dark_0.mp4")
     rows = stored(extracted / "conv1/videos/dark_0.mp4.npz")
     assert rows["features"].shape == (2, 4)

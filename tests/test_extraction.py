@@ -158,7 +158,9 @@ def test_names_of_files(tmp_path):
     ]
     (single,) = feature_files([str(tmp_path / "a/x.mp4")], "out").values()
     assert single == Path("out/x.mp4.npz")
-    with pytest.raises(ConfigError, match=r"x\.mp4 and .*x\.mp4 would both be out/x\.mp4\.npz"):
+    with pytest.raises(
+        ConfigError, match=r"x\.mp4 and .*x\.mp4 would both be written to out/x\.mp4\.npz"
+    ):
         feature_files([str(tmp_path / "a"), str(tmp_path / "b")], "out")
     with pytest.raises(DataError, match="gone: no such file"):
         feature_files([str(tmp_path / "gone")], "out")
