@@ -60,7 +60,10 @@ def model_entry(name: str) -> Entry:
     if name not in MODELS:
         near = difflib.get_close_matches(name, MODELS, n=3, cutoff=0.4)
         hint = f"Did you mean {' or '.join(map(repr, near))}? " if near else ""
-        raise ConfigError(f"no model {name!r}. {hint}All: {', '.join(list_models())}")
+        raise ConfigError(
+            f"no model {name!r}. {hint}All: {', '.join(list_models())}. A network from outside of "
+            "the package must be added first: jaxvideo.register"
+        )
     return MODELS[name]
 
 
@@ -132,12 +135,19 @@ def register(
         raise ConfigError(f"register: the name {name!r} {problem}; choose another one")
     check_fields(build, name)
     entry = Entry(build, dict(arguments or {}), preprocessing, source, dict(defaults or {}))
-    fields = {field.name for field in dataclasses.fields(build)}
-    if unknown := {*entry.arguments, *entry.defaults} - fields:
+    fields = {field.name: field for field in dataclasses.fields(build)}
+    given: dict[str, Any] = {**entry.defaults, **entry.arguments}
+    if unknown := given.keys() - fields.keys():
         raise ConfigError(
             f"model {name!r}: {build.__name__} has no fields {', '.join(sorted(unknown))}"
         )
-    given: dict[str, Any] = {**entry.defaults, **entry.arguments}
+    no = dataclasses.MISSING
+    empty = [key for key, f in fields.items() if f.default is no and f.default_factory is no]
+    if missing := set(empty) - {*given, "num_classes"}:
+        raise ConfigError(
+            f"model {name!r}: {build.__name__} has no defaults for {', '.join(sorted(missing))}; "
+            "pass them as `arguments` or `defaults`"
+        )
     classes = given.pop("num_classes", 7)
     model = build(**given, num_classes=classes)
     batch = 2

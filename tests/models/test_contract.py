@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, ClassVar
 
 import flax.linen as nn
@@ -130,6 +131,16 @@ def test_register_refuses(registry, name, build, message):
     with pytest.raises(ConfigError, match=message):
         jaxvideo.register(name, build, preprocessing=PRE)
     assert registry == before
+
+
+def test_register_needs_every_field(registry):
+    class Deep(Tiny):
+        blocks: int = dataclasses.field(kw_only=True)
+
+    with pytest.raises(ConfigError, match="Deep has no defaults for blocks; pass them"):
+        jaxvideo.register("mine", Deep, preprocessing=PRE)
+    jaxvideo.register("mine", Deep, preprocessing=PRE, arguments={"blocks": 2})
+    assert create_model("mine").blocks == 2
 
 
 def test_register_refuses_unknown_fields(registry):
