@@ -329,7 +329,7 @@ class Model(typing.Protocol):
       head: scope of the classifier in `params`, e.g. "fc" or "temporal/fc8"; a tuple of scopes if
         several parts of the network have a classifier each, e.g. the streams of a late fusion.
         Every parameter in it ends in `num_classes`; nothing else depends on `num_classes`. It is
-        a ClassVar or a property, not an argument.
+        a class attribute without annotation (`head = "fc"`) or a property, not a field.
 
     Optional fields, with the same meaning in every network that has them:
       width: factor of all numbers of channels; 1.0 (default) is the paper's network.

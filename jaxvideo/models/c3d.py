@@ -60,7 +60,7 @@ class C3D(nn.Module):
       lowering: see `types.Lowering`.
     """
 
-    head: ClassVar[str] = "fc8"
+    head = "fc8"
     #: Fully connected layers that flatten a map, and its endpoint; for imported weights.
     flattens: ClassVar[dict[str, str]] = {"fc6": "pool5"}
 

@@ -174,7 +174,7 @@ def check_fields(build: Any, name: str) -> None:
         raise ConfigError(
             f"model {name!r}: {build.__name__} lacks {', '.join(missing)}. Every network has the "
             f"fields {', '.join(REQUIRED)} and `head`, the parameter scope of its classifier, as "
-            'a ClassVar (head: ClassVar[str] = "fc") or a property; see jaxvideo.types.Model'
+            'a class attribute (head = "fc") or a property; see jaxvideo.types.Model'
         )
 
 

@@ -29,7 +29,7 @@ from images, of the same paper, is in `models.transfer`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -136,7 +136,7 @@ class DenseNet3D(nn.Module):
       lowering: see `types.Lowering`.
     """
 
-    head: ClassVar[str] = "fc"
+    head = "fc"
 
     blocks: Sequence[int]
     ttl_depths: Sequence[int] = ()

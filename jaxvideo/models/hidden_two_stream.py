@@ -23,7 +23,7 @@ TinyMotionNet follows a re-implementation (jbohnslav/deepethogram); the authors 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -309,7 +309,7 @@ class HiddenTwoStream(nn.Module):
       lowering: see `types.Lowering`.
     """
 
-    head: ClassVar[str] = "temporal/fc8"
+    head = "temporal/fc8"
 
     num_classes: int = 101
     encoder: Sequence[tuple[int, int, int]] = MotionNet.encoder

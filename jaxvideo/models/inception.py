@@ -26,7 +26,7 @@ weights exist, the first layer is separable too and padding is symmetric.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -280,7 +280,7 @@ class I3D(InceptionTrunk):
       Others: see `InceptionTrunk`.
     """
 
-    head: ClassVar[str] = "logits"
+    head = "logits"
 
     num_classes: int = 400
     dropout_rate: float = 0.5

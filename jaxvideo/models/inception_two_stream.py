@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Any, ClassVar
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -31,7 +31,7 @@ class TwoStreamI3D(nn.Module):
     Attributes: see `inception.I3D`.
     """
 
-    head: ClassVar[tuple[str, ...]] = ("rgb/logits", "flow/logits")
+    head = ("rgb/logits", "flow/logits")
 
     num_classes: int = 400
     width: float = 1.0
@@ -72,7 +72,7 @@ class TwoStreamInception(nn.Module):
       Others: see `inception.I3D`.
     """
 
-    head: ClassVar[tuple[str, ...]] = ("spatial/logits", "temporal/logits")
+    head = ("spatial/logits", "temporal/logits")
 
     snippet: int = 10
     num_classes: int = 400
@@ -121,7 +121,7 @@ class FusedTwoStreamInception(nn.Module):
     Attributes: see `TwoStreamInception`.
     """
 
-    head: ClassVar[str] = "fc"
+    head = "fc"
 
     snippet: int = 10
     num_classes: int = 400

@@ -29,7 +29,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -120,7 +120,7 @@ class P3D(nn.Module):
       lowering: see `types.Lowering`.
     """
 
-    head: ClassVar[str] = "fc"
+    head = "fc"
 
     blocks: Sequence[int]
     wirings: str = "ABC"

@@ -15,7 +15,7 @@ So both return logits `[N, T, classes]` in training, and `[N, classes]` at test.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -163,7 +163,7 @@ class ConvNetLSTM(nn.Module):
       lowering: see `types.Lowering`.
     """
 
-    head: ClassVar[str] = "fc"
+    head = "fc"
 
     hidden: int = 512
     batch_norm: bool = True
@@ -220,7 +220,7 @@ class LRCN(nn.Module):
       lowering: see `types.Lowering`.
     """
 
-    head: ClassVar[str] = "fc8"
+    head = "fc8"
 
     feature: str = "fc6"
     hidden: int = 256

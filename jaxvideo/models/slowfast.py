@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -180,7 +180,7 @@ class SlowFast(nn.Module):
       lowering: see `types.Lowering`.
     """
 
-    head: ClassVar[str] = "fc"
+    head = "fc"
 
     blocks: Sequence[int] = (3, 4, 6, 3)
     slow_taps: Sequence[Taps] = (1, 1, 1, 3, 3)

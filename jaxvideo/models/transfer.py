@@ -16,7 +16,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -144,7 +144,7 @@ class TransferT3D(DenseNet3D):
       Others: fields of the student, see `densenet3d.DenseNet3D`.
     """
 
-    head: ClassVar[str] = "student/fc"
+    head = "student/fc"
 
     teacher_frames: int = 8
     hidden: Sequence[int] = (512, 128)
@@ -191,7 +191,7 @@ class SegmentT3D(DenseNet3D):
       Others: see `densenet3d.DenseNet3D`.
     """
 
-    head: ClassVar[str] = "net/fc"
+    head = "net/fc"
 
     snippet: int = 32
     consensus: str = "average"

@@ -7,7 +7,7 @@ before the softmax. Image networks are in `models.backbones2d`.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -70,7 +70,7 @@ class TSN(nn.Module):
       lowering: see `types.Lowering`.
     """
 
-    head: ClassVar[str] = "fc"
+    head = "fc"
 
     backbone: str = "bn_inception"
     snippet: int = 1

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -52,7 +52,7 @@ class SpatialStream(nn.Module):
       lowering: see `types.Lowering`.
     """
 
-    head: ClassVar[str] = "spatial/fc8"
+    head = "spatial/fc8"
 
     net: str = "cnn_m"
     num_classes: int = 101
@@ -85,7 +85,7 @@ class TemporalStream(nn.Module):
       Others: see `SpatialStream`.
     """
 
-    head: ClassVar[str] = "temporal/fc8"
+    head = "temporal/fc8"
 
     net: str = "cnn_m_temporal"
     stacking: str = "fields"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -33,7 +33,7 @@ PRE = Preprocessing(frames=2, size=8, crop=8)
 class Tiny(nn.Module):
     """A network from outside of the package: mean color, one linear layer."""
 
-    head: ClassVar[str] = "fc"
+    head = "fc"
 
     num_classes: int = 5
     flaw: str = ""
@@ -92,7 +92,7 @@ def test_a_registered_network_is_like_any_other(registry, tmp_path):
 @pytest.mark.full
 def test_a_registered_network_can_be_trained(registry, tmp_path):
     jaxvideo.register("my_net", Tiny, preprocessing=PRE)
-    config = motion.get_config()
+    config: Any = motion.get_config()
     config.model = {"name": "my_net", "flaw": ""}
     config.data.update(train_videos=16, val_videos=8, root=str(tmp_path / "motion"))
     config.update(batch_size=8, eval_batch_size=8, epochs=1.0)
