@@ -107,8 +107,8 @@ def test_width_is_a_factor(name):
     """Half the width is half the channels of the widest map, in every class of networks."""
 
     def widest(found):
-        maps = [end.shape for end in found.trace.endpoints.values() if len(end.shape) == 5]
-        return max(shape[-1] for shape in maps if shape[2] > 1)
+        maps = [end.shape for end in found.trace.endpoints.values() if len(end.shape) >= 5]
+        return max(shape[-1] for shape in maps if shape[-2] > 1)
 
     assert create_model(name).width == 1.0
     assert widest(facts(name)) == 2 * widest(facts(name, width=0.5))
