@@ -49,7 +49,7 @@ def main() -> None:
         *(sys.executable, "train.py", "--config=configs/motion.py", f"--workdir={workdir}"),
         *("--config.data.train_videos=64", "--config.data.val_videos=16"),
         *("--config.epoch_steps=200", f"--config.epochs={options.steps / 200}"),
-        *("--config.model.width=4", "--config.preprocessing.frames=4"),
+        *("--config.model.width=0.0625", "--config.preprocessing.frames=4"),
         *("--config.preprocessing.size=34", "--config.preprocessing.crop=32"),
         *("--config.batch_size=8", "--config.eval_batch_size=8"),
         *("--config.loading.threads=1", f"--config.loading.workers={options.workers}"),

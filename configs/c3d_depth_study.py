@@ -22,7 +22,7 @@ from configs import common
 def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
     config = common.default_config()
     config.model.name = "c3d_depth3"
-    config.model.width = 64
+    config.model.width = 1.0
     config.model.bn_groups = 1
     config.model.bn_momentum = 0.9
     config.epochs = 16.0
@@ -43,6 +43,6 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
     config.protocol.clips = 1
     if common.is_smoke(argument):
         common.use_smoke(config)
-        config.model.width = 8
+        config.model.width = 0.125
         config.optim.lr = 0.003
     return config

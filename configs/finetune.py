@@ -7,7 +7,7 @@
 The network stands after the colon, r2plus1d_18 without one. DIR is a folder per class, or has
 annotations in any form that the library knows: it finds out. WEIGHTS is a run's folder, what
 `python -m jaxvideo convert` wrote, or with `--config.init.source=LIBRARY` another library's file;
-of a narrower network say `--config.model.width=8` too. The layer of the classes starts fresh.
+of a narrower network say `--config.model.width=0.125` too. The layer of the classes starts fresh.
 `:smoke` takes the weights of a finished `configs/motion.py` run; without them it starts fresh.
 
 Source: RECIPES, by the names of networks; those of C3D (the authors' solver), R(2+1)D and its
@@ -36,7 +36,7 @@ _OURS = {
     "optim.no_decay": ("*/bias",),
 }
 _BN = {"model.bn_groups": 1, "model.bn_momentum": 0.9}
-_WIDE = {**_BN, "model.width": 64}
+_WIDE = {**_BN, "model.width": 1.0}
 # The running statistics' own memory, 0.999, is longer than these runs are.
 _INCEPTION = {"model.width": 1.0, "model.bn_groups": 1, "model.bn_momentum": 0.99}
 
@@ -130,7 +130,7 @@ RECIPES = (
         ("i3d_rgb", "i2d", "i3d_top_heavy_*", "i3d_bottom_heavy_*", "s3d_*", "s3dg*"),
         {**_INCEPTION, **_OURS, **_new("logits")},
     ),
-    (("x3d_*",), {**_BN, "model.width": 2.0, **_OURS, **_new("fc2")}),
+    (("x3d_*",), {**_BN, "model.width": 1.0, **_OURS, **_new("fc2")}),
     (
         ("slow_*", "fast_r50", "slowfast_*", "c2d_r50*", "i3d_r50*", "csn_*", "ip_csn_*"),
         {**_WIDE, **_OURS, **_new("fc")},
@@ -160,7 +160,7 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
         common.use_smoke(config)
         # As `configs/motion.py` has it, of whose weights this is the fine-tuning.
         config.init.path = ""
-        config.model.width = 8
+        config.model.width = 0.125
         config.epochs = 3.0
         config.preprocessing.frames = 8
         config.preprocessing.stride = 3

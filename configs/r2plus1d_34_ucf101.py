@@ -21,7 +21,7 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
     config = common.default_config()
     config.model.name = "r2plus1d_34"
     config.model.dtype = "bfloat16"
-    config.model.width = 64
+    config.model.width = 1.0
     config.model.bn_groups = 8
     config.model.bn_momentum = 0.9
     config.model.bn_epsilon = 1e-3
@@ -47,5 +47,5 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
     if smoke:
         common.use_smoke(config)
         config.model.dtype = "float32"
-        config.model.width = 8
+        config.model.width = 0.125
     return config

@@ -17,7 +17,7 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
     config = common.default_config()
     config.model.name = "resnet18_3d_a"
     config.model.dtype = "bfloat16"
-    config.model.width = 64
+    config.model.width = 1.0
     config.model.bn_groups = 4  # GPUs
     config.model.bn_momentum = 0.9
     config.epochs = 200.0
@@ -39,6 +39,6 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
     if common.is_smoke(argument):
         common.use_smoke(config)
         config.model.dtype = "float32"
-        config.model.width = 8
+        config.model.width = 0.125
         config.optim.dampening = 0.0
     return config

@@ -23,7 +23,7 @@ from configs import common
 def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
     config = common.default_config()
     common.use_slowfast(config, "slow_r50")
-    config.model.width = 64
+    config.model.width = 1.0
     config.epochs = 196.0
     config.data.hint = (
         "Without data: python train.py --config configs/slow_8x8_r50.py:smoke runs now"
@@ -33,5 +33,5 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
     if common.is_smoke(argument):
         common.use_smoke(config)
         config.model.dtype = "float32"
-        config.model.width = 16
+        config.model.width = 0.25
     return config

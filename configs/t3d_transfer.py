@@ -29,7 +29,7 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
     config = common.default_config()
     config.model.name = "t3d_121_transfer"
     config.model.dtype = "bfloat16"
-    config.model.width = 64
+    config.model.width = 1.0
     config.model.ttl = "before"
     config.model.ttl_depths = (4, 4, 4)
     config.model.teacher_frames = 8
@@ -57,7 +57,7 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
     if common.is_smoke(argument):
         common.use_smoke(config)
         config.model.dtype = "float32"
-        config.model.width = 8
+        config.model.width = 0.125
         config.preprocessing.frames = 8
         # An untrained teacher's BN leaves its features as large as they come.
         config.optim.lr = 0.001

@@ -29,5 +29,5 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
     if common.is_smoke(argument):
         common.use_smoke(config)
         config.model.dtype = "float32"
-        config.model.width = 1.0
+        config.model.width = 0.5
     return config

@@ -1,26 +1,34 @@
 """Video ConvNets in JAX: from C3D to X3D, as pure-functional Flax modules.
 
-The public names are loaded on first use, because the data side of the library runs in
-loader workers, which must start fast and never touch an accelerator.
+The public names are imported on first use, because loader workers import the data side of the
+library: they must start fast and never touch an accelerator.
 """
 
 from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
-__all__ = ["Network", "__version__", "create_model", "list_models", "load", "load_weights"]
+__all__ = [
+    "Network",
+    "__version__",
+    "create_model",
+    "list_models",
+    "load",
+    "load_weights",
+    "register",
+]
 
 if TYPE_CHECKING:
-    from jaxvideo.models import create_model, list_models
-    from jaxvideo.network import Network, load
+    from jaxvideo.models import create_model, register
+    from jaxvideo.network import Network, list_models, load
     from jaxvideo.pretrained import load_weights
 
 
 def __getattr__(name: str):
-    if name in ("create_model", "list_models"):
+    if name in ("create_model", "register"):
         from jaxvideo import models
 
         return getattr(models, name)
-    if name in ("Network", "load"):
+    if name in ("Network", "list_models", "load"):
         from jaxvideo import network
 
         return getattr(network, name)

@@ -1,8 +1,9 @@
-"""Whole videos through a flow method or a network, for the command line."""
+"""Extracts optical flow and features of whole videos."""
 
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import functools
 import hashlib
 import json
@@ -33,39 +34,43 @@ from jaxvideo.types import (
 )
 from jaxvideo.weights import tree
 
-# Fields that are computed together: a video's memory does not grow with its length.
+# Flow fields per block. Memory does not depend on the length of the video.
 _BLOCK = 32
 
-# Clips that are read together: frames that they share are decoded once.
+# Clips per read. Frames that they share are decoded once.
 _CLIPS = 8
 
 FLOW_METHODS = ("tvl1", *HOST_FLOWS, *(f"warped_{method}" for method in ("tvl1", *HOST_FLOWS)))
 
 
 def store_flow(path: str, method: str, size: int) -> bool:
-    """Computes the flow of a video and stores it beside it, where `data.flow` finds it.
+    """Computes the flow of a video and writes it to `data.flow.flow_path(path)`, next to the video.
 
     Args:
-      method: a row of `FLOW_METHODS`; "warped_", with the camera's motion taken out.
-      size: the short side in pixels that frames are scaled down to first.
+      path: a video.
+      method: one of `FLOW_METHODS`. "warped_" methods compensate the motion of the camera.
+      size: short side in pixels to which frames are scaled down first.
 
     Returns:
-      False if the file was there already.
+      False if the file exists already; then nothing is computed.
 
     Raises:
-      ConfigError: no such method.
-      VideoError: the video cannot be read, or has one frame only.
+      ConfigError: the method or the size is not allowed.
+      VideoError: the video cannot be read, or has only one frame.
+
+    Example:
+      store_flow("clip.mp4", "dis", 256)
     """
     if method not in FLOW_METHODS:
         raise ConfigError(f"flow method {method!r}: allowed are {', '.join(FLOW_METHODS)}")
     if size < 16:
-        raise ConfigError(f"flow at a short side of {size}: at least 16")
+        raise ConfigError(f"flow: the short side is {size} pixels; it must be at least 16")
     target = flow.flow_path(path)
     if target.exists():
         return False
     with open_video(path) as video:
         if video.num_frames < 2:
-            raise VideoError(f"{path}: one frame has no flow")
+            raise VideoError(f"{path}: the video has one frame; flow needs at least 2")
         info = flow.FlowInfo(method, video.height, video.width)
         flow.write_flow(target, _fields(video, method, size), video.fps or 25.0, info)
     return True
@@ -73,16 +78,17 @@ def store_flow(path: str, method: str, size: int) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class Extraction:
-    """What is extracted of every video, and how.
+    """The features to extract from every video.
 
     Attributes:
-      endpoint: a key of the network's endpoints; "logits", or "prob", their softmax.
-      protocol: clips and crops of a video; features are averaged over the crops.
-      every: instead of the protocol's clips, one begins every so many frames of the video, as
-        long as it fits (C3D: clips of 16 frames, every 8); 0 is the protocol's.
-      per_clip: a row per clip; else their average.
-      keep_map: the endpoint as it is; else its average over T, H and W.
-      normalize: divided by its L2 norm at the end (C3D, arXiv 1412.0767, section 4).
+      endpoint: a key of the network's endpoints, e.g. "pre_logits" or "logits"; or "prob", the
+        softmax of the logits.
+      protocol: clips and crops of a video. Features are averaged over the crops.
+      every: start a clip every `every` frames of the video instead of the protocol's clips (C3D:
+        clips of 16 frames, every 8); 0 (default): use the protocol.
+      per_clip: one row per clip. False (default): average over the clips.
+      keep_map: keep all axes of the endpoint. False (default): average over those between N and C.
+      normalize: divide by the L2 norm at the end (C3D, arXiv 1412.0767, section 4).
     """
 
     endpoint: str
@@ -94,10 +100,10 @@ class Extraction:
 
     def __post_init__(self):
         if self.every < 0:
-            raise ConfigError(f"a clip every {self.every} frames: at least 1, or 0 for none")
+            raise ConfigError(f"every={self.every}: must be at least 1, or 0 to use the protocol")
 
     def describe(self, preprocessing: Preprocessing) -> str:
-        """One line for whoever finds the features."""
+        """Returns one line that describes the features; it is stored with them."""
         views = self.protocol.describe_views(preprocessing)
         if self.every:
             one = _one_clip(self.protocol).describe_clip(preprocessing)
@@ -111,11 +117,17 @@ class Extraction:
 
 
 def feature_files(paths: Sequence[str], out: str | os.PathLike[str]) -> dict[str, Path]:
-    """Videos and the files for their features: `NAME.npz` in `out`, where NAME is a video's path
-    below the folder of `paths` that it was found in, or of a single video its file name.
+    """Maps videos to the files of their features, `NAME.npz` in `out`.
+
+    NAME is the path of the video relative to the folder in `paths`, or the file name of a video
+    that is itself in `paths`.
+
+    Args:
+      paths: videos and folders of videos.
+      out: the folder of the files.
 
     Raises:
-      DataError: no such video.
+      DataError: a path does not exist or contains no videos.
       ConfigError: two videos would have the same file.
     """
     files: dict[str, Path] = {}
@@ -128,8 +140,8 @@ def feature_files(paths: Sequence[str], out: str | os.PathLike[str]) -> dict[str
             target = Path(out, f"{name}.npz")
             if whose.setdefault(target, video) != video:
                 raise ConfigError(
-                    f"{whose[target]} and {video} would both be {target}: name the folder that "
-                    "holds both, or extract them into two"
+                    f"{whose[target]} and {video} would both be written to {target}; pass the "
+                    "folder that contains both, or extract them into two folders"
                 )
             files[video] = target
     return files
@@ -141,8 +153,14 @@ def recipe_of(
     variables: Mapping[str, Any],
     preprocessing: Preprocessing,
 ) -> str:
-    """Everything that decides a feature's numbers but the video, as JSON; `network` is a digest
-    of the weights."""
+    """Returns everything except the video that determines the features, as JSON.
+
+    Args:
+      extraction: the features.
+      model: name and arguments of the network.
+      variables: its variables; the recipe has their SHA-256 under the key "network".
+      preprocessing: the clips.
+    """
     digest = hashlib.sha256()
     for name, leaf in sorted(tree.flatten(variables).items()):
         digest.update(name.encode())
@@ -157,10 +175,10 @@ def recipe_of(
 
 
 def is_extracted(target: Path, recipe: str) -> bool:
-    """Whether a file holds the features of a recipe. One that is damaged does not.
+    """Returns True if a file has the features of a recipe, False if it is missing or damaged.
 
     Raises:
-      ConfigError: it holds the features of another recipe: the differences are listed.
+      ConfigError: it has the features of another recipe; the message lists the differences.
     """
     try:
         with open(target, "rb") as stored, np.load(stored, allow_pickle=False) as file:
@@ -171,41 +189,38 @@ def is_extracted(target: Path, recipe: str) -> bool:
     if found == recipe:
         return True
     different = [
-        f"{key}: {theirs.get(key)} there, {value} here"
+        f"{key}: {theirs.get(key)} in the file, {value} now"
         for key, value in ours.items()
         if theirs.get(key) != value
     ]
     raise ConfigError(
-        f"{target} holds other features; name another --out.\n  " + "\n  ".join(different)
+        f"{target} contains other features; choose another --out.\n  " + "\n  ".join(different)
     )
-
-
-def default_endpoint(model: Any, preprocessing: Preprocessing) -> str:
-    """The last endpoint before the classes: what a classifier sees."""
-    import jax
-
-    last = []
-
-    def forward(key, clip):
-        # Inside, because what comes out of `eval_shape` has lost the network's order.
-        (_, endpoints), _ = model.clone(num_classes=1).init_with_output(key, clip, train=False)
-        last.append([name for name, value in endpoints.items() if value.shape[-1] != 1][-1])
-
-    clip = jax.ShapeDtypeStruct((1, *preprocessing.shape), np.float32)
-    jax.eval_shape(forward, jax.eval_shape(lambda: jax.random.key(0)), clip)
-    return last[0]
 
 
 def make_extractor(
     model: Any, variables: Mapping[str, Any], preprocessing: Preprocessing, extraction: Extraction
 ) -> Callable[[Any], dict[str, np.ndarray]]:
-    """The function from a video, as `open_video` takes it, to its features; any number of threads
-    may call it.
+    """Returns a thread-safe function that extracts the features of a video.
 
-    It gives `features`, f32 `[C]`, `[clips, C]` if per clip, and with the map `[..., T, H, W, C]`;
-    `starts`, the first frame of every clip, and `times`, the seconds from the video's first frame
-    to it. It raises VideoError for a video that cannot be read, and ConfigError if the network
-    has no such endpoint.
+    Args:
+      model: the network.
+      variables: its variables.
+      preprocessing: the clips that the weights expect.
+      extraction: the features.
+
+    Returns:
+      A function of a video (see `data.decode.open_video`). It returns a dict:
+        features: f32 `[C]`; `[clips, C]` if per clip; with `keep_map` all axes of the endpoint.
+        starts: i64 `[clips]`, index of the first frame of every clip.
+        times: f64 `[clips]`, its time in seconds from the first frame of the video.
+      It raises VideoError if the video cannot be read, and ConfigError if the network has no such
+      endpoint.
+
+    Example:
+      what = Extraction("pre_logits", Protocol(clips=1))
+      extract = make_extractor(net.model, net.variables, net.preprocessing, what)
+      extract("clip.mp4")["features"]
     """
     import jax
 
@@ -213,10 +228,13 @@ def make_extractor(
 
     p = extraction.protocol.apply(preprocessing)
     if extraction.every and p.segments > 1:
-        raise ConfigError("clips every so many frames are not made of segments: give clips")
+        raise ConfigError(
+            f"every={extraction.every}: clips of {p.segments} segments cover the whole video; use "
+            "the protocol's clips instead"
+        )
     variables = fold(model, variables, p.shape)
     compute = _endpoint(model, p, extraction.endpoint, keep_map=extraction.keep_map)
-    # One program; a CPU gains nothing from clips together.
+    # Batches of one size, so that one program is compiled. On the CPU batching gains nothing.
     together = 1 if jax.default_backend() == "cpu" else _CLIPS
     one_at_a_time = threading.Lock()
 
@@ -225,12 +243,12 @@ def make_extractor(
             part = clips[first : first + together]
             missing = together - len(part)
             filled = np.concatenate([part, np.repeat(part[-1:], missing, 0)]) if missing else part
-            with one_at_a_time:  # or two threads would compile
+            with one_at_a_time:  # else two threads compile the same program
                 found = compute(variables, filled.reshape(-1, *part.shape[2:]))
             yield found, part.shape[:2]
 
     def rows(video: VideoFile, clips: Sequence[Sequence[View]]) -> Iterator[np.ndarray]:
-        """Per clip; the device computes while the next ones are read."""
+        """Yields features per clip; the device computes while the next clips are read."""
         before = None
         for first in range(0, len(clips), _CLIPS):
             for now in features(_read_clips(video, clips[first : first + _CLIPS], p)):
@@ -280,7 +298,12 @@ def endpoint_features(
     preprocessing: Preprocessing,
     endpoint: str,
 ) -> np.ndarray:
-    """An endpoint of the middle clip of every video, averaged over T, H and W: f32 `[M, C]`.
+    """Returns an endpoint of the middle clip of M videos, averaged over positions: f32 `[M, C]`.
+
+    Args:
+      paths: the videos.
+      model, variables, preprocessing: see `make_extractor`.
+      endpoint: see `Extraction`.
 
     Raises:
       ConfigError: the network has no such endpoint.
@@ -293,7 +316,7 @@ def endpoint_features(
 
 
 def _endpoint(model: Any, preprocessing: Preprocessing, endpoint: str, *, keep_map: bool):
-    """`(variables, video [N, *video_shape]) -> f32 [N, C]`, or the whole endpoint."""
+    """Returns `(variables, uint8 [N, *video_shape]) -> f32 [N, C]`, or the whole endpoint."""
     import jax
 
     from jaxvideo.inference.prepare import prepare
@@ -304,7 +327,12 @@ def _endpoint(model: Any, preprocessing: Preprocessing, endpoint: str, *, keep_m
         logits, endpoints = model.apply(variables, clip, train=False)
         endpoints = {**endpoints, "logits": logits, "prob": jax.nn.softmax(logits)}
         if endpoint not in endpoints:
-            raise ConfigError(f"endpoint {endpoint!r}: the network has {', '.join(endpoints)}")
+            near = difflib.get_close_matches(endpoint, endpoints, n=1)
+            hint = f"Did you mean {near[0]!r}? " if near else ""
+            raise ConfigError(
+                f"endpoint={endpoint!r}: {type(model).__name__} has no such endpoint. {hint}"
+                f"Allowed are {', '.join(endpoints)}"
+            )
         found = endpoints[endpoint].astype(np.float32)
         return found if keep_map else found.mean(tuple(range(1, found.ndim - 1)))
 
@@ -331,10 +359,10 @@ def _one_clip(protocol: Protocol) -> Protocol:
 
 
 def _read_clips(video: VideoFile, clips: Sequence[Sequence[View]], p: Preprocessing) -> np.ndarray:
-    """uint8 `[clips, crops, *video_shape]`; a frame of several clips is decoded once."""
-    if p.host_flow:  # which is of pairs of frames
+    """Returns uint8 `[clips, crops, *video_shape]`; frames of several clips are decoded once."""
+    if p.host_flow:  # Flow belongs to pairs of frames, which clips do not share.
         return np.stack([read_views(video, views, p) for views in clips])
-    # Black ones last, as in a clip.
+    # Black frames are last, as in a clip.
     wanted = {index for views in clips for index in views[0].frames}
     frames = sorted(wanted - {BLACK}) + [BLACK] * (BLACK in wanted)
     place = {index: number for number, index in enumerate(frames)}
@@ -344,7 +372,7 @@ def _read_clips(video: VideoFile, clips: Sequence[Sequence[View]], p: Preprocess
 
 
 def _over_crops(found: Any, shape: tuple[int, int]) -> np.ndarray:
-    """`[clips, ...]` of an endpoint `[together * crops, ...]`, whose last clips may be filling."""
+    """Averages `[together * crops, ...]` over the crops and drops the padding: `[clips, ...]`."""
     clips, crops = shape
     values = np.asarray(found)
     return values.reshape(-1, crops, *values.shape[1:])[:clips].mean(1)
@@ -370,7 +398,7 @@ def _block_flow(frames: np.ndarray, method: str) -> np.ndarray:
 def _tvl1(frames: np.ndarray, seconds: np.ndarray) -> np.ndarray:
     import jax
 
-    # A block that is not full is filled, so that one program serves all videos of a size.
+    # Pads the last block, so that one program is compiled per frame size.
     missing = [(0, _BLOCK - len(frames)), *[(0, 0)] * 3]
     filled = (np.pad(part, missing) for part in (frames, seconds))
     together = 1 if jax.default_backend() == "cpu" else _BLOCK

@@ -21,7 +21,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxvideo.models import MODELS, create_model
+from jaxvideo import models
+from jaxvideo.models import MODELS, create_model, in_head
 from jaxvideo.types import ConfigError, Preprocessing, Protocol
 from jaxvideo.weights import tree
 
@@ -130,14 +131,19 @@ class Network:
         return dataclasses.replace(self.protocol, **given)
 
     def features(
-        self, video: Video, endpoint: str = "", *, per_clip: bool = False, keep_map: bool = False
+        self,
+        video: Video,
+        endpoint: str = "pre_logits",
+        *,
+        per_clip: bool = False,
+        keep_map: bool = False,
     ) -> np.ndarray:
         """Returns an endpoint of one video, the mean over the protocol's views: f32 `[C]`.
 
         Args:
           video: see `predict`.
-          endpoint: a key of the network's endpoints, "logits", or "prob" (their softmax). By
-            default the last one before the classifier.
+          endpoint: a key of the network's endpoints, e.g. "pre_logits" (default), the input of the
+            classifier, or "logits"; or "prob", the softmax of the logits.
           per_clip: a row per clip: `[clips, C]`.
           keep_map: no average over T, H and W: `[..., T, H, W, C]`.
 
@@ -194,13 +200,12 @@ class Network:
             classes = [f"class {i}" for i in range(classes)]
         if not classes:
             raise ConfigError("with_classes: at least 1 class")
-        from jaxvideo.pretrained import fresh_values, head_scope
+        from jaxvideo.pretrained import fresh_values
 
         arguments = {**self.arguments, "num_classes": len(classes)}
         model = create_model(self.name, **arguments)
-        head = head_scope(model, self.shape)
         flat = tree.flatten(self.variables)
-        new = [name for name in flat if name.split("/")[1] == head]
+        new = [name for name in flat if in_head(model, name)]
         flat |= fresh_values(model, self.shape, key, set(new))
         return dataclasses.replace(
             self, arguments=arguments, variables=tree.unflatten(flat), classes=tuple(classes)
@@ -253,15 +258,28 @@ class Network:
 
     @functools.cached_property
     def _extractor(self) -> Callable[[str, bool, bool], Callable[[Video], dict[str, Any]]]:
-        from jaxvideo.extraction import Extraction, default_endpoint, make_extractor
+        from jaxvideo.extraction import Extraction, make_extractor
 
         def make(endpoint: str, per_clip: bool, keep_map: bool):
-            p = self.preprocessing
-            endpoint = endpoint or default_endpoint(self.model, self.protocol.apply(p))
             what = Extraction(endpoint, self.protocol, per_clip=per_clip, keep_map=keep_map)
-            return make_extractor(self.model, self.variables, p, what)
+            return make_extractor(self.model, self.variables, self.preprocessing, what)
 
         return functools.cache(make)
+
+
+def list_models(pattern: str = "*", *, weights: bool = False) -> list[str]:
+    """Returns the names of the networks, sorted.
+
+    Args:
+      pattern: only names that match it, in the syntax of `fnmatch`.
+      weights: only networks for which weights of some source can be imported.
+
+    Example:
+      jaxvideo.list_models("*slowfast*", weights=True)
+    """
+    from jaxvideo.pretrained import sources_of
+
+    return [name for name in models.list_models(pattern) if not weights or sources_of(name)]
 
 
 def load(

@@ -11,8 +11,7 @@ import difflib
 import fnmatch
 import importlib.util
 import json
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib import resources
 from pathlib import Path
@@ -23,8 +22,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxvideo import __version__
-from jaxvideo.models import MODELS, create_model, model_entry
-from jaxvideo.models.summary import trace, trace_of_clip
+from jaxvideo.models import MODELS, create_model, head_scopes, in_head, model_entry
+from jaxvideo.models.summary import trace
 from jaxvideo.progress import write_file
 from jaxvideo.types import CheckpointError, ConfigError, Lowering, Preprocessing, Protocol
 from jaxvideo.weights import files, from_tf, from_torch, tree
@@ -338,15 +337,19 @@ def read_weights(
     clip = jax.ShapeDtypeStruct((1, *expects.shape), jnp.float32)
     model = create_model(name, **arguments, num_classes=1)
     single, endpoints = _traced(model, clip)
-    head, names = head_of(single, endpoints), _names_of(single, found, arrays)
-    rows = _rows(names, arrays, head)
+    names = _names_of(single, found, arrays)
+    rows = _rows(names, arrays, model)
     model = model.clone(num_classes=num_classes or rows or entry.defaults.get("num_classes", 400))
     expected, _ = _traced(model, clip)
 
     left_out = _left_out(leave_out, list(expected), list(arrays))
     left_out |= {ours for ours in expected if names[ours] in left_out}
     epsilon_shift = found.epsilon - getattr(model, "bn_epsilon", found.epsilon)
-    flattened = _flattened(expected)
+    # Channels of the maps that fully connected layers flatten, e.g. C3D's fc6.
+    flattened = {
+        f"params/{scope}/kernel": endpoints[seen][-1]
+        for scope, seen in getattr(model, "flattens", {}).items()
+    }
     loaded, used = {}, {names[ours] for ours in left_out & set(expected)}
     for ours, leaf in expected.items():
         theirs = names[ours]
@@ -365,12 +368,12 @@ def read_weights(
         if theirs not in used | left_out and not from_torch.IGNORED.search(theirs)
     }
     wanted = {ours: leaf for ours, leaf in expected.items() if ours not in left_out}
-    _check_fit(path, source, wanted, loaded, unread, names, head)
+    _check_fit(path, source, wanted, loaded, unread, names, model)
 
     fresh = fresh_values(model, expects.shape, seed, left_out & set(expected))
     flat = {**loaded, **fresh}
     flat = {ours: jnp.asarray(flat[ours], leaf.dtype) for ours, leaf in expected.items()}
-    new_head = any(n.startswith(f"params/{head}/") for n in fresh)
+    new_head = any(in_head(model, n) for n in fresh)
     classes = _classes(found, described, model.num_classes, new_head)
     # How it is computed is the caller's own affair.
     arguments = {k: v for k, v in arguments.items() if k not in ("dtype", "lowering")}
@@ -425,8 +428,7 @@ def adopt(
     unread = {n: array for n, array in flat.items() if n not in wanted and n not in left_out}
     if inflate_how:
         loaded = inflate(loaded, {n: leaf.shape for n, leaf in wanted.items()}, inflate_how)
-    single = create_model(name, **arguments, num_classes=1)
-    _check_fit(where, None, wanted, loaded, unread, {}, head_of(*_traced(single, clip)))
+    _check_fit(where, None, wanted, loaded, unread, {}, model)
     whole = {**loaded, **fresh_values(model, expects.shape, seed, left_out)}
     return tree.unflatten({n: jnp.asarray(whole[n], expected[n].dtype) for n in expected})
 
@@ -619,29 +621,11 @@ def _names_of(expected, source: Source, arrays) -> dict[str, str]:
     return names
 
 
-def head_scope(model: Any, clip_shape: Sequence[int]) -> str:
-    """Returns the scope of a network's classifier, such as "fc"."""
-    traced = trace_of_clip(model.clone(num_classes=1), tuple(clip_shape))
-    ends = {name: end.shape for name, end in traced.endpoints.items()}
-    return head_of(tree.flatten(traced.variables), ends)
-
-
-def head_of(names: Iterable[str], endpoints: Mapping[str, tuple[int, ...]]) -> str:
-    """`head_scope` of a network with one class, from its flat names and endpoints' shapes.
-
-    It is the last endpoint, or the last one that has parameters and one channel if something
-    without parameters follows it.
-    """
-    scopes = {name.split("/")[1] for name in names if name.startswith("params/")}
-    last = [name for name, shape in endpoints.items() if name in scopes and shape[-1] == 1]
-    return [*endpoints, *last][-1]
-
-
-def _rows(names, arrays, head: str) -> int:
-    """Classes of the file's head, 0 if it has none."""
+def _rows(names, arrays, model) -> int:
+    """Number of classes of the classifier in the file, 0 if the file has none."""
     for ours, theirs in names.items():
-        named = re.match(rf"params/{head}(/.*)?/bias$", ours)
-        if named and theirs in arrays and arrays[theirs].ndim:
+        bias = ours.endswith("/bias") and in_head(model, ours)
+        if bias and theirs in arrays and arrays[theirs].ndim:
             return int(arrays[theirs].shape[-1])
     return 0
 
@@ -653,16 +637,7 @@ def _left_out(patterns: Sequence[str], ours: list[str], theirs: list[str]) -> se
     return {bare.get(hit, hit) for hit in hits}
 
 
-def _flattened(expected) -> dict[str, int]:
-    """C of the map that a dense layer sees flattened, for the layers that do (C3D's fc6)."""
-    kernels = [n for n in expected if n.endswith("/kernel")]
-    if "params/fc6/kernel" not in kernels:
-        return {}
-    last = max(n for n in kernels if n.startswith("params/conv"))
-    return {"params/fc6/kernel": expected[last].shape[-1]}
-
-
-def _check_fit(path, source, wanted, loaded, unread, names, head) -> None:
+def _check_fit(path, source, wanted, loaded, unread, names, model) -> None:
     """Both sides have the same names and shapes, or the error prints the difference."""
     try:
         tree.check_same(wanted, {**loaded, **unread}, str(path))
@@ -672,8 +647,12 @@ def _check_fit(path, source, wanted, loaded, unread, names, head) -> None:
             if source is not None:
                 text = text.replace(f"missing   {ours} ", f"missing   {ours} [{names[ours]}] ")
         wrong = {n for n in wanted if n not in loaded or loaded[n].shape != wanted[n].shape}
-        if wrong and all(n.startswith(f"params/{head}/") for n in wrong) and not unread:
-            text += f'\nThe head has another number of classes: leave_out=("{head}/*",) starts anew'
+        if wrong and all(in_head(model, n) for n in wrong) and not unread:
+            patterns = ", ".join(f'"{scope}/*"' for scope in head_scopes(model))
+            text += (
+                "\nThe classifier has another number of classes: "
+                f"leave_out=({patterns},) starts it with fresh values"
+            )
         raise CheckpointError(text) from None
 
 

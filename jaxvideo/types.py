@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import typing
 
 
 class JaxvideoError(Exception):
@@ -348,3 +349,62 @@ class Loading:
         for name, least in (("threads", 1), ("workers", 0), ("prefetch", 1)):
             if getattr(self, name) < least:
                 raise ConfigError(f"loading.{name}={getattr(self, name)}: must be at least {least}")
+
+
+# --- The contract of networks ---------------------------------------------------------------
+
+
+class Model(typing.Protocol):
+    """The contract of every network: a linen module with these fields and this call.
+
+    `jaxvideo.register` checks it for networks from outside the package. `Network`, training,
+    weight import and feature extraction rely on it, and on nothing else.
+
+    Attributes:
+      num_classes: number of classes.
+      dtype: compute dtype of the activations. Parameters, statistics and logits are f32.
+      lowering: implementation of the convolutions; it does not change the result.
+      head: scope of the classifier in `params`, e.g. "fc" or "temporal/fc8"; a tuple of scopes if
+        several parts of the network have a classifier each, e.g. the streams of a late fusion.
+        Every parameter in it ends in `num_classes`; nothing else depends on `num_classes`. It is
+        a class attribute without annotation (`head = "fc"`) or a property, not a field.
+
+    Optional fields, with the same meaning in every network that has them:
+      width: factor of all numbers of channels; 1.0 (default) is the paper's network.
+      dropout_rate: rate of the dropout layers in training.
+      bn_groups: number of groups of the batch with BatchNorm statistics of their own.
+      bn_momentum: weight of the old value in the running statistics.
+      bn_epsilon: epsilon of BatchNorm.
+    """
+
+    num_classes: int
+    dtype: typing.Any
+    lowering: typing.Any
+
+    @property
+    def head(self) -> str | tuple[str, ...]: ...
+
+    def __call__(
+        self, clip: typing.Any, /, *, train: bool
+    ) -> tuple[typing.Any, dict[str, typing.Any]]:
+        """Computes the logits and all endpoints.
+
+        Args:
+          clip: floating-point `[N, T, H, W, C]`, normalized.
+          train: True in training: dropout is active and BatchNorm uses the batch's statistics.
+
+        Returns:
+          `(logits, endpoints)`. Logits are f32 `[N, num_classes]` with `train=False`. With
+          `train=True` they may be `[N, predictions, num_classes]` if the paper has a loss for
+          each of several predictions (streams, time steps); the losses are averaged.
+          `endpoints` is a dict in network order, whose keys are the names of the paper's layers.
+          The last two keys are the same in every network:
+            pre_logits: input of the classifier before dropout, `[N, ..., C]`. Axes between N
+              and C are the positions, segments or time steps that are classified one by one. If
+              `head` is a tuple, it is the concatenation of the inputs of all classifiers over C.
+            logits: the logits.
+
+        Raises:
+          ConfigError: the clip has another shape, dtype or number of channels.
+        """
+        ...

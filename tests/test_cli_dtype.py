@@ -23,7 +23,7 @@ PRE = Preprocessing(frames=4, size=40, crop=32)
 def weights(tmp_path_factory):
     """A folder with a file of fresh weights and two videos."""
     folder = tmp_path_factory.mktemp("dtype")
-    arguments = {"name": "f_r2d_10", "width": 4, "num_classes": 3}
+    arguments = {"name": "f_r2d_10", "width": 1 / 16, "num_classes": 3}
     variables = init_variables(create_model(**arguments), PRE, 0)
     weights = Weights(variables, arguments, PRE, ("x", "y", "z"), {"source": "test"})
     save_weights(folder / "w.safetensors", weights)
@@ -79,7 +79,7 @@ def test_fvd_and_extract(weights, capsys, tmp_path):
     assert cli.main([*extract, "--dtype", "float32"]) == 0
     assert "2 skipped" in capsys.readouterr().out
     assert cli.main([*extract, "--dtype", "bfloat16"]) == 1
-    assert "holds other features" in capsys.readouterr().err
+    assert "contains other features" in capsys.readouterr().err
 
 
 def test_a_run_keeps_its_dtype(tmp_path, monkeypatch, repository):

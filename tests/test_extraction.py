@@ -8,20 +8,20 @@ import jax
 import numpy as np
 import pytest
 
-from jaxvideo import create_model
+from jaxvideo import create_model, extraction
 from jaxvideo.data.decode import read_clip
 from jaxvideo.data.video import open_video
 from jaxvideo.data.views import protocol_views
 from jaxvideo.extraction import (
     Extraction,
-    default_endpoint,
     feature_files,
     is_extracted,
     make_extractor,
     recipe_of,
     write_features,
 )
-from jaxvideo.models import model_entry
+from jaxvideo.models import MODELS
+from jaxvideo.models.summary import trace_of_clip
 from jaxvideo.types import ConfigError, DataError, Preprocessing, Protocol, VideoError, View
 from tests.conftest import write_video
 
@@ -120,7 +120,7 @@ def test_normalized_per_clip_and_probabilities(video):
     prob, logits = (extractor(name, MIDDLE)(str(video))["features"] for name in ("prob", "logits"))
     close(logits, maps_of(video, [13], 1).mean((0, 1, 2, 3)) @ CLASSES)
     close(prob, np.exp(logits) / np.exp(logits).sum())
-    with pytest.raises(ConfigError, match="endpoint 'fc6': the network has map, pool, logits"):
+    with pytest.raises(ConfigError, match=r"'fc6': Network has no .*Allowed are map, pool, logits"):
         extractor("fc6", MIDDLE)(str(video))
 
 
@@ -128,18 +128,25 @@ def test_refusals(tmp_path):
     (tmp_path / "v.mp4").write_text("no video")
     with pytest.raises(VideoError, match=r"v\.mp4: cannot be opened"):
         extractor("pool", MIDDLE)(str(tmp_path / "v.mp4"))
-    with pytest.raises(ConfigError, match="a clip every -1 frames"):
+    with pytest.raises(ConfigError, match="every=-1: must be at least 1"):
         Extraction("pool", MIDDLE, every=-1)
-    with pytest.raises(ConfigError, match="not made of segments"):
+    with pytest.raises(ConfigError, match="every=2: clips of 2 segments cover the whole video"):
         extractor("pool", Protocol(clips=1, segments=2), every=2)
 
 
-@pytest.mark.parametrize(
-    ("name", "endpoint"),
-    [("r2plus1d_18", "pool"), ("i3d_rgb", "avg_pool"), ("c3d", "fc7"), ("x3d_xs", "fc1")],
-)
-def test_what_the_classifier_sees(name, endpoint):
-    assert default_endpoint(create_model(name), model_entry(name).preprocessing) == endpoint
+ONE_PER_CLASS = {entry.build: name for name, entry in reversed(MODELS.items())}
+
+
+@pytest.mark.parametrize("name", ONE_PER_CLASS.values())
+def test_features_of_every_class_of_networks(name):
+    """A vector per clip, whatever positions, segments or steps the classifier sees."""
+    model, p = create_model(name, width=1 / 8), MODELS[name].preprocessing
+    traced = trace_of_clip(model, p.shape)
+    video = jax.ShapeDtypeStruct((2, *p.video_shape), np.uint8)
+    for endpoint, like in (("pre_logits", "pre_logits"), ("prob", "logits")):
+        compute = extraction._endpoint(model, p, endpoint, keep_map=False)
+        found = jax.eval_shape(compute, traced.variables, video)
+        assert (found.shape, found.dtype) == ((2, traced.endpoints[like].shape[-1]), np.float32)
 
 
 def test_names_of_files(tmp_path):
@@ -152,7 +159,9 @@ def test_names_of_files(tmp_path):
     ]
     (single,) = feature_files([str(tmp_path / "a/x.mp4")], "out").values()
     assert single == Path("out/x.mp4.npz")
-    with pytest.raises(ConfigError, match=r"x\.mp4 and .*x\.mp4 would both be out/x\.mp4\.npz"):
+    with pytest.raises(
+        ConfigError, match=r"x\.mp4 and .*x\.mp4 would both be written to out/x\.mp4\.npz"
+    ):
         feature_files([str(tmp_path / "a"), str(tmp_path / "b")], "out")
     with pytest.raises(DataError, match="gone: no such file"):
         feature_files([str(tmp_path / "gone")], "out")
@@ -167,9 +176,11 @@ def test_what_is_done_already(tmp_path):
     assert is_extracted(target, recipe)
     # Other weights, another endpoint: another recipe, which must not be mixed with the first.
     other = jax.tree.map(lambda leaf: leaf + 1, VARIABLES)
-    with pytest.raises(ConfigError, match=r"holds other features; name another --out\.\n  network"):
+    with pytest.raises(
+        ConfigError, match=r"contains other features; choose another --out\.\n  network"
+    ):
         is_extracted(target, recipe_of(Extraction("pool", MIDDLE), model, other, PRE))
-    with pytest.raises(ConfigError, match="endpoint: pool there, conv1 here"):
+    with pytest.raises(ConfigError, match="endpoint: pool in the file, conv1 now"):
         is_extracted(target, recipe_of(Extraction("conv1", MIDDLE), model, VARIABLES, PRE))
     whole = target.read_bytes()
     for damaged in (whole[: len(whole) // 2], whole[:3], b"", b"text" * 99):

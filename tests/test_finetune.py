@@ -24,7 +24,7 @@ from jaxvideo.weights import tree
 from tests.conftest import write_video
 
 FILE = Path(__file__).parent.parent / "configs" / "finetune.py"
-NET = {"name": "resnet10_3d_b", "width": 4}
+NET = {"name": "resnet10_3d_b", "width": 1 / 16}
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +129,7 @@ def test_a_run(config, folder, weights, tmp_path, capsys):
     values = config.get_config(NET["name"])
     values.init.path = str(path)
     values.data.root = str(folder)
-    values.model.width = 4
+    values.model.width = 1 / 16
     values.epochs = 1.0
     values.batch_size = values.eval_batch_size = jax.device_count()
     values.preprocessing.frames = 4

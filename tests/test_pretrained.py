@@ -22,7 +22,7 @@ from jaxvideo.types import CheckpointError, ConfigError
 from jaxvideo.weights import files, from_torch, tensor_bundle, tree
 from tests.weights import tensor_bundles
 
-NAME, SMALL = "resnet10_3d_b", {"width": 4}
+NAME, SMALL = "resnet10_3d_b", {"width": 1 / 16}
 
 
 def hara_file(path, classes=400, **changes):
@@ -54,7 +54,7 @@ def file(tmp_path):
 
 def test_import_and_our_own_file(file, tmp_path):
     weights = read_weights(NAME, file, "hara", **SMALL)
-    assert weights.model == {"name": NAME, "width": 4, "num_classes": 400}
+    assert weights.model == {"name": NAME, "width": 1 / 16, "num_classes": 400}
     assert weights.classes[:2] == ("abseiling", "air drumming")
     assert weights.preprocessing.mean == (114.7748, 107.7354, 99.475)
     assert weights.origin["source"] == "hara"
@@ -79,7 +79,7 @@ def test_import_and_our_own_file(file, tmp_path):
 def test_another_number_of_classes(file):
     with pytest.raises(CheckpointError) as caught:
         load_weights(NAME, file, "hara", num_classes=7, **SMALL)
-    assert 'leave_out=("fc/*",) starts anew' in str(caught.value)
+    assert 'leave_out=("fc/*",) starts it with fresh values' in str(caught.value)
     weights = read_weights(NAME, file, "hara", num_classes=7, leave_out=("fc/*",), **SMALL)
     assert weights.variables["params"]["fc"]["kernel"].shape == (32, 7)
     assert np.asarray(weights.variables["params"]["fc"]["kernel"]).std() > 0
@@ -119,7 +119,7 @@ def test_differences_are_listed(tmp_path):
 def test_clips_of_another_shape(tmp_path):
     """R2D's stem has as many taps as the clip frames: its file says how many."""
     path, out = tmp_path / "r2d.npz", tmp_path / "w.safetensors"
-    model = create_model("r2d_10", num_classes=3, width=4)
+    model = create_model("r2d_10", num_classes=3, width=1 / 16)
     clip = jnp.zeros((1, 8, 128, 128, 3))
     shapes = tree.flatten(jax.eval_shape(lambda: model.init(jax.random.key(0), clip, train=False)))
     scopes = {ours.split("/", 1)[1].rsplit("/", 1)[0] for ours in shapes}
@@ -131,7 +131,7 @@ def test_clips_of_another_shape(tmp_path):
         axes = {5: (4, 3, 0, 1, 2), 2: (1, 0), 1: (0,)}[value.ndim]
         arrays[from_torch.CAFFE2_LEAVES[kind].format(name)] = value.transpose(axes)
     np.savez(path, **arrays)
-    weights = read_weights("r2d_10", path, "vmz-caffe2", frames=8, crop=160, width=4)
+    weights = read_weights("r2d_10", path, "vmz-caffe2", frames=8, crop=160, width=1 / 16)
     assert (weights.preprocessing.frames, weights.preprocessing.crop) == (8, 160)
     save_weights(out, weights)
     again = open_weights(out)
@@ -168,7 +168,7 @@ def test_a_damaged_description_is_an_error(file, tmp_path, change):
         (lambda f: load_weights(NAME, f, "hara", widht=4), ConfigError, "Did you mean 'width'"),
         (lambda f: load_weights(NAME, f, "hara", leave_out=("f/*",)), ConfigError, "'f/\\*'"),
         (lambda f: load_weights(NAME, "no.pth", "hara"), CheckpointError, "no.pth: no such file"),
-        (lambda f: load_weights(NAME, f, "hara", width=8), CheckpointError, "does not fit"),
+        (lambda f: load_weights(NAME, f, "hara", width=1 / 8), CheckpointError, "does not fit"),
         (lambda f: open_weights(f), CheckpointError, "was not written by jaxvideo"),
         (
             lambda f: save_weights("w.pt", read_weights(NAME, f, "hara", **SMALL)),
@@ -430,7 +430,7 @@ def test_real_weights_give_golden_values():
 
 def test_convert_and_predict(tmp_path, video, capsys):
     path, out = tmp_path / "c3d.npz", tmp_path / "w.safetensors"
-    model = create_model("c3d_sports1m", num_classes=3, width=1)
+    model = create_model("c3d_sports1m", num_classes=3, width=1 / 64)
     clip = jnp.zeros((1, 16, 112, 112, 3))
     shapes = tree.flatten(jax.eval_shape(lambda: model.init(jax.random.key(0), clip, train=False)))
     rng = np.random.default_rng(0)
@@ -441,7 +441,7 @@ def test_convert_and_predict(tmp_path, video, capsys):
         name = from_torch.TORCH_LEAVES[kind].format(from_torch.c3d_caffe(scope, ()))
         arrays[name] = value.transpose({5: (4, 3, 0, 1, 2), 2: (1, 0), 1: (0,)}[value.ndim])
     np.savez(path, **arrays)
-    weights = read_weights("c3d_sports1m", path, "c3d-caffe", width=1)
+    weights = read_weights("c3d_sports1m", path, "c3d-caffe", width=1 / 64)
     save_weights(out, weights)
     assert (
         main(["predict", str(video), "--checkpoint", str(out), "--clips", "2", "--top", "2"]) == 0

@@ -34,7 +34,9 @@ def add(commands: Any) -> None:
     command.add_argument(
         "--endpoint",
         metavar="NAME",
-        help="avg_pool, fc6, ..., logits or prob (default: input of the classifier)",
+        default="pre_logits",
+        help="endpoint of the network, such as avg_pool, fc6 or logits; or prob, the softmax of "
+        "the logits (default: pre_logits, the input of the classifier)",
     )
     command.add_argument(
         "--every",
@@ -67,7 +69,6 @@ def _extract(options: argparse.Namespace) -> int:
 
     from jaxvideo.extraction import (
         Extraction,
-        default_endpoint,
         feature_files,
         is_extracted,
         make_extractor,
@@ -88,7 +89,7 @@ def _extract(options: argparse.Namespace) -> int:
     protocol = net.tested(clips=options.clips, crops=options.crops)
     protocol = dataclasses.replace(protocol, aggregation="softmax")
     extraction = Extraction(
-        options.endpoint or default_endpoint(net.model, protocol.apply(preprocessing)),
+        options.endpoint,
         protocol,
         options.every or 0,
         options.per_clip,

@@ -1,429 +1,88 @@
-"""Every network by name. The registry is a literal dict: read it, or call `list_models`."""
+"""Networks by name: `list_models`, `create_model`, `register`."""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
+import fnmatch
 from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
+import jax
+import jax.numpy as jnp
 
-from jaxvideo.models import (
-    c3d,
-    csn,
-    densenet3d,
-    hidden_two_stream,
-    inception,
-    p3d,
-    recurrent,
-    slowfast,
-    transfer,
-    two_stream,
-    x3d,
+from jaxvideo.models import c3d, csn, densenet3d, p3d, resnet3d, slowfast, x3d
+from jaxvideo.models.contract import (
+    check_fields,
+    check_outputs,
+    check_width,
+    differences,
+    head_scopes,
+    in_head,
 )
-from jaxvideo.models.resnet3d import RESNEXT, WIDE, ResNet3D, hara, tran
+from jaxvideo.models.registry import MODELS, Entry
 from jaxvideo.types import ConfigError, Preprocessing
 
-# Kinetics statistics of VMZ and torchvision, pixels in [0, 1].
-_RESNET = Preprocessing(
-    frames=16,
-    size=128,
-    width=171,
-    crop=112,
-    mean=(0.43216, 0.394666, 0.37645),
-    std=(0.22803, 0.22145, 0.216989),
-)
-# The authors subtract a mean volume; its average per channel serves as well (mmaction2).
-_C3D = Preprocessing(
-    frames=16,
-    size=128,
-    width=171,
-    crop=112,
-    range=(0.0, 255.0),
-    mean=(104.0, 117.0, 128.0),
-    order="BGR",
-)
-# Trained on bytes less ActivityNet's mean, the short side scaled to the crop (branch CVPR2018).
-_HARA = Preprocessing(
-    frames=16,
-    size=112,
-    crop=112,
-    range=(0.0, 255.0),
-    mean=(114.7748, 107.7354, 99.4750),
-)
-# The authors subtract ImageNet's mean of the blue, green and red bytes.
-_P3D = Preprocessing(
-    frames=16,
-    size=182,
-    width=242,
-    crop=160,
-    range=(0.0, 255.0),
-    mean=(104.0, 117.0, 123.0),
-    order="BGR",
-)
-_I3D = Preprocessing(frames=64, fps=25.0, size=256, crop=224, range=(-1.0, 1.0))
-_I3D_FLOW = dataclasses.replace(_I3D, modality="flow", mean=(0.0,) * 2, std=(1.0,) * 2)
-_I3D_BOTH = dataclasses.replace(_I3D, modality="rgb_flow", mean=(0.0,) * 5, std=(1.0,) * 5)
-_INCEPTION = dataclasses.replace(_I3D, frames=1)
-# As torchvision's weights were tested: one clip of 128 frames at 15 fps.
-_S3D = dataclasses.replace(_RESNET, frames=128, fps=15.0, size=256, width=256, crop=224)
-# Caffe's means of ImageNet's blue, green and red; flow of 1 is 20 pixels.
-_FRAME = Preprocessing(
-    frames=1,
-    size=256,
-    crop=224,
-    range=(0.0, 255.0),
-    mean=(104.0, 117.0, 123.0),
-    order="BGR",
-)
-_STACK = dataclasses.replace(
-    _I3D, frames=10, fps=None, modality="flow", mean=(0.0,) * 2, std=(1.0,) * 2
-)
-_BOTH = dataclasses.replace(
-    _FRAME,
-    frames=10,
-    modality="rgb_flow",
-    mean=(104.0, 117.0, 123.0, 127.5, 127.5),
-    std=(1.0, 1.0, 1.0, 127.5, 127.5),
-)
-_TSN = dataclasses.replace(_FRAME, frames=3, segments=3, width=340)
-_TSN_FLOW = dataclasses.replace(
-    _TSN, frames=15, modality="flow", order="RGB", mean=(128.0,) * 2, std=(1.0,) * 2
-)
-_TSN_DIFF = dataclasses.replace(_TSN, frames=15, modality="rgb_diff")
-_TSN_RESNET = dataclasses.replace(
-    _TSN,
-    range=(0.0, 1.0),
-    mean=(0.485, 0.456, 0.406),
-    std=(0.229, 0.224, 0.225),
-    order="RGB",
-)
-_LRCN = Preprocessing(
-    frames=16,
-    size=240,
-    width=320,
-    crop=227,
-    range=(0.0, 255.0),
-    mean=(103.939, 116.779, 128.68),
-    order="BGR",
-)
-_LRCN_FLOW = dataclasses.replace(
-    _LRCN, modality="flow", order="RGB", mean=(128.0,) * 2, std=(1.0,) * 2
-)
-_MOTIONNET = dataclasses.replace(_FRAME, frames=11, width=340, std=(255.0,) * 3)
-# Of PySlowFast and pytorchvideo; frames are of the Fast pathway.
-_SLOWFAST = Preprocessing(
-    frames=32,
-    stride=2,
-    fps=30.0,
-    size=256,
-    crop=224,
-    mean=(0.45,) * 3,
-    std=(0.225,) * 3,
-    short="hold",
-)
-# 32 frames, best at stride 2, less a mean that the paper does not tell.
-_T3D = dataclasses.replace(_SLOWFAST, fps=None, short="loop")
+__all__ = [
+    "MODELS",
+    "Entry",
+    "arguments_for",
+    "create_model",
+    "differences",
+    "head_scopes",
+    "in_head",
+    "list_models",
+    "model_entry",
+    "register",
+    "upgraded_arguments",
+]
 
 
-@dataclasses.dataclass(frozen=True)
-class Entry:
-    """A row of the registry: what builds the network, what it eats, where it comes from.
+def list_models(pattern: str = "*") -> list[str]:
+    """Returns the names that `create_model` accepts, sorted.
 
-    `arguments` make it this network and no other; `defaults` a caller may change.
+    Args:
+      pattern: only names that match it, in the syntax of `fnmatch`.
+
+    Example:
+      list_models("*slowfast*")
     """
-
-    build: type[nn.Module]
-    arguments: dict[str, Any]
-    preprocessing: Preprocessing
-    source: str
-    defaults: dict[str, Any] = dataclasses.field(default_factory=dict)
-
-
-def _tran(kind: str, depth: int) -> Entry:
-    return Entry(ResNet3D, tran(kind, depth), _RESNET, "arXiv 1711.11248")
-
-
-def _hara(depth: int, source: str = "arXiv 1711.09577", **form: Any) -> Entry:
-    return Entry(ResNet3D, hara(depth, **form), _HARA, source)
-
-
-def _p3d(depth: int) -> Entry:
-    return Entry(p3d.P3D, {"blocks": p3d.BLOCKS[depth]}, _P3D, "arXiv 1711.10305")
-
-
-def _c3d(name: str, crop: int = 112, source: str = "arXiv 1412.0767", classes: int = 400) -> Entry:
-    # The resolution study keeps the ratio of the frame to the crop.
-    size, width = 128 * crop // 112, 171 * crop // 112
-    preprocessing = dataclasses.replace(_C3D, size=size, width=width, crop=crop)
-    return Entry(c3d.C3D, c3d.VARIANTS[name], preprocessing, source, {"num_classes": classes})
-
-
-def _i3d(
-    name: str,
-    preprocessing: Preprocessing = _I3D,
-    source: str = "arXiv 1705.07750",
-    **defaults: Any,
-) -> Entry:
-    return Entry(inception.I3D, inception.VARIANTS[name], preprocessing, source, defaults)
-
-
-def _s3d(name: str, preprocessing: Preprocessing = _I3D) -> Entry:
-    return _i3d(name, preprocessing, "arXiv 1712.04851", dropout_rate=0.2)
-
-
-def _streams(build: type[nn.Module], preprocessing: Preprocessing, **arguments: Any) -> Entry:
-    return Entry(build, arguments, preprocessing, "arXiv 1406.2199")
-
-
-def _fusion(preprocessing: Preprocessing = _BOTH, **arguments: Any) -> Entry:
-    return Entry(two_stream.TwoStreamFusion, arguments, preprocessing, "arXiv 1604.06573")
-
-
-def _tsn(preprocessing: Preprocessing, **defaults: Any) -> Entry:
-    arguments = {key: defaults.pop(key) for key in ("backbone", "snippet") if key in defaults}
-    return Entry(two_stream.TSN, arguments, preprocessing, "arXiv 1608.00859", defaults)
-
-
-def _i3d_rival(build: type[nn.Module], preprocessing: Preprocessing, **changes: Any) -> Entry:
-    preprocessing = dataclasses.replace(preprocessing, **changes)
-    return Entry(build, {}, preprocessing, "arXiv 1705.07750")
-
-
-def _lrcn(preprocessing: Preprocessing, feature: str, **defaults: Any) -> Entry:
-    arguments = {"feature": feature}
-    return Entry(recurrent.LRCN, arguments, preprocessing, "arXiv 1411.4389", defaults)
-
-
-def _hidden(name: str) -> Entry:
-    arguments = hidden_two_stream.MOTIONNETS[name]
-    return Entry(hidden_two_stream.HiddenTwoStream, arguments, _MOTIONNET, "arXiv 1704.00389")
-
-
-def _slowfast(name: str, source: str = "1812.03982", **clip: Any) -> Entry:
-    preprocessing = dataclasses.replace(_SLOWFAST, **clip)
-    return Entry(slowfast.SlowFast, dict(slowfast.VARIANTS[name]), preprocessing, f"arXiv {source}")
-
-
-def _x3d(name: str, frames: int, stride: int, size: int, crop: int) -> Entry:
-    preprocessing = dataclasses.replace(
-        _SLOWFAST, frames=frames, stride=stride, size=size, crop=crop
-    )
-    return Entry(x3d.X3D, x3d.VARIANTS[name], preprocessing, "arXiv 2004.04730")
-
-
-def _csn(depth: int, preserved: bool = False) -> Entry:
-    arguments = {"blocks": csn.BLOCKS[depth], "preserved": preserved}
-    preprocessing = dataclasses.replace(_SLOWFAST, short="loop")
-    return Entry(csn.CSN, arguments, preprocessing, "arXiv 1904.02811")
-
-
-def _densenet3d(name: str, build: type[nn.Module] = densenet3d.DenseNet3D, **clip: Any) -> Entry:
-    defaults = dict(densenet3d.VARIANTS[name])
-    arguments = {"blocks": defaults.pop("blocks")}
-    preprocessing = dataclasses.replace(_T3D, **clip)
-    return Entry(build, arguments, preprocessing, "arXiv 1711.08200", defaults)
-
-
-MODELS: dict[str, Entry] = {
-    "c3d": _c3d("c3d"),
-    "c3d_sports1m": _c3d("c3d", classes=487),
-    "c3d_bn": _c3d("c3d_bn", source="arXiv 1708.07632"),
-    "c3d_bn_vmz": _c3d("c3d_bn_vmz", source="arXiv 1711.11248"),
-    "c3d_bn_i3d": _c3d("c3d_bn_i3d", source="arXiv 1705.07750"),
-    "c3d_depth1": _c3d("c3d_depth1"),
-    "c3d_depth3": _c3d("c3d_depth3"),
-    "c3d_depth5": _c3d("c3d_depth5"),
-    "c3d_depth7": _c3d("c3d_depth7"),
-    "c3d_increasing": _c3d("c3d_increasing"),
-    "c3d_decreasing": _c3d("c3d_decreasing"),
-    "c3d_net64": _c3d("c3d_depth3", crop=56),
-    "c3d_net256": _c3d("c3d_depth3", crop=224),
-    "i3d_rgb": _i3d("i3d"),
-    "i3d_flow": _i3d("i3d", _I3D_FLOW),
-    "i3d_two_stream": Entry(inception.TwoStreamI3D, {}, _I3D_BOTH, "arXiv 1705.07750"),
-    "inception_v1": _i3d("inception_v1", _INCEPTION, "arXiv 1409.4842"),
-    "i2d": _s3d("i2d"),
-    "i3d_top_heavy_2c": _s3d("i3d_top_heavy_2c"),
-    "i3d_top_heavy_3b": _s3d("i3d_top_heavy_3b"),
-    "i3d_top_heavy_4b": _s3d("i3d_top_heavy_4b"),
-    "i3d_top_heavy_4e": _s3d("i3d_top_heavy_4e"),
-    "i3d_top_heavy_5b": _s3d("i3d_top_heavy_5b"),
-    "i3d_bottom_heavy_2c": _s3d("i3d_bottom_heavy_2c"),
-    "i3d_bottom_heavy_3c": _s3d("i3d_bottom_heavy_3c"),
-    "i3d_bottom_heavy_4d": _s3d("i3d_bottom_heavy_4d"),
-    "i3d_bottom_heavy_4f": _s3d("i3d_bottom_heavy_4f"),
-    "s3d": _s3d("s3d", _S3D),
-    "s3d_paper": _s3d("s3d_paper"),
-    "s3d_slim": _s3d("s3d_slim"),
-    "s3d_top_heavy_3b": _s3d("s3d_top_heavy_3b"),
-    "s3d_top_heavy_4b": _s3d("s3d_top_heavy_4b"),
-    "s3d_top_heavy_5b": _s3d("s3d_top_heavy_5b"),
-    "s3dg": _s3d("s3dg"),
-    "s3dg_paper": _s3d("s3dg_paper"),
-    "convnet_lstm": _i3d_rival(recurrent.ConvNetLSTM, _I3D, frames=25, stride=5),
-    "two_stream_inception": _i3d_rival(two_stream.TwoStreamInception, _I3D_BOTH, frames=10),
-    "fused_two_stream_inception": _i3d_rival(
-        two_stream.FusedTwoStreamInception, _I3D_BOTH, frames=50
-    ),
-    "two_stream_spatial": _streams(two_stream.SpatialStream, _FRAME),
-    "two_stream_temporal": _streams(two_stream.TemporalStream, _STACK),
-    "two_stream_temporal_trajectories": _streams(
-        two_stream.TemporalStream, _STACK, stacking="trajectories"
-    ),
-    "two_stream_spatial_vgg16": _streams(two_stream.SpatialStream, _FRAME, net="vgg16"),
-    "two_stream_temporal_vgg16": _streams(two_stream.TemporalStream, _STACK, net="vgg16"),
-    "two_stream_fusion_late": _fusion(where=("fc8",)),
-    "two_stream_fusion_sum": _fusion(fusion="sum"),
-    "two_stream_fusion_max": _fusion(fusion="max"),
-    "two_stream_fusion_concat": _fusion(fusion="concat"),
-    "two_stream_fusion_conv": _fusion(fusion="conv"),
-    "two_stream_fusion_bilinear": _fusion(fusion="bilinear"),
-    "two_stream_fusion_3d": _fusion(
-        dataclasses.replace(_BOTH, frames=50, segments=5), **two_stream.FUSION_3D
-    ),
-    "tsn_rgb": _tsn(_TSN),
-    "tsn_flow": _tsn(_TSN_FLOW, snippet=5, dropout_rate=0.7),
-    "tsn_rgb_diff": _tsn(_TSN_DIFF, snippet=5),
-    "tsn_resnet50_rgb": _tsn(_TSN_RESNET, backbone="resnet50", num_classes=400, dropout_rate=0.4),
-    "tsn_resnet101_rgb": _tsn(_TSN_RESNET, backbone="resnet101", num_classes=400, dropout_rate=0.4),
-    "hidden_two_stream": _hidden("motionnet"),
-    "hidden_two_stream_tiny": _hidden("tiny_motionnet"),
-    "lrcn": _lrcn(_LRCN, "fc6"),
-    "lrcn_fc7": _lrcn(_LRCN, "fc7"),
-    "lrcn_flow": _lrcn(_LRCN_FLOW, "fc6", hidden=1024),
-    "slow_r50": _slowfast("slow_r50", frames=8, stride=8),
-    "slow_4x16_r50": _slowfast("slow_r50", frames=4, stride=16),
-    "slow_r50_nl": _slowfast("slow_r50_nl", frames=8, stride=8),
-    "fast_r50": _slowfast("fast_r50"),
-    "slowfast_4x16_r50": _slowfast("slowfast_4x16_r50"),
-    "slowfast_r50": _slowfast("slowfast_8x8_r50"),
-    "slowfast_r101": _slowfast("slowfast_8x8_r101"),
-    "slowfast_8x8_r101_50_50": _slowfast("slowfast_8x8_r101_50_50"),
-    "slowfast_16x8_r101_50_50": _slowfast("slowfast_16x8_r101_50_50", frames=64),
-    "slowfast_16x8_r101_nl": _slowfast("slowfast_16x8_r101_nl", frames=64),
-    "c2d_r50": _slowfast("c2d_r50", "1711.07971", frames=8, stride=8),
-    "i3d_r50": _slowfast("i3d_r50", "1711.07971", frames=8, stride=8),
-    "c2d_r50_nl": _slowfast("c2d_r50_nl", "1711.07971", frames=8, stride=8),
-    "i3d_r50_nl": _slowfast("i3d_r50_nl", "1711.07971", frames=8, stride=8),
-    "x2d": _x3d("x2d", 1, 1, 128, 112),
-    "x3d_xs": _x3d("x3d_xs", 4, 12, 182, 160),
-    "x3d_s": _x3d("x3d_s", 13, 6, 182, 160),
-    "x3d_m": _x3d("x3d_m", 16, 5, 256, 224),
-    "x3d_l": _x3d("x3d_l", 16, 5, 356, 312),
-    "x3d_xl": _x3d("x3d_xl", 16, 5, 356, 312),
-    "densenet3d_121": _densenet3d("densenet3d_121"),
-    "densenet3d_161": _densenet3d("densenet3d_161"),
-    "densenet3d_169": _densenet3d("densenet3d_169"),
-    "densenet3d_201": _densenet3d("densenet3d_201"),
-    "t3d_121": _densenet3d("t3d_121"),
-    "t3d_169": _densenet3d("t3d_169"),
-    # ImageNet's mean and deviation, as its teacher was trained.
-    "t3d_121_transfer": _densenet3d(
-        "t3d_121", transfer.TransferT3D, mean=_TSN_RESNET.mean, std=_TSN_RESNET.std
-    ),
-    "t3d_121_tsn": _densenet3d("t3d_121", transfer.SegmentT3D, frames=96, segments=3),
-    "csn_r50": _csn(50),
-    "csn_r101": _csn(101),
-    "csn_r152": _csn(152),
-    "ip_csn_r152": _csn(152, preserved=True),
-    "r2d_10": _tran("r2d", 10),
-    "f_r2d_10": _tran("f_r2d", 10),
-    "mc2_10": _tran("mc2", 10),
-    "mc3_10": _tran("mc3", 10),
-    "mc4_10": _tran("mc4", 10),
-    "mc5_10": _tran("mc5", 10),
-    "r3d_10": _tran("r3d", 10),
-    "rmc2_10": _tran("rmc2", 10),
-    "rmc3_10": _tran("rmc3", 10),
-    "rmc4_10": _tran("rmc4", 10),
-    "rmc5_10": _tran("rmc5", 10),
-    "r2plus1d_10": _tran("r2plus1d", 10),
-    "r2d_18": _tran("r2d", 18),
-    "f_r2d_18": _tran("f_r2d", 18),
-    "mc2_18": _tran("mc2", 18),
-    "mc3_18": _tran("mc3", 18),
-    "mc4_18": _tran("mc4", 18),
-    "mc5_18": _tran("mc5", 18),
-    "r3d_18": _tran("r3d", 18),
-    "rmc2_18": _tran("rmc2", 18),
-    "rmc3_18": _tran("rmc3", 18),
-    "rmc4_18": _tran("rmc4", 18),
-    "rmc5_18": _tran("rmc5", 18),
-    "r2plus1d_18": _tran("r2plus1d", 18),
-    "r2d_34": _tran("r2d", 34),
-    "f_r2d_34": _tran("f_r2d", 34),
-    "mc2_34": _tran("mc2", 34),
-    "mc3_34": _tran("mc3", 34),
-    "mc4_34": _tran("mc4", 34),
-    "mc5_34": _tran("mc5", 34),
-    "r3d_34": _tran("r3d", 34),
-    "rmc2_34": _tran("rmc2", 34),
-    "rmc3_34": _tran("rmc3", 34),
-    "rmc4_34": _tran("rmc4", 34),
-    "rmc5_34": _tran("rmc5", 34),
-    "r2plus1d_34": _tran("r2plus1d", 34),
-    "resnet10_3d_a": _hara(10, shortcut="A"),
-    "resnet10_3d_b": _hara(10, shortcut="B"),
-    "resnet18_3d_a": _hara(18, "arXiv 1708.07632", shortcut="A"),
-    "resnet18_3d_b": _hara(18, "arXiv 1708.07632", shortcut="B"),
-    "resnet34_3d_a": _hara(34, "arXiv 1708.07632", shortcut="A"),
-    "resnet34_3d_b": _hara(34, "arXiv 1708.07632", shortcut="B"),
-    "resnet50_3d_a": _hara(50, shortcut="A"),
-    "resnet50_3d_b": _hara(50, shortcut="B"),
-    "resnet101_3d_a": _hara(101, shortcut="A"),
-    "resnet101_3d_b": _hara(101, shortcut="B"),
-    "resnet152_3d_a": _hara(152, shortcut="A"),
-    "resnet152_3d_b": _hara(152, shortcut="B"),
-    "resnet200_3d_a": _hara(200, shortcut="A"),
-    "resnet200_3d_b": _hara(200, shortcut="B"),
-    "preact_resnet18_3d": _hara(18, preactivation=True),
-    "preact_resnet34_3d": _hara(34, preactivation=True),
-    "preact_resnet50_3d": _hara(50, preactivation=True),
-    "preact_resnet101_3d": _hara(101, preactivation=True),
-    "preact_resnet152_3d": _hara(152, preactivation=True),
-    "preact_resnet200_3d": _hara(200, preactivation=True),
-    "wide_resnet50_3d": _hara(50, **WIDE),
-    "resnext50_3d": _hara(50, **RESNEXT),
-    "resnext101_3d": _hara(101, **RESNEXT),
-    "resnext152_3d": _hara(152, **RESNEXT),
-    "r2plus1d_18_hara": _hara(18, kind="r2plus1d"),
-    "r2plus1d_34_hara": _hara(34, kind="r2plus1d"),
-    "r2plus1d_50_hara": _hara(50, kind="r2plus1d"),
-    "p3d_63": _p3d(63),
-    "p3d_131": _p3d(131),
-    "p3d_199": _p3d(199),
-}
-
-
-def list_models() -> list[str]:
-    """Names that `create_model` takes, sorted."""
-    return sorted(MODELS)
+    return sorted(fnmatch.filter(MODELS, pattern))
 
 
 def model_entry(name: str) -> Entry:
-    """The registry's row for a name; ConfigError with the nearest names otherwise."""
+    """Returns the row of the registry for a name.
+
+    Raises:
+      ConfigError: there is no such network; the message lists the nearest names.
+    """
     if name not in MODELS:
         near = difflib.get_close_matches(name, MODELS, n=3, cutoff=0.4)
         hint = f"Did you mean {' or '.join(map(repr, near))}? " if near else ""
-        raise ConfigError(f"no model {name!r}. {hint}All: {', '.join(list_models())}")
+        raise ConfigError(
+            f"no model {name!r}. {hint}All: {', '.join(list_models())}. A network from outside of "
+            "the package must be added first: jaxvideo.register"
+        )
     return MODELS[name]
 
 
 def create_model(name: str, **arguments: Any) -> nn.Module:
-    """The linen module of a registry name.
+    """Creates the linen module of a network; it satisfies `types.Model`.
 
     Args:
       name: one of `list_models()`.
       **arguments: fields of the module, e.g. `num_classes`, `width`, `dtype`, `bn_groups`.
 
     Returns:
-      A module whose `apply(variables, clip, train=...)` gives `(logits [N, classes],
-      endpoints)`; `clip` is float `[N, T, H, W, C]`.
+      A module whose `apply(variables, clip, train=False)` returns `(logits [N, num_classes],
+      endpoints)` for a floating-point clip `[N, T, H, W, C]`.
 
     Raises:
-      ConfigError: a name or an argument that does not exist.
+      ConfigError: the name or an argument does not exist.
+
+    Example:
+      model = create_model("r2plus1d_18", num_classes=10, width=0.125)
     """
     entry = model_entry(name)
     allowed = {
@@ -436,14 +95,90 @@ def create_model(name: str, **arguments: Any) -> nn.Module:
             raise ConfigError(
                 f"model {name!r} has no argument {argument!r}. {hint}All: {sorted(allowed)}"
             )
+    check_width(arguments.get("width", 1.0))
     return entry.build(**entry.arguments, **{**entry.defaults, **arguments})
 
 
-def arguments_for(name: str, arguments: Mapping[str, Any], *, exclusive: bool) -> dict[str, Any]:
-    """Returns the arguments of a network for labels that exclude each other, or do not.
+def register(
+    name: str,
+    build: type[nn.Module],
+    *,
+    preprocessing: Preprocessing,
+    source: str = "",
+    arguments: Mapping[str, Any] | None = None,
+    defaults: Mapping[str, Any] | None = None,
+) -> None:
+    """Adds a network to the registry of this process.
 
-    The heads of SlowFast, X3D and CSN join the answers of several positions by a softmax; for
-    labels that do not exclude each other this must be a sigmoid.
+    Afterwards `create_model`, `load`, `list_models` and training (`config.model.name`) know it.
+    A program that trains or loads it must call `register` first, e.g. in its config file.
+
+    Args:
+      name: a new name.
+      build: a linen class that satisfies `types.Model`.
+      preprocessing: the clips that the network expects.
+      source: where it is described, e.g. "arXiv 1412.0767".
+      arguments: fields that define the network; `create_model` does not accept them.
+      defaults: values of other fields if `create_model` does not get them.
+
+    Raises:
+      ConfigError: the name is taken, or `build` does not satisfy `types.Model`.
+
+    Example:
+      jaxvideo.register("my_net", MyNet, preprocessing=Preprocessing(frames=16))
+      model = jaxvideo.create_model("my_net", num_classes=10)
+    """
+    from jaxvideo.models.summary import trace
+
+    if not name or name in MODELS:
+        problem = "is taken by another network" if name else "is empty"
+        raise ConfigError(f"register: the name {name!r} {problem}; choose another one")
+    check_fields(build, name)
+    entry = Entry(build, dict(arguments or {}), preprocessing, source, dict(defaults or {}))
+    fields = {field.name: field for field in dataclasses.fields(build)}
+    given: dict[str, Any] = {**entry.defaults, **entry.arguments}
+    if unknown := given.keys() - fields.keys():
+        raise ConfigError(
+            f"model {name!r}: {build.__name__} has no fields {', '.join(sorted(unknown))}"
+        )
+    no = dataclasses.MISSING
+    empty = [key for key, f in fields.items() if f.default is no and f.default_factory is no]
+    if missing := set(empty) - {*given, "num_classes"}:
+        raise ConfigError(
+            f"model {name!r}: {build.__name__} has no defaults for {', '.join(sorted(missing))}; "
+            "pass them as `arguments` or `defaults`"
+        )
+    classes = given.pop("num_classes", 7)
+    model = build(**given, num_classes=classes)
+    batch = 2
+    traced = trace(model, jax.ShapeDtypeStruct((batch, *preprocessing.shape), jnp.float32))
+    check_outputs(model, name, traced, batch)
+    MODELS[name] = entry
+
+
+def upgraded_arguments(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Converts arguments of `create_model` that version 0.1 recorded in checkpoints and files.
+
+    There `width` was the number of channels of the stem in some families, and a factor of
+    X2D's channels in X3D.
+    """
+    entry, found = model_entry(name), dict(arguments)
+    if "width" not in found:
+        return found
+    if issubclass(entry.build, densenet3d.DenseNet3D):
+        found["width"] /= 2 * entry.defaults.get("growth", densenet3d.DenseNet3D.growth)
+    elif entry.build is x3d.X3D:
+        found["width"] /= entry.arguments.get("widen", x3d.X3D.widen)
+    elif entry.build in (c3d.C3D, csn.CSN, p3d.P3D, resnet3d.ResNet3D, slowfast.SlowFast):
+        found["width"] /= 64
+    return found
+
+
+def arguments_for(name: str, arguments: Mapping[str, Any], *, exclusive: bool) -> dict[str, Any]:
+    """Returns the arguments of a network for exclusive (softmax) or multi-label (sigmoid) classes.
+
+    At test, the heads of SlowFast, X3D and CSN average the predictions of several positions.
+    These are softmaxes for exclusive classes and sigmoids otherwise.
     """
     before, after = ("sigmoid", "softmax") if exclusive else ("softmax", "sigmoid")
     if getattr(create_model(name, **arguments), "positions", None) != before:

@@ -1,20 +1,21 @@
-"""Image networks, frame by frame: what two-stream, TSN and recurrent networks are made of.
+"""Image networks applied to every frame: backbones of two-stream, TSN and recurrent networks.
 
 Every module maps a clip `[N, T, H, W, C]` to features `[N, T, h, w, D]` of each frame, and its
-endpoints. A 2-D layer is a `Conv3D` with kernel (1, k, k), so names and ranks are those of the
-3-D networks, and `weights.inflate` serves both. Inception-v1 is `inception.InceptionTrunk`.
+endpoints. A 2-D convolution is a `Conv3D` with kernel (1, k, k), so parameters have the names and
+ranks of the 3-D networks and `weights.inflate` works for both. Inception-v1 is
+`inception.InceptionTrunk`.
 
     CNN-M-2048       Chatfield, Simonyan, Vedaldi, Zisserman, BMVC 2014 (arXiv 1405.3531), as
                      the two-stream networks use it (arXiv 1406.2199, section 6)
     VGG-16           Simonyan, Zisserman, ICLR 2015 (arXiv 1409.1556), configuration D
-    CaffeNet hybrid  of LRCN (arXiv 1411.4389), from the authors' prototxt: CaffeNet's depth,
-                     the first layers and widths of Zeiler and Fergus' net
-    BN-Inception     Ioffe, Szegedy, ICML 2015 (arXiv 1502.03167), as TSN's prototxt has it: a
-                     bias in every convolution although BN follows, Caffe's epsilon of 1e-5
+    CaffeNet hybrid  LRCN (arXiv 1411.4389), after the authors' prototxt: CaffeNet's depth, the
+                     first layers and channels of Zeiler and Fergus' network
+    BN-Inception     Ioffe, Szegedy, ICML 2015 (arXiv 1502.03167), after TSN's prototxt: every
+                     convolution has a bias although BN follows; Caffe's epsilon of 1e-5
     ResNet-50, -101  He, Zhang, Ren, Sun, CVPR 2016 (arXiv 1512.03385), the stride on the 3 x 3
 
-Pools of the Caffe-born nets round up. fc6 sees its input in the order (H, W, C), Caffe and
-torch in (C, H, W): an import of weights reorders its kernel.
+Pools of the Caffe networks round up. fc6 flattens its input in the order (H, W, C), Caffe and
+torch in (C, H, W); importing weights reorders its kernel.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxvideo.layers import BatchNorm, Conv3D, avg_pool, conv_norm, max_pool
+from jaxvideo.models.contract import check_width, scaled
 from jaxvideo.models.resnet3d import BLOCKS, SPATIAL, ResidualBlock, Stage
 from jaxvideo.types import Lowering
 
@@ -36,10 +38,10 @@ from jaxvideo.types import Lowering
 def local_response_norm(
     x: jax.Array, size: int = 5, alpha: float = 1e-4, beta: float = 0.75, k: float = 2.0
 ) -> jax.Array:
-    """x / (k + alpha sum x^2)^beta, the sum over `size` neighboring channels.
+    """Local response normalization: x / (k + alpha sum x^2)^beta over `size` adjacent channels.
 
-    Krizhevsky et al., 2012, section 3.3, with their constants. Caffe's and torch's alpha is
-    divided by `size`: theirs is 5e-4 for this one.
+    Krizhevsky et al., NIPS 2012, section 3.3, with their constants. Caffe and torch divide their
+    alpha by `size`: 5e-4 there is 1e-4 here.
     """
     squares = jnp.square(x.astype(jnp.float32))
     before = size // 2
@@ -49,12 +51,12 @@ def local_response_norm(
     return (x * (k + alpha * total) ** -beta).astype(x.dtype)
 
 
-# --- Convolutions in a row, then hidden layers ---------------------------------------------
+# --- Plain networks: convolutions, then fully connected layers ------------------------------
 
 
 @dataclasses.dataclass(frozen=True)
 class Conv:
-    """A convolution with bias and ReLU."""
+    """A convolution with bias, then ReLU."""
 
     name: str
     features: int
@@ -84,7 +86,7 @@ class Pool:
 
 @dataclasses.dataclass(frozen=True)
 class Hidden:
-    """A fully connected layer over each frame, with ReLU and dropout."""
+    """A fully connected layer over each frame, then ReLU and dropout."""
 
     name: str
     features: int
@@ -94,17 +96,20 @@ Layer = Conv | Norm | Pool | Hidden
 
 
 class ConvNet(nn.Module):
-    """A table of layers, and `fc8` if there are classes: `(x [N, T, h, w, D], endpoints)`.
+    """A table of layers, then `fc8` if there are classes: `(x [N, T, h, w, D], endpoints)`.
 
-    A part of it is `layers[start:stop]`, so that a network can be cut where streams are fused;
-    all parts of one instance share its scope. The size of a frame fixes fc6.
+    A call can compute a part of it, `layers[start:stop]`, so that streams can be fused in between;
+    all parts of one instance share its scope. The size of the frames fixes the parameters of fc6.
+    With classes, the endpoint `pre_logits` is the input of fc8 before dropout.
 
     Attributes:
       layers: a table of this file.
-      num_classes: of fc8, which ends the last part; 0 is none.
-      width: multiplies every channel count; 1 is the papers'.
-      time_pool: the last pool takes the maximum over all frames too, and one is left.
+      num_classes: classes of fc8, which follows the last layer; 0 (default) for no fc8.
+      width: factor of all numbers of channels; 1.0 is the papers'.
+      time_pool: the last pool is also a maximum over all frames, which leaves one.
+      dropout_rate: after every fully connected layer but fc8.
       dtype: compute dtype; parameters are f32.
+      lowering: see `types.Lowering`.
     """
 
     layers: Sequence[Layer]
@@ -120,7 +125,7 @@ class ConvNet(nn.Module):
         self, x: jax.Array, *, train: bool, start: int = 0, stop: int | None = None
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         last_pool = max(i for i, layer in enumerate(self.layers) if isinstance(layer, Pool))
-        endpoints = {}
+        endpoints, features = {}, x
         for index, layer in list(enumerate(self.layers))[start:stop]:
             if isinstance(layer, Conv):
                 x = conv_norm(self._conv(layer), None, x, train=train, activation="relu")
@@ -132,7 +137,7 @@ class ConvNet(nn.Module):
                 x = max_pool(x, window, (1, layer.stride, layer.stride), "CEIL")
             else:
                 x = nn.relu(self._hidden(layer)(x.reshape(*x.shape[:2], 1, 1, -1)))
-            endpoints[layer.name] = x
+            endpoints[layer.name] = features = x
             if isinstance(layer, Hidden):
                 dropout = nn.Dropout(self.dropout_rate, name=f"dropout{layer.name[2:]}")
                 x = dropout(x, deterministic=not train)
@@ -140,11 +145,13 @@ class ConvNet(nn.Module):
             init = nn.initializers.normal(0.01)
             x = nn.Dense(self.num_classes, kernel_init=init, name="fc8")(x)
             endpoints["fc8"] = x
+            endpoints["pre_logits"] = features
         return x, endpoints
 
     @nn.nowrap
     def _wide(self, features):
-        # Two groups need an even number of channels.
+        check_width(self.width)
+        # Convolutions with two groups need an even number of channels.
         return max(2 * round(features * self.width / 2), 2)
 
     @nn.nowrap
@@ -158,7 +165,7 @@ class ConvNet(nn.Module):
             use_bias=True,
             dtype=self.dtype,
             lowering=self.lowering,
-            # Over fan-in: nothing here normalizes what the few channels of RGB would shrink.
+            # Fan-in instead of fan-out: without BN, fan-out would scale down conv1's output.
             kernel_init=nn.initializers.he_normal(),
             name=layer.name,
         )
@@ -171,7 +178,7 @@ class ConvNet(nn.Module):
 
 
 def layers_up_to(layers: Sequence[Layer], point: str) -> int:
-    """How many layers a net has up to "relu5" (its last convolution conv5...) or "fc6"."""
+    """Returns the number of layers up to a point: "relu5" (the last conv5...) or "fc6"."""
     prefix = point.replace("relu", "conv")
     return 1 + max(i for i, layer in enumerate(layers) if layer.name.startswith(prefix))
 
@@ -187,8 +194,8 @@ def _vgg16() -> tuple[Layer, ...]:
     return (*layers, Hidden("fc6", 4096), Hidden("fc7", 4096))
 
 
-# 224 pixels: 109, 54, 26, 13, 6. The figure of arXiv 1406.2199 has pools of 2 x 2, its text those
-# of 3 x 3 with stride 2, and only these give the sizes.
+# Sides at 224 pixels: 109, 54, 26, 13, 6. The figure of arXiv 1406.2199 has 2 x 2 pools, its text
+# 3 x 3 pools with stride 2; only the latter yield these sizes.
 _CNN_M: tuple[Layer, ...] = (
     Conv("conv1", 96, 7, 2),
     Norm("norm1"),
@@ -204,7 +211,7 @@ _CNN_M: tuple[Layer, ...] = (
     Hidden("fc7", 2048),
 )
 
-# 227 pixels: 111, 55, 26, 13, 6.
+# Sides at 227 pixels: 111, 55, 26, 13, 6.
 _HYBRID: tuple[Layer, ...] = (
     Conv("conv1", 96, 7, 2),
     Pool("pool1", 3, 2),
@@ -236,7 +243,7 @@ CONVNETS: dict[str, tuple[Layer, ...]] = {
 class Branches:
     """A row of the paper's table: 1x1; reduce, 3x3; reduce, double 3x3; pool and projection.
 
-    Without the 1x1 the block has stride 2, and its pool passes its input on.
+    A block without the 1x1 branch has stride 2 and no projection after its pool.
     """
 
     one: int
@@ -263,9 +270,11 @@ Unit = Callable[..., jax.Array]
 
 
 class InceptionBlock(nn.Module):
-    """The branches of a row, concatenated; the scopes are Caffe's names without the block's.
+    """An Inception block: concatenated branches. Scopes are Caffe's names without the block's.
 
-    `unit(x, name, features, kernel, stride, train=)` is convolution, BN and ReLU.
+    Attributes:
+      branches: a row of `INCEPTION`.
+      unit: `unit(x, name, features, kernel, stride, train=)` computes convolution, BN and ReLU.
     """
 
     branches: Branches
@@ -292,21 +301,24 @@ class InceptionBlock(nn.Module):
 
 
 def _halve(x: jax.Array) -> jax.Array:
-    """Max pool of 3 and stride 2 that rounds up, to the size that the convolutions beside it
-    give: of 14 x 14 Caffe's own, of an odd size one more."""
+    """Max pool of 3 with stride 2, padded to the output size of the 3x3 branches.
+
+    For even sizes this is Caffe's pool; for odd sizes it has one more output.
+    """
     after = tuple((0, 1 + size % 2) for size in x.shape[2:4])
     return max_pool(x, (1, 3, 3), (1, 2, 2), ((0, 0), *after))
 
 
 class BNInception(nn.Module):
-    """`(features [N, T, H/32, W/32, 1024], endpoints)`.
+    """BN-Inception (arXiv 1502.03167): `(features [N, T, H/32, W/32, 1024], endpoints)`.
 
     Attributes:
-      width: multiplies every channel count; 1 is the paper's.
-      partial_bn: every BN but the first uses its running statistics in training too, and
-        leaves them alone (TSN, arXiv 1608.00859, section 3.2).
+      width: factor of all numbers of channels; 1.0 is the paper's.
+      partial_bn: in training, every BN but the first uses its running statistics and does not
+        update them (TSN, arXiv 1608.00859, section 3.2).
       bn_groups, bn_momentum, bn_epsilon: see `layers.norm`.
       dtype: compute dtype; parameters and statistics are f32.
+      lowering: see `types.Lowering`.
     """
 
     width: float = 1.0
@@ -324,7 +336,7 @@ class BNInception(nn.Module):
         def convolve(x, norm, name, features, kernel, stride=1, *, train):
             pad = kernel // 2
             conv = Conv3D(
-                max(round(features * self.width), 1),
+                scaled(features, self.width),
                 (1, kernel, kernel),
                 (1, stride, stride),
                 (0, pad, pad),
@@ -353,7 +365,9 @@ class BNInception(nn.Module):
 
 
 class ResNet2D(nn.Module):
-    """`(features [N, T, H/32, W/32, 2048], endpoints)`; blocks and names are `resnet3d`'s.
+    """ResNet (arXiv 1512.03385) of bottlenecks: `(features [N, T, H/32, W/32, 2048], endpoints)`.
+
+    Blocks and scopes are those of `resnet3d`.
 
     Attributes:
       blocks: bottlenecks per stage.
@@ -372,7 +386,7 @@ class ResNet2D(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> tuple[jax.Array, dict[str, jax.Array]]:
         norm = _norm(self)
-        stem = max(round(64 * self.width), 1)
+        stem = scaled(64, self.width)
 
         def conv(features, kernel, strides=(1, 1, 1), groups=1, *, name):
             padding = tuple(k // 2 for k in kernel)
@@ -415,13 +429,13 @@ def _norm(net: BNInception | ResNet2D) -> Callable[..., BatchNorm]:
     )
 
 
-#: Backbones with batch normalization by name; all take the fields of `BNInception`.
+#: Backbones with BN by name; all have the fields of `BNInception`.
 BACKBONES: dict[str, Callable[..., Any]] = {
     "bn_inception": BNInception,
     "resnet50": functools.partial(ResNet2D, BLOCKS[50]),
     "resnet101": functools.partial(ResNet2D, BLOCKS[101]),
 }
 
-#: Scale and offset of every BN but the first: `optim.frozen` of a run with partial BN, whose
-#: code freezes them too (the paper speaks of mean and variance only).
+#: Scale and offset of every BN but the first: the value of `optim.frozen` for partial BN. The
+#: authors' code freezes them too; the paper mentions mean and variance only.
 PARTIAL_BN = ("*/bn_*",)

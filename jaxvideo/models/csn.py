@@ -1,7 +1,7 @@
 """CSN: "Video Classification with Channel-Separated Convolutional Networks".
 
 Tran, Wang, Torresani, Feiszli, ICCV 2019 (arXiv 1904.02811): 3D ResNets whose 3 x 3 x 3 is
-depthwise, so that it sees space and time and the 1 x 1 x 1 around it the channels:
+depthwise. It mixes space and time; the 1 x 1 x 1 convolutions around it mix channels:
 
     conv1   3 x 7 x 7, 64, stride (1,2,2)   32 x 112 x 112
     pool1   1 x 3 x 3, stride (1,2,2)       32 x 56 x 56
@@ -10,7 +10,7 @@ depthwise, so that it sees space and time and the 1 x 1 x 1 around it the channe
     res4    1024, stride 2                   8 x 14 x 14
     res5    2048, stride 2                   4 x 7 x 7
 
-ir-CSN (interaction-reduced) has the depthwise convolution alone, ip-CSN (interaction-preserved)
+ir-CSN (interaction-reduced) has only the depthwise convolution; ip-CSN (interaction-preserved) has
 another 1 x 1 x 1 and BN before it.
 """
 
@@ -25,12 +25,13 @@ import jax
 import jax.numpy as jnp
 
 from jaxvideo.layers import BatchNorm, Conv3D, conv_norm, max_pool
+from jaxvideo.models.contract import check_clip, scaled
 from jaxvideo.models.slowfast import POSITIONS, joint_answer, window_means
 from jaxvideo.types import ConfigError, Lowering
 
 
 class Block(nn.Module):
-    """A bottleneck with a depthwise middle; the last BN's scale starts at zero."""
+    """A bottleneck with a depthwise 3 x 3 x 3; the scale of the last BN is initialized to zero."""
 
     inner: int
     strides: tuple[int, int, int]
@@ -57,7 +58,7 @@ class Block(nn.Module):
 
 
 class Stage(nn.Module):
-    """`blocks` blocks; the first one carries the stride."""
+    """`blocks` blocks; the first one has the stride."""
 
     blocks: int
     inner: int
@@ -83,21 +84,28 @@ class Stage(nn.Module):
 
 
 class CSN(nn.Module):
-    """`(logits [N, classes], endpoints)` of a clip `[N, T, H, W, C]`.
+    """CSN (arXiv 1904.02811, Table 1) on a clip `[N, T, H, W, C]`.
+
+    Returns logits `[N, classes]`, also in training. `pre_logits` is the pool,
+    `[N, 1, H', W', 2048]` at test, with H' = W' = 1 for the training crop.
 
     Attributes:
-      blocks: per stage.
-      preserved: ip-CSN, else ir-CSN.
-      width: channels of conv1; 64 in the paper, all others follow.
-      positions, pool: of the head at test, see `slowfast.SlowFast`.
+      blocks: blocks per stage.
+      preserved: True for ip-CSN, False (default) for ir-CSN.
+      width: factor of all numbers of channels; 1.0 is the paper's.
+      dropout_rate: before the classifier.
+      positions, pool: head at test, see `slowfast.SlowFast`.
       bn_groups, bn_momentum, bn_epsilon: see `layers.norm`.
       dtype: compute dtype; parameters and statistics are f32.
+      lowering: see `types.Lowering`.
     """
+
+    head = "fc"
 
     blocks: Sequence[int]
     preserved: bool = False
     num_classes: int = 400
-    width: int = 64
+    width: float = 1.0
     dropout_rate: float = 0.5
     positions: str = "softmax"
     pool: int = 7
@@ -111,6 +119,7 @@ class CSN(nn.Module):
     def __call__(self, x: jax.Array, *, train: bool) -> tuple[jax.Array, dict[str, jax.Array]]:
         if self.positions not in POSITIONS:
             raise ConfigError(f"positions={self.positions!r}: allowed are {POSITIONS}")
+        check_clip(self, x, stem="conv1")
 
         def conv(features, kernel, strides=(1, 1, 1), groups=1, *, name):
             padding = tuple(k // 2 for k in kernel)
@@ -128,12 +137,13 @@ class CSN(nn.Module):
             )
 
         endpoints = {}
-        conv1, bn1 = conv(self.width, (3, 7, 7), (1, 2, 2), name="conv1"), norm(name="bn1")
+        width = scaled(64, self.width)
+        conv1, bn1 = conv(width, (3, 7, 7), (1, 2, 2), name="conv1"), norm(name="bn1")
         endpoints["conv1"] = x = conv_norm(conv1, bn1, x, train=train, activation="relu")
         endpoints["pool1"] = x = max_pool(x, (1, 3, 3), (1, 2, 2), (0, 1, 1))
         for index, blocks in enumerate(self.blocks):
             name, strides = f"res{index + 2}", (2, 2, 2) if index else (1, 1, 1)
-            inner = self.width * 2**index
+            inner = width * 2**index
             stage = Stage(blocks, inner, strides, self.preserved, conv, norm, name=name)
             endpoints[name] = x = stage(x, train=train)
         x = x.astype(jnp.float32)
@@ -141,13 +151,12 @@ class CSN(nn.Module):
             x = x.mean((1, 2, 3), keepdims=True)
         else:
             x = window_means(x, self.pool)
-        endpoints["pool"] = x
+        endpoints["pool"] = features = x
         x = nn.Dropout(self.dropout_rate, deterministic=not train, name="dropout")(x)
         x = nn.Dense(self.num_classes, kernel_init=nn.initializers.normal(0.01), name="fc")(x)
         endpoints["fc"] = x
         logits = joint_answer(x, self.positions)
-        endpoints["logits"] = logits
-        return logits, endpoints
+        return logits, {**endpoints, "pre_logits": features, "logits": logits}
 
 
 #: Blocks per stage by the number in the name.

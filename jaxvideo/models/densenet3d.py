@@ -1,8 +1,9 @@
 """DenseNet3D and T3D: "Temporal 3D ConvNets: New Architecture and Transfer Learning ...".
 
 Diba, Fayyaz, Sharma, Karami, Arzani, Yousefzadeh, Van Gool, 2017 (arXiv 1711.08200): DenseNet-BC
-(arXiv 1608.06993) with 3-D kernels, and temporal transition layers (TTL), which look at the same
-features with kernels of several lengths. 121 layers, for 32 x 224 x 224:
+(arXiv 1608.06993) with 3-D kernels (DenseNet3D), and with temporal transition layers (TTL), which
+apply kernels of several temporal lengths to the same features (T3D). 121 layers, for
+32 x 224 x 224:
 
     conv0         3 x 7 x 7, 64, stride 2        16 x 112 x 112
     pool0         3 x 3 x 3 max, stride 2         8 x 56 x 56
@@ -16,13 +17,13 @@ features with kernels of several lengths. 121 layers, for 32 x 224 x 224:
     dense_4       16 layers              1024     1 x 7 x 7
     pool, fc      BN, ReLU, global average
 
-Every convolution but the first comes after BN and ReLU. A transition halves the channels, after
-a TTL it keeps them.
+BN and ReLU precede every convolution but the first. A transition halves the number of channels;
+after a TTL it keeps it.
 
-Where paper and code differ: a TTL takes a transition's place in the paper, and stands before it
-in the authors' code, whose TTL does not run: it pads nothing (here: SAME). There the longest
-kernel has 4 frames in every TTL; others' ports have 6 in the first. The paper's transfer from
-images is in `models.transfer`.
+Differences between paper and code: in the paper a TTL replaces a transition, in the authors' code
+it precedes one. The TTL of that code has no padding and cannot run; here padding is SAME. Its
+longest kernel has 4 frames in every TTL; ports by others have 6 in the first. Supervision transfer
+from images, of the same paper, is in `models.transfer`.
 """
 
 from __future__ import annotations
@@ -35,13 +36,14 @@ import jax
 import jax.numpy as jnp
 
 from jaxvideo.layers import BatchNorm, Conv3D, avg_pool, conv_norm, max_pool
+from jaxvideo.models.contract import check_clip, scaled
 from jaxvideo.types import ConfigError, Lowering
 
 TTL_PLACES = ("before", "instead")
 
 
 class DenseLayer(nn.Module):
-    """The input, and `growth` new channels after it: 1 x 1 x 1, 3 x 3 x 3, dropout."""
+    """Concatenates `growth` new channels to the input: 1 x 1 x 1, 3 x 3 x 3, dropout."""
 
     growth: int
     dropout_rate: float
@@ -82,7 +84,7 @@ def _unit(module, x, features, kernel, number, train):
 
 
 class TemporalTransition(nn.Module):
-    """1 x 1 x 1, 3 x 3 x 3 and `depth` x 3 x 3 side by side, `features` channels of each."""
+    """TTL: concatenates 1 x 1 x 1, 3 x 3 x 3 and `depth` x 3 x 3, `features` channels each."""
 
     features: int
     depth: int
@@ -100,7 +102,7 @@ class TemporalTransition(nn.Module):
 
 
 class Transition(nn.Module):
-    """1 x 1 x 1, and an average pool that halves every axis."""
+    """1 x 1 x 1, then an average pool that halves T, H and W."""
 
     features: int
     conv: Callable[..., Any]
@@ -112,27 +114,36 @@ class Transition(nn.Module):
 
 
 class DenseNet3D(nn.Module):
-    """`(logits [N, classes], endpoints)` of a clip `[N, T, H, W, C]`.
+    """DenseNet3D and T3D (arXiv 1711.08200, section 3) on a clip `[N, T, H, W, C]`.
 
-    Time is divided by 32, which the authors' code can do to 29 frames or more; here an axis that
-    has come down to 1 stays 1, so that any clip will do: 16 frames become 8, 4, 2, 1 and 1.
+    Returns logits `[N, classes]`, also in training; `pre_logits` is the global average pool after
+    the last BN and ReLU, `[N, C]`; C is 1024 for DenseNet3D-121 and 896 for T3D-121.
+
+    T is divided by 32, so the authors' code needs 29 frames or more. Here an axis of size 1 is not
+    pooled, so that clips can be shorter: 16 frames become 8, 4, 2, 1 and 1.
 
     Attributes:
       blocks: layers per dense block.
       ttl_depths: frames of the longest kernel of the TTL after each dense block but the last;
-        () is DenseNet3D.
+        () (default) for DenseNet3D.
       ttl: "before" the transition (the authors' code) or "instead" of it (the paper).
-      width: channels of conv0, even; 64 in the paper, growth and TTLs follow.
-      dropout_rate: of every layer's new channels; the authors' code also lists nets with 0.2.
+      growth: new channels of a dense layer. conv0 has twice, each branch of a TTL four times as
+        many.
+      width: factor of all numbers of channels; 1.0 is the paper's.
+      dropout_rate: for the new channels of every layer; the authors' code also lists 0.2.
       bn_groups, bn_momentum, bn_epsilon: see `layers.norm`.
       dtype: compute dtype; parameters and statistics are f32.
+      lowering: see `types.Lowering`.
     """
+
+    head = "fc"
 
     blocks: Sequence[int]
     ttl_depths: Sequence[int] = ()
     ttl: str = "before"
+    growth: int = 32
     num_classes: int = 400
-    width: int = 64
+    width: float = 1.0
     dropout_rate: float = 0.0
     bn_groups: int = 1
     bn_momentum: float = 0.9
@@ -143,6 +154,7 @@ class DenseNet3D(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> tuple[jax.Array, dict[str, jax.Array]]:
         self._check()
+        check_clip(self, x, stem="conv0")
 
         def conv(features, kernel, strides=(1, 1, 1), padding: Any = "SAME", *, name):
             how = {"dtype": self.dtype, "lowering": self.lowering}
@@ -157,9 +169,9 @@ class DenseNet3D(nn.Module):
                 name=name,
             )
 
-        parts, growth = (conv, norm), self.width // 2
+        parts, growth = (conv, norm), scaled(self.growth, self.width)
         endpoints = {}
-        conv0 = conv(self.width, (3, 7, 7), (2, 2, 2), (1, 3, 3), name="conv0")
+        conv0 = conv(2 * growth, (3, 7, 7), (2, 2, 2), (1, 3, 3), name="conv0")
         x = conv_norm(conv0, norm(name="bn0"), x, train=train, activation="relu")
         endpoints["conv0"] = x
         endpoints["pool0"] = x = max_pool(x, (3, 3, 3), (2, 2, 2), 1)
@@ -171,7 +183,7 @@ class DenseNet3D(nn.Module):
             features = x.shape[-1] // 2
             if self.ttl_depths:
                 depth = self.ttl_depths[index - 1]
-                ttl = TemporalTransition(2 * self.width, depth, *parts, name=f"ttl_{index}")
+                ttl = TemporalTransition(4 * growth, depth, *parts, name=f"ttl_{index}")
                 endpoints[f"ttl_{index}"] = x = ttl(x, train=train)
                 features = x.shape[-1]
             name = f"transition_{index}"
@@ -181,10 +193,10 @@ class DenseNet3D(nn.Module):
                 x = Transition(features, *parts, name=name)(x, train=train)
             endpoints[name] = x
         x = nn.relu(norm(name="bn_last")(x, train=train))
-        endpoints["pool"] = x = x.astype(jnp.float32).mean((1, 2, 3))
+        endpoints["pool"] = x = features = x.astype(jnp.float32).mean((1, 2, 3))
         logits = nn.Dense(self.num_classes, kernel_init=nn.initializers.normal(0.01), name="fc")(x)
         endpoints["fc"] = logits
-        return logits, endpoints
+        return logits, {**endpoints, "pre_logits": features, "logits": logits}
 
     def _check(self):
         if self.ttl not in TTL_PLACES:
@@ -192,14 +204,12 @@ class DenseNet3D(nn.Module):
         depths, gaps = self.ttl_depths, len(self.blocks) - 1
         if depths and (len(depths) != gaps or min(depths) < 1):
             raise ConfigError(
-                f"ttl_depths={tuple(depths)}: (), or a positive one for each of {gaps} TTLs"
+                f"ttl_depths={tuple(depths)}: must be () or {gaps} positive numbers, one per TTL"
             )
-        if self.width < 2 or self.width % 2:
-            raise ConfigError(f"width={self.width}: an even number, the growth is its half")
 
 
 def _halve(x):
-    """Average pool of 2; an axis that has come down to 1 stays 1."""
+    """Average pool of 2; an axis of size 1 is kept."""
     window = tuple(min(2, size) for size in x.shape[1:4])
     return avg_pool(x, window, window)
 
@@ -213,10 +223,10 @@ BLOCKS = {
 }
 _T3D = {"ttl_depths": (4, 4, 4)}
 
-#: Arguments by name. T3D-121 and -169 with {1,3,6} first: `ttl_depths=(6, 4, 4)`.
+#: Arguments by name. The ports with kernels {1,3,6} in the first TTL: `ttl_depths=(6, 4, 4)`.
 VARIANTS: dict[str, Mapping[str, Any]] = {
     "densenet3d_121": {"blocks": BLOCKS[121]},
-    "densenet3d_161": {"blocks": BLOCKS[161], "width": 96},
+    "densenet3d_161": {"blocks": BLOCKS[161], "growth": 48},
     "densenet3d_169": {"blocks": BLOCKS[169]},
     "densenet3d_201": {"blocks": BLOCKS[201]},
     "t3d_121": {"blocks": BLOCKS[121], **_T3D},

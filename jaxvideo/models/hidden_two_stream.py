@@ -1,23 +1,23 @@
-"""Hidden two-stream networks: optical flow learned without labels, inside the network.
+"""Hidden two-stream networks: optical flow is estimated inside the network, without labels.
 
 Zhu, Lan, Newsam, Hauptmann, "Hidden Two-Stream Convolutional Networks for Action Recognition",
-ACCV 2018 (arXiv 1704.00389). MotionNet maps 11 RGB frames to the 10 fields of flow between
-them; it learns from how well a frame, warped by the flow, gives the frame before it. The
-stacked temporal stream feeds its flow to a VGG-16, and both are trained together.
+ACCV 2018 (arXiv 1704.00389). MotionNet maps 11 RGB frames to the 10 flow fields between them. Its
+loss is the difference between a frame and the next one, warped by the flow. The stacked temporal
+stream is a VGG-16 on this flow; both are trained together.
 
-MotionNet, as released (train.prototxt), for 224 x 224; every convolution with bias:
+MotionNet, as released (train.prototxt), for 224 x 224; every convolution has a bias:
 
     conv1, conv1_1    64, of 33 channels   224    conv4, conv4_1    512    28
     conv2, conv2_1   128                   112    conv5, conv5_1    512    14
     conv3, conv3_1   256                    56    conv6, conv6_1   1024     7
     predict_flow6     20                     7
-    for each level l of 5, 4, 3, 2: conv{l}_1, deconv{l} of the level below and upsample_flow of
-    its flow side by side, then smooth_conv{l} (512, 256, 128, 64) and predict_flow{l}
+    for each level l of 5, 4, 3, 2: concatenate conv{l}_1, deconv{l} of the level below and
+    upsample_flow of its flow; then smooth_conv{l} (512, 256, 128, 64) and predict_flow{l}
 
-Leaky ReLU of 0.1 after the encoder's convolutions and after deconv{l}, nothing after the others.
-The authors kept the biases of deconv{l} and upsample_flow{l} at 0 (`optim.frozen`).
-TinyMotionNet is taken from a re-implementation (jbohnslav/deepethogram): its authors released
-none. Where the losses differ from the paper or the released layers, `motion_losses` says so.
+Leaky ReLU with slope 0.1 follows the encoder's convolutions and deconv{l}; the others have no
+activation. The authors froze the biases of deconv{l} and upsample_flow{l} at 0 (`optim.frozen`).
+TinyMotionNet follows a re-implementation (jbohnslav/deepethogram); the authors released none.
+`motion_losses` documents the differences from the paper and from the released layers.
 """
 
 from __future__ import annotations
@@ -33,10 +33,11 @@ import numpy as np
 from jaxvideo.layers import Conv3D, conv_norm
 from jaxvideo.layers.deconv import Deconv3D
 from jaxvideo.models.backbones2d import CONVNETS, ConvNet, local_response_norm
-from jaxvideo.models.two_stream import stack_fields
+from jaxvideo.models.contract import check_clip, prefixed, scaled
+from jaxvideo.models.stacks import stack_fields
 from jaxvideo.types import ConfigError, Lowering
 
-#: A flow of 1, as the layers predict it, is so many pixels of the clip.
+#: Pixels of the clip per unit of predicted flow.
 PIXELS = 20.0
 
 # --- The losses (section 3.1 of the paper, train.prototxt) ---------------------------------
@@ -47,32 +48,32 @@ def motion_losses(
     flows: Mapping[int, jax.Array],
     weights: Sequence[float] = (1.0, 1.0, 1.0),
 ) -> dict[str, jax.Array]:
-    """What MotionNet learns from: three losses per level, whose sum is to be minimized.
+    """Computes the losses of MotionNet: three per level; the total loss is their sum.
 
     At level l images have 1 / 2^(l-1) of the clip's size, and a predicted flow of 1 is
-    20 / 2^(l-1) of their pixels. Frame k+1, warped back by flow k, should be frame k:
+    20 / 2^(l-1) of their pixels. The losses compare frame k+1, warped back by flow k, with frame k:
 
       - photometric: Charbonnier penalty of the difference of locally normalized images, with
         alpha 0.4, beta 255;
-      - smoothness: Charbonnier penalty of the flow's forward differences, with alpha 0.3 and
-        the level's pixels as beta; summed over x and y;
+      - smoothness: Charbonnier penalty of the forward differences of the flow, with alpha 0.3 and
+        beta the pixels of the level; summed over x and y;
       - ssim: 1 - SSIM of 8 x 8 windows, summed over windows and channels, times 0.01 2^(l-2).
 
-    The first two are means over all but a border of a tenth of the shorter side. The released
-    layer divides them by the batch of 16 once more, and smoothness by 30 channels instead of
-    its 20: its proportions are `weights=(1 / 16, 1 / 24, 1)`. End to end SSIM counts a tenth.
-    The paper gives another alpha, 0.45.
+    The first two are means without a border of a tenth of the shorter side. The released layer
+    also divides them by the batch size, 16, and smoothness by 30 channels instead of 20:
+    `weights=(1 / 16, 1 / 24, 1)` reproduces its proportions. In end-to-end training the weight of
+    SSIM is a tenth. The paper gives alpha 0.45.
 
     Args:
-      frames: `[N, T, H, W, C]`, pixels less their mean, divided by 255.
+      frames: `[N, T, H, W, C]`, pixels minus their mean, divided by 255.
       flows: predictions by level, `[N, T-1, h, w, 2]`, x then y, in units of 20 pixels of the
         clip.
-      weights: of photometric, smoothness and ssim.
+      weights: weights of photometric, smoothness and ssim.
 
     Returns:
       f32 scalars by name, "photometric_6" and so on.
     """
-    # Nine channels, more than there are: each pixel is divided by the same for all its colors.
+    # A window of 9 channels covers all colors, so they are divided by the same number.
     images = local_response_norm(frames.astype(jnp.float32), size=9, alpha=1 / 9, beta=0.7, k=1.0)
     losses = {}
     for level, flow in flows.items():
@@ -90,26 +91,26 @@ def motion_losses(
 
 
 def photometric_loss(target: jax.Array, warped: jax.Array) -> jax.Array:
-    """Mean penalty of the difference of images `[..., h, w, C]`, border left out."""
+    """Returns the mean penalty of the difference of images `[..., h, w, C]` without the border."""
     return interior(charbonnier(target - warped, alpha=0.4, beta=255.0)).mean()
 
 
 def smoothness_loss(flow: jax.Array, scale: float) -> jax.Array:
-    """Penalty of forward differences of `[..., h, w, 2]`: the sum of u's mean and v's mean."""
+    """Returns the penalty of forward differences of flow `[..., h, w, 2]`, summed over axes."""
     total = 0.0
     for axis in (-3, -2):
         last = jax.lax.slice_in_dim(flow, flow.shape[axis] - 1, None, axis=axis)
-        # The last row has no next one: its difference is 0, and is counted.
+        # As released: the last row has difference 0 and counts in the mean.
         change = jnp.diff(flow, axis=axis, append=last)
         total += interior(charbonnier(change, alpha=0.3, beta=scale)).mean()
     return total
 
 
 def ssim_loss(target: jax.Array, warped: jax.Array) -> jax.Array:
-    """1 - SSIM of images `[N, ..., h, w, C]`, summed over windows and channels, per sample.
+    """Returns 1 - SSIM of images `[N, ..., h, w, C]`, summed over windows and channels, over N.
 
-    Windows are 8 x 8 Gaussians side by side (sigma 8 / 6, the peak at pixel 4, as released);
-    the last ones reach over the edge, where there is nothing.
+    Windows are adjacent 8 x 8 Gaussians (sigma 8 / 6, peak at pixel 4, as released). Images are
+    zero-padded to full windows.
     """
     x, y = _window_means(warped), _window_means(target)
     xx = _window_means(warped * warped) - x * x
@@ -130,22 +131,22 @@ def _window_means(x: jax.Array) -> jax.Array:
 
 
 def charbonnier(x: jax.Array, alpha: float, beta: float, epsilon: float = 1e-3) -> jax.Array:
-    """Generalized Charbonnier penalty ((beta x)^2 + epsilon^2)^alpha."""
+    """Returns the generalized Charbonnier penalty ((beta x)^2 + epsilon^2)^alpha."""
     return (jnp.square(beta * x) + epsilon**2) ** alpha
 
 
 def interior(x: jax.Array) -> jax.Array:
-    """`[..., h, w, C]` without a border of a tenth of the shorter side (halves round up)."""
+    """Crops a border of a tenth of the shorter side (halves round up) from `[..., h, w, C]`."""
     h, w = x.shape[-3:-1]
     border = (min(h, w) + 5) // 10
     return x[..., border : h - border, border : w - border, :]
 
 
 def warp(images: jax.Array, flow: jax.Array) -> jax.Array:
-    """Images read where the flow points: out(x, y) = image(x + u, y + v), bilinear.
+    """Warps images by a flow: out(x, y) = image(x + u, y + v), bilinear.
 
     Args:
-      images: `[..., h, w, C]`; outside there is 0.
+      images: `[..., h, w, C]`; 0 outside of the image.
       flow: `[..., h, w, 2]`, (u, v) in pixels.
     """
     *lead, h, w, c = images.shape
@@ -166,10 +167,9 @@ def warp(images: jax.Array, flow: jax.Array) -> jax.Array:
 
 
 def downsample(images: jax.Array, height: int, width: int) -> jax.Array:
-    """`[..., H, W, C]` to a smaller size by triangles as wide as two new pixels.
+    """Downsamples `[..., H, W, C]` with a triangular filter as wide as two output pixels.
 
-    Corners stay corners (FlowNet's Downsample layer): new pixel i of n lies at
-    i (H - 1) / (n - 1).
+    Corners are aligned (FlowNet's Downsample layer): output pixel i of n is at i (H - 1) / (n - 1).
     """
     for axis, out in ((-3, height), (-2, width)):
         size = images.shape[axis]
@@ -188,21 +188,22 @@ def downsample(images: jax.Array, height: int, width: int) -> jax.Array:
 
 
 class MotionNet(nn.Module):
-    """`(flow [N, T-1, h, w, 2], endpoints)` of a clip `[N, T, H, W, C]`: no classifier.
+    """MotionNet (arXiv 1704.00389, section 3.1) on a clip `[N, T, H, W, C]`; it has no classifier.
 
-    The flow is f32, x then y, in pixels of the clip, from each frame to the next, at half the
-    clip's size. The endpoints `predict_flow{level}` hold each level's, in units of 20 pixels;
-    sizes follow the encoder's, also odd ones. T fixes conv1 and the predictions.
-
-    In training the weighted `motion_losses` are sown into the collection "losses".
+    Returns `(flow, endpoints)`. The flow is f32 `[N, T-1, h, w, 2]`, x then y, in pixels of the
+    clip, from each frame to the next, at half the clip's size. The endpoints
+    `predict_flow{level}` are the flow of each level in units of 20 pixels, at the size of the
+    encoder's level. T fixes the parameters of conv1 and of the predictions. In training the
+    weighted `motion_losses` are sown into the collection "losses".
 
     Attributes:
-      encoder: per level (features, kernel size, convolutions); the first one of each level
-        but level 1 has stride 2.
-      decoder: features of the levels above the last, downwards to level 2.
-      width: multiplies every channel count; 1 is the paper's.
-      loss_weights: of the photometric, the smoothness and the SSIM losses.
+      encoder: (features, kernel size, number of convolutions) per level. The first convolution of
+        each level but level 1 has stride 2.
+      decoder: features per level, from the one above the last down to level 2.
+      width: factor of all numbers of channels; 1.0 is the paper's.
+      loss_weights: weights of the photometric, the smoothness and the SSIM losses.
       dtype: compute dtype; parameters, flow and losses are f32.
+      lowering: see `types.Lowering`.
     """
 
     encoder: Sequence[tuple[int, int, int]] = (
@@ -222,7 +223,9 @@ class MotionNet(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> tuple[jax.Array, dict[str, jax.Array]]:
         if x.shape[1] < 2:
-            raise ConfigError(f"MotionNet: a clip of {x.shape[1]} frame has no motion")
+            raise ConfigError(
+                f"MotionNet: the clip has {x.shape[1]} frame; flow needs at least 2 frames"
+            )
         frames, fields = x, x.shape[1] - 1
         how = {"use_bias": True, "dtype": self.dtype, "lowering": self.lowering}
 
@@ -274,10 +277,10 @@ class MotionNet(nn.Module):
 
     @nn.nowrap
     def _wide(self, features):
-        return max(round(features * self.width), 1)
+        return scaled(features, self.width)
 
 
-#: Caffe's "msra": normal, over fan-in.
+#: Caffe's "msra" initializer: normal, fan-in.
 _msra = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 
 
@@ -286,22 +289,27 @@ def _leaky(x):
 
 
 class HiddenTwoStream(nn.Module):
-    """`(logits [N, classes], endpoints)` of an RGB clip `[N, T, H, W, C]`: the temporal stream.
+    """Hidden temporal stream (arXiv 1704.00389, section 3.2) on an RGB clip `[N, T, H, W, 3]`.
 
-    MotionNet's flow is clipped to 20 pixels, mapped to the bytes of stored flow, enlarged
-    bilinearly to the clip's size, less 128, and classified by a VGG-16 whose input is all fields
-    as channels. (The authors' enlarging darkens the outermost pixels; this one does not.)
-    Endpoints are named `motionnet/...` and `temporal/...`.
+    MotionNet's flow is clipped to 20 pixels, mapped to [0, 255] like stored flow, upsampled
+    bilinearly to the clip's size, reduced by 128 and stacked into the channels of a VGG-16. (The
+    authors' upsampling darkens the border; this one does not.)
 
-    In training MotionNet's losses are sown into the collection "losses": add them to the loss.
+    Returns logits `[N, classes]`, also in training. Endpoints have the prefixes "motionnet/" and
+    "temporal/"; `pre_logits` is VGG's fc7, `[N, 1, 1, 1, 4096]`. In training MotionNet's losses are
+    sown into the collection "losses"; add them to the loss.
 
     Attributes:
-      encoder, decoder, loss_weights: of `MotionNet`; the authors weigh SSIM a tenth here.
-      end_to_end: else MotionNet learns from its own losses only, as it does at first.
-      width: multiplies every channel count; 1 is the paper's.
-      dropout_rate: of VGG-16; the authors have 0.9 after fc6 and 0.8 after fc7.
+      encoder, decoder, loss_weights: see `MotionNet`; the authors' weight of SSIM here is 0.1.
+      end_to_end: True: the classification loss trains MotionNet too. False: only its own losses
+        do, as in the authors' first phase.
+      width: factor of all numbers of channels; 1.0 is the paper's.
+      dropout_rate: after VGG's fc6 and fc7; the authors use 0.9 and 0.8.
       dtype: compute dtype; parameters, flow and losses are f32.
+      lowering: see `types.Lowering`.
     """
+
+    head = "temporal/fc8"
 
     num_classes: int = 101
     encoder: Sequence[tuple[int, int, int]] = MotionNet.encoder
@@ -315,6 +323,7 @@ class HiddenTwoStream(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> tuple[jax.Array, dict[str, jax.Array]]:
+        check_clip(self, x, (3,))
         how = {"width": self.width, "dtype": self.dtype, "lowering": self.lowering}
         flow, motion = MotionNet(
             self.encoder, self.decoder, loss_weights=self.loss_weights, **how, name="motionnet"
@@ -322,20 +331,20 @@ class HiddenTwoStream(nn.Module):
         if not self.end_to_end:
             flow = jax.lax.stop_gradient(flow)
         stack = stack_fields(as_stored(flow, *x.shape[2:4]) - 128.0)
-        logits, temporal = ConvNet(
+        scores, temporal = ConvNet(
             CONVNETS["vgg16"],
             self.num_classes,
             dropout_rate=self.dropout_rate,
             **how,
             name="temporal",
         )(stack.astype(self.dtype), train=train)
-        endpoints = {f"motionnet/{name}": end for name, end in motion.items()}
-        endpoints |= {f"temporal/{name}": end for name, end in temporal.items()}
-        return logits.astype(jnp.float32).reshape(len(x), -1), endpoints
+        endpoints = prefixed("motionnet", motion) | prefixed("temporal", temporal)
+        logits = scores.astype(jnp.float32).reshape(len(x), -1)
+        return logits, {**endpoints, "pre_logits": temporal["pre_logits"], "logits": logits}
 
 
 def as_stored(flow: jax.Array, height: int, width: int) -> jax.Array:
-    """Flow `[N, L, h, w, 2]` in pixels as the bytes of flow images, -20 and 20 being 0 and 255."""
+    """Maps flow `[N, L, h, w, 2]` from [-20, 20] pixels to [0, 255], and resizes it."""
     levels = 6.375 * (jnp.clip(flow, -PIXELS, PIXELS) + PIXELS)
     shape = (*flow.shape[:2], height, width, 2)
     return jax.image.resize(levels, shape, "linear", precision=jax.lax.Precision.HIGHEST)

@@ -3,7 +3,7 @@
 Carreira and Zisserman, CVPR 2017 (arXiv 1705.07750): Inception-v1 with batch normalization,
 every k x k filter inflated to k x k x k. As released (kinetics-i3d): TF's SAME padding
 everywhere, BN without scale, epsilon 1e-3 and decay 0.999, dropout between the average pool
-and the logits, and the logits averaged over time. A layer's name here and there:
+and the logits, and the logits averaged over time. Names of the layers here and in that code:
 
     conv_1a, bn_1a       Conv3d_1a_7x7
     conv_2b, conv_2c     Conv3d_2b_1x1, Conv3d_2c_3x3
@@ -12,20 +12,19 @@ and the logits, and the logits averaged over time. A layer's name here and there
     logits               Logits/Conv3d_0c_1x1
 
 "Rethinking Spatiotemporal Feature Learning", Xie, Sun, Huang, Tu, Murphy, ECCV 2018 (arXiv
-1712.04851): the same trunk, with kernels that reach over time in some layers only, separable
-ones, `conv_2c/{spatial,temporal}`, and gates (section 4.4). The table at the bottom holds all.
+1712.04851): the same trunk with temporal kernels in some layers only, with separable kernels
+(`conv_2c/{spatial,temporal}`) and with feature gating (section 4.4). `VARIANTS` at the end of this
+file lists all networks.
 
-S3D-G exists in three forms. The authors' code (tensorflow/models, slim) has a first kernel of
-3 x 7 x 7 that is not separable; a bias instead of BN after the temporal kernels, which start as
-the identity; gates without bias, on 2c and on every branch of a block. The paper has BN after
-both halves and gates with bias after the temporal convolutions. torchvision's and kylemin's
-S3D, whose weights exist, has a separable first layer too and symmetric padding.
+There are three forms of S3D-G. In the authors' code (tensorflow/models, slim) the first kernel is
+3 x 7 x 7 and not separable; temporal kernels have a bias instead of BN and start as the identity;
+gates have no bias and follow 2c and every branch of a block. In the paper, BN follows both halves,
+and gates with bias follow the temporal convolutions. In torchvision's and kylemin's S3D, for which
+weights exist, the first layer is separable too and padding is symmetric.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -34,6 +33,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxvideo.layers import BatchNorm, Conv2Plus1D, Conv3D, avg_pool, conv_norm, max_pool
+from jaxvideo.models.contract import check_clip, scaled
 from jaxvideo.types import ConfigError, Lowering
 
 # b0, b1 reduce, b1, b2 reduce, b2, b3 (Inception-v1; paper, Figure 3).
@@ -70,32 +70,33 @@ TRUNK = (
     "mixed_5c",
 )
 
-#: The layers whose kernels may reach over time, in order.
+#: The layers that can have temporal kernels, in order.
 LAYERS = ("1a", "2c", "3b", "3c", "4b", "4c", "4d", "4e", "4f", "5b", "5c")
 
 _GATES = ("", "temporal", "all")
 
 
 class InceptionTrunk(nn.Module):
-    """`(features [N, T', H', W', 1024], endpoints)` of a clip `[N, T, H, W, C]`: Inception
-    without its head, and how its convolutions are made.
+    """Inception without its head: `(features [N, T', H', W', 1024], endpoints)`.
 
     Attributes:
-      width: multiplies every channel count; 1 is the paper's.
-      temporal: the `LAYERS` whose kernels are k x k x k; the others' are 1 x k x k.
-      per_frame: no pool or stride over time either: Inception-v1 on every frame.
-      stem_taps: 1a's kernel over time, where it has one.
-      separable: k x k x k as 1 x k x k and k x 1 x 1, see `layers.Conv2Plus1D`.
-      separable_stem: 1a too.
-      temporal_bn: BN after the temporal halves; else a bias, and they start as the identity.
-      gates: "temporal", a gate after every temporal convolution but 1a's; "all", after 2c and
-        every branch; "", none.
-      gate_bias: with a bias.
-      symmetric: padding (k - 1) / 2 on both sides, as torch ports have it, not TF's SAME.
-      kernel_std: of the truncated normal that kernels start from; 0 is 1 / sqrt(inputs).
-      bn_scale: False as released by its authors, True for the PyTorch ports' weights.
+      width: factor of all numbers of channels; 1.0 is the paper's.
+      temporal: the `LAYERS` with k x k x k kernels; the others have 1 x k x k kernels.
+      per_frame: no pool and no stride over time: Inception-v1 on every frame.
+      stem_taps: temporal size of 1a's kernel if 1a is temporal.
+      separable: k x k x k kernels become 1 x k x k and k x 1 x 1, see `layers.Conv2Plus1D`.
+      separable_stem: also those of 1a.
+      temporal_bn: True: BN after the temporal halves. False: a bias, and they are initialized as
+        the identity.
+      gates: "temporal": a gate after every temporal convolution except 1a; "all": after 2c and
+        every branch; "" (default): none.
+      gate_bias: gates have a bias.
+      symmetric: padding (k - 1) / 2 on both sides, as in the PyTorch ports, instead of TF's SAME.
+      kernel_std: standard deviation of the truncated normal initializer; 0 (default): LeCun's.
+      bn_scale: False for the authors' release, True for the weights of PyTorch ports.
       bn_unbiased, bn_groups, bn_momentum, bn_epsilon: see `layers.norm`.
       dtype: compute dtype; parameters and statistics are f32.
+      lowering: see `types.Lowering`.
     """
 
     width: float = 1.0
@@ -122,9 +123,9 @@ class InceptionTrunk(nn.Module):
         return self.trunk(x, train)
 
     def trunk(self, x: jax.Array, train: bool) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """For the compact `__call__` of a network, whose scope it fills."""
+        """Computes the trunk in the scope of the compact method that calls it."""
         if set(self.temporal) - set(LAYERS):
-            raise ConfigError(f"temporal={self.temporal!r}: names out of {LAYERS}")
+            raise ConfigError(f"temporal={self.temporal!r}: allowed are {LAYERS}")
         if self.gates not in _GATES:
             raise ConfigError(f"gates={self.gates!r}: allowed are {_GATES}")
         endpoints = {}
@@ -152,12 +153,12 @@ class InceptionTrunk(nn.Module):
 
     @property
     def parts(self) -> InceptionTrunk:
-        """A copy that belongs to no scope, so blocks may hold it and use its functions."""
+        """An unbound copy, so that blocks can hold it as an attribute and use its methods."""
         return self.clone(parent=None, name=None)
 
     @nn.nowrap
     def wide(self, features: int) -> int:
-        return max(round(features * self.width), 1)
+        return scaled(features, self.width)
 
     @nn.nowrap
     def padding(self, kernel):
@@ -172,7 +173,7 @@ class InceptionTrunk(nn.Module):
     def conv(self, features, kernel, strides=(1, 1, 1), *, name, **more):
         init = nn.initializers.lecun_normal()
         if self.kernel_std:
-            # The truncated distribution is narrower than the number says, as TF's is.
+            # As in TF, the standard deviation before truncation.
             init = nn.initializers.truncated_normal(self.kernel_std)
         return Conv3D(
             features,
@@ -199,7 +200,7 @@ class InceptionTrunk(nn.Module):
 
     @nn.nowrap
     def unit(self, x, suffix, features, kernel, strides=(1, 1, 1), *, gated=False, train):
-        """Convolution, BN, ReLU and perhaps a gate; fills the scope of its caller."""
+        """Convolution, BN, ReLU and optionally a gate, in the scope of the caller."""
         name, (t, *_) = f"conv_{suffix}", kernel
         halves = self.separable and t > 1 and (self.separable_stem or suffix != "1a")
         if halves:
@@ -229,7 +230,7 @@ class InceptionTrunk(nn.Module):
 
 
 class Mixed(nn.Module):
-    """The Inception block: four branches, concatenated on channels in their order."""
+    """An Inception block: four branches, concatenated over the channels."""
 
     features: Sequence[int]  # b0, b1 reduce, b1, b2 reduce, b2, b3
     taps: int
@@ -253,7 +254,7 @@ class Mixed(nn.Module):
 
 
 class Branch(nn.Module):
-    """Convolutions `(suffix, features, kernel)` in a row, each with BN and ReLU."""
+    """A sequence of convolutions `(suffix, features, kernel)`, each with BN and ReLU."""
 
     convolutions: Sequence[tuple[str, int, tuple[int, int, int]]]
     parts: InceptionTrunk
@@ -268,68 +269,38 @@ class Branch(nn.Module):
 
 
 class I3D(InceptionTrunk):
-    """`(logits [N, classes], endpoints)` of a clip `[N, T, H, W, 3]`, or 2 channels of flow.
+    """I3D and S3D (see above) on a clip `[N, T, H, W, 3]`, or 2 channels of flow.
 
-    At 64 x 224 x 224 the average pool is (2, 7, 7), as released; for other sizes it covers
-    all of space, which is what a fully-convolutional test averages anyway.
+    Returns logits `[N, classes]`, the mean over time, also in training. `pre_logits` is the
+    average pool, `[N, T', 1, 1, 1024]`: (2, 7, 7) at 64 x 224 x 224, as released. For other sizes
+    it covers all of H and W, which is equal to averaging the logits of a fully convolutional test.
 
     Attributes:
-      dropout_rate: 0.5 in I3D's training.
+      dropout_rate: before the classifier; 0.5 in I3D's training.
       Others: see `InceptionTrunk`.
     """
+
+    head = "logits"
 
     num_classes: int = 400
     dropout_rate: float = 0.5
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> tuple[jax.Array, dict[str, jax.Array]]:
+        check_clip(self, x, stem="conv_1a")
         x, endpoints = self.trunk(x, train)
         taps = 1 if self.per_frame else min(2, x.shape[1])
         x = avg_pool(x, (taps, *x.shape[2:4]), (1, 1, 1))
-        endpoints["avg_pool"] = x
+        endpoints["avg_pool"] = features = x
         x = nn.Dropout(self.dropout_rate, deterministic=not train, name="dropout")(x)
         head = self.clone(parent=None, name=None, dtype=jnp.float32)
         conv = head.conv(self.num_classes, (1, 1, 1), use_bias=True, name="logits")
         logits = conv_norm(conv, None, x, train=train).mean((1, 2, 3))
-        endpoints["logits"] = logits
-        return logits, endpoints
-
-
-class TwoStreamI3D(nn.Module):
-    """Two I3Ds, `rgb` and `flow`, whose logits are added, as the released code does (the paper
-    speaks of averaged predictions); of a clip `[N, T, H, W, 5]`, RGB before flow.
-
-    Attributes: see `I3D`.
-    """
-
-    num_classes: int = 400
-    width: float = 1.0
-    dropout_rate: float = 0.5
-    symmetric: bool = False
-    bn_scale: bool = False
-    bn_groups: int = 1
-    bn_momentum: float = 0.999
-    bn_epsilon: float = 1e-3
-    dtype: Any = jnp.float32
-    lowering: Lowering = Lowering.AUTO
-
-    @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool) -> tuple[jax.Array, dict[str, jax.Array]]:
-        if x.shape[-1] != 5:
-            raise ConfigError(f"a clip of {x.shape[-1]} channels: RGB and flow are 5")
-        names = {f.name for f in dataclasses.fields(self)} - {"parent", "name"}
-        stream = functools.partial(I3D, **{name: getattr(self, name) for name in names})
-        endpoints = {}
-        for name, channels in (("rgb", x[..., :3]), ("flow", x[..., 3:])):
-            _, ends = stream(name=name)(channels, train=train)
-            endpoints |= {f"{name}/{end}": value for end, value in ends.items()}
-        logits = endpoints["rgb/logits"] + endpoints["flow/logits"]
-        endpoints["logits"] = logits
-        return logits, endpoints
+        return logits, {**endpoints, "pre_logits": features, "logits": logits}
 
 
 def _identity(key, shape, dtype=jnp.float32):
-    """A kernel `[t, 1, 1, C, C]` that changes nothing: the block starts as the 2-D one."""
+    """Initializer: the identity as a kernel `[t, 1, 1, C, C]`; the block starts as a 2-D one."""
     del key
     taps, *_, inputs, outputs = shape
     return jnp.zeros(shape, dtype).at[taps // 2, 0, 0].set(jnp.eye(inputs, outputs, dtype=dtype))
@@ -347,7 +318,7 @@ _SLIM = {"separable": True, "separable_stem": False, "stem_taps": 3, "temporal_b
 _PORT = {"separable": True, "symmetric": True, "bn_scale": True, "bn_unbiased": True}
 _PAPER = {"separable": True}
 
-#: Arguments of `I3D` that make the networks of both papers.
+#: Arguments of `I3D` for the networks of both papers.
 VARIANTS: dict[str, dict[str, Any]] = {
     "i3d": {},
     "i2d": {"temporal": ()},

@@ -1,12 +1,12 @@
 """P3D: "Learning Spatio-Temporal Representation with Pseudo-3D Residual Networks".
 
 Qiu, Yao, Mei, ICCV 2017 (arXiv 1711.10305): ResNet bottlenecks whose 3 x 3 is split into S,
-1 x 3 x 3, and T, 3 x 1 x 1, wired in three ways that take turns over the whole depth:
+1 x 3 x 3, and T, 3 x 1 x 1, combined in three ways that alternate over the whole depth:
 
     A   T(S(x))            B   S(x) + T(x)            C   S(x) + T(S(x))
 
-For 16 x 160 x 160; each stage but the last is followed by a max pool of 2 in time, so that
-conv5_x, which is purely 2-D, sees one frame:
+For 16 x 160 x 160; a max pool of 2 in time follows each stage but the last, so the input of
+conv5_x, which is purely 2-D, has one frame:
 
     conv1    1 x 7 x 7, 64, stride (1,2,2)     16 x 80 x 80
     pool1    2 x 3 x 3, stride 2                8 x 40 x 40
@@ -19,9 +19,9 @@ conv5_x, which is purely 2-D, sees one frame:
 The stride is on a block's first 1 x 1 x 1. P3D-63, -131 and -199 have the blocks of
 ResNet-50, -101 and -152.
 
-The authors' Caffe nets round pool1 up, and put B's and C's last ReLU after the sum. The PyTorch
-port whose weights are in use pads pool1 by one instead, and has a ReLU on each branch and none
-after the sum (`form="port"`): it goes with the weights.
+In the authors' Caffe networks pool1 rounds up, and the last ReLU of B and C follows the sum. In
+the PyTorch port, for which weights exist, pool1 is padded by one, each branch has a ReLU and the
+sum has none (`form="port"`); the setting belongs to the weights.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxvideo.layers import BatchNorm, Conv3D, conv_norm, max_pool
+from jaxvideo.models.contract import check_clip, scaled
 from jaxvideo.types import ConfigError, Lowering
 
 _EXPANSION = 4
@@ -43,7 +44,7 @@ _FORMS = ("official", "port")
 
 
 class Bottleneck(nn.Module):
-    """1 x 1 x 1, S and T as `wiring` says ("A", "B", "C"; "2D" is S alone), 1 x 1 x 1."""
+    """1 x 1 x 1, S and T combined by `wiring` ("A", "B", "C"; "2D": S only), 1 x 1 x 1."""
 
     features: int
     wiring: str
@@ -78,7 +79,7 @@ class Bottleneck(nn.Module):
 
 
 class Stage(nn.Module):
-    """A block per wiring; the first one carries the stride."""
+    """One block per wiring; the first one has the stride."""
 
     features: int
     wirings: Sequence[str]
@@ -103,22 +104,29 @@ class Stage(nn.Module):
 
 
 class P3D(nn.Module):
-    """`(logits [N, classes], endpoints)` of a clip `[N, T, H, W, C]`.
+    """P3D ResNet (arXiv 1711.10305, section 3) on a clip `[N, T, H, W, C]`.
+
+    Returns logits `[N, classes]`, also in training; `pre_logits` is the global average pool,
+    `[N, 2048]`.
 
     Attributes:
       blocks: blocks per stage.
-      wirings: which of "A", "B", "C" take turns; one of them alone is P3D-A, -B or -C.
+      wirings: the wirings that alternate; "A", "B" or "C" alone is P3D-A, -B or -C.
       form: "official" or "port", see above.
-      width: channels of conv1; 64 in the paper, all others follow.
+      width: factor of all numbers of channels; 1.0 is the paper's.
+      dropout_rate: before the classifier.
       bn_groups, bn_momentum, bn_epsilon: see `layers.norm`.
       dtype: compute dtype; parameters and statistics are f32.
+      lowering: see `types.Lowering`.
     """
+
+    head = "fc"
 
     blocks: Sequence[int]
     wirings: str = "ABC"
     form: str = "official"
     num_classes: int = 400
-    width: int = 64
+    width: float = 1.0
     dropout_rate: float = 0.5
     bn_groups: int = 1
     bn_momentum: float = 0.9
@@ -131,7 +139,8 @@ class P3D(nn.Module):
         if self.form not in _FORMS:
             raise ConfigError(f"form={self.form!r}: allowed are {_FORMS}")
         if not self.wirings or set(self.wirings) - set("ABC"):
-            raise ConfigError(f"wirings={self.wirings!r}: a word of the letters A, B and C")
+            raise ConfigError(f"wirings={self.wirings!r}: must consist of the letters A, B and C")
+        check_clip(self, x, stem="conv1")
 
         def conv(features, kernel, strides=(1, 1, 1), *, name):
             padding = tuple(k // 2 for k in kernel)
@@ -146,7 +155,8 @@ class P3D(nn.Module):
             dtype=self.dtype,
         )
         endpoints = {}
-        conv1 = conv(self.width, (1, 7, 7), (1, 2, 2), name="conv1")
+        width = scaled(64, self.width)
+        conv1 = conv(width, (1, 7, 7), (1, 2, 2), name="conv1")
         x = conv_norm(conv1, norm(name="bn1"), x, train=train, activation="relu")
         endpoints["conv1"] = x
         pad = "CEIL" if self.form == "official" else (0, 1, 1)
@@ -157,7 +167,7 @@ class P3D(nn.Module):
             wirings = tuple("2D" if stage == 3 else next(turns) for _ in range(blocks))
             strides = (1, 2, 2) if stage else (1, 1, 1)
             x = Stage(
-                self.width * 2**stage,
+                width * 2**stage,
                 wirings,
                 strides,
                 self.form,
@@ -168,16 +178,15 @@ class P3D(nn.Module):
             endpoints[f"conv{stage + 2}_x"] = x
             if stage < 3:
                 x = _halve(x)
-        x = x.astype(jnp.float32).mean((1, 2, 3))
-        endpoints["pool"] = x
-        x = nn.Dropout(self.dropout_rate, deterministic=not train, name="dropout")(x)
+        endpoints["pool"] = features = x.astype(jnp.float32).mean((1, 2, 3))
+        x = nn.Dropout(self.dropout_rate, deterministic=not train, name="dropout")(features)
         logits = nn.Dense(self.num_classes, kernel_init=nn.initializers.normal(0.01), name="fc")(x)
         endpoints["fc"] = logits
-        return logits, endpoints
+        return logits, {**endpoints, "pre_logits": features, "logits": logits}
 
 
 def _halve(x, kernel=(1, 1), strides=(1, 1), padding: Any = 0):
-    """Max pool of 2 in time; a clip that has become one frame stays one."""
+    """Max pool of 2 in time; a map of one frame keeps it."""
     t = min(2, x.shape[1])
     return max_pool(x, (t, *kernel), (t, *strides), padding)
 

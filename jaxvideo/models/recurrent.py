@@ -1,16 +1,16 @@
 """Recurrent networks over per-frame features: ConvNet+LSTM and LRCN.
 
-ConvNet+LSTM, the first of the networks that Carreira and Zisserman compare (CVPR 2017, arXiv
-1705.07750, section 2.1): Inception-v1 on every frame, an LSTM of 512 on the pooled features
-with recurrent batch normalization (Cooijmans, Ballas, Laurent, Gulcehre, Courville, ICLR 2017,
-arXiv 1603.09025), and a classifier. Trained at every step, tested at the last.
+ConvNet+LSTM, a baseline of Carreira and Zisserman (CVPR 2017, arXiv 1705.07750, section 2.1):
+Inception-v1 on every frame, an LSTM of 512 units on the pooled features with recurrent batch
+normalization (Cooijmans, Ballas, Laurent, Gulcehre, Courville, ICLR 2017, arXiv 1603.09025), and a
+classifier. The loss is on every step, the test uses the last one.
 
-LRCN, Donahue et al., CVPR 2015 (arXiv 1411.4389, section 4): a hybrid CaffeNet's fc6 or fc7 of
-every frame, an LSTM of 256 (1024 for flow), a classifier; the predictions of 16 frames averaged.
+LRCN, Donahue et al., CVPR 2015 (arXiv 1411.4389, section 4): fc6 or fc7 of a hybrid CaffeNet on
+every frame, an LSTM of 256 units (1024 for flow), a classifier. The loss is on every step, the
+test averages the predictions of all 16 frames.
 
-Both have a loss for every step: `train=True` gives logits `[N, T, classes]`, whose
-cross-entropies are averaged, `train=False` the `[N, classes]` of the test; the endpoint "steps"
-is always the former.
+So both return logits `[N, T, classes]` in training, and `[N, classes]` at test. The endpoint
+`steps` is always the former.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from jax import lax
 
 from jaxvideo.layers import average_predictions
 from jaxvideo.models.backbones2d import CONVNETS, ConvNet, layers_up_to
+from jaxvideo.models.contract import check_clip, free, prefixed, scaled
 from jaxvideo.models.inception import VARIANTS, InceptionTrunk
 from jaxvideo.types import ConfigError, Lowering
 
@@ -31,21 +32,21 @@ FEATURES = ("fc6", "fc7")
 
 
 class LSTM(nn.Module):
-    """Hidden states `[N, T, H]` of a sequence `[N, T, C]`, from zeros; f32.
+    """An LSTM: f32 hidden states `[N, T, H]` of a sequence `[N, T, C]`; the initial state is zero.
 
         i, f, g, o = x_t kernel_ih + h_(t-1) kernel_hh + bias
         c_t = sigmoid(f) c_(t-1) + sigmoid(i) tanh(g),   h_t = sigmoid(o) tanh(c_t)
 
-    Parameters `kernel_ih [C, 4H]`, `kernel_hh [H, 4H]`, `bias [4H]` (torch's two, added), gates in
-    torch's order. With `batch_norm` the two products and the c_t inside the last tanh are
-    normalized over the batch (arXiv 1603.09025, equations 6 to 8): parameters `scale_ih`,
-    `scale_hh`, `scale_c`, which start at 0.1, and `bias_c`. Statistics `mean_*` and `var_*`
-    are `[S, ...]`, one row for each of the S steps of the clip the network was initialized on;
-    later steps use the last row, and training has no more than S.
+    Parameters are `kernel_ih [C, 4H]`, `kernel_hh [H, 4H]` and `bias [4H]` (the sum of torch's
+    two), gates in torch's order. With `batch_norm` the two products and the c_t inside the last
+    tanh are normalized over the batch (arXiv 1603.09025, equations 6 to 8), with parameters
+    `scale_ih`, `scale_hh` and `scale_c`, initially 0.1, and `bias_c`. Statistics `mean_*` and
+    `var_*` are `[S, ...]`, one row per step of the clip that the network was initialized with. At
+    test, later steps use the last row; in training, a clip has at most S steps.
 
     Attributes:
-      features: H.
-      batch_norm: see above.
+      features: H, number of units.
+      batch_norm: recurrent batch normalization, see above.
       bn_groups, bn_momentum, bn_epsilon: see `layers.norm`.
     """
 
@@ -87,7 +88,7 @@ class LSTM(nn.Module):
         return jnp.moveaxis(states, 0, 1)
 
     def _normalization(self, n, steps, train):
-        """`(which, x [N, F], step) -> (normalized, (mean, var))`; makes the variables."""
+        """Returns `(which, x [N, F], step) -> (normalized, (mean, var))`."""
         scales, running = {}, {}
         for which, width in (("ih", 4), ("hh", 4), ("c", 1)):
             shape = (width * self.features,)
@@ -96,15 +97,18 @@ class LSTM(nn.Module):
             mean = self.variable("batch_stats", f"mean_{which}", jnp.zeros, rows)
             var = self.variable("batch_stats", f"var_{which}", jnp.ones, rows)
             running[which] = jnp.asarray(mean.value), jnp.asarray(var.value)
-        # The products need no offset of their own beside the gates' bias.
+        # The bias of the gates is the offset of both products.
         bias_c = self.param("bias_c", nn.initializers.zeros, (self.features,))
         offsets = {"ih": 0.0, "hh": 0.0, "c": bias_c}
         known = len(running["c"][0])
         if train and steps > known:
-            raise ConfigError(f"a clip of {steps} steps: this LSTM has statistics of {known}")
+            raise ConfigError(
+                f"a clip of {steps} frames: this LSTM has BN statistics for {known} steps, so "
+                f"clips can have at most {known} frames in training"
+            )
         groups = self.bn_groups
         if train and n % groups:
-            raise ConfigError(f"LSTM bn_groups={groups} must divide the batch of {n}")
+            raise ConfigError(f"LSTM: bn_groups={groups} must divide the batch size {n}")
 
         def normalize(which, x, index):
             if train:
@@ -135,26 +139,31 @@ def _orthogonal_gates(key, shape, dtype=jnp.float32):
 
 
 def _remember(key, shape, dtype=jnp.float32):
-    """Zeros, and ones for the forget gate."""
+    """Initializer of the bias: ones for the forget gate, zeros for the others."""
     del key
     size = shape[0] // 4
     return jnp.zeros(shape, dtype).at[size : 2 * size].set(1.0)
 
 
 class ConvNetLSTM(nn.Module):
-    """ConvNet+LSTM on a clip `[N, T, H, W, C]`; see above for the logits.
+    """ConvNet+LSTM (arXiv 1705.07750, section 2.1) on a clip `[N, T, H, W, C]`.
 
-    The paper takes every fifth frame at 25 per second: 25 of them in training, 50 at test.
+    The paper uses every fifth frame at 25 fps: 25 frames in training, 50 at test. Returns logits
+    `[N, T, classes]` in training, and those of the last frame, `[N, classes]`, at test.
+    `pre_logits` are the LSTM's states, `[N, T, 512]`.
 
     Attributes:
-      hidden: units of the LSTM, times `width`.
-      batch_norm: in the LSTM.
-      width: multiplies every channel count; 1 is the paper's.
-      dropout_rate: on the LSTM's states.
-      bn_scale, bn_groups, bn_momentum, bn_epsilon: see `layers.norm`; of the convolutions, the
-        last three of the LSTM too.
+      hidden: units of the LSTM; `width` scales them.
+      batch_norm: recurrent batch normalization in the LSTM.
+      width: factor of all numbers of channels; 1.0 is the paper's.
+      dropout_rate: before the classifier.
+      bn_scale, bn_groups, bn_momentum, bn_epsilon: see `layers.norm`. For the convolutions; the
+        last three also for the LSTM.
       dtype: compute dtype of the convolutions; parameters and statistics are f32.
+      lowering: see `types.Lowering`.
     """
+
+    head = "fc"
 
     hidden: int = 512
     batch_norm: bool = True
@@ -170,6 +179,7 @@ class ConvNetLSTM(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> tuple[jax.Array, dict[str, jax.Array]]:
+        check_clip(self, x, stem="net/conv_1a")
         norm = {name: getattr(self, name) for name in ("bn_groups", "bn_momentum", "bn_epsilon")}
         trunk = InceptionTrunk(
             self.width,
@@ -181,40 +191,43 @@ class ConvNetLSTM(nn.Module):
             name="net",
         )
         x, ends = trunk(x, train=train)
-        endpoints = {f"net/{name}": end for name, end in ends.items()}
+        endpoints = prefixed("net", ends)
         x = x.astype(jnp.float32).mean((2, 3))
         endpoints["pool"] = x
-        hidden = max(round(self.hidden * self.width), 1)
-        x = LSTM(hidden, self.batch_norm, **norm, name="lstm")(x, train=train)
-        endpoints["lstm"] = x
-        x = nn.Dropout(self.dropout_rate, deterministic=not train, name="dropout")(x)
+        lstm = LSTM(scaled(self.hidden, self.width), self.batch_norm, **norm, name="lstm")
+        endpoints["lstm"] = states = lstm(x, train=train)
+        x = nn.Dropout(self.dropout_rate, deterministic=not train, name="dropout")(states)
         steps = nn.Dense(self.num_classes, kernel_init=nn.initializers.normal(0.01), name="fc")(x)
         endpoints["steps"] = steps
         logits = steps if train else steps[:, -1]
-        endpoints["logits"] = logits
-        return logits, endpoints
+        return logits, {**endpoints, "pre_logits": states, "logits": logits}
 
 
 class LRCN(nn.Module):
-    """LRCN on a clip `[N, T, H, W, C]`; see above for the logits.
+    """LRCN (arXiv 1411.4389, section 4) on a clip `[N, T, H, W, C]`, RGB or flow.
 
-    Flow, 2 channels, gets its magnitude as a third, as the authors' flow images have it.
+    The magnitude of flow is added as a third channel, as in the authors' flow images. Returns
+    logits `[N, T, classes]` in training; at test `[N, classes]`, whose softmax is the average of
+    the predictions of all frames. `pre_logits` are the LSTM's states, `[N, T, 256]`.
 
     Attributes:
-      feature: "fc6" or "fc7".
-      hidden: units of the LSTM, times `width`.
-      width: multiplies every channel count; 1 is the paper's.
-      dropout_rate: on the frame's feature; 0.9 in the authors' prototxt.
-      lstm_dropout_rate: on the LSTM's states.
+      feature: input of the LSTM, "fc6" or "fc7".
+      hidden: units of the LSTM; `width` scales them.
+      width: factor of all numbers of channels; 1.0 is the paper's.
+      dropout_rate: after fc6 and fc7; 0.9 in the authors' prototxt.
+      lstm_dropout_rate: before the classifier.
       dtype: compute dtype of the convolutions; parameters are f32.
+      lowering: see `types.Lowering`.
     """
+
+    head = "fc8"
 
     feature: str = "fc6"
     hidden: int = 256
     num_classes: int = 101
     width: float = 1.0
     dropout_rate: float = 0.9
-    lstm_dropout_rate: float = 0.5
+    lstm_dropout_rate: float = free(0.5)
     dtype: Any = jnp.float32
     lowering: Lowering = Lowering.AUTO
 
@@ -222,6 +235,7 @@ class LRCN(nn.Module):
     def __call__(self, x: jax.Array, *, train: bool) -> tuple[jax.Array, dict[str, jax.Array]]:
         if self.feature not in FEATURES:
             raise ConfigError(f"feature={self.feature!r}: allowed are {FEATURES}")
+        check_clip(self, x, (2, 3))
         if x.shape[-1] == 2:
             size = jnp.sqrt(jnp.square(x.astype(jnp.float32)).sum(-1, keepdims=True))
             x = jnp.concatenate((x, size.astype(x.dtype)), axis=-1)
@@ -235,13 +249,11 @@ class LRCN(nn.Module):
             name="net",
         )
         x, ends = net(x, train=train)
-        endpoints = {f"net/{name}": end for name, end in ends.items()}
-        hidden = max(round(self.hidden * self.width), 1)
-        x = LSTM(hidden, name="lstm")(x.reshape(*x.shape[:2], -1), train=train)
-        endpoints["lstm"] = x
-        x = nn.Dropout(self.lstm_dropout_rate, deterministic=not train, name="dropout")(x)
+        endpoints = prefixed("net", ends)
+        lstm = LSTM(scaled(self.hidden, self.width), name="lstm")
+        endpoints["lstm"] = states = lstm(x.reshape(*x.shape[:2], -1), train=train)
+        x = nn.Dropout(self.lstm_dropout_rate, deterministic=not train, name="dropout")(states)
         steps = nn.Dense(self.num_classes, kernel_init=nn.initializers.normal(0.01), name="fc8")(x)
         endpoints["steps"] = steps
         logits = steps if train else average_predictions(*jnp.moveaxis(steps, 1, 0))
-        endpoints["logits"] = logits
-        return logits, endpoints
+        return logits, {**endpoints, "pre_logits": states, "logits": logits}

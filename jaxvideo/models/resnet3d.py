@@ -1,6 +1,6 @@
-"""3D ResNets: of "A Closer Look at Spatiotemporal Convolutions", and of Hara et al.
+"""3D ResNets: "A Closer Look at Spatiotemporal Convolutions", and those of Hara et al.
 
-One table (the end of this file) tells them all apart.
+The tables at the end of this file list all networks.
 
 Tran, Wang, Torresani, Ray, LeCun, Paluri, CVPR 2018 (arXiv 1711.11248): R2D, f-R2D, MCx,
 rMCx, R3D and R(2+1)D. For a clip of L frames of 112 x 112; basic blocks, no max pool:
@@ -12,18 +12,18 @@ rMCx, R3D and R(2+1)D. For a clip of L frames of 112 x 112; basic blocks, no max
     conv5_x  [3x3, 512; 3x3, 512] x 2, first stride 2      L/8 x 7 x 7
     pool, fc global average over space and time
 
-Time is strided at the first block of a stage only if that stage's convolutions have a
-temporal extent; the projection shortcut follows. First-party code (VMZ, Caffe2) has a BN
-epsilon of 1e-3, torchvision's nets of the same names 1e-5. torchvision also computes
-R(2+1)D's mid width once per block, which makes another network (31.5M against 33.4M
-parameters): see `mid_channels`.
+The first block of a stage, and its projection shortcut, have a temporal stride only if the
+convolutions of that stage have temporal kernels. BN's epsilon is 1e-3 in the authors' code (VMZ,
+Caffe2) and 1e-5 in torchvision's networks of the same names. torchvision also computes R(2+1)D's
+mid width once per block, which is a different network (31.5M instead of 33.4M parameters): see
+`mid_channels`.
 
 Hara, Kataoka, Satoh, ICCVW 2017 and CVPR 2018 (arXiv 1708.07632, 1711.09577): ResNet-10 to
 -200 with a 7x7x7 stem and a 3x3x3 max pool of stride 2, so that conv2_x sees L/2 x 28 x 28;
 shortcut A (a strided slice, zeros for the new channels) or B (projection); and its
-pre-activation, wide (k = 2) and ResNeXt forms. The authors' code detaches shortcut A from
-the gradient; here the gradient flows, as in the paper that shortcut A is from. Their (2+1)D
-form is of the same layout, its stem's mid width by the formula (110).
+pre-activation, wide (k = 2) and ResNeXt variants. The authors' code stops the gradient of shortcut
+A; here it does not, as in the ResNet paper. Their R(2+1)D has the same layout; the mid width of its
+stem is that of the formula (110).
 """
 
 from __future__ import annotations
@@ -37,27 +37,30 @@ import jax
 import jax.numpy as jnp
 
 from jaxvideo.layers import BatchNorm, Conv2Plus1D, Conv3D, conv_norm, max_pool
+from jaxvideo.models.contract import check_clip, free, scaled
 from jaxvideo.types import ConfigError, Lowering
 
-#: How the convolutions of a stage see time.
+#: Kernels of the convolutions of a stage.
 SPATIAL = "2D"  # 1 x k x k
 FULL = "3D"  # t x k x k
 FACTORIZED = "(2+1)D"  # 1 x k x k to a mid width, BN, ReLU, t x 1 x 1
-ALL_FRAMES = "L"  # stem of R2D: one kernel over all frames, which collapses time
+ALL_FRAMES = "L"  # stem of R2D: one kernel over all frames, whose output has one frame
 
 
 def mid_width(in_channels: int, out_channels: int, t: int = 3, d: int = 3) -> int:
-    """M of the (2+1)D factorization: as many weights as the t x d x d kernel (section 3.5)."""
+    """Returns M of the (2+1)D factorization: as many weights as t x d x d (section 3.5)."""
     weights = t * d * d * in_channels * out_channels
     return weights // (d * d * in_channels + t * out_channels)
 
 
 class ResidualBlock(nn.Module):
-    """Convolutions with BN and ReLU, added to a shortcut.
+    """A residual block: convolutions with BN and ReLU, and a shortcut.
 
-    `convs` are (features, taps) of each; the stride is on the first one with more than one
-    tap. With `preactivation` BN and ReLU stand before the convolutions, and nothing follows
-    the sum.
+    Attributes:
+      convs: (features, taps) of each convolution. The first one with more than one tap has the
+        stride.
+      preactivation: BN and ReLU precede the convolutions, and nothing follows the sum.
+      Others: see `ResNet3D`.
     """
 
     convs: Sequence[tuple[int, int]]
@@ -101,7 +104,7 @@ class ResidualBlock(nn.Module):
         return self.conv(features, kernel, strides, groups=groups, name=name)
 
     def _given_mid(self, name) -> int:
-        """The mid width of the parameters that "auto" is applied with; 0 while there are none."""
+        """The mid width of the given parameters if `mid_channels="auto"`, otherwise 0."""
         if self.mid_channels != "auto":
             return 0
         given = self.variables.get("params", {}).get(name, {})
@@ -120,7 +123,7 @@ class ResidualBlock(nn.Module):
 
 
 class Stage(nn.Module):
-    """`blocks` residual blocks; the first one carries the stride."""
+    """`blocks` residual blocks; the first one has the stride."""
 
     blocks: int
     strides: tuple[int, int, int]
@@ -135,39 +138,45 @@ class Stage(nn.Module):
 
 
 class ResNet3D(nn.Module):
-    """A row of the table: `(logits [N, classes], endpoints)` of a clip `[N, T, H, W, C]`.
+    """3D ResNet (arXiv 1711.11248, Table 1; 1711.09577, Table 1) on a clip `[N, T, H, W, C]`.
+
+    Returns logits `[N, classes]`, also in training; `pre_logits` is the global average pool,
+    `[N, 512]` for basic blocks and `[N, 2048]` for bottlenecks.
 
     Attributes:
-      kinds: how stem, conv2_x, ..., conv5_x see time.
+      kinds: kernels of stem, conv2_x, ..., conv5_x; see `KINDS`.
       blocks: blocks per stage.
-      expansion: 0 for basic blocks; for bottlenecks, output channels over inner ones.
-      width: channels of the stem; 64 in the papers, all others follow.
-      widen: inner channels of conv2_x over `width` (Hara's k).
-      groups: of the bottlenecks' 3x3x3 convolutions (ResNeXt's cardinality).
-      shortcut: "A" (zeros, no parameters) or "B" (projection) where shapes change.
+      expansion: 0 for basic blocks; for bottlenecks, output channels over inner channels.
+      width: factor of all numbers of channels; 1.0 is the papers'.
+      widen: inner channels of conv2_x over those of the stem (Hara's k).
+      groups: groups of the bottlenecks' 3x3x3 convolutions (ResNeXt's cardinality).
+      shortcut: if shapes change, "A" (zero padding, no parameters) or "B" (projection).
       preactivation: BN and ReLU before the convolutions; none follows the last block.
-      hara: his stem, with temporal extent 7 and a max pool; else Tran's, 3 and none.
-      mid_channels: of R(2+1)D, "per_conv" (paper, VMZ) or "per_block" (torchvision). "auto"
-        is the first for fresh parameters, and whatever given ones have.
-      short_clips: "strided", time is halved in conv3_x, conv4_x and conv5_x whatever the clip
-        (torchvision, VMZ's networks in torch, Hara); "kept", not in conv5_x if the clip has less
-        than 8 frames, nor in conv4_x if it has less than 4 (VMZ's Caffe2 code, `create_r3d`).
-      dropout_rate: before fc; the papers use none.
+      hara: True: Hara's stem with 7 temporal taps and a max pool. False: Tran's with 3 and none.
+      mid_channels: mid width of R(2+1)D: "per_conv" (paper, VMZ) or "per_block" (torchvision).
+        "auto" (default) is "per_conv" for fresh parameters and otherwise that of the parameters.
+      short_clips: "strided": time is halved in conv3_x, conv4_x and conv5_x for every clip
+        (torchvision, VMZ's networks in torch, Hara). "kept": not in conv5_x for clips of less
+        than 8 frames, nor in conv4_x for less than 4 (VMZ's Caffe2 code, `create_r3d`).
+      dropout_rate: before the classifier; 0 in the papers.
       bn_groups, bn_momentum, bn_epsilon: see `layers.norm`.
       dtype: compute dtype; parameters and statistics are f32.
+      lowering: see `types.Lowering`.
     """
+
+    head = "fc"
 
     kinds: Sequence[str]
     blocks: Sequence[int]
     expansion: int = 0
     num_classes: int = 400
-    width: int = 64
+    width: float = 1.0
     widen: int = 1
     groups: int = 1
     shortcut: str = "B"
     preactivation: bool = False
     hara: bool = False
-    mid_channels: str = "auto"
+    mid_channels: str = free("auto")
     short_clips: str = "strided"
     dropout_rate: float = 0.0
     bn_groups: int = 1
@@ -186,6 +195,8 @@ class ResNet3D(nn.Module):
             if getattr(self, field) not in allowed:
                 raise ConfigError(f"{field}={getattr(self, field)!r}: allowed are {allowed}")
 
+        check_clip(self, x, stem="conv1")
+
         def conv(features, kernel, strides=(1, 1, 1), padding=None, groups=1, *, name):
             padding = tuple(k // 2 for k in kernel) if padding is None else padding
             how = {"dtype": self.dtype, "lowering": self.lowering}
@@ -198,16 +209,16 @@ class ResNet3D(nn.Module):
             groups=self.bn_groups,
             dtype=self.dtype,
         )
-        frames = x.shape[1]
+        frames, width = x.shape[1], scaled(64, self.width)
         endpoints = {}
-        x = self._stem(x, conv, norm, train)
+        x = self._stem(x, width, conv, norm, train)
         endpoints["conv1"] = x
         if self.hara:
             x = max_pool(x, (3, 3, 3), (2, 2, 2), 1)
             endpoints["pool1"] = x
         for index, (kind, blocks) in enumerate(zip(self.kinds[1:], self.blocks, strict=True)):
             name = f"conv{index + 2}_x"
-            features = self.width * self.widen * 2**index
+            features = width * self.widen * 2**index
             convs = ((features, 3), (features, 3))
             if self.expansion:
                 convs = ((features, 1), (features, 3), (features * self.expansion, 1))
@@ -228,31 +239,30 @@ class ResNet3D(nn.Module):
             strides = (1, 1, 1) if index == 0 else (temporal, 2, 2)
             x = Stage(blocks, strides, block, name=name)(x, train=train)
             endpoints[name] = x
-        x = x.astype(jnp.float32).mean((1, 2, 3))
-        endpoints["pool"] = x
-        x = nn.Dropout(self.dropout_rate, deterministic=not train, name="dropout")(x)
-        # As torchvision's; VMZ's own filler is not known.
+        endpoints["pool"] = pool = x.astype(jnp.float32).mean((1, 2, 3))
+        x = nn.Dropout(self.dropout_rate, deterministic=not train, name="dropout")(pool)
+        # torchvision's initializer; VMZ's is unknown.
         init = nn.initializers.normal(0.01)
         logits = nn.Dense(self.num_classes, kernel_init=init, name="fc")(x)
         endpoints["fc"] = logits
-        return logits, endpoints
+        return logits, {**endpoints, "pre_logits": pool, "logits": logits}
 
-    def _stem(self, x, conv, norm, train):
+    def _stem(self, x, width, conv, norm, train):
         kind, t = self.kinds[0], 7 if self.hara else 3
         if kind == FACTORIZED:
-            # Tran: 45 at width 64 (appendix), where the formula would give 83.
-            tran = max(45 * self.width // 64, 1)
-            mid = mid_width(x.shape[-1], self.width, t, 7) if self.hara else tran
-            conv1 = Conv2Plus1D(self.width, mid, (t, 7, 7), (1, 2, 2), conv, norm, name="conv1")
+            # Tran: 45 for 64 channels (appendix); the formula yields 83.
+            tran = max(45 * width // 64, 1)
+            mid = mid_width(x.shape[-1], width, t, 7) if self.hara else tran
+            conv1 = Conv2Plus1D(width, mid, (t, 7, 7), (1, 2, 2), conv, norm, name="conv1")
         else:
             t = {SPATIAL: 1, FULL: t, ALL_FRAMES: x.shape[1]}[kind]
             padding = (0 if kind == ALL_FRAMES else t // 2, 3, 3)
-            conv1 = conv(self.width, (t, 7, 7), (1, 2, 2), padding, name="conv1")
+            conv1 = conv(width, (t, 7, 7), (1, 2, 2), padding, name="conv1")
         return conv_norm(conv1, norm(name="bn1"), x, train=train, activation="relu")
 
 
-# How conv1, conv2_x, ..., conv5_x see time, one row per network. MCx is 3-D below stage x
-# and 2-D from x on; rMCx the reverse (conv1 is stage 1).
+# Kernels of conv1, conv2_x, ..., conv5_x, one row per network. MCx is 3-D below stage x and 2-D
+# from x on; rMCx is the reverse (conv1 is stage 1).
 KINDS = {
     "r2d": (ALL_FRAMES, SPATIAL, SPATIAL, SPATIAL, SPATIAL),
     "f_r2d": (SPATIAL, SPATIAL, SPATIAL, SPATIAL, SPATIAL),
@@ -268,7 +278,7 @@ KINDS = {
     "r2plus1d": (FACTORIZED, FACTORIZED, FACTORIZED, FACTORIZED, FACTORIZED),
 }
 
-# Blocks per stage, by the number of layers; Hara's have bottlenecks from 50 on.
+# Blocks per stage by number of layers; Hara's networks have bottlenecks from 50 on.
 BLOCKS = {
     10: (1, 1, 1, 1),
     18: (2, 2, 2, 2),
@@ -281,16 +291,16 @@ BLOCKS = {
 
 
 def tran(kind: str, depth: int) -> dict[str, Any]:
-    """Arguments of a net of arXiv 1711.11248."""
+    """Returns the arguments of a network of arXiv 1711.11248."""
     return {"kinds": KINDS[kind], "blocks": BLOCKS[depth]}
 
 
 def hara(depth: int, kind: str = "r3d", **form: Any) -> dict[str, Any]:
-    """Arguments of a net of arXiv 1711.09577; `form` is what differs from the plain one."""
+    """Returns the arguments of a network of arXiv 1711.09577; `form` holds further arguments."""
     expansion = 4 if depth >= 50 else 0
     return {**tran(kind, depth), "hara": True, "expansion": expansion, **form}
 
 
-#: Forms of `hara`: bottlenecks twice as wide inside with the same output, and those in groups.
+#: Variants of `hara`: bottlenecks with twice the inner channels, and these in 32 groups.
 WIDE: dict[str, Any] = {"widen": 2, "expansion": 2}
 RESNEXT: dict[str, Any] = {**WIDE, "groups": 32}

@@ -1,9 +1,9 @@
-"""SlowFast networks, and the ResNets of one pathway that they are compared with.
+"""SlowFast networks, and ResNets with one pathway: Slow, Fast, C2D and I3D.
 
 "SlowFast Networks for Video Recognition", Feichtenhofer, Fan, Malik, He, ICCV 2019 (arXiv
-1812.03982): a Slow pathway sees T frames, a Fast one alpha T frames with beta of the channels,
-and is joined to the Slow one after conv1, res2, res3 and res4. Time is never strided. R50, for
-T x 224 x 224 and alpha T x 224 x 224:
+1812.03982): a Slow pathway on T frames and a Fast pathway on alpha T frames with a fraction beta of
+the channels. Lateral connections lead from the Fast to the Slow pathway after conv1, res2, res3 and
+res4. Time is never strided. R50, for T x 224 x 224 and alpha T x 224 x 224:
 
     conv1   1 x 7 x 7, 64    5 x 7 x 7, 8      112 x 112, then 1 x 3 x 3 max pool
     res2    [1, 64; 256]     [3, 8; 32]    x 3   56 x 56
@@ -11,16 +11,16 @@ T x 224 x 224 and alpha T x 224 x 224:
     res4    [3, 256; 1024]   [3, 32; 128]  x 6   14 x 14
     res5    [3, 512; 2048]   [3, 64; 256]  x 3    7 x 7
 
-A block is t x 1 x 1 with the t of the table, 1 x 3 x 3, which carries the stride, 1 x 1 x 1. The
-clip holds the Fast pathway's frames; the Slow one's are taken from it.
+A block is t x 1 x 1 with the t of the table, 1 x 3 x 3 with the stride, 1 x 1 x 1. The clip holds
+the frames of the Fast pathway; those of the Slow pathway are a subset.
 
 C2D and I3D-ResNet50 of "Non-local Neural Networks", Wang, Girshick, Gupta, He, CVPR 2018 (arXiv
 1711.07971) are rows of the same table, with a pool of 2 in time after res2.
 
-Where paper and code differ: the lateral kernel has 5 taps in the paper, 7 in the released 8 x 8
-R50 (and in the paper's own GFLOPs); Slow frames are every alpha-th in the paper, and truncated
-steps of equal length over the clip in the code, whose weights exist; R101 has temporal kernels in
-6 of res4's 23 blocks (the paper's GFLOPs) or in all.
+Differences between paper and code: the lateral kernel has 5 taps in the paper, 7 in the released
+8 x 8 R50 and in the paper's GFLOPs. The Slow frames are every alpha-th in the paper, and
+`linspace` truncated to integers in the code, for which weights exist. R101 has temporal kernels in
+6 of the 23 blocks of res4 (the paper's GFLOPs) or in all.
 """
 
 from __future__ import annotations
@@ -35,9 +35,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxvideo.layers import BatchNorm, Conv3D, average_predictions, avg_pool, conv_norm, max_pool
+from jaxvideo.models.contract import check_clip, scaled
 from jaxvideo.types import ConfigError, Lowering
 
-#: Kernel taps over time of a stage: of every block, or block by block.
+#: Temporal kernel size of a stage: one for all blocks, or one per block.
 Taps = int | Sequence[int]
 
 STAGES = ("res2", "res3", "res4", "res5")
@@ -47,8 +48,10 @@ POSITIONS = ("softmax", "sigmoid", "logits", "global")
 
 
 class Bottleneck(nn.Module):
-    """t x 1 x 1, 1 x 3 x 3 with the stride, 1 x 1 x 1, and the shortcut; the last BN's scale
-    starts at zero, so a block starts as its shortcut."""
+    """t x 1 x 1, 1 x 3 x 3 with the stride, 1 x 1 x 1, and the shortcut.
+
+    The scale of the last BN is initialized to zero, so that a block starts as its shortcut.
+    """
 
     inner: int
     features: int
@@ -72,8 +75,11 @@ class Bottleneck(nn.Module):
 
 
 class NonLocal(nn.Module):
-    """A non-local block (arXiv 1711.07971, section 3.3) with keys and values of half the
-    resolution; `kind` is how affinities are normalized, "softmax" or "dot_product"."""
+    """A non-local block (arXiv 1711.07971, section 3.3); keys and values have half the resolution.
+
+    Attributes:
+      kind: normalization of the affinities, "softmax" or "dot_product".
+    """
 
     kind: str
     conv: Callable[..., Any]
@@ -106,8 +112,11 @@ class NonLocal(nn.Module):
 
 
 class Stage(nn.Module):
-    """A block per entry of `taps`; the first one carries the stride. `non_local` names the
-    blocks, from 0, that a non-local block follows."""
+    """One block per entry of `taps`; the first one has the stride.
+
+    Attributes:
+      non_local: indices, from 0, of the blocks that a non-local block follows.
+    """
 
     inner: int
     features: int
@@ -138,30 +147,40 @@ class Stage(nn.Module):
 
 
 class SlowFast(nn.Module):
-    """`(logits [N, classes], endpoints)` of the Fast pathway's clip `[N, alpha T, H, W, C]`.
+    """SlowFast (arXiv 1812.03982, Table 1) on the Fast pathway's clip `[N, alpha T, H, W, C]`.
+
+    Returns logits `[N, classes]`, also in training. `pre_logits` is the pool of both pathways,
+    `[N, 1, H', W', 2304]` at test, with H' = W' = 1 for the training crop. Endpoints have the
+    prefixes "slow_" and "fast_" if there are two pathways.
 
     Attributes:
-      blocks: per stage.
-      slow_taps, fast_taps: kernels over time of conv1 and of res2 to res5. Without the other's,
-        () for one, the network has one pathway: Slow-only, Fast-only, C2D, I3D.
+      blocks: blocks per stage.
+      slow_taps, fast_taps: temporal kernel sizes of conv1 and of res2 to res5. If one of them is
+        (), the network has one pathway: Slow-only, Fast-only, C2D, I3D.
       alpha: frames of the Fast pathway per frame of the Slow one.
       beta: channels of the Slow pathway per channel of the Fast one (the paper's 1 / beta).
-      lateral: "time_conv", a convolution of stride alpha with BN and ReLU; "time_to_channel",
-        alpha frames into the channels, "time_to_channel_sum", added (alpha must be `beta`);
-        "time_sample", every alpha-th frame; "none".
-      lateral_taps: of "time_conv".
-      sampling: of the Slow frames, "linspace" (the released code) or "stride" (the paper).
-      time_pool: frames that are pooled after res2 (C2D, I3D).
-      non_local: (stage, blocks from 0) of non-local blocks, in the Slow pathway.
+      lateral: lateral connections (section 3.4): "time_conv", a convolution of stride alpha with BN
+        and ReLU; "time_to_channel", alpha frames reshaped into channels; "time_to_channel_sum", the
+        same, added instead of concatenated (requires alpha = beta); "time_sample", every alpha-th
+        frame; "none".
+      lateral_taps: temporal kernel size of "time_conv".
+      sampling: choice of the Slow frames: "linspace" (the released code) or "stride" (the paper).
+      time_pool: size of the max pool in time after res2 (C2D, I3D).
+      non_local: (stage, block indices from 0) of the non-local blocks, in the Slow pathway.
       non_local_kind: see `NonLocal`.
-      width: channels of the Slow pathway's conv1; 64 in the paper, all others follow.
-      positions: what the head does at test where a map is larger than `pool`: it answers at
-        every position, and their "softmax", "sigmoid" (labels that do not exclude each other)
-        or "logits" are averaged; or "global", one pool over all. In training it is one pool.
-      pool: side of the window that the head averages at test, the map's size in training.
+      width: factor of all numbers of channels; 1.0 is the paper's.
+      dropout_rate: before the classifier.
+      positions: head at test if the last map is larger than `pool`. "softmax", "sigmoid"
+        (multi-label) and "logits" classify every position and average these predictions; "global"
+        averages the whole map first, as in training.
+      pool: side of the window that the head averages at test: the side of the last map for the
+        training crop.
       bn_groups, bn_momentum, bn_epsilon: see `layers.norm`.
       dtype: compute dtype; parameters and statistics are f32.
+      lowering: see `types.Lowering`.
     """
+
+    head = "fc"
 
     blocks: Sequence[int] = (3, 4, 6, 3)
     slow_taps: Sequence[Taps] = (1, 1, 1, 3, 3)
@@ -175,7 +194,7 @@ class SlowFast(nn.Module):
     non_local: Sequence[tuple[str, Sequence[int]]] = ()
     non_local_kind: str = "softmax"
     num_classes: int = 400
-    width: int = 64
+    width: float = 1.0
     dropout_rate: float = 0.5
     positions: str = "softmax"
     pool: int = 7
@@ -187,14 +206,16 @@ class SlowFast(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> tuple[jax.Array, dict[str, jax.Array]]:
-        self._check(x)
+        self._check()
         both = bool(self.slow_taps) and bool(self.fast_taps)
+        check_clip(self, x, stem="slow_conv1" if both else "conv1")
+        width = scaled(64, self.width)
         slow = slow_frames(x, self.alpha, self.sampling) if both else x
         paths = {}
         if self.slow_taps:
-            paths["slow" if both else ""] = (slow, self.slow_taps, self.width)
+            paths["slow" if both else ""] = (slow, self.slow_taps, width)
         if self.fast_taps:
-            paths["fast" if both else ""] = (x, self.fast_taps, max(self.width // self.beta, 1))
+            paths["fast" if both else ""] = (x, self.fast_taps, max(width // self.beta, 1))
         maps = {name: clip for name, (clip, _, _) in paths.items()}
         endpoints = {}
 
@@ -212,11 +233,9 @@ class SlowFast(nn.Module):
             if index == 0 and self.time_pool > 1:
                 t = self.time_pool
                 maps = {path: max_pool(y, (t, 1, 1), (t, 1, 1)) for path, y in maps.items()}
-        logits = self._head(list(maps.values()), endpoints, train)
-        endpoints["logits"] = logits
-        return logits, endpoints
+        return self._classified(list(maps.values()), endpoints, train)
 
-    def _check(self, x):
+    def _check(self):
         for field, allowed in (
             ("lateral", LATERALS),
             ("sampling", SAMPLINGS),
@@ -225,9 +244,9 @@ class SlowFast(nn.Module):
             if getattr(self, field) not in allowed:
                 raise ConfigError(f"{field}={getattr(self, field)!r}: allowed are {allowed}")
         if not self.slow_taps and not self.fast_taps:
-            raise ConfigError("slow_taps=(), fast_taps=(): at least one pathway")
+            raise ConfigError("slow_taps=(), fast_taps=(): at least one pathway must have taps")
         if set(dict(self.non_local)) - set(STAGES):
-            raise ConfigError(f"non_local={self.non_local}: stages out of {STAGES}")
+            raise ConfigError(f"non_local={self.non_local}: allowed stages are {STAGES}")
 
     @nn.nowrap
     def _conv(self, features, kernel, strides=(1, 1, 1), *, name, use_bias=False):
@@ -280,7 +299,7 @@ class SlowFast(nn.Module):
 
     @nn.nowrap
     def _joined(self, slow, fast, layer, train):
-        """The Slow features with the Fast ones (section 3.4)."""
+        """Joins the Fast features to the Slow ones (section 3.4)."""
         alpha, (n, t, h, w, c) = self.alpha, fast.shape
         if self.lateral == "none":
             return slow
@@ -303,45 +322,63 @@ class SlowFast(nn.Module):
         return slow + y
 
     @nn.nowrap
-    def _head(self, maps, endpoints, train):
+    def _classified(self, maps, endpoints, train):
         maps = [x.astype(jnp.float32) for x in maps]
         if train or self.positions == "global":
             maps = [x.mean((1, 2, 3), keepdims=True) for x in maps]
         else:
             maps = [window_means(x, self.pool) for x in maps]
-        x = jnp.concatenate(maps, axis=-1)
-        endpoints["pool"] = x
+        endpoints["pool"] = features = x = jnp.concatenate(maps, axis=-1)
         x = nn.Dropout(self.dropout_rate, deterministic=not train, name="dropout")(x)
         init = nn.initializers.normal(0.01)
         x = nn.Dense(self.num_classes, kernel_init=init, name="fc")(x)
         endpoints["fc"] = x
-        return joint_answer(x, self.positions)
+        logits = joint_answer(x, self.positions)
+        return logits, {**endpoints, "pre_logits": features, "logits": logits}
 
 
 def window_means(x: jax.Array, pool: int) -> jax.Array:
-    """`[N, T, H, W, C]` to the means `[N, 1, H', W', C]` of all windows of T x `pool` x `pool`, or
-    of the whole map where that is smaller: a fully convolutional head's positions."""
+    """Averages all windows of T x `pool` x `pool`: the positions of a fully convolutional head.
+
+    Args:
+      x: `[N, T, H, W, C]`.
+      pool: side of the window; H or W if the map is smaller.
+
+    Returns:
+      `[N, 1, H', W', C]`.
+    """
     return avg_pool(x, (x.shape[1], *(min(pool, side) for side in x.shape[2:4])), (1, 1, 1))
 
 
 def joint_answer(x: jax.Array, positions: str) -> jax.Array:
-    """Logits `[N, T, H, W, classes]` of all positions to `[N, classes]`: their mean, or for
-    "softmax" such whose softmax is the mean of their softmaxes, and so for "sigmoid"."""
+    """Combines the logits of all positions, `[N, T, H, W, classes]` to `[N, classes]`.
+
+    Args:
+      x: the logits.
+      positions: "softmax" or "sigmoid": the softmax or sigmoid of the result is the mean over the
+        positions. Otherwise the result is the mean of the logits.
+    """
     x = x.reshape(len(x), -1, x.shape[-1])
     if positions == "softmax" and x.shape[1] > 1:
         return average_predictions(*jnp.moveaxis(x, 1, 0))
     if positions == "sigmoid" and x.shape[1] > 1:
-        # log p - log(1 - p) of the mean p; the number of positions cancels out.
+        # log p - log(1 - p) of the mean p; the number of positions cancels.
         yes, no = (jax.nn.logsumexp(jax.nn.log_sigmoid(one), axis=1) for one in (x, -x))
         return yes - no
     return x.mean(1)
 
 
 def slow_frames(x: jax.Array, alpha: int, sampling: str) -> jax.Array:
-    """The Slow pathway's frames of a clip `[N, T, H, W, C]`: T / alpha of them.
+    """Selects the T / alpha frames of the Slow pathway of a clip `[N, T, H, W, C]`.
 
-    "stride" takes 0, alpha, 2 alpha, ...; "linspace" steps of equal length from the first frame
-    to the last, truncated: of 32, 0 4 8 13 17 22 26 31.
+    Args:
+      x: the clip.
+      alpha: must divide T.
+      sampling: "stride": frames 0, alpha, 2 alpha, ...; "linspace": equal steps from the first to
+        the last frame, truncated to integers (of 32 frames 0 4 8 13 17 22 26 31).
+
+    Raises:
+      ConfigError: alpha does not divide T.
     """
     frames = x.shape[1]
     if frames % alpha:
@@ -352,7 +389,7 @@ def slow_frames(x: jax.Array, alpha: int, sampling: str) -> jax.Array:
 
 
 def leading(temporal: int, blocks: int, taps: int = 3) -> tuple[int, ...]:
-    """Taps of a stage of which only the first `temporal` blocks reach over time."""
+    """Returns the taps of a stage in which only the first `temporal` blocks are temporal."""
     return (taps,) * temporal + (1,) * (blocks - temporal)
 
 
@@ -363,7 +400,7 @@ _SLOW: dict[str, Any] = {"fast_taps": ()}
 _I3D = (5, 3, (3, 1, 3, 1), (3, 1, 3, 1, 3, 1), (1, 3, 1))
 _8X8: dict[str, Any] = {"alpha": 4}
 
-#: Arguments by name: the released forms; see the docstring for the paper's.
+#: Arguments by name: the released networks; see above for the differences from the paper.
 VARIANTS: dict[str, Mapping[str, Any]] = {
     "slow_r50": _SLOW,
     "fast_r50": {"slow_taps": ()},

@@ -1,4 +1,4 @@
-"""What a network is made of, counted from its traced program and without running it."""
+"""Numbers of parameters and multiply-adds, and shapes, of a network that is traced but not run."""
 
 from __future__ import annotations
 
@@ -20,9 +20,12 @@ from jaxvideo.models import create_model, model_entry
 class Summary:
     """Counts of one network for one clip.
 
-    `parameters` are trainable numbers, `statistics` the running ones of BN; `macs` are
-    multiply-adds of convolutions and matrix products only, as papers count them;
-    `endpoints` are shapes without the batch axis, in network order.
+    Attributes:
+      parameters: number of trainable parameters.
+      statistics: number of running statistics of BN.
+      macs: multiply-adds of convolutions and matrix products only, as papers count them.
+      input_shape: `(T, H, W, C)`.
+      endpoints: shapes without the batch axis, in network order.
     """
 
     parameters: int
@@ -34,11 +37,13 @@ class Summary:
 
 @dataclasses.dataclass(frozen=True)
 class Trace:
-    """One forward pass of a network in test mode, traced and not run.
+    """One forward pass of a network in test mode, traced but not run.
 
-    `variables` is the tree of `ShapeDtypeStruct` that `init` makes, `logits` and `endpoints`
-    (in network order) are what the network returns, `program` is its jaxpr, whose last result
-    is the logits.
+    Attributes:
+      variables: shapes and dtypes of the variables.
+      logits: shape and dtype of the logits.
+      endpoints: shapes and dtypes of the endpoints, in network order.
+      program: the jaxpr; its last result is the logits.
     """
 
     variables: Any
@@ -48,12 +53,12 @@ class Trace:
 
     @property
     def macs(self) -> int:
-        """Multiply-adds of convolutions and matrix products."""
+        """Number of multiply-adds of convolutions and matrix products."""
         return sum(_multiply_adds(equation) * times for equation, times in self.equations())
 
     @property
     def convolutions(self) -> list[tuple[Any, Any, Geometry]]:
-        """(x's shape, kernel's shape, geometry) of every convolution, in order."""
+        """Shape of the input, shape of the kernel and geometry of every convolution, in order."""
         return [
             (*(v.aval.shape for v in equation.invars[:2]), equation.params["geometry"])
             for equation, _ in self.equations()
@@ -62,9 +67,10 @@ class Trace:
         ]
 
     def equations(self):
-        """(equation, how many times it runs) of what the logits need, and of programs inside.
+        """Yields (equation, number of runs) of everything that the logits depend on.
 
-        `init` may compute more, such as the teacher of a supervision transfer.
+        Equations of nested programs are included. `init` may compute more than the logits need,
+        e.g. the teacher of a supervision transfer.
         """
         needed, kept = {self.program.outvars[-1]}, []
         for equation in reversed(self.program.eqns):
@@ -75,12 +81,12 @@ class Trace:
 
 
 def trace(model: Any, clip: jax.ShapeDtypeStruct) -> Trace:
-    """Traces `model.init_with_output` for a batch of clips `[N, T, H, W, C]`."""
+    """Traces `model.init_with_output` with `train=False` for a batch of clips `[N, T, H, W, C]`."""
     results: dict[str, Any] = {}
 
     def init(clip):
         (logits, ends), variables = model.init_with_output(jax.random.key(0), clip, train=False)
-        # Stored while tracing: JAX sorts the keys of a dict that it returns.
+        # Stored while tracing, because JAX sorts the keys of returned dicts.
         results.update(logits=_shape_of(logits), endpoints=jax.tree.map(_shape_of, ends))
         results["order"] = list(ends)
         return variables, logits
@@ -92,14 +98,23 @@ def trace(model: Any, clip: jax.ShapeDtypeStruct) -> Trace:
 
 
 def summarize(name: str, *, frames: int = 0, crop: int = 0, **arguments: Any) -> Summary:
-    """Counts of a registry model; `frames` and `crop` replace its own input size."""
+    """Counts parameters, multiply-adds and endpoints of a network of the registry.
+
+    Args:
+      name: a name of `list_models()`.
+      frames, crop: size of the clip; 0 (default): that of the network's preprocessing.
+      **arguments: arguments of `create_model`.
+
+    Example:
+      summarize("r2plus1d_18").parameters
+    """
     t, h, w, c = model_entry(name).preprocessing.shape
     shape = (frames or t, crop or h, crop or w, c)
     return summary_of(trace_of_clip(create_model(name, **arguments), shape), shape)
 
 
 def summary_of(traced: Trace, shape: tuple[int, int, int, int]) -> Summary:
-    """The counts in a trace of one clip of the shape `[T, H, W, C]`."""
+    """Counts in the trace of one clip of shape `[T, H, W, C]`."""
     return Summary(
         parameters=_size(traced.variables["params"]),
         statistics=_size(traced.variables.get("batch_stats", {})),
@@ -110,7 +125,7 @@ def summary_of(traced: Trace, shape: tuple[int, int, int, int]) -> Summary:
 
 
 def trace_of_clip(model: Any, shape: tuple[int, ...]) -> Trace:
-    """`trace` for one f32 clip of the shape `[T, H, W, C]`."""
+    """Calls `trace` for one f32 clip of shape `[T, H, W, C]`."""
     return trace(model, jax.ShapeDtypeStruct((1, *shape), jnp.float32))
 
 
@@ -136,7 +151,7 @@ def _multiply_adds(equation) -> int:
     operands = (*equation.invars, *equation.outvars)
     shapes: list[tuple[int, ...]] = [getattr(v.aval, "shape", ()) for v in operands]
     if equation.primitive.name in ("conv3d", "conv3d_fused"):
-        # A transposed convolution multiplies once per position of its input, the smaller side.
+        # A transposed convolution has one product per position of its input, the smaller side.
         transposed = equation.params.get("what") is Pass.INPUT_GRADIENT
         return multiply_adds(shapes[0 if transposed else -1], shapes[1])
     if equation.primitive.name == "dot_general":

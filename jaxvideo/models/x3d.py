@@ -1,7 +1,8 @@
 """X3D: "Expanding Architectures for Efficient Video Recognition".
 
-Feichtenhofer, CVPR 2020 (arXiv 2004.04730): a tiny 2-D network, X2D, expanded along one axis at a
-time: frame rate, frames, resolution, width, bottleneck width, depth. X3D-M for 16 x 224 x 224:
+Feichtenhofer, CVPR 2020 (arXiv 2004.04730): a small 2-D network, X2D, is expanded along one axis
+at a time: frame rate, frames, resolution, width, bottleneck width, depth. X3D-M for
+16 x 224 x 224:
 
     conv1    1 x 3 x 3, 24, stride (1,2,2), then 5 x 1 x 1 depthwise, BN, ReLU    112 x 112
     res2     [54, 54, 24]      x 3     first block stride (1,2,2)                 56 x 56
@@ -13,9 +14,9 @@ time: frame rate, frames, resolution, width, bottleneck width, depth. X3D-M for 
 A block is 1 x 1 x 1, 3 x 3 x 3 depthwise with the stride, squeeze-and-excitation in the 1st, 3rd,
 5th, ... block of a stage, swish, 1 x 1 x 1. Time is never strided.
 
-The released code's width is twice the paper's factor, over stages of 12, 24, 48, 96; the paper's
-24 is `width=2`. X3D-XL has neither code nor weights of its authors. pytorchvideo leaves out the BN
-of res2's shortcut, PySlowFast has it (`res2_shortcut_bn`).
+The width factor of the released code is twice the paper's, with base channels of 12, 24, 48, 96:
+24 channels in res2 are `widen=2.0`. The authors released neither code nor weights of X3D-XL. In
+pytorchvideo the shortcut of res2 has no BN, in PySlowFast it has (`res2_shortcut_bn`).
 """
 
 from __future__ import annotations
@@ -30,23 +31,24 @@ import jax
 import jax.numpy as jnp
 
 from jaxvideo.layers import BatchNorm, Conv3D, conv_norm
+from jaxvideo.models.contract import check_clip, check_width
 from jaxvideo.models.slowfast import POSITIONS, joint_answer, window_means
 from jaxvideo.types import ConfigError, Lowering
 
-# Blocks and channels of res2 to res5 before the factors.
+# Blocks and channels of res2 to res5, before the factors `depth` and `widen`.
 BLOCKS = (1, 2, 5, 3)
 CHANNELS = (12, 24, 48, 96)
 
 
 def round_width(channels: float, factor: float, least: int = 8, divisor: int = 8) -> int:
-    """Channels times a factor, to a multiple of `divisor`, and not below nine tenths of it."""
+    """Returns `channels * factor`, rounded to a multiple of `divisor` but not by more than 10 %."""
     width = channels * factor
     rounded = max(least, int(width + divisor / 2) // divisor * divisor)
     return rounded + divisor if rounded < 0.9 * width else rounded
 
 
 class SqueezeExcite(nn.Module):
-    """x times the sigmoid of two 1 x 1 x 1 convolutions of its mean over T, H, W."""
+    """Squeeze-and-excitation: x * sigmoid(fc2(relu(fc1(mean of x over T, H, W))))."""
 
     hidden: int
     conv: Callable[..., Any]
@@ -61,7 +63,7 @@ class SqueezeExcite(nn.Module):
 
 
 class Block(nn.Module):
-    """An inverted bottleneck; the last BN's scale starts at zero."""
+    """An inverted bottleneck; the scale of the last BN is initialized to zero."""
 
     inner: int
     features: int
@@ -93,7 +95,7 @@ class Block(nn.Module):
 
 
 class Stage(nn.Module):
-    """`blocks` blocks; the first one carries the stride."""
+    """`blocks` blocks; the first one has the stride."""
 
     blocks: int
     inner: int
@@ -119,23 +121,32 @@ class Stage(nn.Module):
 
 
 class X3D(nn.Module):
-    """`(logits [N, classes], endpoints)` of a clip `[N, T, H, W, C]`.
+    """X3D (arXiv 2004.04730, Table 3) on a clip `[N, T, H, W, C]`.
+
+    Returns logits `[N, classes]`, also in training. `pre_logits` is fc1, `[N, 1, H', W', 2048]` at
+    test, with H' = W' = 1 for the training crop.
 
     Attributes:
-      width: factor of all channels, twice the paper's gamma_w.
-      bottleneck: the paper's gamma_b, inner channels over a block's output.
-      depth: the paper's gamma_d, factor of the blocks.
-      head_features: of fc1.
-      res2_shortcut_bn: see above.
-      positions, pool: of the head at test, see `slowfast.SlowFast`.
+      widen: factor of the channels of all stages, twice the paper's gamma_w.
+      bottleneck: the paper's gamma_b, inner channels over output channels of a block.
+      depth: the paper's gamma_d, factor of the number of blocks.
+      width: further factor of the channels of all stages; 1.0 is the paper's network.
+      head_features: features of fc1; like the paper's gamma_w, `width` does not scale them.
+      dropout_rate: before the classifier.
+      res2_shortcut_bn: the shortcut of res2 has BN, see above.
+      positions, pool: head at test, see `slowfast.SlowFast`.
       bn_groups, bn_momentum, bn_epsilon: see `layers.norm`.
       dtype: compute dtype; parameters and statistics are f32.
+      lowering: see `types.Lowering`.
     """
 
-    width: float = 2.0
+    head = "fc2"
+
+    widen: float = 2.0
     bottleneck: float = 2.25
     depth: float = 2.2
     num_classes: int = 400
+    width: float = 1.0
     head_features: int = 2048
     dropout_rate: float = 0.5
     res2_shortcut_bn: bool = False
@@ -151,6 +162,7 @@ class X3D(nn.Module):
     def __call__(self, x: jax.Array, *, train: bool) -> tuple[jax.Array, dict[str, jax.Array]]:
         if self.positions not in POSITIONS:
             raise ConfigError(f"positions={self.positions!r}: allowed are {POSITIONS}")
+        check_clip(self, x, stem="conv1_spatial")
 
         def conv(features, kernel, strides=(1, 1, 1), groups=1, *, name, use_bias=False):
             return Conv3D(
@@ -175,8 +187,9 @@ class X3D(nn.Module):
                 **more,
             )
 
+        check_width(self.width)
         endpoints = {}
-        channels = [round_width(c, self.width) for c in CHANNELS]
+        channels = [round_width(c, self.widen * self.width) for c in CHANNELS]
         unit = functools.partial(conv_norm, train=train)
         x = unit(conv(channels[0], (1, 3, 3), (1, 2, 2), name="conv1_spatial"), None, x)
         temporal = conv(channels[0], (5, 1, 1), groups=channels[0], name="conv1_temporal")
@@ -197,23 +210,23 @@ class X3D(nn.Module):
             x = window_means(x, self.pool)
         endpoints["pool"] = x
         x = nn.Dense(self.head_features, use_bias=False, kernel_init=_HE, name="fc1")(x)
-        endpoints["fc1"] = x = nn.relu(x)
+        endpoints["fc1"] = x = features = nn.relu(x)
         x = nn.Dropout(self.dropout_rate, deterministic=not train, name="dropout")(x)
         x = nn.Dense(self.num_classes, kernel_init=nn.initializers.normal(0.01), name="fc2")(x)
         endpoints["fc2"] = x
         logits = joint_answer(x, self.positions)
-        endpoints["logits"] = logits
-        return logits, endpoints
+        return logits, {**endpoints, "pre_logits": features, "logits": logits}
 
 
 _HE = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
-#: Factors by name; XS, S and M differ in their clips only. `pool` is the map of the training crop.
+#: Factors by name; XS, S and M differ only in their clips. `pool` is the side of the last map for
+#: the training crop.
 VARIANTS: dict[str, dict[str, Any]] = {
     "x2d": {"bottleneck": 1.0, "depth": 1.0, "pool": 4},
     "x3d_xs": {"pool": 5},
     "x3d_s": {"pool": 5},
     "x3d_m": {"pool": 7},
     "x3d_l": {"depth": 5.0, "pool": 10},
-    "x3d_xl": {"width": 2.9, "depth": 5.0, "pool": 10},
+    "x3d_xl": {"widen": 2.9, "depth": 5.0, "pool": 10},
 }

@@ -44,7 +44,7 @@ class Factors:
       fps: frame rate of the clip in 1/s. That of X2D, which has a single frame, is chosen so that
         expansion along "temporal" leads to the clip duration of X3D-XS.
       crop: height and width in pixels.
-      width: see `models.x3d.X3D`.
+      width: `widen` of `models.x3d.X3D`, twice the paper's gamma_w.
       bottleneck: see `models.x3d.X3D`.
       depth: see `models.x3d.X3D`.
     """
@@ -59,7 +59,7 @@ class Factors:
     @property
     def model(self) -> dict[str, Any]:
         """Arguments of `create_model`, with global pooling for any crop."""
-        factors = {name: getattr(self, name) for name in ("width", "bottleneck", "depth")}
+        factors = {"widen": self.width, "bottleneck": self.bottleneck, "depth": self.depth}
         return {"name": "x3d_m", **factors, "positions": "global"}
 
     def preprocessing(self, pixels: float = 1.0, rate: float = 1.0) -> Preprocessing:
@@ -283,7 +283,7 @@ def start_factors(name: str) -> Factors:
         return Factors()
     model, clip = X3D(**entry.arguments), entry.preprocessing
     fps = (clip.fps or 30.0) / clip.stride
-    return Factors(clip.frames, fps, clip.crop, model.width, model.bottleneck, model.depth)
+    return Factors(clip.frames, fps, clip.crop, model.widen, model.bottleneck, model.depth)
 
 
 def parse_macs(text: str) -> float:

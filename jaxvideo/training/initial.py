@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxvideo.models import create_model, model_entry
+from jaxvideo.models import create_model, differences, model_entry
 from jaxvideo.pretrained import SOURCES, adopt, read_weights
 from jaxvideo.progress import LOG
 from jaxvideo.training import checkpoint
@@ -20,21 +20,6 @@ from jaxvideo.weights import files, tree
 
 # What networks' weights depend on beside the name of the network.
 _FORMS = {argument for source in SOURCES.values() for argument in source.arguments}
-
-# Fields of networks that weights do not depend on, or that shapes tell.
-_MAY_DIFFER = {
-    "parent",
-    "name",
-    "num_classes",
-    "width",
-    "dtype",
-    "lowering",
-    "dropout_rate",
-    "bn_groups",
-    "bn_momentum",
-    "bn_epsilon",
-    "mid_channels",
-}
 
 
 # Fields of `Preprocessing` that say what the values of pixels mean.
@@ -192,15 +177,7 @@ def _shift_variances(flat: dict[str, np.ndarray], theirs, ours) -> None:
 
 def _check_same_network(path: str, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
     """Weights may fit a network that is another one all the same (P3D's wirings, C3D's pools)."""
-    one, other = create_model(**theirs), create_model(**ours)
-    different = [f"{type(one).__name__} and {type(other).__name__}"] * (
-        type(one) is not type(other)
-    )
-    if not different:
-        for field in dataclasses.fields(one):
-            values = getattr(one, field.name), getattr(other, field.name)
-            if field.name not in _MAY_DIFFER and values[0] != values[1]:
-                different.append(f"{field.name}: {values[0]} and {values[1]}")
+    different = differences(create_model(**theirs), create_model(**ours))
     if different:
         raise CheckpointError(
             f"{path} holds weights of another network: {'; '.join(different)} here"

@@ -100,9 +100,10 @@ def check_split(parallel: Parallel, model: Any, clip_shape: tuple[int, ...]) -> 
         return model.init_with_output(jax.random.key(0), clip, train=False)[0][1]
 
     for name, shape in jax.eval_shape(endpoints, clip).items():
-        if len(shape.shape) != 5:
+        if len(shape.shape) < 5:
             continue
-        size = shape.shape[AXES[parallel.axis]]
+        # Counted from the end, as T3D + TSN has an axis of segments before T.
+        size = shape.shape[AXES[parallel.axis] - 5]
         if size % parallel.split or size < 2 * parallel.split:
             raise ConfigError(
                 f"config.parallel.split={parallel.split}: {name} has {size} in {parallel.axis}, "

@@ -25,7 +25,7 @@ from tests.conftest import write_video
 
 PRE = Preprocessing(frames=4, size=40, crop=32)
 CLASSES = ("x", "y", "z")
-MODEL = {"name": "f_r2d_10", "width": 4, "num_classes": 3}
+MODEL = {"name": "f_r2d_10", "width": 1 / 16, "num_classes": 3}
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Image networks of video models: counts of the sheet, sizes, parity with torch."""
+"""Image networks of video models: published counts, sizes, parity with torch."""
 
 import functools
 import re
@@ -26,7 +26,7 @@ from jaxvideo.weights import tree
 
 
 def shapes_of(model, shape):
-    """Variables and endpoints, as shapes; nothing is run."""
+    """Shapes of variables and endpoints; nothing is run."""
     clip = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
     variables = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), clip)
     seen = {}
@@ -45,7 +45,7 @@ def size(variables):
 
 
 def random_variables(model, shape, seed=0):
-    """Values at which every layer matters: BN statistics and offsets are not the trivial ones."""
+    """Random variables for which every layer matters: BN statistics and offsets are not trivial."""
     rng = np.random.default_rng(seed)
     variables, _, _ = shapes_of(model, shape)
 
@@ -66,7 +66,7 @@ def relative_error(ours, theirs):
     return float(np.abs(np.asarray(ours) - theirs).max() / np.abs(theirs).max())
 
 
-# The sheet's: CNN-M and VGG-16 at 101 classes, on RGB and on 10 fields of flow.
+# CNN-M and VGG-16 with 101 classes, on RGB and on 10 fields of flow.
 @pytest.mark.parametrize(
     ("net", "channels", "parameters"),
     [
@@ -91,7 +91,7 @@ def test_multiply_adds_of_cnn_m(channels, gigamacs):
 
 
 def test_counts_of_batch_normalized_ones():
-    """Less the classifiers, 101 for BN-Inception (Caffe) and 400 for ResNet-50 (mmaction2)."""
+    """Without the classifiers: 101 classes for BN-Inception, 400 for ResNet-50 (mmaction2)."""
     inception, _, _ = shapes_of(BNInception(), (1, 224, 224, 3))
     assert size(inception["params"]) == 10_373_765 - (1024 + 1) * 101
     assert size(inception["batch_stats"]) == 20_032
@@ -211,7 +211,7 @@ def test_local_response_norm_by_hand():
 
 
 def to_torch(torch, array):
-    """A convolution's kernel, a dense one, or `[N, T, H, W, C]` of one frame each."""
+    """Transposes the kernel of a convolution, of a dense layer, or frames `[N, T, H, W, C]`."""
     return torch.from_numpy(np.array(array, np.float32))
 
 
@@ -251,7 +251,7 @@ def test_cnn_m_in_torch():
     assert relative_error(ours[:, 0, 0, 0], x.numpy()) < 1e-4
 
 
-# Rows of the paper's table, as the reference sheet prints them: 1x1; reduce -> 3x3; reduce -> a,
+# Rows of the paper's table: 1x1; reduce -> 3x3; reduce -> a,
 # b; pool, projection.
 ROWS = """
 3a 64 64 64 64 96 ave 32
@@ -269,7 +269,7 @@ ROWS = """
 
 @pytest.mark.torch
 def test_bn_inception_in_torch():
-    """Caffe's pools round up, and its averages count the padding."""
+    """Caffe's pools round up, and its average pools count the padding."""
     torch = pytest.importorskip("torch", reason="needs the extra [torch]")
     f = torch.nn.functional
     width = 0.125

@@ -1,4 +1,4 @@
-"""DenseNet3D and T3D: the sheet's counts and shapes, parity with NumPy and torch, short clips."""
+"""DenseNet3D and T3D: published counts and shapes, parity with NumPy and torch, short clips."""
 
 import functools
 
@@ -11,11 +11,11 @@ from jaxvideo.models.summary import trace_of_clip
 from jaxvideo.types import ConfigError
 from tests.models.test_backbones2d import random_variables, relative_error, shapes_of, size
 
-TINY = functools.partial(DenseNet3D, width=8, num_classes=5)
+TINY = functools.partial(DenseNet3D, width=1 / 8, num_classes=5)
 
 
 def densenet_parameters(blocks, width, classes=400):
-    """Of DenseNet-BC in 3-D, by the definition: kernels, two numbers per channel of each BN."""
+    """Parameters of DenseNet-BC in 3-D by definition: kernels, and two per channel of each BN."""
     growth = width // 2
     total, c = 3 * 7 * 7 * 3 * width + 2 * width, width
     for index, layers in enumerate(blocks):
@@ -29,7 +29,7 @@ def densenet_parameters(blocks, width, classes=400):
     return total + 2 * c + (c + 1) * classes
 
 
-# Sheet, 3.2 and 3.3; what a TTL in the transition's place lacks is BN and 1 x 1 x 1, 384 -> 384.
+# Counted on torch ports. ttl="instead" lacks BN and 1 x 1 x 1 of the transition, 384 -> 384.
 COUNTS = [
     ("densenet3d_121", {}, 11_658_896, 34.11),
     ("densenet3d_169", {}, 19_214_992, 35.26),
@@ -70,11 +70,12 @@ def test_counts_and_shapes(name, arguments, parameters, gmacs):
             if channels
         }
         expected |= {pool: (CHANNELS[name][-1],), fc: (400,)}
+        expected |= {"pre_logits": expected[pool], "logits": expected[fc]}
         assert seen == expected
         assert list(seen) == list(expected)
 
 
-def test_closed_form_is_the_sheets():
+def test_closed_form_matches_the_counts():
     assert densenet_parameters(BLOCKS[121], 64) == 11_658_896
     assert densenet_parameters(BLOCKS[169], 64) == 19_214_992
 
@@ -103,10 +104,10 @@ def test_small_frames_are_not_pooled_to_nothing():
     ("arguments", "message"),
     [
         ({"ttl": "after"}, r"ttl='after': allowed are \('before', 'instead'\)"),
-        ({"ttl_depths": (4, 4)}, r"ttl_depths=\(4, 4\): \(\), or a positive one for each of 3"),
+        ({"ttl_depths": (4, 4)}, r"ttl_depths=\(4, 4\): must be \(\) or have 3 positive"),
         ({"ttl_depths": (4, 4, 0)}, r"ttl_depths=\(4, 4, 0\)"),
-        ({"width": 7}, "width=7: an even number"),
-        ({"width": 0}, "width=0"),
+        ({"width": 0}, "width=0 is not a factor"),
+        ({"width": 64}, "width=64 is not a factor"),
     ],
 )
 def test_wrong_arguments(arguments, message):
@@ -115,7 +116,7 @@ def test_wrong_arguments(arguments, message):
 
 
 def taps(x, kernel, pads, value=0.0):
-    """(tap, the input as that tap sees it) for stride 1: output i sees input i + tap - before."""
+    """Yields (tap, shifted input) for stride 1: output i uses input i + tap - before."""
     padded = np.pad(x, [(0, 0), *pads, (0, 0)], constant_values=value)
     _, t, h, w, _ = x.shape
     for i, j, k in np.ndindex(*kernel):
@@ -127,8 +128,11 @@ def numpy_conv(x, kernel, pads):
 
 
 def numpy_net(variables, x, blocks, ttl_pads, ttl):
-    """Endpoints of DenseNet3D at test, written as the sheet tells it; a stride of 2 keeps every
-    second output. `ttl_pads`: frames before and after, for the longest kernels."""
+    """Endpoints of DenseNet3D in test mode, in NumPy.
+
+    A stride of 2 keeps every second output. `ttl_pads` are the frames of padding before and after
+    for the longest kernels.
+    """
     params, statistics = variables["params"], variables["batch_stats"]
     around = {1: (0, 0), 3: (1, 1), 7: (3, 3)}
 
@@ -188,9 +192,11 @@ def numpy_net(variables, x, blocks, ttl_pads, ttl):
     ids=["densenet3d", "t3d", "t3d as in the paper"],
 )
 def test_every_endpoint_is_numpys(arguments, pads):
-    """Even kernels' extra frame comes after; TTL branches in order of their length, new channels
-    of a layer after the old ones."""
-    model = TINY((1, 2, 1), width=4, **arguments)
+    """Even kernels have their extra frame of padding at the end.
+
+    Branches of a TTL are concatenated by length, new channels of a layer after the old ones.
+    """
+    model = TINY((1, 2, 1), width=1 / 16, **arguments)
     x = np.random.default_rng(1).standard_normal((2, 18, 36, 34, 3), np.float32)
     variables = random_variables(model, x.shape[1:])
     _, ours = jax.jit(functools.partial(model.apply, train=False))(variables, x)

@@ -1,4 +1,4 @@
-"""Inference: every family of networks against its separate operations, and `fold`."""
+"""Inference of every family: fused operations and `fold` against separate operations."""
 
 import functools
 import sys
@@ -16,22 +16,24 @@ from jaxvideo.models.csn import CSN
 from jaxvideo.models.densenet3d import DenseNet3D
 from jaxvideo.models.folding import fold
 from jaxvideo.models.hidden_two_stream import MOTIONNETS, MotionNet
+from jaxvideo.models.inception_two_stream import FusedTwoStreamInception
 from jaxvideo.models.p3d import P3D
 from jaxvideo.models.recurrent import ConvNetLSTM
 from jaxvideo.models.resnet3d import FACTORIZED, FULL, ResNet3D
 from jaxvideo.models.slowfast import SlowFast
 from jaxvideo.models.transfer import DenseNet2D
-from jaxvideo.models.two_stream import TSN, FusedTwoStreamInception, TwoStreamFusion
+from jaxvideo.models.tsn import TSN
+from jaxvideo.models.two_stream import TwoStreamFusion
 from jaxvideo.models.x3d import X3D
 from jaxvideo.weights import tree
 from tests.marks import some
 from tests.models.test_backbones2d import random_variables, relative_error
 
-NARROW = {"num_classes": 3, "width": 8}
+NARROW = {"num_classes": 3, "width": 1 / 8}
 FRACTION = {"num_classes": 3, "width": 0.05}
 PREACTIVATION = {"preactivation": True, "shortcut": "A", "hara": True}
 
-# name -> network and clip; between them they have every kind of block.
+# Name: network and clip. Together they contain every kind of block.
 NETWORKS = {
     "r2plus1d": (ResNet3D((FACTORIZED,) * 3, (2, 1), **NARROW), (8, 32, 32, 3)),
     "preact_resnet": (
@@ -40,14 +42,14 @@ NETWORKS = {
     ),
     "s3dg": (inception.I3D(**inception.VARIANTS["s3dg"], **FRACTION), (8, 32, 32, 3)),
     "slowfast": (SlowFast((1, 1, 1, 1), non_local=(("res2", (0,)),), **NARROW), (8, 32, 32, 3)),
-    "x3d": (X3D(width=1.0, depth=1.0, num_classes=3, head_features=8), (4, 32, 32, 3)),
+    "x3d": (X3D(widen=1.0, depth=1.0, num_classes=3, head_features=8), (4, 32, 32, 3)),
     "ip_csn": (CSN((2, 1), preserved=True, **NARROW), (8, 32, 32, 3)),
     "p3d": (P3D((3, 1), **NARROW), (8, 32, 32, 3)),
     "p3d_port": (P3D((3,), form="port", **NARROW), (8, 32, 32, 3)),
     "t3d": (DenseNet3D((2, 1), (3,), **NARROW), (8, 32, 32, 3)),
-    "densenet2d": (DenseNet2D((2, 1), width=8), (2, 32, 32, 3)),
-    "c3d": (C3D(num_classes=3, width=4), (8, 32, 32, 3)),
-    "c3d_bn": (C3D(num_classes=3, width=4, norm="all"), (8, 32, 32, 3)),
+    "densenet2d": (DenseNet2D((2, 1), width=1 / 8), (2, 32, 32, 3)),
+    "c3d": (C3D(num_classes=3, width=1 / 16), (8, 32, 32, 3)),
+    "c3d_bn": (C3D(num_classes=3, width=1 / 16, norm="all"), (8, 32, 32, 3)),
     "bn_inception": (TSN(**FRACTION), (2, 32, 32, 3)),
     "resnet2d": (backbones2d.ResNet2D((2, 1), width=0.1), (2, 32, 32, 3)),
     "fusion": (TwoStreamFusion(fusion="conv3d", snippet=2, **FRACTION), (4, 48, 48, 5)),
@@ -56,12 +58,12 @@ NETWORKS = {
     "convnet_lstm": (ConvNetLSTM(**FRACTION), (3, 32, 32, 3)),
 }
 
-# One with each form of block.
+# One network per kind of block.
 SOME = ["r2plus1d", "preact_resnet", "s3dg", "slowfast", "x3d", "c3d_bn"]
 
 
 def by_hand(conv, norm, x, *, train, activation="", residual=None):
-    """`conv_norm` as separate operations, also for inference."""
+    """`conv_norm` as separate operations, for inference too."""
     x = conv(x, inference=not train)
     if norm is not None:
         x = norm(x, train=train)
@@ -72,7 +74,7 @@ def by_hand(conv, norm, x, *, train, activation="", residual=None):
 
 @pytest.fixture(autouse=True)
 def _shallow(monkeypatch):
-    """Leaves out most of the Inception blocks: compiling them takes most of the time."""
+    """Removes most Inception blocks, whose compilation takes most of the time."""
     rows = {name: backbones2d.INCEPTION[name] for name in ("3a", "3c")}
     monkeypatch.setattr(backbones2d, "INCEPTION", rows)
     monkeypatch.setattr(inception, "TRUNK", inception.TRUNK[:6])
@@ -87,7 +89,7 @@ def network(name):
 
 
 def inferred(model, variables, clip):
-    """All outputs by name."""
+    """Returns all outputs by name."""
     infer = jax.jit(lambda variables, clip: model.apply(variables, clip, train=False))
     output, endpoints = infer(variables, clip)
     return {"output": output, **endpoints}
@@ -125,7 +127,7 @@ def test_every_convolution_is_folded(name):
         if leaf.ndim == 5 and "deconv" not in name and "upsample" not in name
     }
     assert set(kernels) == convolutions
-    # I3D's head is computed in f32 in a bf16 network, too.
+    # I3D's head is computed in f32, also in a bf16 network.
     assert all(leaf.dtype == jnp.bfloat16 for n, leaf in kernels.items() if n != "logits/kernel")
 
 

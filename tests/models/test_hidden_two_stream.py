@@ -1,4 +1,4 @@
-"""MotionNet, its losses against loops over pixels, and the stacked temporal stream."""
+"""MotionNet, its losses against loops over pixels, and the hidden temporal stream."""
 
 import functools
 
@@ -12,7 +12,7 @@ from jaxvideo.models import hidden_two_stream as hidden
 from jaxvideo.models.hidden_two_stream import MOTIONNETS, HiddenTwoStream, MotionNet
 from jaxvideo.types import ConfigError, Lowering
 
-# The plain lowering compiles fastest, and speed is not the point.
+# DIRECT compiles fastest.
 SMALL = {
     "encoder": ((8, 3, 1), (16, 3, 1), (16, 3, 1)),
     "decoder": (8,),
@@ -21,7 +21,7 @@ SMALL = {
 
 
 def shapes(model, clip_shape):
-    """Shapes of parameters and of endpoints, in order."""
+    """Shapes of parameters and endpoints, in order."""
     clip = jax.ShapeDtypeStruct(clip_shape, jnp.float32)
     variables = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=True), clip)
     ends = {}
@@ -84,12 +84,12 @@ def test_sizes_follow_the_encoder():
 
 
 def test_one_frame_has_no_motion():
-    with pytest.raises(ConfigError, match="a clip of 1 frame"):
+    with pytest.raises(ConfigError, match="clip has 1 frame; flow needs"):
         shapes(MotionNet(), (1, 1, 32, 32, 3))
 
 
 def test_stored_flow():
-    """-20 and 20 pixels are the bytes 0 and 255; more is clipped."""
+    """-20 and 20 pixels are 0 and 255; larger motion is clipped."""
     flow = jnp.broadcast_to(jnp.array([20.0, -30.0]), (1, 1, 2, 3, 2))
     stored = hidden.as_stored(flow, 4, 6)
     np.testing.assert_allclose(stored[..., 0], 255, rtol=1e-5)
@@ -165,7 +165,7 @@ def naive_smoothness(flow, scale, border):
 
 
 def naive_ssim(target, warped):
-    """The sum over windows and channels of 1 - SSIM."""
+    """Sum of 1 - SSIM over windows and channels."""
     h, w, c = target.shape
     distances = (np.mgrid[:8, :8] - 4.0) ** 2
     window = np.exp(-distances.sum(0) / (2 * (4 / 3) ** 2))
@@ -188,7 +188,7 @@ def naive_ssim(target, warped):
 def test_losses_pixel_by_pixel():
     rng = np.random.default_rng(0)
     frames = rng.uniform(-0.5, 0.5, (2, 3, 24, 19, 3))
-    # Sizes, flow of 1 in pixels, borders and weights of SSIM, by hand.
+    # Sizes, pixels per unit of flow, borders and weights of SSIM.
     levels = {2: ((12, 10), 10.0, 1, 0.01), 3: ((6, 5), 5.0, 1, 0.02), 4: ((3, 3), 2.5, 0, 0.04)}
     flows = {level: rng.normal(size=(2, 2, *row[0], 2)) / 10 for level, row in levels.items()}
     images = frames / (1 + (frames**2).sum(-1, keepdims=True) / 9) ** 0.7
@@ -246,7 +246,7 @@ def test_warp_and_its_gradient_equal_torch():
 
 
 def texture(rng, h, w):
-    """Smooth noise `[h, w, 3]` of about pixels less their mean, divided by 255."""
+    """Smooth noise `[h, w, 3]` in the range of pixels minus their mean, divided by 255."""
     waves = rng.uniform(0.1, 0.5, (8, 2, 1, 1)) * rng.choice([-1, 1], (8, 2, 1, 1))
     rows, columns = np.mgrid[:h, :w]
     phase = waves[:, 0] * rows + waves[:, 1] * columns
@@ -267,7 +267,7 @@ def moving(rng, frames, side, step):
 
 @pytest.mark.full
 def test_the_true_flow_has_no_photometric_loss():
-    """At full size; the others' loss is far above the penalty of nothing, (1e-6)^0.4."""
+    """At full size; the loss of a wrong flow is far above the penalty of zero, (1e-6)^0.4."""
     clip = moving(np.random.default_rng(0), frames=3, side=40, step=(3, -2))
 
     def loss(x, y):
@@ -279,7 +279,7 @@ def test_the_true_flow_has_no_photometric_loss():
 
 
 def test_level_pixels_are_the_clips_halved():
-    """A ramp that moves by a pixel moves by half a one of the next level, where corners stay."""
+    """A ramp that moves by one pixel moves by half a pixel of the next level; corners align."""
     ramp = jnp.broadcast_to(jnp.arange(49.0)[:, None] / 255, (49, 49, 3))
     small = hidden.downsample(jnp.stack([ramp, ramp - 1 / 255]), 25, 25)
     flow = jnp.broadcast_to(jnp.array([0.5, 0.0]), (25, 25, 2))
@@ -298,7 +298,7 @@ def test_no_loss_where_nothing_differs():
 
 
 def initial(model, clip):
-    """Variables as the initializers spread them, without their programs."""
+    """Random variables with the spread of the initializers, without compiling these."""
     rng = np.random.default_rng(0)
     variables = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), clip)
 

@@ -55,7 +55,7 @@ def differing(ours, theirs, limit=1e-4):
 
 
 def same_stages(name, variables, clip, stages, limit=1e-4, **arguments):
-    # Names and wiring are tested here; lowerings elsewhere, and this one compiles soonest.
+    # DIRECT compiles fastest; other tests compare the lowerings.
     model = create_model(name, **arguments, lowering=Lowering.DIRECT)
     _, endpoints = jax.jit(lambda v, x: model.apply(v, x, train=False))(variables, clip)
     seen = {}
@@ -94,7 +94,7 @@ def test_torchvision(torchvision, tmp_path, name, shape):
     torch.save(network.state_dict(), path)
     variables = load_weights(name, path, source="torchvision", num_classes=400)
     stages, _ = reference.torchvision_stages(name, files.read_arrays(path), 400, clip)
-    # As a user calls it: nothing but the name and the number of classes.
+    # As in user code: only the name and the number of classes.
     model = create_model(name, num_classes=400)
     logits, endpoints = jax.jit(lambda v, x: model.apply(v, x, train=False))(variables, clip)
     ours = {**endpoints, "logits": logits}
@@ -114,7 +114,7 @@ def test_a_training_step_of_torchvision(torchvision, f64, tmp_path, name):
     shape, arguments = (4, 8, 16, 16, 3), {}
     if name == "s3d":
         shape, arguments = (4, 14, 17, 17, 3), {"dropout_rate": 0.0}
-        # The average pool is made for 7 x 7 places.
+        # The average pool is for 7 x 7 positions.
         network.classifier[0].p, network.avgpool = 0.0, torch.nn.AvgPool3d((2, 1, 1))
     rate, decay, momentum = 0.01, 1e-3, 0.9
     path, labels = tmp_path / "weights.pt", np.array([3, 0, 6, 3])
@@ -126,7 +126,7 @@ def test_a_training_step_of_torchvision(torchvision, f64, tmp_path, name):
     optimizer = optax.chain(optax.add_decayed_weights(decay), optax.sgd(rate, momentum=momentum))
     theirs = torch.optim.SGD(network.parameters(), rate, momentum, weight_decay=decay)
 
-    # f64 convolutions are plain loops, which only LLVM's optimization makes fast.
+    # f64 convolutions are loops that are fast only with LLVM's optimization.
     @partial(jax.jit, compiler_options={"xla_backend_optimization_level": 3})
     def step(params, stats, moments, clip):
         def loss_of(params):
@@ -151,7 +151,7 @@ def test_a_training_step_of_torchvision(torchvision, f64, tmp_path, name):
         theirs.step()
         ours, gradient, params, stats, moments = step(params, stats, moments, clip)
         assert abs(float(ours) - loss.item()) < 1e-5 * abs(loss.item())
-        # Their gradients and their state, brought to our names by the import itself.
+        # The gradients and state of torch, converted by the importer.
         torch.save({**network.state_dict(), **gradients}, path)
         expected = load_weights(name, path, source="torchvision")["params"]
         assert differing(tree.flatten(gradient), tree.flatten(expected)) == {}, seed
@@ -180,22 +180,23 @@ def test_hara(tmp_path, name):
     depth = int("".join(c for c in name.split("_3d")[0].removeprefix("r2plus1d") if c.isdigit()))
     form = {"width": 8, **HARA[name]}
     network = ports.randomize(ports.HaraNet(BLOCKS[depth], **form))
-    # The old branch's files: a training state, and names from DataParallel.
+    # Files of the old branch are training states with DataParallel's prefix.
     state = OrderedDict((f"module.{k}", v) for k, v in network.state_dict().items())
     path, width = tmp_path / "resnet.pth", form["width"]
     torch.save({"epoch": 200, "arch": name, "state_dict": state, "optimizer": {"a": [1]}}, path)
-    variables = load_weights(name, path, source="hara", width=width)
+    variables = load_weights(name, path, source="hara", width=width / 64)
     clip = clip_of((2, 16, 49, 64, 3))
-    same_stages(name, variables, clip, network.stages(to_torch(clip)), width=width, num_classes=5)
+    stages = network.stages(to_torch(clip))
+    same_stages(name, variables, clip, stages, width=width / 64, num_classes=5)
 
 
 def test_p3d(tmp_path):
     network = ports.randomize(ports.P3DNet((3, 4, 6, 3)))
     path = tmp_path / "p3d.pth.tar"
     torch.save({"state_dict": network.state_dict()}, path)
-    variables = load_weights("p3d_63", path, source="p3d-pytorch", width=8)
+    variables = load_weights("p3d_63", path, source="p3d-pytorch", width=1 / 8)
     clip = clip_of((2, 16, 64, 96, 3))
-    arguments = {"width": 8, "num_classes": 5, "form": "port"}
+    arguments = {"width": 1 / 8, "num_classes": 5, "form": "port"}
     same_stages("p3d_63", variables, clip, network.stages(to_torch(clip)), **arguments)
 
 
@@ -220,7 +221,7 @@ def test_s3d_of_min(tmp_path):
     weights = read_weights("s3d", path, source="s3d-pytorch", width=1 / 8)
     stages = network.stages(to_torch(clip))
     same_stages("s3d", weights.variables, clip, stages, width=1 / 8, num_classes=5)
-    # Its example's pixels are (2 x - 255) / 255.
+    # The pixels in its example are (2 x - 255) / 255.
     p = weights.preprocessing
     assert (p.range, p.mean, p.std) == ((-1.0, 1.0), (0.0,) * 3, (1.0,) * 3)
 
@@ -258,10 +259,10 @@ def test_c3d(tmp_path, source):
     network = ports.randomize(ports.C3DNet(C3D_NAMES[source], widths, hidden=512))
     path, clip = tmp_path / "c3d.pickle", clip_of((2, 16, 112, 112, 3))
     torch.save(network.named_weights(), path)
-    variables = load_weights("c3d_sports1m", path, source=source, width=8)
+    variables = load_weights("c3d_sports1m", path, source=source, width=1 / 8)
     pools = "ceil" if source == "c3d-caffe" else "symmetric"
     stages = network.stages(to_torch(clip), symmetric=pools == "symmetric")
-    arguments = {"width": 8, "num_classes": 5, "pools": pools}
+    arguments = {"width": 1 / 8, "num_classes": 5, "pools": pools}
     same_stages("c3d_sports1m", variables, clip, stages, **arguments)
 
 
@@ -370,7 +371,7 @@ def test_every_model_with_weights_has_a_source():
 
 def test_shortcut_a_by_hand():
     """Pixels at even places, then zeros; with convolutions of zeros nothing else is left."""
-    model = create_model("resnet10_3d_a", width=4, num_classes=2)
+    model = create_model("resnet10_3d_a", width=1 / 16, num_classes=2)
     clip = jnp.asarray(clip_of((1, 16, 32, 32, 3)))
     shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), clip, train=False))
 

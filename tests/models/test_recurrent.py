@@ -1,4 +1,4 @@
-"""LSTMs by torch and by a NumPy loop; ConvNet+LSTM and LRCN."""
+"""LSTMs against torch and a NumPy loop; ConvNet+LSTM and LRCN."""
 
 import jax
 import numpy as np
@@ -40,7 +40,7 @@ def sigmoid(x):
 
 
 def cooijmans(p, x, statistics):
-    """Equations 6 to 8 of arXiv 1603.09025; `statistics(which, step, x)` gives mean and var."""
+    """Equations 6 to 8 of arXiv 1603.09025; `statistics(which, step, x)`: mean and variance."""
 
     def bn(which, step, x, offset=0.0):
         mean, var = statistics(which, step, x)
@@ -96,7 +96,7 @@ def test_batch_normalized_lstm_at_test_and_beyond_its_steps(normalized):
     np.testing.assert_allclose(
         ours, cooijmans(variables["params"], x, statistics), atol=1e-5, rtol=1e-5
     )
-    with pytest.raises(ConfigError, match="8 steps: this LSTM has statistics of 5"):
+    with pytest.raises(ConfigError, match="8 frames: this LSTM has BN statistics for 5 steps"):
         lstm.apply(variables, x, train=True, mutable=["batch_stats"])
 
 
@@ -112,7 +112,7 @@ def test_groups_are_batches_of_their_own(normalized):
     np.testing.assert_allclose(together, np.concatenate([a[0] for a in apart]), atol=1e-5)
     mean = np.mean([a[1]["batch_stats"]["mean_c"] for a in apart], axis=0)
     np.testing.assert_allclose(stats["batch_stats"]["mean_c"], mean, atol=1e-6)
-    with pytest.raises(ConfigError, match="bn_groups=2 must divide the batch of 3"):
+    with pytest.raises(ConfigError, match="bn_groups=2 must divide the batch size 3"):
         halves.apply(variables, x[:3], train=True, mutable=["batch_stats"])
 
 
@@ -126,7 +126,7 @@ def test_lstm_starts_as_it_should():
 
 
 def test_counts():
-    """The sheet's 8,945,600 are without the recurrent BN, whose four vectors are 4H, 4H, H, H."""
+    """8,945,600 parameters without the recurrent BN, whose four vectors have 4H, 4H, H and H."""
     shape = (25, 224, 224, 3)
     without, *_ = shapes_of(ConvNetLSTM(batch_norm=False), shape)
     assert size(without["params"]) == 8_945_600

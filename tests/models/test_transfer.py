@@ -1,4 +1,4 @@
-"""Supervision transfer: pairs, loss, who learns, and a step of training; T3D of segments."""
+"""Supervision transfer: pairs, loss, gradients and a training step; T3D on segments."""
 
 import re
 
@@ -38,7 +38,7 @@ class Teacher(nn.Module):
 
 
 class Student(nn.Module):
-    """What a network of `models` answers, in three layers."""
+    """A network of three layers with the outputs of those in `models`."""
 
     @nn.compact
     def __call__(self, x, *, train):
@@ -67,7 +67,7 @@ def variables(batch):
 
 @pytest.fixture(scope="module")
 def step(batch, variables):
-    """(logits, endpoints, changed variables, gradients) of one training step."""
+    """Returns (logits, endpoints, changed variables, gradients) of one training step."""
 
     def loss_of(params):
         (logits, ends), changed = MODEL.apply(
@@ -91,7 +91,7 @@ def test_pairs_are_own_frames_then_anothers():
 
 @pytest.mark.parametrize(("frames", "clips"), [(1, 1), (3, 2)])
 def test_pairs_need_two_videos(frames, clips):
-    with pytest.raises(ConfigError, match=f"frames of {frames} videos, clips of {clips}"):
+    with pytest.raises(ConfigError, match=f"frames of {frames} videos and clips of {clips}"):
         matched_pairs(jnp.zeros((frames, 4)), jnp.zeros((clips, 5)))
 
 
@@ -119,7 +119,7 @@ def test_classifier_is_numpys(step, variables):
 
 
 def test_features_are_the_networks_own(step, variables, batch):
-    """The teacher's as at test, its mean over frames and positions; the student's in training."""
+    """The teacher in test mode, averaged over frames and positions; the student in training."""
     _, ends, _, _ = step
     frames, clip = batch
     parts = {
@@ -164,7 +164,7 @@ def test_unknown_feature(batch):
 
 @pytest.mark.full
 def test_t3d_and_a_2d_network():
-    """Shapes of the paper: 8 frames, a clip of 32, features of 1024 and (T3D-121's) 896."""
+    """Shapes of the paper: 8 frames, a clip of 32, features of 1024 and 896 (T3D-121)."""
     model = SupervisionTransfer(InceptionTrunk(per_frame=True), DenseNet3D(**VARIANTS["t3d_121"]))
     frames, clip = (jax.ShapeDtypeStruct((2, t, 224, 224, 3), jnp.float32) for t in (8, 32))
     (logits, ends), variables = jax.eval_shape(
@@ -181,12 +181,12 @@ def test_t3d_and_a_2d_network():
 # --- As train.py trains it --------------------------------------------------------------------
 
 PRE = Preprocessing(frames=8, size=32, crop=32, mean=(0.4,) * 3, std=(0.2,) * 3)
-SMALL = TransferT3D((1, 2), (3,), width=4, num_classes=3, teacher_frames=3, hidden=(8, 4))
+SMALL = TransferT3D((1, 2), (3,), width=1 / 16, num_classes=3, teacher_frames=3, hidden=(8, 4))
 FROZEN = ("teacher/*", "student/fc/*")
 
 
 def filled(shapes, seed=0):
-    """Numbers that nothing can be mistaken for; variances are positive."""
+    """Distinct random values; variances are positive."""
     rng = np.random.default_rng(seed)
     flat = {
         name: rng.uniform(0.5, 1.5, leaf.shape)
@@ -207,7 +207,7 @@ def clip_of(*shape):
 
 @pytest.fixture(scope="module")
 def trained():
-    """(variables, batch, state after a step, metrics)."""
+    """Returns (variables, batch, state after a step, metrics)."""
     variables = filled(shapes_of(SMALL, 1, *PRE.shape))
     optim = Optim(lr=0.1, nesterov=True, weight_decay=0.1, frozen=FROZEN)
     optimizer = make_optimizer(optim, 0.1, variables["params"])
@@ -234,16 +234,16 @@ def test_a_step_teaches_student_and_classifier_only(trained):
 
 @pytest.mark.full
 def test_the_loss_is_of_frames_and_clips(trained):
-    """By networks of their own: frames 1, 4 and 6 of 8, BN as at test; the clip as in training."""
+    """Against separate networks: frames 1, 4, 6 of 8 with BN in test mode, the clip in training."""
     variables, batch, _, metrics = trained
     clip = prepare(jnp.asarray(batch["video"]), PRE, jnp.float32)
     parts = {
         name: {kind: tree_of[name] for kind, tree_of in variables.items()}
         for name in ("teacher", "student")
     }
-    teacher = DenseNet2D((1, 2), width=4, lowering=Lowering.DIRECT)
+    teacher = DenseNet2D((1, 2), width=1 / 16, lowering=Lowering.DIRECT)
     taught, _ = teacher.apply(parts["teacher"], clip[:, np.array([1, 4, 6])], train=False)
-    student = DenseNet3D((1, 2), (3,), width=4, num_classes=3)
+    student = DenseNet3D((1, 2), (3,), width=1 / 16, num_classes=3)
     (logits, ends), _ = student.apply(parts["student"], clip, train=True, mutable=["batch_stats"])
     frames, clips = np.asarray(taught).mean((1, 2, 3)), np.asarray(ends["pool"])
     x = np.concatenate([frames[[0, 1, 2, 3, 3, 0, 1, 2]], np.tile(clips, (2, 1))], axis=1)
@@ -263,16 +263,18 @@ def test_at_test_the_student_answers(trained):
     clip = prepare(jnp.asarray(batch["video"][:1]), PRE, jnp.float32)
     logits, ends = SMALL.apply(variables, clip, train=False)
     student = {kind: tree_of["student"] for kind, tree_of in variables.items()}
-    network = DenseNet3D((1, 2), (3,), width=4, num_classes=3)
+    network = DenseNet3D((1, 2), (3,), width=1 / 16, num_classes=3)
     expected, own = network.apply(student, clip, train=False)
     np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-6)
-    assert list(ends) == [f"student/{name}" for name in own]
+    assert list(ends) == [*(f"student/{name}" for name in own), "pre_logits", "logits"]
 
 
 @pytest.mark.full
 def test_registry_rows_of_the_paper():
-    """The student is t3d_121, the teacher DenseNet-121 without its classifier: 7,978,856 less
-    1,025,000 parameters; the layers between see 1024 + 896 features."""
+    """The student is t3d_121, the teacher DenseNet-121 without its classifier.
+
+    The teacher has 7,978,856 - 1,025,000 parameters; fc1 has 1024 + 896 inputs.
+    """
     model, shape = create_model("t3d_121_transfer"), MODELS["t3d_121_transfer"].preprocessing.shape
     params = shapes_of(model, 1, *shape)["params"]
     sizes = {
@@ -295,7 +297,7 @@ def test_teacher_frames_are_positive():
         shapes_of(SMALL.clone(teacher_frames=0), 1, 8, 32, 32, 3)
 
 
-# Of torchvision's networks, whose classifier has 1000 classes.
+# torchvision's networks, whose classifier has 1000 classes.
 @pytest.mark.parametrize(
     ("depth", "features", "parameters"),
     [
@@ -304,7 +306,7 @@ def test_teacher_frames_are_positive():
     ],
 )
 def test_densenet_counts(depth, features, parameters):
-    net = DenseNet2D(BLOCKS[depth], width=96 if depth == 161 else 64)
+    net = DenseNet2D(BLOCKS[depth], growth=48 if depth == 161 else 32)
     params = shapes_of(net, 1, 1, 64, 64, 3)["params"]
     found = sum(leaf.size for leaf in jax.tree.leaves(params))
     assert found == parameters - 1000 * features - 1000
@@ -320,7 +322,7 @@ def test_densenet_in_torchvision():
     except ImportError:
         pytest.skip("needs torchvision, installed with --no-deps")
     theirs = torchvision.models.DenseNet(4, (2, 1, 2), 8).eval()
-    net = DenseNet2D((2, 1, 2), width=8)
+    net = DenseNet2D((2, 1, 2), width=1 / 8)
     variables = filled(shapes_of(net, 1, 1, 48, 48, 3))
     leaves = {"scale": "weight", "kernel": "weight", "mean": "running_mean", "var": "running_var"}
 
@@ -354,8 +356,8 @@ def test_densenet_in_torchvision():
 
 
 def test_segments_average_the_scores_of_their_snippets():
-    net = DenseNet3D((1, 2), (3,), width=4, num_classes=5)
-    model = SegmentT3D((1, 2), (3,), width=4, num_classes=5, snippet=4)
+    net = DenseNet3D((1, 2), (3,), width=1 / 16, num_classes=5)
+    model = SegmentT3D((1, 2), (3,), width=1 / 16, num_classes=5, snippet=4)
     variables = filled(shapes_of(model, 1, 12, 32, 32, 3))
     own = {kind: tree_of["net"] for kind, tree_of in variables.items()}
     clip = np.random.default_rng(0).standard_normal((2, 12, 32, 32, 3), np.float32)
@@ -363,6 +365,6 @@ def test_segments_average_the_scores_of_their_snippets():
     single = jax.jit(lambda c: net.apply(own, c, train=False)[0])
     expected = np.mean([single(clip[:, i : i + 4]) for i in (0, 4, 8)], axis=0)
     np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)
-    assert ends["net/fc"].shape == (6, 5)
-    with pytest.raises(ConfigError, match="12 frames is not one of snippets of 5"):
+    assert ends["net/fc"].shape == (2, 3, 5)
+    with pytest.raises(ConfigError, match="12 frames: snippets of 5 frames must divide it"):
         jax.eval_shape(lambda: model.clone(snippet=5).apply(variables, clip, train=False))

@@ -1,4 +1,4 @@
-"""X3D: its rules by hand, its names, and pytorchvideo's network."""
+"""X3D: its rules by hand, its names in other libraries, and pytorchvideo's network."""
 
 import math
 from functools import partial
@@ -17,20 +17,22 @@ from jaxvideo.pretrained import read_weights
 from jaxvideo.types import Lowering
 from jaxvideo.weights import from_torch, tree
 from tests.models.test_slowfast import (
-    SLOWFAST_TO_PYTORCHVIDEO,
     applied,
     block_outputs,
     clip_of,
     differences,
-    entries,
     hub,  # noqa: F401  (a fixture)
     plain,
-    renamed,
     same_training_step,
     saved,
-    shapes_of,
     started,
     to_torch,
+)
+from tests.models.test_slowfast_names import (
+    SLOWFAST_TO_PYTORCHVIDEO,
+    entries,
+    renamed,
+    shapes_of,
     torch_names,
 )
 
@@ -53,7 +55,7 @@ def test_round_width(width, expected):
     ],
 )
 def test_stages(name, blocks, inner, hidden):
-    """Blocks, inner channels, and those of squeeze-and-excitation, in every other block."""
+    """Blocks, inner channels, and squeeze-and-excitation channels in every other block."""
     shapes = {n: leaf.shape for n, leaf in shapes_of(name).items()}
     for stage, (count, c, h) in enumerate(zip(blocks, inner, hidden, strict=True), start=2):
         where = f"params/res{stage}/block_"
@@ -103,7 +105,7 @@ def test_a_block_starts_as_its_shortcut():
 
 
 def test_fresh_parameters():
-    """He's standard deviation over all outputs: a depthwise kernel's are C times 27."""
+    """He's standard deviation with fan-out; for a depthwise kernel fan-out is C times 27."""
     model = X3D(depth=0.2, lowering=Lowering.DIRECT)  # a block per stage
     deviations = {
         "res2/block_1/conv_b/kernel": 0.03704,
@@ -159,7 +161,7 @@ def test_names_of_pytorchvideo():
 
 
 def test_names_of_pyslowfast():
-    """The BN of res2's shortcut, which pytorchvideo lacks, and the names of the stem."""
+    """PySlowFast has BN in the shortcut of res2, and other names in the stem."""
     names = torch_names("x3d_m", from_torch.pyslowfast, res2_shortcut_bn=True)
     assert entries(names) == 568
     assert names["s1.pathway0_stem.conv_xy.weight"] == (24, 3, 1, 3, 3)
@@ -173,7 +175,7 @@ def test_names_of_pyslowfast():
 
 @pytest.mark.parametrize("source", ["pytorchvideo", "pyslowfast"])
 def test_a_file_without_torch(tmp_path, source):
-    """fc1 is a convolution of 1 x 1 x 1 there; X3D with seven classes."""
+    """There fc1 is a 1 x 1 x 1 convolution; X3D with seven classes."""
     form = {"res2_shortcut_bn": True} if source == "pyslowfast" else {}
     naming = getattr(from_torch, source)
     names = torch_names("x3d_xs", naming, num_classes=7, **form)

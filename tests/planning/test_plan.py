@@ -228,7 +228,7 @@ def tiny(*overrides: str):
         "configs/c3d_ucf101.py:smoke",
         [
             "model.name=c3d_depth3",
-            "model.width=4",
+            "model.width=0.0625",
             "preprocessing.frames=4",
             "preprocessing.size=32",
             "preprocessing.crop=28",

@@ -18,7 +18,7 @@ from jaxvideo.training.step import init_variables
 from jaxvideo.types import ConfigError, DataError, Preprocessing
 
 PRE = Preprocessing(frames=4, size=40, crop=32)
-MODEL = {"name": "f_r2d_10", "width": 4, "num_classes": 3}
+MODEL = {"name": "f_r2d_10", "width": 1 / 16, "num_classes": 3}
 # Videos of three classes, by how bright their upper half is.
 GRAY = {"dark": 40, "gray": 120, "bright": 220}
 
@@ -122,8 +122,8 @@ def test_what_a_file_holds(extracted):
     assert found["features"].shape == (32,)
     assert found["starts"].tolist() == [0, 8]
     np.testing.assert_allclose(found["times"], [0, 0.32], atol=1e-6)
-    assert (str(found["model"]), str(found["endpoint"])) == ("f_r2d_10", "pool")
-    assert str(found["protocol"]).startswith("pool of a clip every 8 frames x center crop")
+    assert (str(found["model"]), str(found["endpoint"])) == ("f_r2d_10", "pre_logits")
+    assert str(found["protocol"]).startswith("pre_logits of a clip every 8 frames x center crop")
     assert str(found["video"]).endswith("videos/dark_0.mp4")
     rows = stored(extracted / "conv1/videos/dark_0.mp4.npz")
     assert rows["features"].shape == (2, 4)
@@ -139,7 +139,7 @@ def test_again(data, weights, tmp_path, capsys):
     assert run(*command) == 1
     printed = capsys.readouterr()
     assert "3 written, 0 skipped (already present), 1 failed" in printed.out
-    assert "f_r2d_10: pool of 10 clips x center crop" in printed.out
+    assert "f_r2d_10: pre_logits of 10 clips x center crop" in printed.out
     assert re.search(r"error: .*dark_6\.mp4: cannot be opened", printed.err)
     kept = tmp_path / "out" / "dark_0.mp4.npz"
     before = os.stat(kept).st_mtime_ns, stored(kept)["features"]
@@ -150,7 +150,7 @@ def test_again(data, weights, tmp_path, capsys):
     assert "2 written, 1 skipped (already present), 1 failed" in capsys.readouterr().out
     assert os.stat(kept).st_mtime_ns == before[0]
     np.testing.assert_array_equal(stored(tmp_path / "out" / "dark_1.mp4.npz")["features"], other)
-    with pytest.raises(ConfigError, match="holds other features; name another --out"):
+    with pytest.raises(ConfigError, match="contains other features; choose another --out"):
         run(*command, "--endpoint", "conv1")
     assert run(*command[:3], *command[-4:]) == 0
 
@@ -161,7 +161,7 @@ def test_wrong_options(data, weights, tmp_path):
         run(*command, "--every", 0)
     with pytest.raises(ConfigError, match="--every and --clips are mutually exclusive"):
         run(*command, "--every", 8, "--clips", 2)
-    with pytest.raises(ConfigError, match="endpoint 'fc6': the network has conv1"):
+    with pytest.raises(ConfigError, match=r"endpoint='fc6': .*Allowed are conv1"):
         run(*command, "--endpoint", "fc6")
     with pytest.raises(ConfigError, match="--threads=0"):
         run(*command, "--threads", 0)

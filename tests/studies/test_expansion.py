@@ -288,7 +288,7 @@ def test_accuracy_on_the_motion_task(tmp_path, monkeypatch):
     clip = config.preprocessing
     assert (clip.frames, clip.stride, clip.fps, clip.crop, clip.size) == (2, 1, 8.0, 50, 57)
     model = create_model(**config.model)
-    assert (model.width, model.bottleneck, model.depth) == (1.0, 1.5, 0.2)
+    assert (model.widen, model.bottleneck, model.depth) == (1.0, 1.5, 0.2)
     assert (config.epochs, config.data.train_videos, config.data.val_videos) == (3.0, 1200, 8)
     assert not config.augment.flip
     (run,) = tmp_path.iterdir()

@@ -42,7 +42,7 @@ def numbers_of(arrays, rng) -> dict[str, list[float]]:
 
 def steps() -> list[dict]:
     """What each of three steps did. The rate rises for two steps and falls after them."""
-    model = ResNet3D(KINDS["r2plus1d"][:3], blocks=(1, 1), num_classes=5, width=8, bn_groups=2)
+    model = ResNet3D(KINDS["r2plus1d"][:3], blocks=(1, 1), num_classes=5, width=1 / 8, bn_groups=2)
     shapes = trace(model, jax.ShapeDtypeStruct((1, *PRE.shape), jnp.float32)).variables
     rng = np.random.default_rng(7)
 

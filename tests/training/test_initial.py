@@ -18,7 +18,7 @@ from jaxvideo.types import CheckpointError, ConfigError, Preprocessing
 from jaxvideo.weights import tree
 
 PRE = Preprocessing(frames=4, size=24, crop=20)
-FLAT = {"name": "f_r2d_10", "width": 4}
+FLAT = {"name": "f_r2d_10", "width": 1 / 16}
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def test_another_head_and_other_pixels(run):
 
 def test_inflated(run):
     folder, expected = run
-    deep = {"name": "r3d_10", "width": 4}
+    deep = {"name": "r3d_10", "width": 1 / 16}
     init = Init(str(folder), inflate="center")
     variables, _, clips, _ = initial_weights(init, deep, 3, {}, 0)
     own = model_entry("r3d_10").preprocessing
@@ -90,12 +90,24 @@ def test_another_epsilon_gives_the_same_numbers(run):
 @pytest.mark.parametrize(
     ("fields", "model", "classes", "error", "text"),
     [
-        ({}, FLAT, 9, CheckpointError, 'leave_out=\\("fc/\\*",\\) starts anew'),
-        ({}, {"name": "r3d_10", "width": 4}, 3, CheckpointError, "of another network: kinds:"),
-        ({"inflate": "center"}, {"name": "f_r2d_18", "width": 4}, 3, CheckpointError, "missing"),
-        ({"inflate": "average"}, {**FLAT, "width": 8}, 3, CheckpointError, "cannot be inflated"),
+        ({}, FLAT, 9, CheckpointError, 'leave_out=\\("fc/\\*",\\) starts it with fresh values'),
+        ({}, {"name": "r3d_10", "width": 1 / 16}, 3, CheckpointError, "of another network: kinds:"),
+        (
+            {"inflate": "center"},
+            {"name": "f_r2d_18", "width": 1 / 16},
+            3,
+            CheckpointError,
+            "missing",
+        ),
+        (
+            {"inflate": "average"},
+            {**FLAT, "width": 1 / 8},
+            3,
+            CheckpointError,
+            "cannot be inflated",
+        ),
         ({"source": "hara"}, FLAT, 3, ConfigError, "is a run directory"),
-        ({}, {**FLAT, "width": 8}, 3, CheckpointError, "the model has"),
+        ({}, {**FLAT, "width": 1 / 8}, 3, CheckpointError, "the model has"),
         ({"leave_out": ("head/*",)}, FLAT, 3, ConfigError, "'head/\\*' matches no parameter"),
     ],
 )

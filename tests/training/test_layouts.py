@@ -28,7 +28,7 @@ MODELS = {
     "r2plus1d": (
         {
             "name": "r2plus1d",
-            "width": 4,
+            "width": 1 / 16,
             "bn_momentum": 0.1,
             "lowering": "direct",
         },
@@ -37,7 +37,7 @@ MODELS = {
     "slowfast": (
         {
             "name": "slowfast_r50",
-            "width": 8,
+            "width": 1 / 8,
             "blocks": [1, 1, 1, 1],
             "bn_momentum": 0.1,
         },
@@ -154,7 +154,7 @@ def test_every_layout_learns_the_same(devices, parallel):
 
 def test_a_map_too_small_to_be_split():
     """32 rows become 2, which two devices cannot share."""
-    model = create_model("r2plus1d_18", num_classes=5, width=4)
+    model = create_model("r2plus1d_18", num_classes=5, width=1 / 16)
     with pytest.raises(ConfigError, match=r"conv5_x has 2 in height"):
         check_split(Parallel(split=2), model, (16, 32, 32, 3))
     check_split(Parallel(split=2), model, (16, 64, 64, 3))

@@ -33,7 +33,7 @@ PRE = Preprocessing(frames=4, size=16, crop=16, mean=(0.4, 0.5, 0.6), std=(0.2, 
 
 def setup(kind="r2plus1d", **arguments):
     """Two stages of one block: all ingredients, and compiled in seconds."""
-    model = ResNet3D(KINDS[kind][:3], blocks=(1, 1), num_classes=5, width=8, **arguments)
+    model = ResNet3D(KINDS[kind][:3], blocks=(1, 1), num_classes=5, width=1 / 8, **arguments)
     light = model.clone(lowering=Lowering.DIRECT)
     variables = jax.jit(lambda: init_variables(light, PRE, 0))()
     optim = Optim(lr=0.1, schedule="constant", weight_decay=1e-3)

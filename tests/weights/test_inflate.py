@@ -41,7 +41,7 @@ def test_what_does_not_fit_is_an_error():
 def flat_and_deep(how):
     """f-R2D with random numbers and statistics, and R3D inflated from it."""
     clip = jnp.zeros((1, 4, 32, 32, 3))
-    models = [create_model(name, width=8, num_classes=3) for name in ("f_r2d_10", "r3d_10")]
+    models = [create_model(name, width=1 / 8, num_classes=3) for name in ("f_r2d_10", "r3d_10")]
     flat, deep = (
         tree.flatten(jax.eval_shape(lambda m=m: m.init(jax.random.key(0), clip, train=False)))
         for m in models
