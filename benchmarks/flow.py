@@ -31,7 +31,7 @@ import numpy as np
 from skimage import data
 
 from jaxvideo.data.decode import open_video, read_clip
-from jaxvideo.layers.flow import tvl1, tvl1_video
+from jaxvideo.layers.tvl1 import tvl1, tvl1_video
 from jaxvideo.types import View, Window
 
 H, W = 256, 340

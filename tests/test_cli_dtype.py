@@ -8,7 +8,7 @@ import pytest
 
 from jaxvideo import cli, create_model
 from jaxvideo.cli.configs import load_config
-from jaxvideo.layers import onednn_probe
+from jaxvideo.layers.lowerings import onednn_probe
 from jaxvideo.precision import resolve_dtype
 from jaxvideo.pretrained import Weights, save_weights
 from jaxvideo.training import loop

@@ -1,7 +1,7 @@
 """Optical flow on the host: OpenCV's methods, camera motion, and flow stored beside its video.
 
 A flow is `[T - 1, H, W, 2]` for T frames, x (to the right) then y (down), in pixels: what
-stands at (x, y) in frame t stands at (x, y) + flow in frame t + 1. `layers.flow` holds the
+stands at (x, y) in frame t stands at (x, y) + flow in frame t + 1. `layers.tvl1` holds the
 method for the device.
 
 Flow is stored as Kinetics' authors do (kinetics-i3d, README): frames are first scaled, to a

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxvideo.layers.parameters import parameter
-from jaxvideo.layers.space_to_depth import columns_together
+from jaxvideo.layers.lowerings.space_to_depth import columns_together
 from jaxvideo.types import ConfigError
 
 
@@ -91,7 +91,7 @@ class BatchNorm(nn.Module):
         return y
 
 
-# Both look at x as the convolutions around hold it (`layers.space_to_depth`): a view, nothing
+# Both look at x as the convolutions around hold it (`layers.lowerings.space_to_depth`): a view, nothing
 # moves. Neither may be jitted: the call keeps XLA from moving those views on a TPU.
 
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxvideo.layers import conv2d, winograd
+from jaxvideo.layers.lowerings import conv2d, winograd
 from jaxvideo.layers.geometry import Geometry, Pass
 from jaxvideo.layers.lowerings import compute, fits, resolve
 from jaxvideo.types import Lowering

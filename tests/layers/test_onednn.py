@@ -14,9 +14,9 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from jaxvideo.layers import conv3d, onednn_probe
+from jaxvideo.layers import conv3d
 from jaxvideo.layers.geometry import Geometry, Pass
-from jaxvideo.layers.lowerings import compute, fits, resolve
+from jaxvideo.layers.lowerings import compute, fits, onednn_probe, resolve
 from jaxvideo.types import ConfigError, Lowering
 from tests.layers.zoo_convolutions import zoo
 from tests.marks import some
@@ -49,7 +49,7 @@ def close(results, expected, limit=1e-5):
 
 PROGRAM = """
 import json, sys
-from jaxvideo.layers.onednn_probe import differences
+from jaxvideo.layers.lowerings.onednn_probe import differences
 dtype, cases = sys.argv[1], json.load(sys.stdin)
 for start in range(0, len(cases), 25):
     some = [tuple(tuple(map(tuple, v)) if i == 3 else tuple(v) if isinstance(v, list) else v
@@ -187,7 +187,7 @@ def test_by_name_where_there_is_none(monkeypatch):
     with pytest.raises(ConfigError, match=r"CPUs only, and this program is for a TPU"):
         function.trace(x, w).lower(lowering_platforms=("tpu",))
     half = x.astype(jnp.float16), w.astype(jnp.float16)
-    with pytest.raises(ConfigError, match=r"float16: it computes float32 and bfloat16 only"):
+    with pytest.raises(ConfigError, match=r"float16: oneDNN computes float32 and bfloat16 only"):
         function(*half)
     monkeypatch.setattr(onednn_probe, "refusal", lambda name: "no such library")
     with pytest.raises(ConfigError, match=r"lowering='onednn' with float32: no such library"):
@@ -255,7 +255,7 @@ def test_a_probe_that_hangs_is_stopped(fresh, tmp_path, caplog):
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"float32": 3}', "null"])
 def test_a_damaged_verdict_is_probed_again(fresh, content):
-    path = onednn_probe._verdict_file()
+    path = onednn_probe._result_file()
     path.parent.mkdir(parents=True)
     path.write_text(content)
     fresh.setattr(onednn_probe, "_probe", lambda name: ("", True))
@@ -283,7 +283,7 @@ def test_the_environment_variable(fresh):
         onednn_probe.engine("float32")
     fresh.setenv("JAXVIDEO_ONEDNN", "1")
     fresh.setattr(onednn_probe.platform, "machine", lambda: "aarch64")
-    with pytest.raises(ConfigError, match=r"JAXVIDEO_ONEDNN=1, but .* jaxlib has none for linux"):
+    with pytest.raises(ConfigError, match=r"JAXVIDEO_ONEDNN=1, but .* jaxlib does not contain it for linux"):
         onednn_probe.engine("float32")
     fresh.delenv("JAXVIDEO_ONEDNN")
     assert onednn_probe.engine("float32") == ""

@@ -1,4 +1,4 @@
-"""`layers.flow` finds motions that are known, and the same alone, in a batch and in a video."""
+"""`layers.tvl1` finds motions that are known, and the same alone, in a batch and in a video."""
 
 import functools
 
@@ -10,8 +10,8 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jaxvideo.data import flow as host
-from jaxvideo.layers import flow
-from jaxvideo.layers.flow import flow_of_video, to_gray, tvl1, tvl1_video
+from jaxvideo.layers import tvl1 as flow
+from jaxvideo.layers.tvl1 import flow_of_video, to_gray, tvl1, tvl1_video
 from jaxvideo.types import ConfigError
 
 SIZE = (64, 80)
