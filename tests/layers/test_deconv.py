@@ -96,7 +96,7 @@ def test_module():
 
 
 @pytest.mark.parametrize(
-    ("padding", "text"), [("SAME", "padding='SAME'"), (3, r"leaves a result of \(1, -2, 1\)")]
+    ("padding", "text"), [("SAME", "padding='SAME'"), (3, r"the result has size \(1, -2, 1\)")]
 )
 def test_wrong_padding(padding, text):
     padding = padding if isinstance(padding, str) else (0, padding, 0)

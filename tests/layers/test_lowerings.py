@@ -7,9 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxvideo.layers.lowerings import conv2d, winograd
 from jaxvideo.layers.geometry import Geometry, Pass
-from jaxvideo.layers.lowerings import compute, fits, resolve
+from jaxvideo.layers.lowerings import compute, conv2d, fits, resolve, winograd
 from jaxvideo.types import Lowering
 from tests.layers.zoo_convolutions import zoo
 from tests.marks import some

@@ -283,7 +283,7 @@ def test_the_environment_variable(fresh):
         onednn_probe.engine("float32")
     fresh.setenv("JAXVIDEO_ONEDNN", "1")
     fresh.setattr(onednn_probe.platform, "machine", lambda: "aarch64")
-    with pytest.raises(ConfigError, match=r"JAXVIDEO_ONEDNN=1, but .* jaxlib does not contain it for linux"):
+    with pytest.raises(ConfigError, match=r"ONEDNN=1, but .* jaxlib does not contain it for"):
         onednn_probe.engine("float32")
     fresh.delenv("JAXVIDEO_ONEDNN")
     assert onednn_probe.engine("float32") == ""

@@ -213,15 +213,18 @@ def test_quantize_is_the_hosts():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda z: tvl1(z(2, 32, 32), z(2, 32, 40)), r"\(2, 32, 32\), \(2, 32, 40\)"),
+        (lambda z: tvl1(z(2, 32, 32), z(2, 32, 40)), r"\(2, 32, 32\) and \(2, 32, 40\)"),
         (lambda z: tvl1(z(32, 32), z(32, 32)), r"\[N, H, W\]"),
         (lambda z: tvl1(z(1, 15, 32), z(1, 15, 32)), "16 pixels"),
         (lambda z: tvl1(z(1, 32, 32), z(1, 32, 32), scale=1.0), "scale=1.0"),
         (lambda z: tvl1(z(1, 32, 32), z(1, 32, 32), warps=0), "warps=0"),
-        (lambda z: tvl1_video(z(1, 32, 32)), "two gray frames"),
+        (lambda z: tvl1_video(z(1, 32, 32)), r"\[T, H, W\], gray, with T >= 2"),
         (lambda z: tvl1_video(z(3, 32, 32), chunk=0), "chunk=0"),
-        (lambda z: flow_of_video(z(2, 3, 32, 32)), "flow_of_video wants RGB"),
-        (lambda z: flow_of_video(z(2, 1, 32, 32, 3)), "T from 1"),
+        (
+            lambda z: flow_of_video(z(2, 3, 32, 32)),
+            r"video has shape \(2, 3, 32, 32\)",
+        ),
+        (lambda z: flow_of_video(z(2, 1, 32, 32, 3)), "with T >= 1"),
     ],
 )
 def test_wrong_input_is_named(call, message):

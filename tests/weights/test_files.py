@@ -59,7 +59,7 @@ class Hostile:
 def test_a_hostile_pickle_is_not_run(tmp_path, wrapper):
     mark, path = tmp_path / "ran", tmp_path / "w.pkl"
     path.write_bytes(pickle.dumps(wrapper(Hostile(mark))))
-    with pytest.raises(CheckpointError, match=r"w\.pkl holds more than arrays, and is not opened"):
+    with pytest.raises(CheckpointError, match=r"w\.pkl contains more than arrays and"):
         files.read_arrays(path)
     assert not mark.exists()
 
@@ -142,7 +142,7 @@ def test_torch_files(tmp_path, zipped):
     torch.save({"b": torch.tensor([1.5], dtype=torch.bfloat16)}, path, **save)
     assert files.read_arrays(path)["b"].dtype == np.float32
     torch.save({"a": Hostile(mark)}, path, **save)
-    with pytest.raises(CheckpointError, match=r"w\.pth holds more than weights"):
+    with pytest.raises(CheckpointError, match=r"w\.pth contains more than weights"):
         files.read_arrays(path)
     assert not mark.exists()
 

@@ -7,8 +7,8 @@ import pytest
 
 from jaxvideo.models import MODELS, create_model
 from jaxvideo.models.summary import trace_of_clip
-from jaxvideo.pretrained import SOURCES, _names_of, _source, sources_of
 from jaxvideo.weights import tree
+from jaxvideo.weights.sources import SOURCES, find_source, names_in_file, sources_of
 
 GOLDEN = Path(__file__).with_suffix(".json")
 
@@ -16,11 +16,11 @@ GOLDEN = Path(__file__).with_suffix(".json")
 def names(source: str) -> dict[str, str]:
     """Ours to theirs, of the first network that the source has; stem, a block and the head."""
     name = next(name for name in MODELS if source in sources_of(name))
-    found = _source(source, name)
+    found = find_source(source, name)
     shapes = trace_of_clip(
         create_model(name, **found.arguments), MODELS[name].preprocessing.shape
     ).variables
-    every = list(_names_of(tree.flatten(shapes), found, ()).items())
+    every = list(names_in_file(tree.flatten(shapes), found, ()).items())
     return dict(sorted(every[:24] + every[-24:]))
 
 

@@ -149,7 +149,8 @@ def _candidates(width: int, channels: int) -> list[int]:
     return [
         p
         for p in (1, 2, 4, 8, 16, 32, 64)
-        if width % p == 0 and (p * channels <= _LANES or p == 1 or (p == 2 and channels < 2 * _LANES))
+        if width % p == 0
+        and (p * channels <= _LANES or p == 1 or (p == 2 and channels < 2 * _LANES))
     ]
 
 
