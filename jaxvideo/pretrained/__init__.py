@@ -11,7 +11,7 @@ The table of sources is `weights.sources`.
 from jaxvideo.pretrained.comparison import compare_with_reference
 from jaxvideo.pretrained.fitting import adopt, fresh_values, head_of, head_scope
 from jaxvideo.pretrained.reading import load_weights, open_weights, read_weights
-from jaxvideo.pretrained.saving import Weights, save_weights, weights_path
+from jaxvideo.pretrained.saving import Weights, save_weights
 from jaxvideo.weights.sources import SOURCES, Source, find_source, sources_of
 
 __all__ = [
@@ -29,5 +29,4 @@ __all__ = [
     "read_weights",
     "save_weights",
     "sources_of",
-    "weights_path",
 ]

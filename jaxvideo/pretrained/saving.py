@@ -51,7 +51,9 @@ def save_weights(path: str | Path, weights: Weights, **more: Any) -> dict[str, A
       ConfigError: the file name does not end with `.safetensors`.
       CheckpointError: a file cannot be written.
     """
-    path = weights_path(path)
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise ConfigError(f"{path}: the name of a weight file must end with .safetensors")
     manifest = {
         "model": weights.model,
         "bn_epsilon": getattr(create_model(**weights.model), "bn_epsilon", None),
@@ -70,15 +72,3 @@ def save_weights(path: str | Path, weights: Weights, **more: Any) -> dict[str, A
     except OSError as error:
         raise CheckpointError(f"{path.with_suffix('.json')} cannot be written ({error})") from error
     return json.loads(text)
-
-
-def weights_path(path: str | Path) -> Path:
-    """Checks the name of a weight file that is to be written.
-
-    Raises:
-      ConfigError: the file name does not end with `.safetensors`.
-    """
-    path = Path(path)
-    if path.suffix != ".safetensors":
-        raise ConfigError(f"{path}: the name of a weight file must end with .safetensors")
-    return path

@@ -1,4 +1,4 @@
-"""oneDNN on CPUs: values in a subprocess, which machines use it, several devices, fused calls."""
+"""oneDNN on CPUs: values, machines without it, several devices, fused calls."""
 
 import json
 import logging
@@ -45,7 +45,7 @@ def close(results, expected, limit=1e-5):
         assert np.abs(value - wanted).max() <= limit * np.abs(wanted).max()
 
 
-# --- Every convolution of the zoo, where a refusal by oneDNN cannot end the test run ---------
+# --- Every convolution of the zoo, in a subprocess that oneDNN may end ----------------------
 
 PROGRAM = """
 import json, sys
@@ -205,7 +205,7 @@ def test_by_name_for_a_convolution_that_it_does_not_compute():
 
 @pytest.fixture
 def fresh(monkeypatch, tmp_path):
-    """A machine that has no verdict yet."""
+    """A machine without a stored test result."""
     monkeypatch.setenv("JAXVIDEO_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("JAXVIDEO_ONEDNN", raising=False)
     monkeypatch.setattr(onednn_probe, "_cpu_info", lambda: ("a CPU", frozenset({"avx2"})))
@@ -217,7 +217,7 @@ def fresh(monkeypatch, tmp_path):
 
 
 def interpreter(path: Path, body: str) -> str:
-    """A program that takes the place of Python's in the probe."""
+    """A program that replaces Python in the subprocess."""
     path.write_text(f"#!/bin/sh\n{body}\n")
     path.chmod(0o755)
     return str(path)
@@ -239,7 +239,7 @@ def test_a_probe_that_fails_is_one_warning_and_is_remembered(fresh, tmp_path, ca
     assert "oneDNN is not used for float32" in warning.getMessage()
     with pytest.raises(ConfigError, match=reason):
         onednn_probe.require("cpu", "float32")
-    # The next process reads the verdict.
+    # The next process reads the stored result.
     fresh.setattr(onednn_probe, "_probe", lambda name: pytest.fail("probed again"))
     assert onednn_probe.engine("float32") == ""
     assert "jaxvideo's own" in onednn_probe.status()["convolution, float32"]
@@ -250,11 +250,11 @@ def test_a_probe_that_hangs_is_stopped(fresh, tmp_path, caplog):
     fresh.setattr(onednn_probe, "_TIME_LIMIT_S", 0.2)
     assert onednn_probe.engine("float32") == ""
     assert "took more than 0.2 s" in caplog.text
-    assert not list((tmp_path / "cache").rglob("*.json")), "a busy machine is no verdict"
+    assert not list((tmp_path / "cache").rglob("*.json")), "a timeout is not a final result"
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"float32": 3}', "null"])
-def test_a_damaged_verdict_is_probed_again(fresh, content):
+def test_a_damaged_result_is_tested_again(fresh, content):
     path = onednn_probe._result_file()
     path.parent.mkdir(parents=True)
     path.write_text(content)
@@ -364,7 +364,7 @@ def test_inside_shard_map():
     close(dw.sum(0), direct)
 
 
-# --- What follows a convolution -----------------------------------------------------------
+# --- Epilogues ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("activation", some(["", "relu", "sigmoid", "swish"], ["", "swish"]))

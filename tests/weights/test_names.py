@@ -1,4 +1,4 @@
-"""The names that every source gives to our variables, as they stand in its files."""
+"""The names of our variables in the files of every source."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ GOLDEN = Path(__file__).with_suffix(".json")
 
 
 def names(source: str) -> dict[str, str]:
-    """Ours to theirs, of the first network that the source has; stem, a block and the head."""
+    """Our names to theirs, for stem, a block and head of the first model of the source."""
     name = next(name for name in MODELS if source in sources_of(name))
     found = find_source(source, name)
     shapes = trace_of_clip(
@@ -26,7 +26,7 @@ def names(source: str) -> dict[str, str]:
 
 @pytest.mark.parametrize("source", SOURCES)
 def test_names(source):
-    """To regenerate after a wanted change: python -m tests.weights.test_names"""
+    """To regenerate after an intended change: python -m tests.weights.test_names"""
     assert names(source) == json.loads(GOLDEN.read_text())[source]
 
 
