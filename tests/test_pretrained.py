@@ -398,7 +398,7 @@ def pytorch_i3d_file(path):
 def test_load_weights_warns_of_arguments_that_create_model_needs(tmp_path):
     path, ours, narrow = tmp_path / "i3d.npz", tmp_path / "i3d.safetensors", {"width": 1 / 16}
     arrays = pytorch_i3d_file(path)
-    text = r"create_model\('i3d_rgb', bn_scale=True\), .* use jaxvideo\.load"
+    text = r"create_model\('i3d_rgb', bn_scale=True\): .* use jaxvideo\.load"
     with pytest.warns(UserWarning, match=text) as caught:
         same_arrays(load_weights("i3d_rgb", path, "pytorch-i3d", **narrow), arrays)
     assert [warning.filename for warning in caught] == [__file__]

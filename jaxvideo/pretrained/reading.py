@@ -65,8 +65,8 @@ def load_weights(
     if needed:
         listed = ", ".join(f"{key}={value!r}" for key, value in needed.items())
         warnings.warn(
-            f"these weights need create_model({name!r}, {listed}), which load_weights does not "
-            f"set: pass the same to both functions, or use jaxvideo.load, which sets it",
+            f"the network of these weights is create_model({name!r}, {listed}): pass these "
+            "arguments to create_model and load_weights, or use jaxvideo.load, which sets them",
             stacklevel=2,
         )
     return weights.variables
