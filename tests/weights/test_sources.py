@@ -130,17 +130,27 @@ def slim_case(path, fixture):
         return "s3dg", clip, network(to_torch(clip)).numpy()
 
 
-def pytorchvideo_case(path, fixture):
-    """At 2 x 2 positions of the head, whose logits are averaged."""
+def slow_with_positions(fixture):
+    """Slow, and a clip with different logits at the 2 x 2 positions of the head."""
     network = ports.randomize(fixture("hub").slow_r50(model_num_class=7))
-    torch.save({"model_state": network.state_dict()}, path)
     clip = clip_of((1, 8, 256, 256, 3))
+    clip[:, :, :, 128:] *= 3
+    scale, head = 3 / np.abs(run(network, clip)).max(), network.blocks[-1].proj
+    head.weight.data *= scale
+    head.bias.data *= scale
+    return network, clip
+
+
+def pytorchvideo_case(path, fixture):
+    """Logits are averaged over positions."""
+    network, clip = slow_with_positions(fixture)
+    torch.save({"model_state": network.state_dict()}, path)
     return "slow_r50", clip, run(network, clip)
 
 
 def pyslowfast_case(leaves, naming, path, fixture):
-    """At 2 x 2 positions of the head, whose probabilities are averaged."""
-    network = ports.randomize(fixture("hub").slow_r50(model_num_class=7))
+    """Probabilities are averaged over positions."""
+    network, clip = slow_with_positions(fixture)
     theirs = {name: name for name in torch_names("slow_r50", from_torch.pyslowfast)}
     if naming is from_torch.pyslowfast_caffe2:
         caffe2 = torch_names("slow_r50", naming, leaves)
@@ -153,9 +163,11 @@ def pyslowfast_case(leaves, naming, path, fixture):
         torch.save({"model_state": tensors}, path)
     else:
         path.write_bytes(pickle.dumps({"blobs": arrays}, protocol=2))
-    clip = clip_of((1, 8, 256, 256, 3))
+    of_mean_logits = jax.nn.log_softmax(run(network, clip))
     network.blocks[-1].activation = torch.nn.Softmax(dim=1)
-    return "slow_r50", clip, np.log(run(network, clip))
+    logits = np.log(run(network, clip))
+    assert error(of_mean_logits, logits) > 1e-3
+    return "slow_r50", clip, logits
 
 
 CASES = {
