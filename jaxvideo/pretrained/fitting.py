@@ -138,8 +138,9 @@ def check_fit(
         tree.check_same(wanted, {**loaded, **unread}, where)
     except CheckpointError as error:
         text = str(error)
-        for ours in wanted if theirs else ():
-            text = text.replace(f"missing   {ours} ", f"missing   {ours} [{theirs[ours]}] ")
+        for ours in wanted:
+            if theirs is not None:
+                text = text.replace(f"missing   {ours} ", f"missing   {ours} [{theirs[ours]}] ")
         wrong = {n for n in wanted if n not in loaded or loaded[n].shape != wanted[n].shape}
         if wrong and all(n.startswith(f"params/{head}/") for n in wrong) and not unread:
             text += (
