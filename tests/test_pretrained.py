@@ -162,7 +162,7 @@ def test_a_damaged_description_is_an_error(file, tmp_path, change):
     ("call", "error", "text"),
     [
         (lambda f: load_weights(NAME), ConfigError, "weights of 'resnet10_3d_b': a path is needed"),
-        (lambda f: load_weights(NAME, f), ConfigError, "source='hara' or 'hara-master'"),
+        (lambda f: load_weights(NAME, f), ConfigError, "source='hara' or source='hara-master'"),
         (lambda f: load_weights(NAME, f, "haar"), ConfigError, "Did you mean 'hara'"),
         (lambda f: load_weights(NAME, f, "vmz"), ConfigError, "source='vmz' has no weights for"),
         (lambda f: load_weights("resnet10", f, "hara"), ConfigError, "no model 'resnet10'"),
