@@ -44,7 +44,7 @@ import jax.numpy as jnp
 from jaxvideo.layers.conv import multiply_adds
 from jaxvideo.layers.geometry import Pass
 from jaxvideo.layers.lowerings import compute, fits, resolve
-from jaxvideo.layers.space_to_depth import columns_together
+from jaxvideo.layers.lowerings.space_to_depth import columns_together
 from jaxvideo.models import create_model, list_models, model_entry
 from jaxvideo.models.summary import trace
 from jaxvideo.types import Lowering

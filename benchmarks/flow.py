@@ -32,7 +32,7 @@ from skimage import data
 
 from jaxvideo.data.decode import read_clip
 from jaxvideo.data.video import open_video
-from jaxvideo.layers.flow import tvl1, tvl1_video
+from jaxvideo.layers.tvl1 import tvl1, tvl1_video
 from jaxvideo.types import View, Window
 
 H, W = 256, 340

@@ -409,7 +409,7 @@ def _tvl1(frames: np.ndarray, seconds: np.ndarray) -> np.ndarray:
 def _solver(together: int):
     import jax
 
-    from jaxvideo.layers.flow import quantize, to_gray, tvl1
+    from jaxvideo.layers.tvl1 import quantize, to_gray, tvl1
 
     def solve(pair):
         first, second = (to_gray(frame)[None] for frame in pair)

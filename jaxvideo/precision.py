@@ -13,12 +13,12 @@ def resolve_dtype(name: str, platform: str | None = None) -> str:
 
     Args:
       name: one of `DTYPES`. "auto" is bfloat16 on TPUs, on NVIDIA GPUs of compute capability 8.0
-        or higher, and on CPUs where `layers.onednn_probe.fast_bfloat16()` holds; otherwise
-        float32.
-      platform: "cpu", "gpu" or "tpu"; None is JAX's default backend.
+        or higher, and on CPUs for which `layers.lowerings.onednn_probe.fast_bfloat16()` is True;
+        otherwise float32.
+      platform: "cpu", "gpu" or "tpu"; None (default): JAX's default backend.
 
     Raises:
-      ConfigError: `name` is none of `DTYPES`.
+      ConfigError: `name` is not one of `DTYPES`.
 
     Example:
       >>> resolve_dtype("auto", "tpu")
@@ -35,7 +35,7 @@ def resolve_dtype(name: str, platform: str | None = None) -> str:
 
 def _multiplies_bfloat16(platform: str) -> bool:
     if platform == "cpu":
-        from jaxvideo.layers.onednn_probe import fast_bfloat16
+        from jaxvideo.layers.lowerings.onednn_probe import fast_bfloat16
 
         return fast_bfloat16()
     if platform in ("gpu", "cuda"):

@@ -29,7 +29,7 @@ _MIN_COMPILE_SECONDS = 0.1
 
 
 def cache_directory() -> Path:
-    """Returns the directory for everything that jaxvideo can build again.
+    """Returns the directory for files that jaxvideo can create again.
 
     The first of these that is set: `$JAXVIDEO_CACHE`, `$XDG_CACHE_HOME/jaxvideo`,
     `~/.cache/jaxvideo`. The directory is not created.
@@ -224,7 +224,7 @@ _PAGES = "/sys/kernel/mm/transparent_hugepage/enabled"
 
 
 def use_huge_pages(program: str) -> None:
-    """Restarts this process once with huge pages for large allocations, where that helps.
+    """Restarts this process once with huge pages for large allocations, if that helps.
 
     The restart (`execv`) keeps the process ID, the arguments and the interpreter's options. It
     happens on Linux with glibc 2.35 or newer, if the kernel's mode for transparent huge pages is
@@ -273,7 +273,7 @@ def huge_pages_available() -> bool:
 
 
 def _started_as(program: str) -> bool:
-    """Whether the interpreter's command line is `python [options] program arguments`."""
+    """Returns True if the interpreter's command line is `python [options] program arguments`."""
     head = sys.orig_argv[: len(sys.orig_argv) - len(sys.argv) + 1]
     if not sys.executable or sys.orig_argv[len(head) :] != sys.argv[1:]:
         return False

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jaxvideo import cli, create_model
-from jaxvideo.layers import onednn_probe
+from jaxvideo.layers.lowerings import onednn_probe
 from jaxvideo.precision import resolve_dtype
 from jaxvideo.pretrained import Weights, save_weights
 from jaxvideo.training import loop

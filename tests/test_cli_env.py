@@ -6,7 +6,7 @@ import jax
 import pytest
 
 from jaxvideo import __version__, cli
-from jaxvideo.layers import onednn_probe
+from jaxvideo.layers.lowerings import onednn_probe
 
 
 @pytest.fixture(autouse=True)

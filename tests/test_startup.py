@@ -1,4 +1,4 @@
-"""Start of a process: caches, Ctrl-C, and what is not imported."""
+"""Process start-up: caches, Ctrl-C, huge pages, and imports."""
 
 import contextlib
 import json
@@ -69,7 +69,7 @@ def test_a_directory_chosen_before_is_kept(no_variables, jax_cache, tmp_path):
 
 
 def test_a_cache_that_cannot_be_written(no_variables, jax_cache, tmp_path):
-    """The default is skipped with one warning; a directory that was asked for is an error."""
+    """The default directory gives one warning; a directory in the config gives an error."""
     jax.config.update("jax_compilation_cache_dir", None)
     (tmp_path / "file").touch()
     no_variables.setenv("JAXVIDEO_CACHE", str(tmp_path / "file"))
@@ -84,8 +84,8 @@ def test_a_cache_that_cannot_be_written(no_variables, jax_cache, tmp_path):
 
 @contextlib.contextmanager
 def started(*command):
-    """A process that SIGINT reaches."""
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a background job, which hands this down
+    """Starts a process that receives SIGINT."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a background job; children inherit it
         signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(
         [sys.executable, *command],
@@ -140,7 +140,7 @@ def test_ctrl_c_ends_a_compilation(grace, times):
     ("body", "expected"),
     [
         ("time.sleep(30)", (130, "interrupted\n")),
-        # A handler of the program's own, as training has it, decides.
+        # The program's own handler takes precedence, as in training.
         ("signal.signal(2, lambda *_: sys.exit(7))\n    time.sleep(30)", (7, "")),
     ],
 )
@@ -250,7 +250,7 @@ def test_huge_pages(tmp_path, variables, starts, tunables):
 
 
 def test_no_restart_of_another_program(monkeypatch):
-    """A program that imports jaxvideo, as these tests, is never restarted."""
+    """A program that imports jaxvideo, such as these tests, is never restarted."""
     monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
     monkeypatch.setattr(startup, "huge_pages_available", lambda: True)
     monkeypatch.setattr(os, "execve", lambda *arguments: pytest.fail("restarted"))

@@ -147,7 +147,7 @@ def _devices() -> dict[str, str]:
 
 def _convolution() -> dict[str, str]:
     try:
-        from jaxvideo.layers.onednn_probe import status
+        from jaxvideo.layers.lowerings.onednn_probe import status
 
         return status()
     except Exception as error:

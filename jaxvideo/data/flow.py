@@ -1,7 +1,7 @@
 """Compute optical flow on the host, and store it beside its video.
 
 The flow of T frames is `[T - 1, H, W, 2]` in pixels, x (to the right) then y (down): the point at
-(x, y) in frame t is at (x, y) + flow in frame t + 1. `layers.flow` contains the method for the
+(x, y) in frame t is at (x, y) + flow in frame t + 1. `layers.tvl1` contains the method for the
 device.
 
 Flow is stored as by the authors of Kinetics (kinetics-i3d, README): frames are first scaled, for

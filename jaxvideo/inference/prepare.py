@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxvideo.layers.flow import flow_of_video
+from jaxvideo.layers.tvl1 import flow_of_video
 from jaxvideo.types import Preprocessing
 
 

@@ -1,15 +1,14 @@
-"""Arrays in, arrays out: convolution with its lowerings, normalization, pooling."""
+"""Functions and modules over arrays: convolution, normalization, pooling, optical flow."""
 
 from jaxvideo.layers.blocks import Conv2Plus1D, average_predictions, conv_norm
 from jaxvideo.layers.conv import Conv3D, conv3d, explicit_padding
 from jaxvideo.layers.norm import BatchNorm
-from jaxvideo.layers.pool import adaptive_avg_pool, avg_pool, max_pool
+from jaxvideo.layers.pool import avg_pool, max_pool
 
 __all__ = [
     "BatchNorm",
     "Conv2Plus1D",
     "Conv3D",
-    "adaptive_avg_pool",
     "average_predictions",
     "avg_pool",
     "conv3d",

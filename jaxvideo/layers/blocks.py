@@ -1,4 +1,4 @@
-"""What at least two families of networks are built of."""
+"""Building blocks that several families of networks share."""
 
 from __future__ import annotations
 
@@ -17,7 +17,11 @@ from jaxvideo.layers.norm import BatchNorm
 
 
 def average_predictions(*logits: jax.Array) -> jax.Array:
-    """Logits `[N, classes]` whose softmax is the mean of the softmaxes of all given ones."""
+    """Returns logits `[N, classes]` whose softmax is the mean of the softmaxes of the arguments.
+
+    Args:
+      *logits: arrays `[N, classes]`.
+    """
     together = jax.nn.log_softmax(jnp.stack(logits).astype(jnp.float32))
     return jax.nn.logsumexp(together, axis=0) - np.log(len(logits))
 
@@ -34,8 +38,8 @@ def conv_norm(
     """Computes `activation(norm(conv(x)) + residual)`: the building block of every network.
 
     In training these are separate operations. For inference, BatchNorm is folded into the kernel
-    and the bias, and bias, sum and activation are part of the convolution, so that a lowering can
-    fuse them and no platform reads the activations once more for BatchNorm.
+    and the bias, and bias, residual and activation are part of the convolution. A lowering can
+    then fuse them, and no platform reads the activations once more for BatchNorm.
 
     Args:
       conv: a `Conv3D` or `Conv2Plus1D` in the caller's scope.
@@ -43,7 +47,7 @@ def conv_norm(
       x: `[N, T, H, W, C]`.
       train: True for training.
       activation: a key of `layers.conv.ACTIVATIONS`, applied last; "" (default) for none.
-      residual: of the result's shape, added before the activation, or None.
+      residual: array of the result's shape, added before the activation, or None (default).
 
     Example:
       x = conv_norm(Conv3D(64, (3, 3, 3), name="conv"), BatchNorm(name="bn"), x,
@@ -65,13 +69,19 @@ def conv_norm(
 
 
 class Conv2Plus1D(nn.Module):
-    """t x k x k as 1 x k x k to `mid` channels, BN, ReLU, t x 1 x 1.
+    """Factorizes t x k x k into 1 x k x k to `mid` channels, BN, ReLU and t x 1 x 1.
 
-    R(2+1)D's factorization (arXiv 1711.11248, section 3.5), which chooses `mid` to keep the
-    number of weights, and S3D's (arXiv 1712.04851, section 4.2), where `mid` is `features`.
-    `conv(features, kernel, strides, name=)` and `norm(name=)` make the layers. It is called like
-    a `Conv3D`: the BN and activation after the second convolution are the caller's, see
-    `conv_norm`.
+    R(2+1)D (arXiv 1711.11248, section 3.5) chooses `mid` so that the number of weights stays the
+    same. S3D (arXiv 1712.04851, section 4.2) uses `features`. The module is called like a `Conv3D`:
+    BN and activation after the second convolution are part of the call, see `conv_norm`.
+
+    Attributes:
+      features: output channels.
+      mid: channels between the two convolutions.
+      kernel: (t, k, k).
+      strides: (t, h, w).
+      conv: `(features, kernel, strides, name=) -> Conv3D`.
+      norm: `(name=) -> BatchNorm`.
     """
 
     features: int

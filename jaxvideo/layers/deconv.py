@@ -1,10 +1,10 @@
 """Transposed convolution ("deconvolution") over `[N, T, H, W, C]`.
 
-It is the transpose of `layers.conv3d`, and is computed as just that: the convolution's input
-gradient, whose own gradients are a convolution and the same convolution's weight gradient. So
-it has all lowerings of `layers.conv`; strided ones need neither dilated inputs (a stride of 2
-is four small convolutions, side by side) nor XLA's gradient of `conv_transpose`, which takes
-10 to 35 times as long on a CPU (kernel 4, stride 2, 14 x 14 to 56 x 56).
+It is the transpose of `layers.conv3d` and is computed as the input gradient of a convolution. Its
+gradients are that convolution and its weight gradient, so all lowerings apply. Strides need neither
+dilated inputs (a stride of 2 is four small, interleaved convolutions) nor XLA's gradient of
+`conv_transpose`, which takes 10 to 35 times as long on a CPU (kernel 4, stride 2, 14 x 14 to
+56 x 56).
 """
 
 from __future__ import annotations
@@ -31,24 +31,31 @@ def deconv3d(
     padding: Pads = 0,
     lowering: Lowering = Lowering.AUTO,
 ) -> jax.Array:
-    """Transposed convolution, as torch and Caffe define it.
+    """Computes a transposed convolution, as torch and Caffe define it.
 
     Args:
       x: `[N, T, H, W, C]`.
       w: `[kt, kh, kw, C, D]`: input position i adds `x[i] w[k]` to output position
         `strides i + k - padding`.
-      strides: (st, sh, sw), by which sizes grow.
-      padding: of the convolution that this transposes, ints or pairs; it is cut off the result.
-      lowering: of that convolution's input gradient.
+      strides: (st, sh, sw), the factors by which sizes grow.
+      padding: ints or pairs, the padding of the transposed convolution; it is removed from the
+        result.
+      lowering: lowering of the input gradient of that convolution.
 
     Returns:
       `[N, T', H', W', D]` with `T' = (T - 1) st + kt - padding before - padding after`.
 
     Raises:
-      ConfigError: a padding that is a name, or that leaves nothing.
+      ConfigError: the padding is a string, or the result would be empty.
+
+    Example:
+      >>> deconv3d(jnp.ones((1, 2, 4, 4, 3)), jnp.ones((1, 4, 4, 3, 5)), (1, 2, 2), (0, 1, 1)).shape
+      (1, 2, 8, 8, 5)
     """
     if isinstance(padding, str):
-        raise ConfigError(f"padding={padding!r}: a transposed convolution takes ints or pairs")
+        raise ConfigError(
+            f"padding={padding!r}: a transposed convolution needs ints or pairs of ints"
+        )
     kernel, sizes = w.shape[:3], x.shape[1:4]
     pads = explicit_padding(padding, sizes, kernel, strides)
     out = [
@@ -56,7 +63,10 @@ def deconv3d(
         for size, s, k, pad in zip(sizes, strides, kernel, pads, strict=True)
     ]
     if min(out) < 1:
-        raise ConfigError(f"deconv3d: padding {pads} leaves a result of {tuple(out)} (T, H, W)")
+        raise ConfigError(
+            f"deconv3d: with padding {pads} the result has size {tuple(out)} (T, H, W); each must "
+            "be at least 1"
+        )
     back = w.swapaxes(3, 4)
 
     def convolution(y):
@@ -66,15 +76,15 @@ def deconv3d(
     return jax.linear_transpose(convolution, y)(x)[0]
 
 
-#: Caffe's "msra" for its deconvolution layer: normal, over the features it makes.
+#: Caffe's "msra" for its deconvolution layer: normal, scaled by the number of output features.
 msra = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
 class Deconv3D(nn.Module):
     """Transposed convolution over `[N, T, H, W, C]`, see `deconv3d`.
 
-    Parameters: `kernel [kt, kh, kw, C, features]` and, with `use_bias`, `bias [features]`; f32,
-    whatever the compute `dtype`.
+    Parameters: `kernel [kt, kh, kw, C, features]` and, with `use_bias`, `bias [features]`, both f32
+    for any compute `dtype`.
     """
 
     features: int

@@ -1,4 +1,4 @@
-"""What fixes a convolution, and the names of its three passes."""
+"""Sizes, strides and padding of a convolution, and its three passes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,15 @@ class Pass(enum.Enum):
 
 @dataclasses.dataclass(frozen=True)
 class Geometry:
-    """What fixes a convolution besides batch and channels: axes are (T, H, W)."""
+    """Describes a convolution except for batch and channels; axes are (T, H, W).
+
+    Attributes:
+      kernel: taps per axis.
+      in_size: size of the input.
+      strides: strides per axis.
+      pads: ((before, after), ...) per axis.
+      groups: number of feature groups.
+    """
 
     kernel: Triple
     in_size: Triple
@@ -33,6 +41,7 @@ class Geometry:
 
     @property
     def out_size(self) -> Triple:
+        """Size of the result."""
         t, h, w = (
             (size + sum(pad) - k) // stride + 1
             for size, pad, k, stride in zip(
@@ -43,36 +52,39 @@ class Geometry:
 
 
 def x_like(g, w, geometry: Geometry) -> jax.ShapeDtypeStruct:
-    """Shape of the input of which `g` is the result's gradient and `w` the kernel."""
+    """Returns the shape of the input, from the gradient `g` of the result and the kernel `w`."""
     channels = w.shape[3] * geometry.groups
     return jax.ShapeDtypeStruct((g.shape[0], *geometry.in_size, channels), g.dtype)
 
 
 def w_like(x, g, geometry: Geometry) -> jax.ShapeDtypeStruct:
-    """Shape of the kernel between the input `x` and the result's gradient `g`."""
+    """Returns the shape of the kernel, from the input `x` and the gradient `g` of the result."""
     channels = x.shape[-1] // geometry.groups
     return jax.ShapeDtypeStruct((*geometry.kernel, channels, g.shape[-1]), x.dtype)
 
 
 def padded(x, pads):
-    """`x` with its axes from the second on padded; a view of x where nothing is added."""
+    """Pads the axes of `x` from the second on with zeros; returns `x` if nothing is added."""
     widths = ((0, 0), *pads, *(((0, 0),) * (x.ndim - 1 - len(pads))))
     return jnp.pad(x, widths) if any(map(any, widths)) else x
 
 
 def divisor(number: int, most: int) -> int:
-    """The largest divisor of `number` that is at most `most`, but at least 1."""
+    """Returns the largest divisor of `number` that is at most `most`, but at least 1."""
     return max(d for d in range(1, number + 1) if number % d == 0 and (d <= most or d == 1))
 
 
 def turned(g, w, geometry: Geometry):
-    """(x, kernel, geometry) of the convolution that is the input gradient; strides are 1."""
+    """Returns (x, w, geometry) of the convolution that computes the input gradient.
+
+    Strides must be 1 and there must be one group.
+    """
     pads = [
         (k - 1 - before, k - 1 - after)
         for k, (before, after) in zip(geometry.kernel, geometry.pads, strict=True)
     ]
     crops = [(min(before, 0), min(after, 0)) for before, after in pads]
-    if any(map(any, crops)):  # padded by more than the kernel's reach: those results are unused
+    if any(map(any, crops)):  # results in padding beyond the kernel's reach have no gradient
         widths = [(0, 0, 0), *[(*crop, 0) for crop in crops], (0, 0, 0)]
         g = lax.pad(g, jnp.zeros((), g.dtype), widths)
     t, height, width = g.shape[1:4]

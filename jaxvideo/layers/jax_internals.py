@@ -1,7 +1,7 @@
-"""What the CPU's convolutions need of JAX and JAX has no public interface for.
+"""Internals of JAX that convolutions on CPUs need and that have no public interface.
 
-Each function reports if a JAX release has moved what it relies on. `layers.conv` then uses other
-lowerings, so nothing breaks.
+Each function reports if a JAX release no longer has the internals that it uses.
+`layers.primitive` then uses other lowerings.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 def needs_devices(primitive: Any) -> None:
     """Makes JAX pass the devices to the lowering rule, which `custom_partitioning` needs."""
-    # JAX has no public way. Without it `devices_of` is 0.
+    # Without it, `devices_of` returns 0.
     with contextlib.suppress(ImportError, AttributeError):
         from jax._src import dispatch
 
@@ -21,11 +21,11 @@ def needs_devices(primitive: Any) -> None:
 
 
 def devices_of(context: Any) -> int:
-    """Number of devices of a lowering context; 0 if JAX does not name them."""
+    """Returns the number of devices of a lowering context; 0 if JAX does not provide it."""
     axes = context.module_context.axis_context
     if hasattr(axes, "device_assignment"):  # plain `jit`
         return len(axes.device_assignment or ())
-    # Inside `shard_map` the program is one device's, if all axes of the mesh are manual.
+    # Inside `shard_map` the program runs on one device if all axes of the mesh are manual.
     manual = getattr(axes, "manual_axes", None)
     return 1 if manual is not None and set(manual) == set(axes.mesh.axis_names) else 0
 
@@ -34,12 +34,14 @@ def devices_of(context: Any) -> int:
 def keep_out_of_compilation_cache(target: str) -> bool:
     """Keeps CPU programs that contain the custom call `target` out of the persistent cache.
 
-    XLA serializes oneDNN's calls as if they were objects of another class, which is undefined
-    behavior: it runs out of memory, ends the process, or writes garbage that a later process
-    would load.
+    XLA serializes oneDNN's calls as objects of a wrong class, which is undefined behavior: it runs
+    out of memory, ends the process, or writes invalid data that a later process would load.
+
+    Args:
+      target: prefix of the name of the custom call.
 
     Returns:
-      False if JAX has no such cache where it is expected.
+      False if the cache is not found in JAX.
     """
     try:
         from jax._src import compilation_cache

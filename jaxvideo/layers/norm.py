@@ -1,4 +1,4 @@
-"""Batch normalization, with the differences between frameworks settled in one place.
+"""Batch normalization, and the differences between frameworks.
 
     framework      momentum m means            usual m   eps    running variance   scale
     torch          run = (1-m) run + m batch   0.1       1e-5   unbiased           yes
@@ -6,7 +6,7 @@
     TF / Sonnet    run = m run + (1-m) batch   0.999     1e-3   biased             I3D: no
     Flax, here     run = m run + (1-m) batch   0.9       1e-5   see `unbiased`     yes
 
-So torch's 0.1 is 0.9 here. All of them normalize with the biased variance.
+Thus 0.1 in torch is 0.9 here. All frameworks normalize with the biased variance.
 """
 
 from __future__ import annotations
@@ -18,23 +18,32 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxvideo.layers.lowerings.space_to_depth import columns_together
 from jaxvideo.layers.parameters import parameter
-from jaxvideo.layers.space_to_depth import columns_together
 from jaxvideo.types import ConfigError
 
 
 class BatchNorm(nn.Module):
-    """Batch normalization over all axes but the last; statistics are at least f32 in any dtype.
+    """Normalizes over all axes but the last; statistics are at least f32 for any dtype.
 
-    Under `jit` with a sharded batch the mean is over the GLOBAL batch. The papers used the
-    statistics of each GPU's share: `groups=g` normalizes within g equal, contiguous groups of
-    the global batch instead, so a result depends on the config, never on the number of
-    devices. The running statistics then average over the groups.
+    Under `jit` with a sharded batch, statistics are those of the GLOBAL batch. The papers used the
+    statistics of each GPU's part of the batch. `groups=g` normalizes within g equal, contiguous
+    groups of the global batch instead, so that a result depends on the config and not on the
+    number of devices. Running statistics are then averages over the groups.
 
-    `frozen`: normalize by the running statistics in training too and leave them alone, as
-    fine-tuning recipes do (TSN's partial BN); `optim.frozen` freezes scale and bias.
+    Parameters: `scale` and `bias` (if used); statistics: `mean` and `var`; each `[C]`.
 
-    Parameters `scale`, `bias` (if used), statistics `mean`, `var`, each `[C]`.
+    Attributes:
+      momentum: weight of the old running statistics, see the table above.
+      epsilon: added to the variance.
+      use_scale: True (default) for a parameter `scale`.
+      use_bias: True (default) for a parameter `bias`.
+      groups: number of groups of the global batch; it must divide the batch.
+      unbiased: True (default) for an unbiased running variance.
+      frozen: True to normalize by the running statistics in training too, and not to update them
+        (partial BN of TSN); `optim.frozen` freezes scale and bias.
+      dtype: dtype of the result.
+      scale_init: initializer of `scale`.
     """
 
     momentum: float = 0.9
@@ -53,9 +62,11 @@ class BatchNorm(nn.Module):
     ) -> Any:
         """Normalizes `x [N, ..., C]`.
 
-        With `as_affine` only the shape of x is read, which may be a `ShapeDtypeStruct`; the
-        result is (factor, shift), each f32 `[C]`: for inference, the normalized x is
-        `x * factor + shift`.
+        Args:
+          x: the input; with `as_affine` only its shape is used.
+          train: True to use the statistics of the batch and to update the running ones.
+          as_affine: True to return (factor, shift), each f32 `[C]`, such that the normalized x is
+            `x * factor + shift` in inference.
         """
         channels = x.shape[-1]
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, channels, jnp.float32)
@@ -76,7 +87,8 @@ class BatchNorm(nn.Module):
 
         if x.shape[0] % self.groups:
             raise ConfigError(
-                f"BatchNorm groups={self.groups} must divide the batch of {x.shape[0]}"
+                f"BatchNorm: groups={self.groups} does not divide the batch of {x.shape[0]} clips; "
+                "change bn_groups or the batch size"
             )
         center = lax.stop_gradient(running_mean.value)
         y, offset, var = _normalized(
@@ -91,8 +103,9 @@ class BatchNorm(nn.Module):
         return y
 
 
-# Both look at x as the convolutions around hold it (`layers.space_to_depth`): a view, nothing
-# moves. Neither may be jitted: the call keeps XLA from moving those views on a TPU.
+# `_scaled` and `_normalized` use the layout of the surrounding convolutions (see
+# `layers.lowerings.space_to_depth`), a view without data movement. Neither may be jitted, because
+# XLA for TPUs does not move such views across the call.
 
 
 def _side_by_side(x, columns):
@@ -113,7 +126,7 @@ def _scaled(x, factor, shift, columns, dtype):
 
 
 def _normalized(x, center, scale, bias, groups, columns, epsilon, dtype):
-    """y, and over the groups the mean offset from `center` and the mean variance, `[C]`."""
+    """Returns y, the mean offset from `center` and the mean variance, both over groups, `[C]`."""
     view = _side_by_side(x, columns)
     view = view.reshape(groups, -1, *view.shape[1:])
     middle = [1] * (view.ndim - 2)
@@ -125,13 +138,13 @@ def _normalized(x, center, scale, bias, groups, columns, epsilon, dtype):
     def spread(per_group):
         return _tiled(per_group, columns).reshape(groups, *middle, -1)
 
-    # One pass over the data, E[d^2] - E[d]^2, loses digits when the mean is far from zero;
-    # taken about the running mean, d is centered as soon as training has begun.
+    # E[d^2] - E[d]^2 needs one pass over the data but loses digits if the mean is far from zero.
+    # Relative to the running mean, d is nearly centered after the first steps of training.
     deviation = view - _tiled(center, columns)
     offset = mean(deviation)
     var = jnp.maximum(mean(jnp.square(deviation)) - jnp.square(offset), 0.0)
-    # A multiple of the deviation and a shift, so that the gradient, too, is made of sums over
-    # g and g * deviation: nothing else of x's size is written.
+    # With one factor and one shift, the gradient also consists of sums over g and g * deviation,
+    # and nothing else of the size of x is written.
     factor = scale * lax.rsqrt(var + epsilon)
     y = deviation * spread(factor) + spread(bias - offset * factor)
     return y.reshape(x.shape).astype(dtype), offset.mean(0), var.mean(0)

@@ -1,4 +1,4 @@
-"""Parameters of the library's own modules, at little cost when a network is traced."""
+"""Parameters of modules, with less tracing overhead than in linen."""
 
 from __future__ import annotations
 
@@ -20,8 +20,11 @@ def parameter(
 ) -> jax.Array:
     """Returns `module.param(name, init, shape, jnp.float32)`.
 
-    `Module.param` traces the initializer in every `apply`, only to compare shapes. For a network
-    of 300 parameters this is most of the time that tracing takes, so shapes are compared here.
+    `Module.param` traces the initializer in every `apply` to compare shapes. For a network of 300
+    parameters this is most of the tracing time, so shapes are compared here instead.
+
+    Raises:
+      ScopeParamShapeError: the given value has another shape.
     """
     if not module.has_variable("params", name):
         init = nn.initializers.zeros if _SHAPES_ONLY.get() else init
@@ -34,7 +37,7 @@ def parameter(
 
 @contextlib.contextmanager
 def shapes_only() -> Iterator[None]:
-    """Within it `model.init` gives zeros, for callers that want shapes and trace in half the time.
+    """Makes `model.init` return zeros, which halves the tracing time if only shapes are needed.
 
     Example:
       with shapes_only():

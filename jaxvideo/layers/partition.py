@@ -1,8 +1,7 @@
-"""Computations that XLA's partitioner would not split over the batch.
+"""Partitioning over the batch of computations that XLA's partitioner cannot split.
 
-A custom call is opaque to it, and a loop over blocks of the batch looks like random access: in
-both cases every device would gather the whole batch. `over_batch` splits such a computation by
-hand.
+A custom call is opaque to the partitioner, and a loop over blocks of the batch looks like random
+access. In both cases every device would gather the whole batch.
 """
 
 from __future__ import annotations
@@ -22,13 +21,17 @@ def over_batch(
     batched: Sequence[bool],
     summed: bool = False,
 ) -> jax.Array:
-    """Calls `function` on each device's part of the batch.
+    """Calls a function on each device's part of the batch.
 
     Args:
       function: computes the result, which has 5 axes, from the operands, for any batch size.
       operands: arrays; the first one has the batch as its first axis.
       batched: for each operand, True if its first axis is the batch.
-      summed: True if the result is a sum over the batch; False if its first axis is the batch.
+      summed: True if the result is a sum over the batch; False (default) if its first axis is the
+        batch.
+
+    Returns:
+      The result of `function` for the whole batch.
     """
 
     def partition(mesh, arguments, result):
@@ -44,7 +47,7 @@ def over_batch(
         given = tuple(split if b else whole for b in batched)
         return mesh, local, whole if summed else split, given
 
-    # One name per axis. Only the batch, "n", may be sharded.
+    # One name per axis. Only the batch axis, "n", may be sharded.
     inside: list[str] = []
 
     def axes_of(ndim: int, with_batch: bool) -> str:

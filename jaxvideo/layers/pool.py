@@ -16,15 +16,31 @@ from jaxvideo.layers.conv import Padding, explicit_padding
 def max_pool(
     x: jax.Array, kernel: Sequence[int], strides: Sequence[int], padding: Padding = 0
 ) -> jax.Array:
-    """Max pooling; padding counts as -inf, and a tie's gradient goes to the first maximum in
-    row-major order, as in torch."""
+    """Computes the maximum of each window.
+
+    Padding counts as -inf. In a tie, the gradient goes to the first maximum in row-major order, as
+    in torch.
+
+    Args:
+      x: `[N, T, H, W, C]`.
+      kernel: size of the window (t, h, w).
+      strides: (t, h, w).
+      padding: see `layers.conv.explicit_padding`.
+
+    Returns:
+      `[N, T', H', W', C]`.
+
+    Example:
+      >>> max_pool(jnp.ones((1, 4, 8, 8, 3)), (1, 3, 3), (1, 2, 2), (0, 1, 1)).shape
+      (1, 4, 4, 4, 3)
+    """
     pads = explicit_padding(padding, x.shape[1:4], kernel, strides)
     return _max_pool(x, tuple(kernel), tuple(strides), pads)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
 def _max_pool(x, *window):
-    return lax.platform_dependent(x, **_ways(window))
+    return lax.platform_dependent(x, **_implementations(window))
 
 
 def _max_pool_forward(x, *window):
@@ -34,18 +50,18 @@ def _max_pool_forward(x, *window):
 def _max_pool_backward(*window_x_g):
     *window, x, g = window_x_g
 
-    def gradient(way):
-        return lambda x, g: jax.vjp(way, x)[1](g)
+    def gradient(forward):
+        return lambda x, g: jax.vjp(forward, x)[1](g)
 
-    ways = {platform: gradient(way) for platform, way in _ways(window).items()}
-    return lax.platform_dependent(x, g, **ways)
+    gradients = {name: gradient(forward) for name, forward in _implementations(window).items()}
+    return lax.platform_dependent(x, g, **gradients)
 
 
 _max_pool.defvjp(_max_pool_forward, _max_pool_backward)
 
 
-def _ways(window):
-    """How each platform does it: a TPU reads a window at once, two to three times as fast."""
+def _implementations(window):
+    """One function per platform. TPUs are two to three times as fast with whole windows."""
     kernel, strides, pads = window
     return {
         "tpu": lambda x: _by_window(x, kernel, strides, pads),
@@ -60,9 +76,12 @@ def _by_window(x, kernel, strides, pads):
 
 
 def _by_axis(x, kernel, strides, pads):
-    """One axis at a time, by comparing shifted slices: its gradient is then a few selects, where
-    XLA's select-and-scatter is slow on CPU and not deterministic on GPU. The first of equals on
-    each axis, width first, is the first in row-major order."""
+    """Compares shifted slices, one axis at a time.
+
+    The gradient is then a few selects. XLA's select-and-scatter is slow on CPUs and not
+    deterministic on GPUs. The first of equal values on each axis, width first, is the first in
+    row-major order.
+    """
     for axis in (3, 2, 1):
         x = _max_along(x, axis, kernel[axis - 1], strides[axis - 1], pads[axis - 1])
     return x
@@ -83,7 +102,7 @@ def _max_along(x, axis, k, stride, pad):
     best = slice_of(0)
     for tap in range(1, k):
         here = slice_of(tap)
-        # A NaN is a maximum too: it must reach the loss, where training stops and names it.
+        # A NaN is a maximum, so that it reaches the loss, at which training stops.
         best = jnp.where((here > best) | jnp.isnan(here), here, best)
     return best
 
@@ -91,27 +110,24 @@ def _max_along(x, axis, k, stride, pad):
 def avg_pool(
     x: jax.Array, kernel: Sequence[int], strides: Sequence[int], padding: Padding = 0
 ) -> jax.Array:
-    """Average pooling; padding counts as zeros and is part of the divisor."""
+    """Computes the mean of each window; padding counts as zeros and is part of the divisor.
+
+    Args:
+      x: `[N, T, H, W, C]`.
+      kernel: size of the window (t, h, w).
+      strides: (t, h, w).
+      padding: see `layers.conv.explicit_padding`.
+
+    Returns:
+      `[N, T', H', W', C]`.
+
+    Example:
+      >>> avg_pool(jnp.ones((1, 4, 8, 8, 3)), (2, 7, 7), (1, 1, 1)).shape
+      (1, 3, 2, 2, 3)
+    """
     pads = explicit_padding(padding, x.shape[1:4], kernel, strides)
     zero = np.zeros((), x.dtype)
     total = lax.reduce_window(
         x, zero, lax.add, (1, *kernel, 1), (1, *strides, 1), ((0, 0), *pads, (0, 0))
     )
     return total / np.prod(kernel).astype(x.dtype)
-
-
-def adaptive_avg_pool(x: jax.Array, out: Sequence[int]) -> jax.Array:
-    """Average pooling to a fixed (T, H, W), as torch defines it; (1, 1, 1) is global pooling.
-
-    Window i of n covers the inputs floor(i size / n) to ceil((i + 1) size / n), so windows
-    overlap where sizes do not divide.
-    """
-    for axis, n in zip((1, 2, 3), out, strict=True):
-        size = x.shape[axis]
-        weights = np.zeros((n, size))
-        for i in range(n):
-            window = slice(i * size // n, -(-(i + 1) * size // n))
-            weights[i, window] = 1 / (window.stop - window.start)
-        pooled = jnp.tensordot(x, weights.astype(x.dtype), (axis, 1), precision="highest")
-        x = jnp.moveaxis(pooled, -1, axis)
-    return x

@@ -1,1 +1,1 @@
-"""Weights as tables of names. Imports neither models nor data."""
+"""Weights as NumPy arrays by name: files, names of other libraries, inflation."""

@@ -1,12 +1,12 @@
-"""Files of named arrays, told apart by their content; reading one never executes code from it.
+"""Files of named arrays. The format is recognized by content; no code in a file is executed.
 
-safetensors    names and arrays; ours have a description (`write` puts it there)
-torch          `.pt`, `.pth`, `.pth.tar`, either of torch's formats; extra [torch]
-npz            NumPy's, without pickled objects
-pickle         dicts, lists, numbers and NumPy arrays (Caffe2's, for instance); any other
-               class in it is an error
-tar.gz         an archive with one pickle, such as a Python package; nothing is unpacked
-TensorFlow     a checkpoint by its prefix, or any of its files (`weights.tensor_bundle`)
+safetensors    names and arrays; our own files also have a description, see `write`
+torch          `.pt`, `.pth`, `.pth.tar`, both formats of torch; extra [torch]
+npz            NumPy, without pickled objects
+pickle         dicts, lists, numbers and NumPy arrays (Caffe2, for instance); any other class is an
+               error
+tar.gz         an archive with one pickle, such as a Python package; it is not unpacked
+TensorFlow     a checkpoint, by its prefix or any of its files (`weights.tensor_bundle`)
 """
 
 from __future__ import annotations
@@ -32,30 +32,35 @@ from jaxvideo.weights import formats, tensor_bundle
 #: Key of our description in the header of a safetensors file.
 _OURS = "jaxvideo"
 
-# A file may hold a whole training state; the weights are under the first of these that it has.
+# A file may contain a whole training state. The weights are under the first of these keys.
 _WRAPPERS = ("state_dict", "model_state_dict", "model_state", "blobs", "model")
 
-# The number with which torch's old format begins, as a pickle of its own.
+# The first bytes of torch's old format: a pickled number.
 _TORCH_MAGIC = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)
 
-# How deep a file's dicts may lie in each other.
+# Maximum nesting depth of dicts.
 _DEPTH = 12
 
-# What files with pickled arrays are called in archives.
+# Suffixes of files with pickled arrays in archives.
 _PICKLES = (".ckpt", ".pkl", ".pickle")
 
 
 def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
-    """The named arrays of a file, in its order; nested dicts joined by slashes.
+    """Reads the named arrays of a file.
 
-    A prefix `module.` that all names have (torch's DataParallel) is taken off.
+    Args:
+      path: the file, in any of the formats above.
+
+    Returns:
+      Arrays by name, in the order of the file. Keys of nested dicts are joined by slashes. A prefix
+      `module.` of all names (torch's DataParallel) is removed.
 
     Raises:
-      CheckpointError: no such file, none of the formats, damaged, or with code in it.
+      CheckpointError: the file does not exist, has an unknown format, is damaged or contains code.
     """
     path = Path(path)
     if not (path.is_file() or tensor_bundle.prefix_of(path)):
-        raise CheckpointError(f"{path}: no such file")
+        raise CheckpointError(f"{path}: no such file. Check the path")
     arrays: dict[str, np.ndarray] = {}
     try:
         content = _reader_of(path)(path)
@@ -69,10 +74,10 @@ def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
         _collect(content, "", arrays, _DEPTH)
     except CheckpointError:
         raise
-    except Exception as error:  # A damaged file raises whatever its bytes happen to say.
+    except Exception as error:  # a damaged file can raise anything
         raise CheckpointError(f"{path} cannot be read ({_first_line(error)})") from error
     if not arrays:
-        raise CheckpointError(f"{path} holds no named arrays")
+        raise CheckpointError(f"{path} contains no named arrays")
     if all(name.startswith("module.") for name in arrays):
         arrays = {name.removeprefix("module."): array for name, array in arrays.items()}
     return arrays
@@ -121,7 +126,10 @@ def write(
 
 
 def sha256(path: str | Path) -> str:
-    """Digest of a file's bytes, in hexadecimal; of a TensorFlow checkpoint's files in a row."""
+    """Returns the SHA-256 of a file in hexadecimal.
+
+    For a TensorFlow checkpoint it is the digest of its concatenated files.
+    """
     prefix, digest = tensor_bundle.prefix_of(path), hashlib.sha256()
     for part in tensor_bundle.files_of(prefix) if prefix else [path]:
         with open(part, "rb") as file:
@@ -147,8 +155,8 @@ def _reader_of(path: Path):
     if start[:1] == b"\x80" or path.suffix in _PICKLES[1:]:
         return _read_pickle
     raise CheckpointError(
-        f"{path} is no weight file: known are safetensors, torch's, npz, pickles of arrays, also "
-        "in a tar.gz, and TensorFlow's checkpoints with their index"
+        f"{path} is not a weight file of a known format. Known are safetensors, torch, npz, "
+        "pickles of arrays, also in a tar.gz, and TensorFlow's checkpoints with their index"
     )
 
 
@@ -167,13 +175,13 @@ def _read_torch(path: Path):
         import torch
     except ImportError:
         raise CheckpointError(
-            f"{path} is in torch's format: pip install 'jaxvideo[torch]' to read it"
+            f"{path} has torch's format, and torch is not installed: pip install 'jaxvideo[torch]'"
         ) from None
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f"{path} holds more than weights, and is not opened: {_first_line(error)}"
+            f"{path} contains more than weights and was not loaded: {_first_line(error)}"
         ) from error
 
 
@@ -192,25 +200,26 @@ def _read_archive(path: Path):
         pickles = [m for m in archive if m.isfile() and m.name.endswith(_PICKLES)]
         if len(pickles) != 1:
             raise CheckpointError(
-                f"{path} holds {len(pickles)} files called *{', *'.join(_PICKLES)}, not one"
+                f"{path} contains {len(pickles)} files called *{', *'.join(_PICKLES)}; it must "
+                "contain exactly one"
             )
         return _unpickle(archive.extractfile(pickles[0]), path)
 
 
 def _unpickle(file, path: Path):
     try:
-        # Python 2 wrote Caffe2's; its strings are bytes of Latin-1, arrays' contents too.
+        # Caffe2's pickles are from Python 2. Its strings, also with array contents, are Latin-1.
         return _Unpickler(file, encoding="latin1").load()
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f"{path} holds more than arrays, and is not opened: {error}"
+            f"{path} contains more than arrays and was not loaded: {error}"
         ) from error
 
 
 # --- Pickles of arrays --------------------------------------------------------------------
 
-# NumPy's own constructors are not for strangers: a pickle can have them make arrays of pointers
-# out of bytes, and can change the functions themselves. These take what arrays of numbers need.
+# A pickle must not call NumPy's own constructors: it could make them interpret bytes as pointers,
+# and could modify the functions. The replacements below support arrays of numbers only.
 
 _NUMBERS = re.compile(r"[<>|=]?[biuf]\d+")
 
@@ -219,12 +228,12 @@ class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         known = _KNOWN.get((module.replace("numpy.core", "numpy._core"), name))
         if known is None:
-            raise pickle.UnpicklingError(f"it names {module}.{name}, which arrays do not need")
+            raise pickle.UnpicklingError(f"it uses {module}.{name}, which arrays do not need")
         return known
 
 
 class _Function:
-    """A function that a pickle may call and can neither look into nor change."""
+    """A function that a pickle can call but neither inspect nor change."""
 
     __slots__ = ("_function",)
 
@@ -239,7 +248,7 @@ class _Function:
 
 
 class _Dtype:
-    """A type of numbers, whatever else the pickle says of it."""
+    """A dtype of numbers; records and objects are rejected."""
 
     __slots__ = ("dtype",)
 
@@ -256,7 +265,7 @@ class _Dtype:
 
 
 class _Array:
-    """An array in the making."""
+    """An array under construction."""
 
     __slots__ = ("array",)
 
@@ -290,7 +299,7 @@ _KNOWN = {
     ("numpy._core.numeric", "_frombuffer"): _Function(_from_bytes),
     ("collections", "OrderedDict"): _Function(lambda *items: dict(*items)),
     ("_codecs", "encode"): _Function(_latin1),
-    ("__builtin__", "bytes"): _Function(lambda: b""),  # how an array without numbers ends
+    ("__builtin__", "bytes"): _Function(lambda: b""),  # contents of an empty array
 }
 
 
@@ -299,12 +308,12 @@ def _collect(value: Any, name: str, into: dict[str, np.ndarray], depth: int) -> 
         value = value.array
     if isinstance(value, Mapping):
         if not depth:
-            raise CheckpointError(f"dicts lie in each other more than {_DEPTH} deep at {name}")
+            raise CheckpointError(f"dicts are nested more than {_DEPTH} deep at {name}")
         for key, inner in value.items():
             _collect(inner, f"{name}/{key}" if name else str(key), into, depth - 1)
     elif isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
         into[name] = value
-    elif hasattr(value, "detach"):  # a tensor; NumPy knows no bfloat16
+    elif hasattr(value, "detach"):  # a tensor; NumPy has no bfloat16
         tensor = value.detach().cpu()
         into[name] = (tensor.float() if tensor.is_floating_point() else tensor).numpy()
 

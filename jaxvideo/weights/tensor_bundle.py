@@ -1,10 +1,12 @@
-"""TensorFlow's checkpoints, format V2, read without TensorFlow.
+"""Reads TensorFlow's checkpoints, format V2, without TensorFlow.
 
-`model.ckpt.index` is a LevelDB table: sorted keys, each without the beginning it shares with the
-one before, in blocks with checksums; one block lists the others, and a footer says where that one
-is. The key "" has the header; every other key is a variable's name and has its type, shape, place
-and checksum in `model.ckpt.data-00000-of-00001` and its like. Sources: LevelDB's
-`doc/table_format.md`; TensorFlow's `tensor_bundle.proto`, `tensor_shape.proto`, `types.proto`.
+`model.ckpt.index` is a LevelDB table of sorted keys in blocks with checksums. Each key omits the
+prefix that it shares with the previous key. One block lists the others, and a footer contains its
+position. The key "" has the header. All other keys are names of variables, with type, shape,
+position and checksum in a shard such as `model.ckpt.data-00000-of-00001`.
+
+References: LevelDB's `doc/table_format.md`; TensorFlow's `tensor_bundle.proto`,
+`tensor_shape.proto` and `types.proto`.
 """
 
 from __future__ import annotations
@@ -45,25 +47,38 @@ _TYPES = {
 
 
 def prefix_of(path: str | Path) -> Path | None:
-    """`model.ckpt` of `model.ckpt` or any of its files; None where no index is beside it."""
+    """Returns the prefix (`model.ckpt`) from the prefix or a file of a checkpoint.
+
+    Args:
+      path: the prefix or any file of the checkpoint.
+
+    Returns:
+      The prefix, or None if there is no index with that prefix.
+    """
     path = Path(path)
     name = re.sub(r"\.(index|meta|data-\d{5}-of-\d{5})$", "", path.name)
-    if path.is_file() and name == path.name:  # a file of its own
+    if path.is_file() and name == path.name:  # a file that is not part of a checkpoint
         return None
     return path.with_name(name) if path.with_name(f"{name}.index").is_file() else None
 
 
 def files_of(prefix: Path) -> list[Path]:
-    """The index, then the shards that are there."""
+    """Returns the index and the existing shards."""
     shards = glob.glob(f"{glob.escape(str(prefix))}.data-?????-of-?????")
     return [_index_of(prefix), *map(Path, sorted(shards))]
 
 
 def read(prefix: Path) -> dict[str, np.ndarray]:
-    """The variables of a checkpoint that are arrays of numbers, by name, in the index's order.
+    """Reads the variables of a checkpoint that are arrays of numbers.
+
+    Args:
+      prefix: prefix of the checkpoint's files.
+
+    Returns:
+      Arrays by name, in the order of the index.
 
     Raises:
-      CheckpointError: a file that is missing, damaged or of a kind that is not read here.
+      CheckpointError: a file is missing, damaged or uses an unsupported feature.
     """
     index = _index_of(prefix)
     arrays: dict[str, np.ndarray] = {}
@@ -72,12 +87,14 @@ def read(prefix: Path) -> dict[str, np.ndarray]:
             table = dict(_table(index.read_bytes()))
             header = _message(table.pop(b"", b""))
             shards, order = _last(header, 1), ">" if _last(header, 2) else "<"
-            # Slices of variables have keys that are no text.
+            # Keys of slices are not text.
             entries = {key.decode(errors="replace"): _message(table[key]) for key in table}
         except (ValueError, OSError) as error:
             raise CheckpointError(f"{index} cannot be read ({error})") from error
         if sliced := [name for name, entry in entries.items() if 7 in entry]:
-            raise CheckpointError(f"{index}: {sliced[0]} is stored in slices, which are not read")
+            raise CheckpointError(
+                f"{index}: {sliced[0]} is stored in slices, which are not supported"
+            )
         opened = {}
         for name, entry in entries.items():
             shard = _last(entry, 3)
@@ -89,7 +106,7 @@ def read(prefix: Path) -> dict[str, np.ndarray]:
                     opened[shard] = stack.enter_context(path.open("rb"))
                 arrays[name] = _tensor(entry, opened[shard], order)
             except FileNotFoundError:
-                raise CheckpointError(f"{path}: no such file, and {index} needs it") from None
+                raise CheckpointError(f"{path}: no such file, but {index} refers to it") from None
             except (ValueError, OSError) as error:
                 raise CheckpointError(f"{path}: {name} cannot be read ({error})") from error
     return arrays
@@ -109,7 +126,7 @@ def _tensor(entry, file, order: str) -> np.ndarray:
     file.seek(_last(entry, 4))
     content = file.read(size)
     if len(content) != size:
-        raise ValueError("the file ends too early")
+        raise ValueError("the file is truncated")
     _check(content, _last(entry, 6))
     array = np.frombuffer(content, dtype).reshape(shape)
     if kind == _BFLOAT16:
@@ -121,11 +138,11 @@ def _tensor(entry, file, order: str) -> np.ndarray:
 
 
 def _table(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Keys and values of all blocks."""
+    """Yields keys and values of all blocks."""
     footer = data[-_FOOTER:]
     if len(footer) < _FOOTER or int.from_bytes(footer[-8:], "little") != _MAGIC:
-        raise ValueError("it is no index of a checkpoint, or it is cut off")
-    _, at = _place(footer, 0)  # of the meta block, which nobody fills
+        raise ValueError("it is not an index of a checkpoint, or it is truncated")
+    _, at = _place(footer, 0)  # the meta block, which is empty
     place, _ = _place(footer, at)
     for _, handle in _entries(_block(data, *place)):
         place, _ = _place(handle, 0)
@@ -140,16 +157,16 @@ def _place(data: bytes, at: int) -> tuple[tuple[int, int], int]:
 
 
 def _block(data: bytes, offset: int, size: int) -> bytes:
-    """A block is followed by a byte that says how it is compressed, and by its checksum."""
+    """Returns a block; the type of compression (one byte) and the checksum follow it."""
     stored = _take(data, offset, size + 5)
     _check(stored[:-4], int.from_bytes(stored[-4:], "little"))
     if stored[size]:
-        raise ValueError("it is compressed, which TensorFlow's own are not")
+        raise ValueError("it is compressed, which is not supported")
     return stored[:size]
 
 
 def _entries(block: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """At a block's end are places to start a search from, and how many: not needed here."""
+    """Yields the entries of a block, which ends with positions for a search and their number."""
     end = len(block) - 4 - 4 * int.from_bytes(block[-4:], "little")
     key, at = b"", 0
     while at < end:
@@ -165,7 +182,7 @@ def _entries(block: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _message(data: bytes) -> dict[int, list]:
-    """Numbers of fields to their values: integers, or bytes for all that has a length."""
+    """Returns field numbers to values: integers, or bytes for fields with a length."""
     fields: dict[int, list] = {}
     at = 0
     while at < len(data):
@@ -180,7 +197,7 @@ def _message(data: bytes) -> dict[int, list]:
             size = 8 if kind == 1 else 4
             value, at = int.from_bytes(_take(data, at, size), "little"), at + size
         else:
-            raise ValueError(f"it has a field of kind {kind}")
+            raise ValueError(f"it has a field of the unknown wire type {kind}")
         fields.setdefault(tag >> 3, []).append(value)
     return fields
 
@@ -196,12 +213,12 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
         value, at = value | (byte & 127) << shift, at + 1
         if byte < 128:
             return value, at
-    raise ValueError("it has a number without an end")
+    raise ValueError("it has an integer of more than 10 bytes")
 
 
 def _take(data: bytes, at: int, size: int) -> bytes:
     if at + size > len(data):
-        raise ValueError("it ends too early")
+        raise ValueError("it is truncated")
     return data[at : at + size]
 
 
@@ -209,7 +226,7 @@ def _take(data: bytes, at: int, size: int) -> bytes:
 
 
 def _check(content: bytes, masked: int) -> None:
-    # Rotated and shifted, because a checksum of data that hold checksums would be weak.
+    # Stored checksums are masked, because checksums of data with checksums would be weak.
     rotated = (masked - 0xA282EAD8) & 0xFFFFFFFF
     if (rotated << 15 | rotated >> 17) & 0xFFFFFFFF != crc32c(content):
         raise ValueError("its checksum is wrong")
@@ -228,13 +245,17 @@ _LANE = 64  # bytes
 
 
 def crc32c(content: bytes) -> int:
-    """CRC-32C (Castagnoli; RFC 3720, appendix B.4).
+    """Returns the CRC-32C (Castagnoli; RFC 3720, appendix B.4).
 
-    Byte by byte in many lanes at once, which are then joined: the register is linear, so that of
-    `a + b` is that of `a`, moved on by as many zeros as `b` has bytes, XOR that of `b`.
+    Lanes are processed in parallel, byte by byte, and then combined. The register is linear, so
+    that of `a + b` is the register of `a` after as many zero bytes as `b` has, XOR that of `b`.
+
+    Example:
+      >>> hex(crc32c(b"123456789"))
+      '0xe3069283'
     """
     lanes = 1 << max(math.ceil(len(content) / _LANE) - 1, 0).bit_length()
-    padded = np.zeros(lanes * _LANE, np.uint8)  # zeros before change nothing
+    padded = np.zeros(lanes * _LANE, np.uint8)  # leading zeros do not change the register
     padded[len(padded) - len(content) :] = np.frombuffer(content, np.uint8)
     register = np.zeros(lanes, np.uint32)
     for column in np.ascontiguousarray(padded.reshape(lanes, _LANE).T):
@@ -257,7 +278,7 @@ def _after_zeros(register: np.ndarray, count: int) -> np.ndarray:
 
 @functools.cache
 def _zeros(power: int) -> np.ndarray:
-    """Columns of the matrix, over bits, for `2 ** power` bytes of zeros."""
+    """Columns of the matrix over bits for `2 ** power` zero bytes."""
     if power:
         return _times(_zeros(power - 1), _zeros(power - 1))
     return _BYTES[_BITS & 255] ^ _BITS >> 8

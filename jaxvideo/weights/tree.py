@@ -1,7 +1,8 @@
-"""Parameter trees as flat tables of names: the names are the library's API.
+"""Parameter trees as flat dicts by name.
 
-A name is the path through the scopes, joined by slashes: `mixed_4b/branch_1/conv_b/kernel`.
-Freezing, decay, inflation and import are functions over such names.
+A name is the path through the scopes joined by slashes, such as `mixed_4b/branch_1/conv_b/kernel`.
+Freezing, weight decay, inflation and import are functions over such names, which are part of the
+public interface.
 """
 
 from __future__ import annotations
@@ -14,7 +15,16 @@ from jaxvideo.types import CheckpointError, ConfigError
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested dicts to `{name: leaf}`, in the tree's order."""
+    """Returns `{name: leaf}` of nested dicts, in their order.
+
+    Args:
+      tree: nested dicts.
+      prefix: prefix of all names.
+
+    Example:
+      >>> flatten({"conv1": {"kernel": 1}})
+      {'conv1/kernel': 1}
+    """
     flat = {}
     for key, value in tree.items():
         name = f"{prefix}{key}"
@@ -26,7 +36,12 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """The inverse of `flatten`."""
+    """Returns nested dicts from `{name: leaf}`; the inverse of `flatten`.
+
+    Example:
+      >>> unflatten({"conv1/kernel": 1})
+      {'conv1': {'kernel': 1}}
+    """
     tree: dict[str, Any] = {}
     for name, value in flat.items():
         *scopes, leaf = name.split("/")
@@ -38,10 +53,19 @@ def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def matching(names: Sequence[str], patterns: Sequence[str], what: str) -> set[str]:
-    """The names that any of the shell-style patterns matches (`*` also crosses slashes).
+    """Returns the names that match any of the shell-style patterns; `*` also matches slashes.
+
+    Args:
+      names: all names.
+      patterns: patterns as in `fnmatch`.
+      what: name of the setting that contains the patterns, for the error message.
 
     Raises:
-      ConfigError: a pattern that matches nothing; `what` says in whose behalf.
+      ConfigError: a pattern matches nothing.
+
+    Example:
+      >>> matching(["conv1/kernel", "fc/kernel"], ["fc/*"], "frozen")
+      {'fc/kernel'}
     """
     found: set[str] = set()
     for pattern in patterns:
@@ -56,7 +80,16 @@ def matching(names: Sequence[str], patterns: Sequence[str], what: str) -> set[st
 
 
 def check_same(expected: Mapping[str, Any], found: Mapping[str, Any], where: str) -> None:
-    """Both flat tables must have the same names and shapes, or the error prints the diff."""
+    """Checks that two flat dicts have the same names and shapes.
+
+    Args:
+      expected: leaves of the model.
+      found: leaves of a file.
+      where: the file, for the error message.
+
+    Raises:
+      CheckpointError: they differ; the message lists the differences.
+    """
     lines = [f"  missing   {n} {tuple(expected[n].shape)}" for n in expected if n not in found]
     lines += [f"  unknown   {n} {tuple(found[n].shape)}" for n in found if n not in expected]
     lines += [

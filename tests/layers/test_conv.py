@@ -1,4 +1,4 @@
-"""The convolution as users call it: transformations, padding, platforms, errors."""
+"""`conv3d` and `Conv3D`: transformations, padding, platforms, errors."""
 
 import jax
 import jax.numpy as jnp

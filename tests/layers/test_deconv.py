@@ -7,7 +7,7 @@ from jax import lax
 from jaxvideo.layers.deconv import Deconv3D, deconv3d
 from jaxvideo.types import ConfigError
 
-# Kernel, strides, padding: MotionNet's, its in time too, an odd kernel, no overlap, stride 1.
+# Kernel, strides, padding: MotionNet, the same in time, an odd kernel, no overlap, stride 1.
 CASES = [
     ((1, 4, 4), (1, 2, 2), (0, 1, 1)),
     ((4, 4, 4), (2, 2, 2), (1, 1, 1)),
@@ -96,7 +96,7 @@ def test_module():
 
 
 @pytest.mark.parametrize(
-    ("padding", "text"), [("SAME", "padding='SAME'"), (3, r"leaves a result of \(1, -2, 1\)")]
+    ("padding", "text"), [("SAME", "padding='SAME'"), (3, r"the result has size \(1, -2, 1\)")]
 )
 def test_wrong_padding(padding, text):
     padding = padding if isinstance(padding, str) else (0, padding, 0)

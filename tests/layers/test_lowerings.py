@@ -7,9 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxvideo.layers import conv2d, winograd
 from jaxvideo.layers.geometry import Geometry, Pass
-from jaxvideo.layers.lowerings import compute, fits, resolve
+from jaxvideo.layers.lowerings import LOWERINGS, compute, conv2d, fits, resolve, winograd
 from jaxvideo.types import Lowering
 from tests.layers.zoo_convolutions import zoo
 from tests.marks import some
@@ -18,7 +17,7 @@ CHANNELS, FEATURES = 4, 6
 
 
 def grid():
-    """Odd and even sizes, no, symmetric and lopsided padding, clips shorter than the kernel."""
+    """Odd and even sizes; no, symmetric and asymmetric padding; clips shorter than the kernel."""
     kernels = [(1, 1, 1), (1, 3, 3), (3, 1, 1), (3, 3, 3), (3, 7, 7), (2, 3, 2), (5, 1, 1)]
     strides = [(1, 1, 1), (1, 2, 2), (2, 1, 1), (2, 2, 2)]
     sizes = [(4, 8, 7), (5, 7, 8)]
@@ -30,9 +29,9 @@ def grid():
     for kernel in [(3, 1, 1), (3, 3, 3), (5, 1, 1)]:
         pads = ((kernel[0] // 2,) * 2, (0, 0), (0, 0))
         yield Geometry(kernel, (1, 5, 6), (1, 1, 1), pads)
-    for kernel in [(1, 3, 3), (3, 3, 3)]:  # another stride per axis
+    for kernel in [(1, 3, 3), (3, 3, 3)]:  # different strides per axis
         yield Geometry(kernel, (4, 8, 9), (1, 2, 3), tuple((k // 2, k // 2) for k in kernel))
-    # Winograd's tiles: results of one row or column, and padding wider than the kernel.
+    # Winograd: results of one row or column, and padding wider than the kernel.
     for size, pads in [((3, 3), (0, 0)), ((4, 5), (0, 0)), ((5, 4), (3, 4)), ((1, 2), (1, 1))]:
         yield Geometry((3, 3, 3), (3, *size), (1, 1, 1), ((1, 1), pads, pads))
 
@@ -40,10 +39,14 @@ def grid():
 def possible(geometry, depthwise=False):
     return [
         lowering
-        for lowering in Lowering
+        for lowering in LOWERINGS
         # ONEDNN is tested in a subprocess, see test_onednn.py.
-        if lowering not in (Lowering.AUTO, Lowering.ONEDNN) and fits(lowering, geometry, depthwise)
+        if lowering is not Lowering.ONEDNN and fits(lowering, geometry, depthwise)
     ]
+
+
+def test_every_lowering_has_a_row():
+    assert list(LOWERINGS) == [one for one in Lowering if one is not Lowering.AUTO]
 
 
 def operands(geometry, channels=CHANNELS, features=FEATURES, dtype=jnp.float32):
@@ -65,7 +68,7 @@ def passes(lowering, geometry, x, w, g):
 
 
 def check(geometry, arrays, limit, depthwise=False):
-    """All lowerings in one program, so that a geometry costs one compilation."""
+    """Compares all lowerings in one program, which needs one compilation."""
     ways = possible(geometry, depthwise)
 
     @jax.jit
@@ -87,7 +90,7 @@ GRID = list(grid())
 
 
 def reached(geometry):
-    """Where a geometry leads in `fits` and `resolve`."""
+    """Yields the results of `fits` and `resolve` for a geometry."""
     yield from possible(geometry)
     machines = [("cpu", engine) for engine in ("", "avx2", "avx512", "bfloat16")]
     machines += [("tpu", ""), ("gpu", "")]
@@ -97,7 +100,7 @@ def reached(geometry):
 
 
 def chosen_geometries():
-    """Winograd's, unequal strides, and as few others as lead wherever any of the grid does."""
+    """Winograd, unequal strides, and few others that together reach all results of the grid."""
     found = {geometry: set(reached(geometry)) for geometry in GRID}
     chosen = GRID[-6:]
     missing = set().union(*found.values()) - set().union(*(found[g] for g in chosen))
@@ -105,7 +108,7 @@ def chosen_geometries():
         best = max(GRID, key=lambda geometry: len(missing & found[geometry]))
         chosen.append(best)
         missing -= found[best]
-    # And some that lead nowhere else, with other sizes, strides and padding.
+    # Some more with other sizes, strides and padding.
     return [*chosen, *GRID[:-6:16]]
 
 
@@ -113,7 +116,7 @@ DEFAULT = chosen_geometries()
 
 
 def ids(geometry):
-    """What identifies a geometry, short enough for `pytest -k`."""
+    """A short name of a geometry for `pytest -k`."""
     kernel, size, strides, pads = (
         "x".join(map(str, np.ravel(part)))
         for part in (geometry.kernel, geometry.in_size, geometry.strides, geometry.pads)
@@ -153,7 +156,7 @@ BFLOAT16 = [
 
 @pytest.mark.parametrize("geometry", BFLOAT16, ids=ids)
 def test_bfloat16(geometry):
-    # DIRECT's own result is rounded to 8 bits.
+    # The result of DIRECT is also rounded to 8 bits.
     check(geometry, operands(geometry, dtype=jnp.bfloat16), 1e-2)
 
 
@@ -178,7 +181,7 @@ def test_grouped(kernel, stride, groups, channels, features):
 
 @pytest.mark.full
 def test_many_blocks(monkeypatch):
-    """The small cases above are one block; here a block is a row, then an image."""
+    """The cases above are one block. Here a block is a row, then an image."""
     geometry = Geometry((3, 3, 3), (4, 8, 6), (1, 1, 1), ((1, 1),) * 3)
     arrays = operands(geometry)
     for size in (1, 2000, 20000):

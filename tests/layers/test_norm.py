@@ -54,7 +54,7 @@ def test_groups_are_separate_batches_in_one():
 
 
 def test_variance_survives_a_large_mean_once_training_has_begun():
-    """E[x^2] - E[x]^2 in f32 would have lost every digit at mean 3000 and deviation 2."""
+    """E[x^2] - E[x]^2 in f32 would lose all digits with mean 3000 and deviation 2."""
     x = data(mean=3000.0)
     module = BatchNorm(momentum=0.5)
     y, _ = run(module, x, steps=20)
@@ -103,9 +103,11 @@ def test_frozen_uses_and_keeps_the_running_statistics():
 
 
 @pytest.mark.parametrize("train", [True, False])
-def test_no_function_of_its_own(train):
-    """A call would keep views between it and the convolutions around, and XLA from packing
-    them: 2.7 times the cycles and memory of R(2+1)D-18's training step on a TPU."""
+def test_batch_norm_has_no_jitted_function(train):
+    """A jitted function would keep XLA for TPUs from merging columns with the convolutions.
+
+    The training step of R(2+1)D-18 would need 2.7 times the cycles and memory.
+    """
     x = jnp.zeros((2, 3, 8, 8, 64), jnp.bfloat16)
     module = BatchNorm(dtype=jnp.bfloat16)
     variables = module.init(jax.random.key(0), x, train=False)
@@ -116,4 +118,4 @@ def test_no_function_of_its_own(train):
 
     program = str(jax.make_jaxpr(jax.grad(loss))(x))
     assert "rsqrt" in program
-    assert "name=_" not in program, program  # as JAX writes a call of our functions
+    assert "name=_" not in program, program  # the name of a jitted private function

@@ -1,4 +1,4 @@
-"""oneDNN on CPUs: values in a subprocess, which machines use it, several devices, fused calls."""
+"""oneDNN on CPUs: values, machines without it, several devices, fused calls."""
 
 import json
 import logging
@@ -14,9 +14,9 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from jaxvideo.layers import conv3d, onednn_probe
+from jaxvideo.layers import conv3d
 from jaxvideo.layers.geometry import Geometry, Pass
-from jaxvideo.layers.lowerings import compute, fits, resolve
+from jaxvideo.layers.lowerings import compute, fits, onednn_probe, resolve
 from jaxvideo.types import ConfigError, Lowering
 from tests.layers.zoo_convolutions import zoo
 from tests.marks import some
@@ -45,11 +45,11 @@ def close(results, expected, limit=1e-5):
         assert np.abs(value - wanted).max() <= limit * np.abs(wanted).max()
 
 
-# --- Every convolution of the zoo, where a refusal by oneDNN cannot end the test run ---------
+# --- Every convolution of the zoo, in a subprocess that oneDNN may end ----------------------
 
 PROGRAM = """
 import json, sys
-from jaxvideo.layers.onednn_probe import differences
+from jaxvideo.layers.lowerings.onednn_probe import differences
 dtype, cases = sys.argv[1], json.load(sys.stdin)
 for start in range(0, len(cases), 25):
     some = [tuple(tuple(map(tuple, v)) if i == 3 else tuple(v) if isinstance(v, list) else v
@@ -187,7 +187,7 @@ def test_by_name_where_there_is_none(monkeypatch):
     with pytest.raises(ConfigError, match=r"CPUs only, and this program is for a TPU"):
         function.trace(x, w).lower(lowering_platforms=("tpu",))
     half = x.astype(jnp.float16), w.astype(jnp.float16)
-    with pytest.raises(ConfigError, match=r"float16: it computes float32 and bfloat16 only"):
+    with pytest.raises(ConfigError, match=r"float16: oneDNN computes float32 and bfloat16 only"):
         function(*half)
     monkeypatch.setattr(onednn_probe, "refusal", lambda name: "no such library")
     with pytest.raises(ConfigError, match=r"lowering='onednn' with float32: no such library"):
@@ -205,7 +205,7 @@ def test_by_name_for_a_convolution_that_it_does_not_compute():
 
 @pytest.fixture
 def fresh(monkeypatch, tmp_path):
-    """A machine that has no verdict yet."""
+    """A machine without a stored test result."""
     monkeypatch.setenv("JAXVIDEO_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("JAXVIDEO_ONEDNN", raising=False)
     monkeypatch.setattr(onednn_probe, "_cpu_info", lambda: ("a CPU", frozenset({"avx2"})))
@@ -217,7 +217,7 @@ def fresh(monkeypatch, tmp_path):
 
 
 def interpreter(path: Path, body: str) -> str:
-    """A program that takes the place of Python's in the probe."""
+    """A program that replaces Python in the subprocess."""
     path.write_text(f"#!/bin/sh\n{body}\n")
     path.chmod(0o755)
     return str(path)
@@ -239,7 +239,7 @@ def test_a_probe_that_fails_is_one_warning_and_is_remembered(fresh, tmp_path, ca
     assert "oneDNN is not used for float32" in warning.getMessage()
     with pytest.raises(ConfigError, match=reason):
         onednn_probe.require("cpu", "float32")
-    # The next process reads the verdict.
+    # The next process reads the stored result.
     fresh.setattr(onednn_probe, "_probe", lambda name: pytest.fail("probed again"))
     assert onednn_probe.engine("float32") == ""
     assert "jaxvideo's own" in onednn_probe.status()["convolution, float32"]
@@ -250,12 +250,12 @@ def test_a_probe_that_hangs_is_stopped(fresh, tmp_path, caplog):
     fresh.setattr(onednn_probe, "_TIME_LIMIT_S", 0.2)
     assert onednn_probe.engine("float32") == ""
     assert "took more than 0.2 s" in caplog.text
-    assert not list((tmp_path / "cache").rglob("*.json")), "a busy machine is no verdict"
+    assert not list((tmp_path / "cache").rglob("*.json")), "a timeout is not a final result"
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"float32": 3}', "null"])
-def test_a_damaged_verdict_is_probed_again(fresh, content):
-    path = onednn_probe._verdict_file()
+def test_a_damaged_result_is_tested_again(fresh, content):
+    path = onednn_probe._result_file()
     path.parent.mkdir(parents=True)
     path.write_text(content)
     fresh.setattr(onednn_probe, "_probe", lambda name: ("", True))
@@ -283,7 +283,7 @@ def test_the_environment_variable(fresh):
         onednn_probe.engine("float32")
     fresh.setenv("JAXVIDEO_ONEDNN", "1")
     fresh.setattr(onednn_probe.platform, "machine", lambda: "aarch64")
-    with pytest.raises(ConfigError, match=r"JAXVIDEO_ONEDNN=1, but .* jaxlib has none for linux"):
+    with pytest.raises(ConfigError, match=r"ONEDNN=1, but .* jaxlib does not contain it for"):
         onednn_probe.engine("float32")
     fresh.delenv("JAXVIDEO_ONEDNN")
     assert onednn_probe.engine("float32") == ""
@@ -364,7 +364,7 @@ def test_inside_shard_map():
     close(dw.sum(0), direct)
 
 
-# --- What follows a convolution -----------------------------------------------------------
+# --- Epilogues ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("activation", some(["", "relu", "sigmoid", "swish"], ["", "swish"]))

@@ -1,4 +1,4 @@
-"""`layers.flow` finds motions that are known, and the same alone, in a batch and in a video."""
+"""TV-L1: known motions, alone, in a batch and in a video."""
 
 import functools
 
@@ -10,8 +10,8 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jaxvideo.data import flow as host
-from jaxvideo.layers import flow
-from jaxvideo.layers.flow import flow_of_video, to_gray, tvl1, tvl1_video
+from jaxvideo.layers import tvl1 as flow
+from jaxvideo.layers.tvl1 import flow_of_video, to_gray, tvl1, tvl1_video
 from jaxvideo.types import ConfigError
 
 SIZE = (64, 80)
@@ -26,7 +26,7 @@ def photograph():
 
 
 def seen(matrix, size=SIZE, corner=(60, 190)):
-    """The photograph after an affine motion `[2, 3]` of the part at `corner`, about its middle."""
+    """The part of the photograph at `corner`, moved by an affine map `[2, 3]` about its center."""
     h, w = size
     middle = np.array([(w - 1) / 2, (h - 1) / 2])
     y, x = np.mgrid[:h, :w]
@@ -49,7 +49,7 @@ def error(result, truth, border=8):
 
 @functools.cache
 def solved(iterations):
-    """All motions in one batch: one compilation."""
+    """All motions in one batch, which needs one compilation."""
     motions = {
         "still": moved(),
         "right": moved(1.0),
@@ -77,7 +77,7 @@ def test_equal_frames_do_not_move():
 
 
 def naive(i0, i1, iterations, tau=0.25, lam=0.15, theta=0.3):
-    """One level, one warp from rest, as the IPOL article's algorithm 1 is printed."""
+    """Algorithm 1 of the IPOL article for one level and one warp from zero flow."""
     height, width = i0.shape
     i1x, i1y = np.zeros_like(i1), np.zeros_like(i1)
     edged = np.pad(i1, 2, mode="edge")
@@ -120,7 +120,7 @@ def test_the_iterations_are_those_of_the_article():
 
 
 def test_bicubic_and_bilinear_sampling():
-    """On images that each reproduces exactly, at places inside; outside is told."""
+    """Exact at positions inside, on images that the method reproduces; outside is flagged."""
     rng = np.random.default_rng(0)
     y, x = np.mgrid[:16, :18].astype(np.float32)
     shift = rng.uniform(-3, 3, (1, 2, 16, 18)).astype(np.float32)
@@ -162,7 +162,7 @@ def test_batch_equals_single():
 
 @pytest.mark.parametrize("chunk", [2, 9])
 def test_video_equals_its_pairs(chunk):
-    """Also where the chunks do not divide the pairs, and with bytes in."""
+    """Also if chunks do not divide the pairs, and for uint8 input."""
     video = np.rint(clip()).clip(0, 255).astype(np.uint8)
     pairs = tvl1(video[:-1], video[1:], **QUICK)
     fields = tvl1_video(jnp.asarray(video), chunk=chunk, **QUICK)
@@ -213,15 +213,18 @@ def test_quantize_is_the_hosts():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda z: tvl1(z(2, 32, 32), z(2, 32, 40)), r"\(2, 32, 32\), \(2, 32, 40\)"),
+        (lambda z: tvl1(z(2, 32, 32), z(2, 32, 40)), r"\(2, 32, 32\) and \(2, 32, 40\)"),
         (lambda z: tvl1(z(32, 32), z(32, 32)), r"\[N, H, W\]"),
         (lambda z: tvl1(z(1, 15, 32), z(1, 15, 32)), "16 pixels"),
         (lambda z: tvl1(z(1, 32, 32), z(1, 32, 32), scale=1.0), "scale=1.0"),
         (lambda z: tvl1(z(1, 32, 32), z(1, 32, 32), warps=0), "warps=0"),
-        (lambda z: tvl1_video(z(1, 32, 32)), "two gray frames"),
+        (lambda z: tvl1_video(z(1, 32, 32)), r"\[T, H, W\], gray, with T >= 2"),
         (lambda z: tvl1_video(z(3, 32, 32), chunk=0), "chunk=0"),
-        (lambda z: flow_of_video(z(2, 3, 32, 32)), "flow_of_video wants RGB"),
-        (lambda z: flow_of_video(z(2, 1, 32, 32, 3)), "T from 1"),
+        (
+            lambda z: flow_of_video(z(2, 3, 32, 32)),
+            r"video has shape \(2, 3, 32, 32\)",
+        ),
+        (lambda z: flow_of_video(z(2, 1, 32, 32, 3)), "with T >= 1"),
     ],
 )
 def test_wrong_input_is_named(call, message):

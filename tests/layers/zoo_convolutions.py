@@ -1,7 +1,7 @@
-"""Every distinct convolution of the registry's networks, made small.
+"""Every distinct convolution of the registry's networks, with small sizes.
 
-They are kept in `zoo_convolutions.json`, because tracing the networks takes a minute;
-`tests/models/test_zoo.py`, which traces them anyway, compares.
+They are stored in `zoo_convolutions.json`, because tracing the networks takes a minute.
+`tests/models/test_zoo.py`, which traces them, compares.
 """
 
 import dataclasses
@@ -34,7 +34,7 @@ def made_small(x, w, geometry):
 
 
 def text_of(cases) -> str:
-    """The content of the file for a set of `made_small`'s results."""
+    """Returns the content of the file for a set of results of `made_small`."""
     rows = [[*dataclasses.astuple(geometry), *rest] for geometry, *rest in cases]
     return "[\n" + ",\n".join(sorted(map(json.dumps, rows))) + "\n]\n"
 

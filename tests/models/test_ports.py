@@ -194,7 +194,7 @@ def test_p3d(tmp_path):
     network = ports.randomize(ports.P3DNet((3, 4, 6, 3)))
     path = tmp_path / "p3d.pth.tar"
     torch.save({"state_dict": network.state_dict()}, path)
-    variables = load_weights("p3d_63", path, source="p3d-pytorch", width=1 / 8)
+    variables = read_weights("p3d_63", path, source="p3d-pytorch", width=1 / 8).variables
     clip = clip_of((2, 16, 64, 96, 3))
     arguments = {"width": 1 / 8, "num_classes": 5, "form": "port"}
     same_stages("p3d_63", variables, clip, network.stages(to_torch(clip)), **arguments)
@@ -209,7 +209,7 @@ def test_i3d(tmp_path, source, name, channels):
     network = ports.randomize(ports.I3DNet(source == "kinetics-i3d-pytorch", channels))
     path, clip = tmp_path / "i3d.pt", clip_of((2, 18, 65, 72, channels))
     torch.save(network.state_dict(), path)
-    variables = load_weights(name, path, source=source, width=1 / 8)
+    variables = read_weights(name, path, source=source, width=1 / 8).variables
     arguments = {"width": 1 / 8, "num_classes": 5, "bn_scale": True}
     same_stages(name, variables, clip, network.stages(to_torch(clip)), **arguments)
 
@@ -259,7 +259,7 @@ def test_c3d(tmp_path, source):
     network = ports.randomize(ports.C3DNet(C3D_NAMES[source], widths, hidden=512))
     path, clip = tmp_path / "c3d.pickle", clip_of((2, 16, 112, 112, 3))
     torch.save(network.named_weights(), path)
-    variables = load_weights("c3d_sports1m", path, source=source, width=1 / 8)
+    variables = read_weights("c3d_sports1m", path, source=source, width=1 / 8).variables
     pools = "ceil" if source == "c3d-caffe" else "symmetric"
     stages = network.stages(to_torch(clip), symmetric=pools == "symmetric")
     arguments = {"width": 1 / 8, "num_classes": 5, "pools": pools}
@@ -338,7 +338,7 @@ def test_vmz(torchvision, tmp_path):
     )
     pickled = tmp_path / "r2plus1d_34.pkl"
     pickled.write_bytes(pickle.dumps(caffe2_blobs(network.state_dict(), BLOCKS[34]), protocol=2))
-    again = load_weights("r2plus1d_34", pickled, source="vmz-caffe2")
+    again = read_weights("r2plus1d_34", pickled, source="vmz-caffe2").variables
     jax.tree.map(np.testing.assert_array_equal, again, variables)
 
 

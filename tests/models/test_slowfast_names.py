@@ -10,7 +10,7 @@ import pytest
 
 from jaxvideo import create_model
 from jaxvideo.models import MODELS
-from jaxvideo.pretrained import SOURCES, _source, read_weights
+from jaxvideo.pretrained import SOURCES, find_source, read_weights
 from jaxvideo.types import CheckpointError
 from jaxvideo.weights import from_torch, tree
 
@@ -175,7 +175,7 @@ CAFFE2_TO_PYSLOWFAST = {
 def test_affinities_of_pyslowfasts_networks(source):
     """SLOW_NLN_*.yaml set NONLOCAL.INSTANTIATION to dot_product; the others use softmax."""
     kinds = {
-        name: create_model(name, **_source(source, name).arguments).non_local_kind
+        name: create_model(name, **find_source(source, name).arguments).non_local_kind
         for name in ("slow_r50_nl", "i3d_r50_nl")
     }
     assert kinds == {"slow_r50_nl": "dot_product", "i3d_r50_nl": "softmax"}

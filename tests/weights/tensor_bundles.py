@@ -1,4 +1,4 @@
-"""TensorFlow's checkpoints V2, written byte by byte from the descriptions of their formats."""
+"""Writes TensorFlow's checkpoints V2 byte by byte from the descriptions of their formats."""
 
 import struct
 
@@ -9,7 +9,7 @@ TEXT = 7
 
 
 def crc32c(data):
-    """Bit by bit, as CRCs are defined; and hidden as LevelDB does it."""
+    """CRC-32C bit by bit, as defined, with LevelDB's mask."""
     register = 0xFFFFFFFF
     for byte in data:
         register ^= byte
@@ -34,7 +34,7 @@ def field(number, value):
 
 
 def block(entries, restart_every=3):
-    """Entries `(key, value)`; every so many of them a key is whole."""
+    """A block of entries `(key, value)`; every `restart_every`-th key is stored in full."""
     out, starts, before = b"", [], b""
     for i, (key, value) in enumerate(entries):
         shared = 0
@@ -67,7 +67,7 @@ def table(entries, per_block=5):
 
 
 def write(prefix, arrays, shards=1, big_endian=False, checksum=crc32c):
-    """`prefix`.index and its shards; `arrays` are arrays or, as bytes, a variable of text."""
+    """Writes `prefix`.index and its shards from arrays; bytes are a text variable."""
     entries, contents = [(b"", field(1, shards) + field(2, int(big_endian)))], [b""] * shards
     for number, name in enumerate(sorted(arrays)):
         array, shard = arrays[name], number % shards

@@ -41,7 +41,7 @@ def test_npz_and_pickles(tmp_path):
 
 
 def test_pickle_of_python_2(tmp_path):
-    """Arrays' bytes are strings there, and NumPy's modules have their old names."""
+    """Contents of arrays are strings, and NumPy's modules have their old names."""
     old = pickle.dumps({"b": ARRAYS["b"]}, 2).replace(b"numpy._core", b"numpy.core")
     (tmp_path / "w.pkl").write_bytes(old)
     np.testing.assert_array_equal(files.read_arrays(tmp_path / "w.pkl")["b"], ARRAYS["b"])
@@ -59,13 +59,13 @@ class Hostile:
 def test_a_hostile_pickle_is_not_run(tmp_path, wrapper):
     mark, path = tmp_path / "ran", tmp_path / "w.pkl"
     path.write_bytes(pickle.dumps(wrapper(Hostile(mark))))
-    with pytest.raises(CheckpointError, match=r"w\.pkl holds more than arrays, and is not opened"):
+    with pytest.raises(CheckpointError, match=r"w\.pkl contains more than arrays and"):
         files.read_arrays(path)
     assert not mark.exists()
 
 
 def crafted(*parts):
-    """A pickle put together by hand, as nobody's `dumps` writes it."""
+    """A pickle composed by hand, which no `dumps` writes."""
     return b"\x80\x02" + b"".join(parts) + b"."
 
 
@@ -77,7 +77,7 @@ def crafted(*parts):
         # a record of objects
         crafted(b"cnumpy\ndtype\n](X\x01\0\0\0aX\x01\0\0\0O\x86e\x85R"),
         crafted(b"cnumpy\ndtype\nX\x01\0\0\0O\x85R"),
-        # BUILD with attributes for a function, which would change it for everybody
+        # BUILD with attributes for a function, which would change it in the whole process
         crafted(b"cnumpy._core.numeric\n_frombuffer\nN}X\x0c\0\0\0__defaults__)s\x86b0}"),
         crafted(b"c_codecs\nencode\nX\x01\0\0\0aX\x03\0\0\0hex\x86R"),
     ],
@@ -142,7 +142,7 @@ def test_torch_files(tmp_path, zipped):
     torch.save({"b": torch.tensor([1.5], dtype=torch.bfloat16)}, path, **save)
     assert files.read_arrays(path)["b"].dtype == np.float32
     torch.save({"a": Hostile(mark)}, path, **save)
-    with pytest.raises(CheckpointError, match=r"w\.pth holds more than weights"):
+    with pytest.raises(CheckpointError, match=r"w\.pth contains more than weights"):
         files.read_arrays(path)
     assert not mark.exists()
 

@@ -27,7 +27,7 @@ def test_kernels():
 
 
 def test_channels():
-    """Ten channels of flow that all hold the gray value answer as the gray picture does."""
+    """Ten equal channels of flow give the same result as the gray picture."""
     flow = average_channels(KERNEL, 10)
     assert flow.shape == (3, 3, 10, 5)
     np.testing.assert_allclose(flow.sum(2), KERNEL.mean(2) * 10, rtol=1e-5)
@@ -39,7 +39,7 @@ def test_what_does_not_fit_is_an_error():
 
 
 def flat_and_deep(how):
-    """f-R2D with random numbers and statistics, and R3D inflated from it."""
+    """f-R2D with random parameters and statistics, and R3D inflated from it."""
     clip = jnp.zeros((1, 4, 32, 32, 3))
     models = [create_model(name, width=1 / 8, num_classes=3) for name in ("f_r2d_10", "r3d_10")]
     flat, deep = (
@@ -68,17 +68,17 @@ def flat_and_deep(how):
 
 
 def test_a_boring_video_gives_the_flat_networks_activations():
-    """The I3D paper's check, in the frames that the padding at both ends does not reach."""
+    """Section 2.3 of the I3D paper, in frames without influence of padding."""
     picture = np.random.default_rng(1).standard_normal((1, 1, 32, 32, 3), np.float32)
     flat, deep = flat_and_deep("average")(np.repeat(picture, 48, axis=1))
-    # Reach of the padding, in frames of each stage's output: one per 3-tap convolution.
+    # Reach of the padding in output frames of each stage: one per 3-tap convolution.
     reach = {"conv1": 1, "conv2_x": 3, "conv3_x": 3, "conv4_x": 3}
     for stage, frames in reach.items():
         theirs, ours = np.asarray(flat[stage]), np.asarray(deep[stage])
         inside = ours[:, frames:-frames]
         assert inside.shape[1] > 0
         np.testing.assert_allclose(inside, theirs[:, : inside.shape[1]], rtol=2e-3, atol=2e-4)
-        # And it does reach the first frame, so the test can fail.
+        # The padding reaches the first frame, so the test can fail.
         assert np.abs(ours[:, 0] - theirs[:, 0]).max() > 1e-2
 
 
@@ -93,8 +93,10 @@ def test_center_initialization_is_the_flat_network_on_any_clip():
 
 @pytest.mark.full
 def test_inception_of_a_still_video():
-    """I3D from Inception-v1 answers a frame that stands still as Inception-v1 does, in the places
-    that the padding at both ends does not reach (sheet of the I3D paper's section 2.3)."""
+    """I3D inflated from Inception-v1 equals it on a still video, without influence of padding.
+
+    See section 2.3 of the I3D paper.
+    """
     flat, inflated = (
         I3D(**VARIANTS[name], width=0.125, symmetric=True) for name in ("inception_v1", "i3d")
     )
@@ -117,7 +119,7 @@ def test_inception_of_a_still_video():
 
     one = ends(flat, tree.unflatten(names), frame)
     many = ends(inflated, tree.unflatten(kernels), clip)
-    # (first, last) places that a border reaches: what 7, 3, 3, 3, ... taps with stride 2 see.
+    # (first, last) positions that padding reaches, through 7, 3, 3, 3, ... taps with stride 2.
     for name, first, last in (("conv_1a", 2, 1), ("conv_2c", 3, 2), ("mixed_3c", 5, 4)):
         values, still = np.asarray(many[name]), np.asarray(one[name])
         error = np.sqrt(np.square(values - still).sum((0, 2, 3, 4)) / np.square(still).sum())

@@ -1,4 +1,4 @@
-"""The names that every source gives to our variables, as they stand in its files."""
+"""The names of our variables in the files of every source."""
 
 import json
 from pathlib import Path
@@ -7,26 +7,26 @@ import pytest
 
 from jaxvideo.models import MODELS, create_model
 from jaxvideo.models.summary import trace_of_clip
-from jaxvideo.pretrained import SOURCES, _names_of, _source, sources_of
 from jaxvideo.weights import tree
+from jaxvideo.weights.sources import SOURCES, find_source, names_in_file, sources_of
 
 GOLDEN = Path(__file__).with_suffix(".json")
 
 
 def names(source: str) -> dict[str, str]:
-    """Ours to theirs, of the first network that the source has; stem, a block and the head."""
+    """Our names to theirs, for stem, a block and head of the first model of the source."""
     name = next(name for name in MODELS if source in sources_of(name))
-    found = _source(source, name)
+    found = find_source(source, name)
     shapes = trace_of_clip(
         create_model(name, **found.arguments), MODELS[name].preprocessing.shape
     ).variables
-    every = list(_names_of(tree.flatten(shapes), found, ()).items())
+    every = list(names_in_file(tree.flatten(shapes), found, ()).items())
     return dict(sorted(every[:24] + every[-24:]))
 
 
 @pytest.mark.parametrize("source", SOURCES)
 def test_names(source):
-    """To regenerate after a wanted change: python -m tests.weights.test_names"""
+    """To regenerate after an intended change: python -m tests.weights.test_names"""
     assert names(source) == json.loads(GOLDEN.read_text())[source]
 
 

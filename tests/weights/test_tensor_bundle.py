@@ -31,7 +31,7 @@ def same(found, expected=ARRAYS):
 @pytest.mark.parametrize("shards", [1, 3])
 @pytest.mark.parametrize("big_endian", [False, True])
 def test_arrays_of_a_checkpoint(tmp_path, shards, big_endian):
-    """By the checkpoint's own name, as TensorFlow calls it, or by any of its files."""
+    """By its prefix, as in TensorFlow, or by any of its files."""
     arrays = {**ARRAYS, "words": b"\1x"}
     prefix = tensor_bundles.write(tmp_path / "model.ckpt-7", arrays, shards, big_endian)
     same(files.read_arrays(prefix))
@@ -86,7 +86,7 @@ SMALL = {"a/kernel": np.float32([1, 2]), "a/bias": np.float32([3]), "b": np.floa
 
 
 def test_a_flipped_bit_anywhere_is_noticed(tmp_path):
-    """In the index and in the data; but for the places that hold nothing."""
+    """In the index and in the data, except for unused bytes."""
     prefix = tensor_bundles.write(tmp_path / "m", SMALL)
     unnoticed, messages = {}, []
     for file in tensor_bundle.files_of(prefix):
@@ -102,7 +102,7 @@ def test_a_flipped_bit_anywhere_is_noticed(tmp_path):
                 messages.append(str(error))
         file.write_bytes(content)
     assert all(re.match(f"{tmp_path}/m\\.(index|data-0)", message) for message in messages)
-    # The meta block, which nobody fills, and its place; and the footer's padding.
+    # The meta block, which is empty, its position, and the padding of the footer.
     assert list(unnoticed) == ["m.index"]
     index = (tmp_path / "m.index").read_bytes()
     meta = index.index(tensor_bundles.block([]) + b"\0", len(index) - 130) - len(index)
@@ -132,7 +132,7 @@ def test_missing_files(tmp_path):
         files.read_arrays(tmp_path / "m.data-00000-of-00002")
 
 
-def test_what_is_not_read_is_said(tmp_path):
+def test_unsupported_features_are_errors(tmp_path):
     prefix, index = tmp_path / "m", tmp_path / "m.index"
     tensor_bundles.write(prefix, SMALL)
     content = bytearray(index.read_bytes())

@@ -1,16 +1,16 @@
-"""Columns of a frame side by side in the channels: 3-D convolution for wide vector units.
+"""SPACE_TO_DEPTH: neighboring columns of a frame merged into the channels, for TPUs.
 
-A TPU multiplies and stores channels by 128; 64 of them leave half of a unit idle, and RGB
-nearly all of it. Here p neighboring columns of the result become one with p times the
-channels, out of p * stride neighboring columns of the input. The kernel grows by zeros, which
-is cheaper than idleness. For 2 or 3 input channels the strides in time and height are unfolded
-too, as in the well-known treatment of an image network's stem.
+A TPU multiplies and stores channels in units of 128, so 64 channels leave half of a unit idle, and
+RGB nearly all of it. Here p neighboring columns of the result become one column with p times the
+channels, computed from p * stride neighboring columns of the input. The kernel is extended by
+zeros, which costs less than idle lanes. With up to 4 input channels, the strides in time and
+height are unfolded too, as is usual for the stem of an image network.
 
-`[T, H, W, C]` and `[T, H, W / p, p C]` are the same numbers in the same order. XLA moves such a
-reshape through everything that is element by element, so in a stage whose convolutions and
-`BatchNorm` agree on p (`columns_together`) nothing is ever rearranged: the compiler's estimate
-for R(2+1)D-18's training step on a v5e falls from 70 to 49 Mcycles, R3D-18's from 44 to 29.
-One unpacked layer in between would cost more than the rest gains.
+`[T, H, W, C]` and `[T, H, W / p, p C]` hold the same numbers in the same order. XLA moves this
+reshape through elementwise operations, so nothing is rearranged within a stage in which the
+convolutions and `BatchNorm` agree on p (`columns_together`). The compiler's estimate for a training
+step on a TPU v5e falls from 70 to 49 Mcycles for R(2+1)D-18 and from 44 to 29 for R3D-18. A single
+layer in between that does not agree on p would cost more than the others save.
 """
 
 from __future__ import annotations
@@ -20,26 +20,32 @@ import numpy as np
 from jax import lax
 
 from jaxvideo.layers.geometry import Geometry, Triple, padded
+from jaxvideo.layers.lowerings.implementation import (
+    Implementation,
+    transposed_dw,
+    transposed_dx,
+    ungrouped,
+)
 
-LANES = 128
+_LANES = 128
 _FEW_CHANNELS = 4
 
 
 def columns_together(width: int, channels: int) -> int:
-    """How many columns of an activation to hold as one: a power of two that divides `width`."""
+    """Returns how many columns of an activation to merge: a power of two that divides `width`."""
     return min(_candidates(width, channels), key=lambda p: _units(p * channels) / p)
 
 
 def columns_of_result(geometry: Geometry, in_channels: int, features: int) -> int:
-    """How many columns of the result to compute as one; 1 may still gather input columns."""
+    """Returns how many columns of the result to merge; with 1, input columns may still merge."""
     candidates = _candidates(geometry.out_size[2], max(in_channels, features))
     return min(candidates, key=lambda p: _work(geometry, in_channels, features, p))
 
 
 def pays(geometry: Geometry, in_channels: int, features: int) -> bool:
-    """Whether the matrix unit is no emptier than by the plain convolution.
+    """Returns True if merging needs no more passes of the matrix unit than DIRECT.
 
-    Equal is good enough: it spares the layers around a rearrangement.
+    Equality is sufficient, because it saves the neighboring layers a rearrangement.
     """
     columns = columns_of_result(geometry, in_channels, features)
     if columns * geometry.strides[2] == 1:
@@ -49,7 +55,7 @@ def pays(geometry: Geometry, in_channels: int, features: int) -> bool:
 
 
 def forward(x, w, geometry: Geometry):
-    """The convolution; `[N, T, H, W, C]` by `[kt, kh, kw, C, D]`."""
+    """`(x, w) -> y`."""
     d = w.shape[-1]
     columns = columns_of_result(geometry, w.shape[3], d)
     together = _input_together(geometry, w.shape[3], columns)
@@ -80,7 +86,7 @@ def forward(x, w, geometry: Geometry):
         firsts.append(first)
 
     def kernel_for(column):
-        """The kernel of one of the result's columns, at its place among the blocks' taps."""
+        """The kernel of one column of the result, at its position among the taps of blocks."""
         widths = []
         for axis, p in enumerate(together):
             shift = column * geometry.strides[2] if axis == 2 else 0
@@ -100,7 +106,7 @@ def forward(x, w, geometry: Geometry):
 
 
 def _unfold(x, together: Triple, axis: int):
-    """Blocks of the three axes from `axis` on, row-major, into the fourth."""
+    """Moves blocks of the three axes from `axis` on, in row-major order, into the fourth."""
     lead, sizes, rest = x.shape[:axis], x.shape[axis : axis + 3], x.shape[axis + 3 :]
     split = [n for size, p in zip(sizes, together, strict=True) for n in (size // p, p)]
     x = x.reshape(*lead, *split, *rest)
@@ -111,8 +117,10 @@ def _unfold(x, together: Triple, axis: int):
 
 
 def _gather(x, together: Triple, axis: int):
-    """`_unfold` by strided slices: where frames are unfolded too, XLA for TPUs takes twice as
-    long to transpose them."""
+    """`_unfold` by strided slices.
+
+    If frames are unfolded too, XLA for TPUs needs half the time of a transposition.
+    """
     slices = []
     for offset in np.ndindex(*together):
         index = [slice(o, None, p) for o, p in zip(offset, together, strict=True)]
@@ -121,7 +129,7 @@ def _gather(x, together: Triple, axis: int):
 
 
 def _reach(k: int, stride: int, before: int, together: int, results: int) -> tuple[int, int]:
-    """First block, relative to the result's, and number of blocks under k taps."""
+    """First block, relative to that of the result, and number of blocks under k taps."""
     first = -before // together
     last = ((results - 1) * stride - before + k - 1) // together
     return first, last - first + 1
@@ -133,20 +141,21 @@ def _input_together(geometry: Geometry, channels: int, columns: int) -> Triple:
 
 
 def _units(channels: int) -> int:
-    return -(-channels // LANES)
+    return -(-channels // _LANES)
 
 
 def _candidates(width: int, channels: int) -> list[int]:
-    """1, what fits into the lanes, and 2 where channels fill a second unit only partly."""
+    """1, sizes that fit into the lanes, and 2 if channels fill a second unit only partly."""
     return [
         p
         for p in (1, 2, 4, 8, 16, 32, 64)
-        if width % p == 0 and (p * channels <= LANES or p == 1 or (p == 2 and channels < 2 * LANES))
+        if width % p == 0
+        and (p * channels <= _LANES or p == 1 or (p == 2 and channels < 2 * _LANES))
     ]
 
 
 def _work(geometry: Geometry, in_channels: int, features: int, columns: int) -> float:
-    """Matrix-unit passes per column of the result and tap of time and height."""
+    """Passes of the matrix unit per column of the result and tap of time and height."""
     together = columns * geometry.strides[2]
     _, reach = _reach(
         geometry.kernel[2], geometry.strides[2], geometry.pads[2][0], together, columns
@@ -154,3 +163,11 @@ def _work(geometry: Geometry, in_channels: int, features: int, columns: int) -> 
     if together == 1:
         reach = geometry.kernel[2]
     return reach * _units(together * in_channels) * _units(columns * features) / columns
+
+
+IMPLEMENTATION = Implementation(
+    forward,
+    transposed_dx(forward),
+    transposed_dw(forward),
+    fits=ungrouped(lambda geometry: True),
+)

@@ -1,11 +1,13 @@
-"""3-D convolution with 3 x 3 kernels in space by Winograd's minimal filtering, stride 1.
+"""WINOGRAD: minimal filtering for 3 x 3 kernels in space with stride 1.
 
 F(2 x 2, 3 x 3) of Lavin and Gray, "Fast algorithms for convolutional neural networks" (arXiv
-1509.09308), on every frame: a tile of 2 x 2 results from 4 x 4 inputs with 16 multiplications
-instead of 36, as 16 matrix products over all tiles. A kernel's taps in time become 16
-convolutions along time, of tiles. The rounding error is about twice that of the plain sum; the
-paper's larger tiles lose digits and are not used. Arithmetic is f32 whatever the operands are:
-sums of bf16 numbers would lose two more bits before they are multiplied.
+1509.09308), is applied to every frame. A tile of 2 x 2 results is computed from 4 x 4 inputs with
+16 multiplications instead of 36, as 16 matrix products over all tiles. Taps in time become 16
+convolutions of tiles along time.
+
+The rounding error is about twice that of the plain sum. The paper's larger tiles lose more digits
+and are not used. Arithmetic is f32 for all operands, because sums of bf16 numbers would lose two
+more bits before the multiplication.
 """
 
 from __future__ import annotations
@@ -18,16 +20,25 @@ import numpy as np
 from jax import lax
 
 from jaxvideo.layers.geometry import Geometry, divisor, padded, turned, x_like
+from jaxvideo.layers.lowerings import fold_time, time_from_channels
+from jaxvideo.layers.lowerings.folding import weight_gradient_by
+from jaxvideo.layers.lowerings.implementation import Implementation, ungrouped
 
-# A loop transforms about this many bytes of frames, with their results, at a time, so that
-# they are still in the caches when they are multiplied. Half or twice is 10 % slower.
+# Bytes of frames and results that one iteration transforms, so that they are still in the caches
+# when they are multiplied. Half or twice as many is 10 % slower.
 _TRANSFORMED_BYTES = 13 << 20
 
 _G = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]], np.float32)
 
 
+def fits(geometry: Geometry) -> bool:
+    """Returns True for k x 3 x 3 kernels of stride 1; without taps in time, of any time stride."""
+    (kt, *k), (st, *s) = geometry.kernel, geometry.strides
+    return k == [3, 3] and s == [1, 1] and (st == 1 or kt == 1)
+
+
 def _tiles(x, rows, columns):
-    """B' d B of every 4 x 4 tile, step 2: 16 arrays `[B * rows * columns, C]`."""
+    """B' d B of every 4 x 4 tile, at steps of 2: 16 arrays `[B * rows * columns, C]`."""
 
     def along(x, axis, tiles):
         a, b, c, d = (lax.slice_in_dim(x, i, i + 2 * tiles - 1, 2, axis) for i in range(4))
@@ -66,7 +77,7 @@ def _frames_together(frames: int, rows: int, columns: int, channels: int) -> int
 
 
 def forward(x, w, geometry: Geometry):
-    """The convolution; a clip at a time, or some frames where the kernel has no time taps."""
+    """`(x, w) -> y`, one clip per iteration, or some frames if the kernel has one tap in time."""
     clips, frames = x.shape[0], geometry.out_size[0]
     in_time, (top, bottom), (left, right) = geometry.pads
     _, height, width = geometry.out_size
@@ -101,7 +112,7 @@ def forward(x, w, geometry: Geometry):
 
 
 def input_gradient(g, w, geometry: Geometry):
-    """The same convolution of the gradient, with the kernel turned around."""
+    """`(g, w) -> dx`: the convolution of the gradient with the reversed kernel."""
     if geometry.kernel[0] > 1:
         return forward(*turned(g, w, geometry))
 
@@ -114,7 +125,7 @@ def input_gradient(g, w, geometry: Geometry):
 
 
 def dw_2d(x, g, w, strides, pads):
-    """A 2-D convolution's weight gradient, see `layers.conv2d`; strides are 1."""
+    """Weight gradient of a 2-D convolution with the signature of `conv2d.dw`; strides are 1."""
     del strides
     batch, height, width, d = g.shape
     c = x.shape[-1]
@@ -138,3 +149,12 @@ def dw_2d(x, g, w, strides, pads):
     totals, _ = lax.scan(accumulate, zeros, blocks)
     dw = jnp.einsum("ai,bj,abcd->ijcd", _G, _G, jnp.stack(totals).reshape(4, 4, c, d))
     return dw.astype(w.dtype)
+
+
+def weight_gradient(x, g, geometry: Geometry):
+    """`(x, g) -> dw`."""
+    fold = fold_time.fold if geometry.kernel[0] == 1 else time_from_channels.fold
+    return weight_gradient_by(fold, dw_2d)(x, g, geometry)
+
+
+IMPLEMENTATION = Implementation(forward, input_gradient, weight_gradient, ungrouped(fits))

@@ -1,7 +1,7 @@
-"""2-D convolution in three passes, by XLA: what most 3-D lowerings end in.
+"""The three passes of a 2-D convolution, the basis of most 3-D implementations.
 
 Arrays are `[B, H, W, C]`, kernels `[kh, kw, C, D]`, pads ((top, bottom), (left, right)). A
-gradient gets the other's shape as an array or `ShapeDtypeStruct`:
+gradient receives the shape of its result as an array or `ShapeDtypeStruct`:
 
     forward(x, w, strides, pads) -> y
     dx(g, w, x_like, strides, pads) -> dx
@@ -15,22 +15,25 @@ from jax import lax
 
 from jaxvideo.layers.geometry import divisor, padded
 
-# A CPU's loop unfolds about this many bytes at a time, so that a block is still in the caches
-# when it is multiplied. Half or twice is 10 % slower.
+# Bytes that one iteration of a CPU's loop unfolds, so that a block is still in the caches when it
+# is multiplied. Half or twice as many is 10 % slower.
 _UNFOLDED_BYTES = 2 << 20
 
 
 def forward(x, w, strides, pads):
+    """Computes y by XLA's convolution."""
     return lax.conv_general_dilated(x, w, strides, pads, dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
 
 def dx(g, w, x, strides, pads):
-    """No dilated convolution: input rows and columns of one phase of the stride meet only
-    the kernel's taps of that phase, so each phase is a small convolution of its own.
+    """Computes dx without a dilated convolution.
+
+    Input rows and columns of one phase of the stride meet only the taps of that phase, so each
+    phase is a small convolution.
     """
     (sh, sw), (height, width) = strides, x.shape[1:3]
     if strides == (1, 1):
-        # Turned by hand: JAX's own transpose is several times slower inside a loop on a CPU.
+        # JAX's transpose is several times slower inside a loop on a CPU.
         back = [
             (k - 1 - before, k - 1 - after)
             for k, (before, after) in zip(w.shape[:2], pads, strict=True)
@@ -56,16 +59,16 @@ def dx(g, w, x, strides, pads):
 
 
 def dw(x, g, w, strides, pads):
-    """A few images at a time, a matrix product per tap.
+    """Computes dw as a matrix product per tap, a few images at a time.
 
-    XLA's CPU backend makes the weight gradient a convolution with an image-sized kernel: at
-    30 to 60 GFLOP/s for 64 channels on 56 x 56, where this has 75 to 125 (2 cores, 200 peak).
+    XLA's CPU backend uses a convolution with an image-sized kernel. For 64 channels on 56 x 56
+    that reaches 30 to 60 GFLOP/s, and this 75 to 125 (2 cores, peak 200).
     """
     (kh, kw), (sh, sw) = w.shape[:2], strides
     height, width, d = g.shape[1:]
     c = x.shape[-1]
     x = padded(x, pads)
-    # One product for all taps where a tap has too few channels to fill the registers.
+    # If a tap has too few channels to fill the registers, one product serves all taps.
     together = c < 32 or height * width < 128
     rows, columns, block = _blocks(g, kh * kw * c if together else c, whole_columns=kw > 1)
 
@@ -84,7 +87,7 @@ def dw(x, g, w, strides, pads):
         )
 
     def accumulate(index, total):
-        # A block is some rows of one image, or some of its columns, or several whole images.
+        # A block is some rows or some columns of one image, or several whole images.
         per_image = (height // rows) * (width // columns)
         image, part = index // per_image * block, index % per_image
         row, column = (part * rows, 0) if columns == width else (0, part * columns)
@@ -103,9 +106,12 @@ def dw(x, g, w, strides, pads):
 
 
 def rows_product(x, g):
-    """x^T g over all axes but the last, `[C, D]`: some rows at a time, because XLA's CPU backend
-    transposes whole operands first. `dw` of the same numbers as one image will not do: XLA then
-    computes what produced them a second time, for that shape (X3D-M's step: 3.4 s for 2.9)."""
+    """Computes x^T g, `[C, D]`, over all axes but the last, some rows at a time.
+
+    XLA's CPU backend would transpose whole operands first. Calling `dw` with x and g reshaped to
+    one image is slower: XLA then computes their producers a second time, for that shape (training
+    step of X3D-M: 3.4 s instead of 2.9 s).
+    """
     c, d = x.shape[-1], g.shape[-1]
     x, g = x.reshape(-1, c), g.reshape(-1, d)
     rows = divisor(len(x), _UNFOLDED_BYTES // (4 * c))
@@ -121,7 +127,7 @@ def rows_product(x, g):
 
 
 def _blocks(g, channels: int, whole_columns: bool) -> tuple[int, int, int]:
-    """Rows and columns of an image, and images, in a block: divisors, so blocks are equal."""
+    """Rows, columns and images of a block: divisors, so that all blocks are equal."""
     batch, height, width, _ = g.shape
     if not whole_columns:  # (k, 1): rows overlap, columns do not
         columns = divisor(width, _UNFOLDED_BYTES // (height * channels * 4))

@@ -1,11 +1,11 @@
-"""Finds out whether oneDNN can be used on this machine, at no risk to the process that asks.
+"""Tests in a subprocess if oneDNN can be used on this machine.
 
-A convolution that oneDNN refuses ends the process, and the interface is internal to XLA. So a
-subprocess first runs every kind of call that `layers.onednn` makes and compares the values with
-NumPy's. The verdict is kept in the cache directory, per jaxlib version and CPU.
+A convolution that oneDNN rejects ends the process, and the interface is internal to XLA. Therefore
+a subprocess first runs every kind of call that `onednn` makes and compares the results with
+NumPy's. The result of the test is stored in the cache directory, per jaxlib version and CPU.
 
-Environment variable `JAXVIDEO_ONEDNN`: 0 never uses oneDNN, 1 raises an error if it cannot be
-used, unset uses it if the probe succeeds.
+Environment variable `JAXVIDEO_ONEDNN`: 0 never uses oneDNN; 1 raises an error if it cannot be used;
+unset (default) uses it if the test passes.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ from jaxvideo.progress import LOG, write_file
 from jaxvideo.startup import cache_directory
 from jaxvideo.types import ConfigError
 
-#: Increment it when the probe covers more, so that older verdicts do not count.
+#: Increment it if the test covers more, so that stored results of older tests are not used.
 _VERSION = 1
 _TIME_LIMIT_S = 180
 _DTYPES = ("float32", "bfloat16")
-#: CPU features with which oneDNN multiplies bfloat16, and those with which it is fast.
+#: CPU features of which oneDNN needs one to multiply bfloat16, and to multiply it fast.
 _BFLOAT16 = ("avx512bw", "avx_ne_convert")
 _FAST_BFLOAT16 = ("amx_bf16", "avx512_bf16")
 
 
 def engine(dtype: Any) -> str:
-    """How oneDNN computes convolutions of this dtype on this machine.
+    """Returns how oneDNN computes convolutions of this dtype on this machine.
 
     Returns:
       "avx2" or "avx512" (float32, by the width of the vectors), "bfloat16", or "" if oneDNN
@@ -53,7 +53,10 @@ def engine(dtype: Any) -> str:
     reason = refusal(name)
     if reason:
         if _setting() == "1" and name == "float32":
-            raise ConfigError(f"JAXVIDEO_ONEDNN=1, but oneDNN cannot be used: {reason}")
+            raise ConfigError(
+                f"JAXVIDEO_ONEDNN=1, but oneDNN cannot be used: {reason}. Unset JAXVIDEO_ONEDNN to "
+                "use jaxvideo's implementations"
+            )
         return ""
     if name == "bfloat16":
         return name
@@ -61,14 +64,18 @@ def engine(dtype: Any) -> str:
 
 
 def require(platform_name: str, dtype: Any) -> None:
-    """Raises ConfigError if oneDNN was asked for by name and cannot be used."""
+    """Checks that `lowering="onednn"` is possible.
+
+    Raises:
+      ConfigError: oneDNN cannot be used for this platform and dtype.
+    """
     name = np.dtype(dtype).name
-    reason = f"it computes {' and '.join(_DTYPES)} only" if name not in _DTYPES else ""
+    reason = f"oneDNN computes {' and '.join(_DTYPES)} only" if name not in _DTYPES else ""
     if platform_name != "cpu":
-        reason = f"it computes on CPUs only, and this program is for a {platform_name.upper()}"
+        reason = f"oneDNN runs on CPUs only, and this program is for a {platform_name.upper()}"
     reason = reason or refusal(name)
     if reason:
-        raise ConfigError(f"lowering='onednn' with {name}: {reason}")
+        raise ConfigError(f"lowering='onednn' with {name}: {reason}. Use lowering='auto'")
 
 
 def fast_bfloat16() -> bool:
@@ -77,21 +84,21 @@ def fast_bfloat16() -> bool:
 
 
 def status() -> dict[str, str]:
-    """Label and text of each row that a bug report needs."""
+    """Returns label and text of each row for a bug report."""
     rows = {}
     for name in _DTYPES:
         reason = refusal(name)
         rows[f"convolution, {name}"] = f"jaxvideo's own ({reason})" if reason else "oneDNN"
-    rows["oneDNN verdict"] = str(_verdict_file())
+    rows["oneDNN test result"] = str(_result_file())
     return rows
 
 
 @functools.cache
 def refusal(name: str) -> str:
-    """The reason why oneDNN is not used for a dtype; empty if it is."""
+    """Returns the reason why oneDNN is not used for a dtype; "" if it is used."""
     reason = _unsupported(name)
     if reason is None:
-        reason = _verdict(name)
+        reason = _tested(name)
     if reason:
         LOG.info("CPU convolutions in %s: jaxvideo's own (oneDNN: %s)", name, reason)
     else:
@@ -102,16 +109,16 @@ def refusal(name: str) -> str:
 def _setting() -> str:
     setting = os.environ.get("JAXVIDEO_ONEDNN", "")
     if setting not in ("", "0", "1"):
-        raise ConfigError(f"JAXVIDEO_ONEDNN={setting!r}: allowed are 0 and 1")
+        raise ConfigError(f"JAXVIDEO_ONEDNN={setting!r}: allowed are 0 and 1, or leave it unset")
     return setting
 
 
 def _unsupported(name: str) -> str | None:
-    """A reason that needs no probe, or None."""
+    """Returns a reason that is known without a test, or None."""
     if _setting() == "0":
         return "switched off by JAXVIDEO_ONEDNN=0"
     if sys.platform != "linux" or platform.machine().lower() not in ("x86_64", "amd64"):
-        return f"jaxlib has none for {sys.platform} on {platform.machine()}"
+        return f"jaxlib does not contain it for {sys.platform} on {platform.machine()}"
     if not sys.executable:
         return "no Python executable to test it with"
     if name == "bfloat16" and not set(_BFLOAT16) & cpu_features():
@@ -131,13 +138,13 @@ def _cpu_info() -> tuple[str, frozenset[str]]:
 
 
 def cpu_features() -> frozenset[str]:
-    """The CPU's features by Linux's names; empty if unknown."""
+    """Returns the CPU's features by their names in Linux; empty if unknown."""
     return _cpu_info()[1]
 
 
-def _verdict_file() -> Path:
+def _result_file() -> Path:
     model, features = _cpu_info()
-    # Flags for XLA can change what its custom calls do.
+    # XLA_FLAGS can change the behavior of the custom calls.
     key = json.dumps([model, sorted(features), os.environ.get("XLA_FLAGS", "")])
     digest = hashlib.sha256(key.encode()).hexdigest()[:12]
     return (
@@ -147,8 +154,8 @@ def _verdict_file() -> Path:
     )
 
 
-def _verdict(name: str) -> str:
-    path = _verdict_file()
+def _tested(name: str) -> str:
+    path = _result_file()
     try:
         known = json.loads(path.read_text())
         if isinstance(known[name], str):
@@ -167,7 +174,8 @@ def _verdict(name: str) -> str:
             write_file(path, json.dumps(known | {name: reason}))
         except OSError as error:
             LOG.warning(
-                "%s cannot be written (%s): oneDNN is tested again at each start",
+                "%s cannot be written (%s): oneDNN is tested again at each start. Set "
+                "JAXVIDEO_CACHE to a writable directory",
                 path,
                 error.strerror,
             )
@@ -175,15 +183,15 @@ def _verdict(name: str) -> str:
 
 
 def _probe(name: str) -> tuple[str, bool]:
-    """(reason or "", True if the verdict is worth keeping)."""
+    """Returns (reason or "", True if the result should be stored)."""
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
         "JAXVIDEO_ONEDNN": "0",
-        # Everything around the calls compiles in a fraction of the time.
+        # This reduces the time to compile the operations around the calls.
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
     }
     environment.pop("JAX_NUM_CPU_DEVICES", None)
-    root = str(Path(__file__).parents[2])
+    root = str(Path(__file__).parents[3])
     environment["PYTHONPATH"] = os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])
     program = f"import sys; from {__name__} import main; sys.exit(main({name!r}))"
     command = [sys.executable, "-c", program]
@@ -197,21 +205,21 @@ def _probe(name: str) -> tuple[str, bool]:
             stdin=subprocess.DEVNULL,
         )
     except subprocess.TimeoutExpired:
-        return f"its test took more than {_TIME_LIMIT_S} s", False
+        return f"the test took more than {_TIME_LIMIT_S} s", False
     except OSError as error:
-        return f"its test cannot be started: {error}", False
-    said = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
-    if done.returncode == 0 and "passed" in said:
+        return f"the test cannot be started: {error}", False
+    lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
+    if done.returncode == 0 and "passed" in lines:
         return "", True
-    last = f": {said[-1].strip()}" if said else ""
-    return f"its test ended with status {done.returncode}{last}", True
+    last = f": {lines[-1].strip()}" if lines else ""
+    return f"the test ended with status {done.returncode}{last}", True
 
 
 # --- The subprocess -----------------------------------------------------------------------
 
 
 def probe_cases():
-    """Yields (kernel, size, strides, pads, channels, features, groups): every kind of call."""
+    """Yields (kernel, size, strides, pads, channels, features, groups) for every kind of call."""
     same = ((1, 1), (1, 1), (1, 1))
     yield (3, 3, 3), (4, 9, 8), (1, 1, 1), same, 16, 24, 1
     yield (3, 3, 3), (5, 8, 9), (2, 2, 2), same, 6, 10, 1
@@ -225,7 +233,7 @@ def probe_cases():
 
 
 def reference(x, w, g, geometry):
-    """(forward, input gradient, weight gradient) in NumPy, a tap of the kernel at a time."""
+    """Computes (forward, input gradient, weight gradient) in NumPy, tap by tap."""
     x, w, g = (np.asarray(array, np.float64) for array in (x, w, g))
     kernel, c, features = w.shape[:3], w.shape[3], w.shape[4]
     groups = geometry.groups
@@ -251,16 +259,22 @@ def reference(x, w, g, geometry):
 
 
 def differences(cases, dtype: str, most_taps: int = 3) -> list[str]:
-    """Runs all passes and epilogues of all cases in one program; returns what is wrong.
+    """Runs all passes and epilogues of all cases in one program.
 
-    The weight gradient is left out for kernels of more than `most_taps`: it is the same product
-    for each tap, and compiling the many slices takes most of the time.
+    Args:
+      cases: as from `probe_cases`.
+      dtype: "float32" or "bfloat16".
+      most_taps: kernels with more taps are tested without the weight gradient. It is the same
+        product for each tap, and compiling many slices takes most of the time.
+
+    Returns:
+      One line per result that differs from NumPy's.
     """
     import jax
     import jax.numpy as jnp
 
-    from jaxvideo.layers import onednn
     from jaxvideo.layers.geometry import Geometry
+    from jaxvideo.layers.lowerings import onednn
 
     random = np.random.default_rng(0)
 
@@ -331,7 +345,7 @@ def differences(cases, dtype: str, most_taps: int = 3) -> list[str]:
 
 
 def main(dtype: str) -> int:
-    """Prints "passed", or the first difference."""
+    """Prints "passed", or the first difference, and returns the exit status."""
     wrong = differences(probe_cases(), dtype)
     print(wrong[0] if wrong else "passed", flush=True)
     return 3 if wrong else 0

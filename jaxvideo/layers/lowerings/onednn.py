@@ -1,22 +1,22 @@
-"""3-D convolution on CPUs by the oneDNN inside jaxlib.
+"""ONEDNN: convolutions on CPUs by the oneDNN library inside jaxlib.
 
-jaxlib's Linux x86 wheels contain oneDNN, the library behind torch's CPU convolutions, and XLA's
-CPU runtime calls it for two custom calls, `__onednn$convolution` and `__onednn$matmul`. Their
-configuration is the JSON form of XLA's `BackendConfig` (xla/service/cpu/onednn_config.proto), an
-interface of XLA's own that may change between releases. Therefore nothing here runs before
-`layers.onednn_probe` has compared its results with XLA's on this machine.
+jaxlib's Linux x86 wheels contain oneDNN, the library behind torch's CPU convolutions. XLA's CPU
+runtime uses it for two custom calls, `__onednn$convolution` and `__onednn$matmul`. Their
+configuration is the JSON form of XLA's `BackendConfig` (xla/service/cpu/onednn_config.proto). This
+interface is internal to XLA and may change between releases. Therefore nothing here runs before
+`onednn_probe` has compared its results with NumPy's on this machine.
 
-    forward           one call; bias, residual sum and activation can be part of it
-    input gradient    the same call with the kernel reversed; one call per phase of the strides
+    forward           one call, which can include bias, residual sum and activation
+    input gradient    the same call with the reversed kernel; one call per phase of the strides
     weight gradient   one matrix product per tap of the kernel
 
-XLA's partitioner does not know the calls; see `layers.partition`.
+XLA's partitioner cannot split the calls; see `layers.partition`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -24,11 +24,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxvideo.layers.geometry import Geometry, padded, turned
+from jaxvideo.layers.geometry import Geometry, Pass, padded, turned
+from jaxvideo.layers.lowerings.implementation import Implementation
+from jaxvideo.types import Lowering
 
-#: How the names of all its custom calls begin.
+#: Prefix of the names of its custom calls.
 TARGET = "__onednn$"
-#: Activations that oneDNN applies to the result of a convolution, by their names in its interface.
+#: Activations that oneDNN can apply to the result of a convolution, and their names there.
 ACTIVATIONS = {"relu": "RELU", "sigmoid": "SIGMOID", "swish": "SWISH"}
 
 
@@ -40,15 +42,15 @@ def convolution(
     residual: jax.Array | None = None,
     activation: str = "",
 ) -> jax.Array:
-    """`activation(conv(x, w) + bias + residual)` in one call.
+    """Computes `activation(conv(x, w) + bias + residual)` in one call.
 
     Args:
       x: `[N, T, H, W, C]`, f32 or bf16.
       w: `[kt, kh, kw, C / groups, D]`, of x's dtype.
-      geometry: see `layers.geometry`.
-      bias: `[D]`, of x's dtype.
-      residual: `[N, T', H', W', D]`, of x's dtype.
-      activation: a key of `ACTIVATIONS`, or "" for none.
+      geometry: sizes, strides, padding and groups.
+      bias: `[D]`, of x's dtype, or None.
+      residual: `[N, T', H', W', D]`, of x's dtype, or None.
+      activation: a key of `ACTIVATIONS`; "" (default) for none.
     """
     operations, operands = [], [x, w]
     if bias is not None:
@@ -94,7 +96,7 @@ def _convolution_config(geometry: Geometry, operations: Sequence[str]) -> dict[s
 
 
 def product(a: jax.Array, b: jax.Array) -> jax.Array:
-    """`a^T b` in f32 of `[M, C]` and `[M, D]`."""
+    """Computes `a^T b` in f32, from `[M, C]` and `[M, D]`."""
     result = jax.ShapeDtypeStruct((a.shape[1], b.shape[1]), jnp.float32)
     return _call("matmul", {"transpose_a": True, "transpose_b": False}, result, a, b)
 
@@ -109,17 +111,11 @@ def _call(name: str, config: dict[str, Any], result: jax.ShapeDtypeStruct, *oper
     )(*operands)
 
 
-# --- Where it can be used -----------------------------------------------------------------
-
-
 def fits(geometry: Geometry) -> bool:
-    """Returns True if oneDNN computes this convolution, on a machine that has it."""
+    """Returns True if oneDNN computes this convolution on machines that have it."""
     return all(
         max(pad) < k or pad == (0, 0) for pad, k in zip(geometry.pads, geometry.kernel, strict=True)
     )
-
-
-# --- The three passes ---------------------------------------------------------------------
 
 
 def forward(x, w, geometry: Geometry):
@@ -128,8 +124,11 @@ def forward(x, w, geometry: Geometry):
 
 
 def input_gradient(g, w, geometry: Geometry):
-    """`(g, w) -> dx`. With strides, input positions of one phase meet only the taps of that
-    phase, so each phase is a small convolution without strides, and the phases interleave."""
+    """`(g, w) -> dx`.
+
+    With strides, input positions of one phase meet only the taps of that phase, so each phase is
+    a small convolution without strides, and the phases interleave.
+    """
     w = _transposed_per_group(w, geometry.groups)
     if geometry.strides == (1, 1, 1):
         g, w, back = turned(g, w, geometry)
@@ -146,8 +145,8 @@ def input_gradient(g, w, geometry: Geometry):
         if 0 in taps.shape[:3]:
             phases.append(jnp.zeros((len(g), *steps, w.shape[4]), g.dtype))
             continue
-        # Beyond the kernel's reach the results are zeros; a negative end cuts off results that no
-        # input position has.
+        # Beyond the kernel's reach the results are zeros. A negative end removes results that
+        # belong to no input position.
         reach = [min(k - 1, max(end, 0)) for k, end in zip(taps.shape[:3], after, strict=True)]
         pads = tuple((k - 1, end) for k, end in zip(taps.shape[:3], reach, strict=True))
         kept = [n + min(end, 0) for n, end in zip(g.shape[1:4], after, strict=True)]
@@ -166,7 +165,7 @@ def input_gradient(g, w, geometry: Geometry):
 
 
 def weight_gradient(x, g, geometry: Geometry):
-    """`(x, g) -> dw`, without groups: one product over all positions per tap."""
+    """`(x, g) -> dw` for one group: one product over all positions per tap."""
     channels, features = x.shape[-1], g.shape[-1]
     x, rows, taps = padded(x, geometry.pads), g.reshape(-1, features), []
     for tap in np.ndindex(*geometry.kernel):
@@ -180,7 +179,7 @@ def weight_gradient(x, g, geometry: Geometry):
 
 
 def _transposed_per_group(w, groups: int):
-    """`[kt, kh, kw, C / groups, D]` to `[kt, kh, kw, D / groups, C]`."""
+    """Transposes each group: `[kt, kh, kw, C / groups, D]` to `[kt, kh, kw, D / groups, C]`."""
     if groups == 1:
         return w.swapaxes(3, 4)
     *kernel, c, features = w.shape
@@ -190,3 +189,21 @@ def _transposed_per_group(w, groups: int):
 
 def _with_groups(geometry: Geometry, groups: int) -> Geometry:
     return Geometry(geometry.kernel, geometry.in_size, geometry.strides, geometry.pads, groups)
+
+
+def implementation(compute: Callable[..., jax.Array]) -> Implementation:
+    """Returns the implementation; `compute` computes weight gradients of grouped convolutions."""
+
+    def any_weight_gradient(x, g, geometry):
+        if geometry.groups == 1:
+            return weight_gradient(x, g, geometry)
+        depthwise = geometry.groups == x.shape[-1] == g.shape[-1]
+        other = Lowering.SHIFT if depthwise else Lowering.GROUP_BY_GROUP
+        return compute(Pass.WEIGHT_GRADIENT, other, x, g, geometry)
+
+    return Implementation(
+        forward,
+        input_gradient,
+        any_weight_gradient,
+        fits=lambda geometry, depthwise: fits(geometry),
+    )

@@ -1,17 +1,18 @@
-"""Optical flow on the device: TV-L1 of Zach, Pock and Bischof, as one JAX program.
+"""TV-L1 optical flow on the device, as one JAX program.
 
-C. Zach, T. Pock, H. Bischof, "A Duality Based Approach for Realtime TV-L1 Optical Flow", DAGM
-2007, in the form of J. Sanchez Perez, E. Meinhardt-Llopis, G. Facciolo, "TV-L1 Optical Flow
-Estimation", IPOL 3 (2013): coarse to fine over a pyramid; at each level the second image is
-warped by the flow so far, and the linearised problem is solved by a fixed number of iterations
-that alternate a thresholding step for the data term with a projection step for the total
-variation. Differences from the IPOL code: the pyramid is made and climbed by (anti-aliased)
-linear interpolation, the image's derivatives are five-point and warped bilinearly (the image
-itself bicubically), images are not smoothed beforehand, and there is no stopping test, because
-an accelerator wants a fixed amount of work.
+The method is that of C. Zach, T. Pock, H. Bischof, "A Duality Based Approach for Realtime TV-L1
+Optical Flow", DAGM 2007, in the form of J. Sanchez Perez, E. Meinhardt-Llopis, G. Facciolo, "TV-L1
+Optical Flow Estimation", IPOL 3 (2013). It works from coarse to fine over a pyramid. At each level
+the second image is warped by the current flow, and the linearized problem is solved by a fixed
+number of iterations, which alternate a thresholding step for the data term with a projection step
+for the total variation.
 
-A flow is `[N, H, W, 2]`, x (to the right) then y (down), in pixels: what stands at (x, y) in
-the first frame stands at (x, y) + flow in the second.
+Differences from the IPOL code: the pyramid uses (anti-aliased) linear interpolation; derivatives of
+the image are five-point and warped bilinearly, the image bicubically; images are not smoothed
+beforehand; there is no stopping test, because accelerators need a fixed amount of work.
+
+A flow is `[N, H, W, 2]`, x (to the right) then y (down), in pixels: a point at (x, y) in the first
+frame is at (x, y) + flow in the second.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from jax import lax
 
 from jaxvideo.types import ConfigError
 
-#: A level's shorter side in pixels, at least: below it, there is no structure left to follow.
+#: Smallest side of a level in pixels; smaller images have no structure to match.
 SMALLEST_LEVEL = 16
 
 #: OpenCV's weights of red, green and blue (ITU-R BT.601).
@@ -33,7 +34,14 @@ _GRAY = np.array([0.299, 0.587, 0.114], np.float32)
 
 
 def to_gray(rgb: jax.Array) -> jax.Array:
-    """`[..., 3]` RGB in 0..255, any dtype, to f32 `[...]`, as OpenCV weighs the colors."""
+    """Converts RGB to gray with OpenCV's weights.
+
+    Args:
+      rgb: `[..., 3]` in 0..255, any dtype.
+
+    Returns:
+      f32 `[...]` in 0..255.
+    """
     red, green, blue = (rgb[..., c].astype(jnp.float32) * _GRAY[c] for c in range(3))
     return red + green + blue
 
@@ -53,24 +61,28 @@ def tvl1(
     lam: float = 0.15,
     theta: float = 0.3,
 ) -> jax.Array:
-    """Flow from `frames0` to `frames1`.
+    """Computes the flow from `frames0` to `frames1`.
 
     Args:
       frames0, frames1: gray images `[N, H, W]` in 0..255, any dtype.
-      levels: of the pyramid, the full size included; those whose shorter side would be under
-        16 pixels are left out.
-      scale: a level's size relative to the finer one's.
-      warps: per level.
-      iterations: per warp; 10 are enough where speed counts.
-      tau: step of the projection; it converges up to 0.25.
-      lam: weight of the data term: smaller is smoother.
+      levels: levels of the pyramid including the full size. Levels with a side of less than 16
+        pixels are skipped.
+      scale: size of a level relative to the next finer one.
+      warps: warps per level.
+      iterations: iterations per warp; 10 are enough if speed matters.
+      tau: step of the projection, which converges up to 0.25.
+      lam: weight of the data term; smaller values give smoother flow.
       theta: tightness of the coupling between the two terms.
 
     Returns:
       f32 `[N, H, W, 2]`, (x, y) in pixels.
 
     Raises:
-      ConfigError: frames of different or wrong shape, a setting out of range.
+      ConfigError: the shapes of the frames differ or are wrong, or a setting is out of range.
+
+    Example:
+      >>> tvl1(jnp.zeros((1, 32, 32)), jnp.zeros((1, 32, 32)), levels=1).shape
+      (1, 32, 32, 2)
     """
     _check(frames0, frames1, levels, scale, warps, iterations)
     frames = jnp.stack([frames0, frames1]).astype(jnp.float32)
@@ -84,41 +96,44 @@ def tvl1(
 
 
 def tvl1_video(video: jax.Array, *, chunk: int = 1, **settings) -> jax.Array:
-    """Flow between the frames of a whole video.
+    """Computes the flow between consecutive frames of a video.
 
     Args:
       video: gray `[T, H, W]` in 0..255, uint8 or float.
-      chunk: pairs that are solved together; see `flow_of_video`.
-      settings: of `tvl1`.
+      chunk: number of pairs that are solved together; see `flow_of_video`.
+      **settings: see `tvl1`.
 
     Returns:
       f32 `[T - 1, H, W, 2]`, field t from frame t to frame t + 1.
     """
     if video.ndim != 3 or len(video) < 2:
-        raise ConfigError(f"tvl1_video wants at least two gray frames [T, H, W]: {video.shape}")
+        raise ConfigError(
+            f"tvl1_video: video has shape {video.shape}; it must be [T, H, W], gray, with T >= 2"
+        )
     return _in_chunks(video[None], chunk, lambda pair: tvl1(*pair, **settings))[0]
 
 
 def flow_of_video(
     video: jax.Array, *, bound: float = 20.0, chunk: int = 1, **settings
 ) -> jax.Array:
-    """From RGB frames to the quantized flow that a flow network is fed with.
+    """Computes quantized flow from RGB frames, the input of a flow network.
 
     Args:
-      video: `[N, T + 1, H, W, 3]` RGB in 0..255, uint8 or float; N may be sharded, for every
-        video is solved where it is.
-      bound: what 0 and 255 stand for, minus and plus, in pixels; see `quantize`.
-      chunk: pairs of each video that are solved together. A CPU is fastest with few pixels at
-        a time, which stay in its cache; an accelerator wants a million or more, so many pairs
-        of a single video. It takes about 200 bytes per pixel of N x chunk fields, beside the
-        video and the result.
-      settings: of `tvl1`.
+      video: `[N, T + 1, H, W, 3]` RGB in 0..255, uint8 or float; N may be sharded.
+      bound: flow in pixels that 255 represents; 0 represents minus `bound`, see `quantize`.
+      chunk: number of pairs of each video that are solved together. CPUs are fastest with few
+        pixels, which stay in the cache; accelerators need a million pixels or more. Memory: about
+        200 bytes per pixel of N x chunk fields, in addition to video and result.
+      **settings: see `tvl1`.
 
     Returns:
       uint8 `[N, T, H, W, 2]`, field t from frame t to frame t + 1.
     """
     if video.ndim != 5 or video.shape[1] < 2 or video.shape[-1] != 3:
-        raise ConfigError(f"flow_of_video wants RGB [N, T + 1, H, W, 3], T from 1: {video.shape}")
+        raise ConfigError(
+            f"flow_of_video: video has shape {video.shape}; it must be [N, T + 1, H, W, 3], RGB, "
+            "with T >= 1"
+        )
 
     def solve(pair):
         return quantize(tvl1(*map(to_gray, pair), **settings), bound)
@@ -127,15 +142,21 @@ def flow_of_video(
 
 
 def quantize(flow: jax.Array, bound: float = 20.0) -> jax.Array:
-    """Pixels to uint8: [-bound, bound] to 0..255, rounded, clipped; as `data.flow.quantize`."""
+    """Maps flow in [-bound, bound] pixels to uint8 0..255, rounded and clipped.
+
+    It equals `data.flow.quantize`.
+    """
     scaled = (flow + bound) * (255 / (2 * bound))
     return jnp.clip(jnp.round(scaled), 0, 255).astype(jnp.uint8)
 
 
 def _in_chunks(videos, chunk, solve):
-    """`solve` of all pairs of consecutive frames, `chunk` pairs of every video at a time.
+    """Calls `solve` for all pairs of consecutive frames, `chunk` pairs of every video at a time.
 
-    videos: `[N, T + 1, ...]`; solve: two batches `[M, ...]` of frames to fields `[M, H, W, 2]`.
+    Args:
+      videos: `[N, T + 1, ...]`.
+      chunk: pairs per call.
+      solve: maps two batches `[M, ...]` of frames to fields `[M, H, W, 2]`.
     """
     n, frames, *rest = videos.shape
     pairs = frames - 1
@@ -150,7 +171,7 @@ def _in_chunks(videos, chunk, solve):
         return fields.reshape(n, chunk, *fields.shape[1:])
 
     def one_chunk(number, out):
-        # The last chunk overlaps the one before: all have one shape, and one program.
+        # The last chunk overlaps the previous one, so that all have the same shape.
         start = jnp.minimum(number * chunk, pairs - chunk)
         return lax.dynamic_update_slice_in_dim(out, fields_from(start), start, 1)
 
@@ -162,35 +183,37 @@ def _in_chunks(videos, chunk, solve):
 def _check(frames0, frames1, levels, scale, warps, iterations):
     if frames0.ndim != 3 or frames0.shape != frames1.shape:
         raise ConfigError(
-            f"tvl1 wants two gray batches [N, H, W] of one shape: {frames0.shape}, {frames1.shape}"
+            f"tvl1: frames have shapes {frames0.shape} and {frames1.shape}; both must be the same, "
+            "[N, H, W], gray"
         )
     if min(frames0.shape[1:]) < SMALLEST_LEVEL:
         raise ConfigError(
-            f"tvl1: frames of {frames0.shape[1:]}, both sides must have {SMALLEST_LEVEL} pixels"
+            f"tvl1: frames have size {frames0.shape[1:]}; both sides must be at least "
+            f"{SMALLEST_LEVEL} pixels"
         )
     if not 0 < scale < 1:
-        raise ConfigError(f"tvl1: scale={scale} must lie between 0 and 1")
+        raise ConfigError(f"tvl1: scale={scale}: must be between 0 and 1, both excluded")
     if min(levels, warps, iterations) < 1:
         raise ConfigError(
-            f"tvl1: levels={levels}, warps={warps}, iterations={iterations}: at least 1 each"
+            f"tvl1: levels={levels}, warps={warps}, iterations={iterations}: must be at least 1"
         )
 
 
 def _pyramid(height, width, levels, scale):
-    """Sizes of the levels, finest first."""
+    """Sizes (height, width) of the levels, finest first."""
     sizes = [(round(height * scale**k), round(width * scale**k)) for k in range(levels)]
     return [sizes[0], *(size for size in sizes[1:] if min(size) >= SMALLEST_LEVEL)]
 
 
 def _resized(images, height, width):
-    """`[..., H, W]` to another size, linearly, anti-aliased where it shrinks."""
+    """Resizes `[..., H, W]` linearly, with anti-aliasing if the size decreases."""
     rows, columns = _linear(images.shape[-2], height), _linear(images.shape[-1], width)
     highest = lax.Precision.HIGHEST
     return jnp.einsum("ah,...hw,bw->...ab", rows, images, columns, precision=highest)
 
 
 def _linear(size, new):
-    """Weights `[new, size]`; constants of the program, to keep its compilation short."""
+    """Weights `[new, size]` as constants, which shortens compilation."""
     places = (np.arange(new) + 0.5) * size / new - 0.5
     distance = np.abs(places[:, None] - np.arange(size)) / max(size / new, 1)
     weights = np.maximum(1 - distance, 0)
@@ -198,7 +221,7 @@ def _linear(size, new):
 
 
 def _enlarged(flow, height, width):
-    """The flow at another level's size, in that level's pixels."""
+    """Resizes flow to another level and scales it to the pixels of that level."""
     factors = np.array([width / flow.shape[-1], height / flow.shape[-2]], np.float32)
     return _resized(flow, height, width) * factors[:, None, None]
 
@@ -213,14 +236,14 @@ def _level(i0, i1, flow, warps, iterations, tau, lam, theta):
         moved, inside = _bicubic(i1, start)
         gradient = _bilinear(slopes, start)
         norm = _dot(gradient, gradient)
-        # The residual rho(flow) = offset + gradient . flow, linear about where the warp went.
+        # Residual rho(flow) = offset + gradient . flow, linearized at the warped position.
         offset = moved - i0 - _dot(gradient, start)
-        # No data where the second image ends, nor where it is flat.
+        # The data term is zero outside the second image and where it is flat.
         per_norm = jnp.where(inside & (norm > 1e-6), 1 / jnp.maximum(norm, 1e-6), 0.0)
 
         def iteration(_, state):
             flow, dual_x, dual_y = state
-            # The minimizer over v, "thresholding": all three cases of the paper in one clip.
+            # Thresholding, the minimizer over v: one clip covers all three cases of the paper.
             rho = offset + _dot(gradient, flow)
             step = jnp.clip(-rho * per_norm, -most, most)
             divergence = _backward(dual_x, -1) + _backward(dual_y, -2)
@@ -239,15 +262,16 @@ def _level(i0, i1, flow, warps, iterations, tau, lam, theta):
 
 
 def _dot(a, b):
-    """Over the two components; written out, because XLA's reductions are slow on CPU."""
+    """Dot product over the two components; a reduction would be slow on CPUs."""
     return a[:, 0] * b[:, 0] + a[:, 1] * b[:, 1]
 
 
 def _taps(images, flow, reach):
     """Reads images `[N, C, H, W]` around (x, y) + flow, edges repeated `reach` pixels outwards.
 
-    Returns a function (row, column) -> `[N, C, H, W]`, the pixels that many after the one to
-    the upper left; the fractions (fx, fy) `[N, 1, H, W]`; and where the place is inside.
+    Returns:
+      A function (row, column) -> `[N, C, H, W]`, the pixels at that offset from the upper left
+      neighbor; the fractions fx and fy, each `[N, 1, H, W]`; and a mask of positions inside.
     """
     n, channels, height, width = images.shape
     x = jnp.arange(width, dtype=jnp.float32) + flow[:, 0]
@@ -269,7 +293,7 @@ def _taps(images, flow, reach):
 
 
 def _bicubic(image, flow):
-    """`[N, H, W]` at (x, y) + flow (Catmull and Rom's cubic), and where that is inside."""
+    """Samples at (x, y) + flow by Catmull-Rom cubics; also returns where it is inside."""
     at, fx, fy, inside = _taps(image[:, None], flow, reach=1)
 
     def cubic(p0, p1, p2, p3, f):
@@ -281,7 +305,7 @@ def _bicubic(image, flow):
 
 
 def _bilinear(planes, flow):
-    """`[N, C, H, W]` at (x, y) + flow."""
+    """Samples `[N, C, H, W]` at (x, y) + flow."""
     at, fx, fy, _ = _taps(planes, flow, reach=0)
     upper = at(0, 0) * (1 - fx) + at(0, 1) * fx
     lower = at(1, 0) * (1 - fx) + at(1, 1) * fx
@@ -289,7 +313,7 @@ def _bilinear(planes, flow):
 
 
 def _gradient(image):
-    """`[N, H, W]` to `[N, 2, H, W]`: derivatives along x and y, exact for cubics."""
+    """Derivatives `[N, 2, H, W]` of `[N, H, W]` along x and y, exact for cubics."""
 
     def derivative(axis):
         def ahead(by):
@@ -309,14 +333,14 @@ def _edged(images, by):
 
 
 def _forward(u, axis):
-    """u[i + 1] - u[i], 0 at the end."""
+    """u[i + 1] - u[i], and 0 at the end."""
     size = u.shape[axis]
     ahead = lax.slice_in_dim(u, 1, size, axis=axis) - lax.slice_in_dim(u, 0, size - 1, axis=axis)
     return _pad_one(ahead, axis, after=1)
 
 
 def _backward(p, axis):
-    """p[i] - p[i - 1] with p[-1] = 0: minus the adjoint of `_forward`, whose dual ends in 0."""
+    """p[i] - p[i - 1] with p[-1] = 0: the negative adjoint of `_forward`, whose dual ends in 0."""
     behind = lax.slice_in_dim(p, 0, p.shape[axis] - 1, axis=axis)
     return p - _pad_one(behind, axis, before=1)
 

@@ -1,8 +1,9 @@
-"""3-D convolution as matrix products of unfolded blocks (im2col), a block at a time.
+"""UNFOLD: im2col, one block at a time.
 
-The input under every tap, side by side: `[positions, taps * C]`, times the kernel as a matrix.
-As a whole that would be `taps` times the input; a block of rows or frames stays in a CPU's
-caches. It wins where XLA's own 2-D convolution is slow: strides, and deep small maps.
+The inputs under all taps form a matrix `[positions, taps * C]`, which is multiplied with the
+kernel. The whole matrix would be `taps` times as large as the input; a block of rows or frames
+stays in a CPU's caches. This is fastest where XLA's 2-D convolution is slow: with strides, and on
+deep, small maps.
 """
 
 from __future__ import annotations
@@ -12,16 +13,18 @@ import numpy as np
 from jax import lax
 
 from jaxvideo.layers.geometry import Geometry, divisor, padded, turned
+from jaxvideo.layers.lowerings import time_to_channels
+from jaxvideo.layers.lowerings.implementation import Implementation, ungrouped
 
 _UNFOLDED_BYTES = 2 << 20
 
 
 def forward(x, w, geometry: Geometry):
-    """The convolution; `[N, T, H, W, C]` by `[kt, kh, kw, C, D]`."""
+    """`(x, w) -> y`."""
     x = padded(x, geometry.pads)
     matrix = w.reshape(-1, w.shape[-1])
     clips, out = x.shape[0], geometry.out_size
-    # The kernel is read once per block: a large one wants large blocks.
+    # The kernel is read once per block, so a large kernel needs large blocks.
     most = max(_UNFOLDED_BYTES, 4 * w.size) // (4 * matrix.shape[0] * out[2])  # rows
     rows = divisor(out[1], most)
     frames = divisor(out[0], most // rows) if rows == out[1] else 1
@@ -55,10 +58,20 @@ def forward(x, w, geometry: Geometry):
         product = jnp.matmul(unfolded, matrix, preferred_element_type=jnp.float32)
         return product.astype(x.dtype).reshape(*block, out[2], -1)
 
-    # Blocks are runs of rows, then of frames, then of clips: their order is the result's.
+    # Blocks run over rows, then frames, then clips, which is the order of the result.
     return lax.map(some, jnp.arange(np.prod(blocks))).reshape(clips, *out, -1)
 
 
 def input_gradient(g, w, geometry: Geometry):
-    """The same convolution of the gradient, with the kernel turned around; strides of 1."""
-    return forward(*turned(g, w, geometry))
+    """`(g, w) -> dx`: the convolution of the gradient with the reversed kernel."""
+    if geometry.strides == (1, 1, 1):
+        return forward(*turned(g, w, geometry))
+    return time_to_channels.IMPLEMENTATION.input_gradient(g, w, geometry)  # phases of stride 1
+
+
+IMPLEMENTATION = Implementation(
+    forward,
+    input_gradient,
+    time_to_channels.IMPLEMENTATION.weight_gradient,
+    fits=ungrouped(lambda geometry: True),
+)

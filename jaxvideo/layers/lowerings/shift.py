@@ -1,4 +1,4 @@
-"""Depthwise 3-D convolution as a sum of shifted, scaled copies: no matrix unit is of use to it."""
+"""SHIFT: a depthwise convolution as a sum of shifted, scaled copies, without matrix products."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ import numpy as np
 from jax import lax
 
 from jaxvideo.layers.geometry import Geometry, padded, turned
+from jaxvideo.layers.lowerings.implementation import Implementation
 
 
 def _taps(x, kernel, strides, out_size):
-    """The strided slices of `[N, T, H, W, C]` under each tap of the kernel, row-major."""
+    """Yields (tap, strided slice of `[N, T, H, W, C]` under it) for each tap, row-major."""
     for offset in np.ndindex(*kernel):
         ends = [
             o + (out - 1) * stride + 1
@@ -23,7 +24,7 @@ def _taps(x, kernel, strides, out_size):
 
 
 def forward(x, w, geometry: Geometry):
-    """The convolution; `[N, T, H, W, C]` by `[kt, kh, kw, 1, C]`."""
+    """`(x, w) -> y`; w is `[kt, kh, kw, 1, C]`."""
     y = 0.0
     taps = _taps(padded(x, geometry.pads), geometry.kernel, geometry.strides, geometry.out_size)
     for offset, tap in taps:
@@ -32,13 +33,15 @@ def forward(x, w, geometry: Geometry):
 
 
 def input_gradient(g, w, geometry: Geometry):
-    """The same sum with the kernel turned around. With strides, one such sum of `g` for each
-    place between two steps, by the taps that meet there, and the places side by side: JAX's own
-    transpose writes the whole input once per tap."""
+    """`(g, w) -> dx`: the same sum with the reversed kernel.
+
+    With strides, each phase of the strides is a sum over its own taps, and the phases interleave.
+    JAX's transpose would write the whole input once per tap.
+    """
     if geometry.strides == (1, 1, 1):
         return forward(*turned(g, w.swapaxes(3, 4), geometry))
     strides, size = geometry.strides, geometry.in_size
-    # Positions of the padded input in steps of the stride, and taps within a step's reach.
+    # Positions of the padded input per phase, and taps per phase.
     steps = [
         -(-(n + sum(pad)) // s) for n, pad, s in zip(size, geometry.pads, strides, strict=True)
     ]
@@ -49,28 +52,30 @@ def input_gradient(g, w, geometry: Geometry):
             (r - 1, max(q - m, 0)) for r, q, m in zip(reach, steps, geometry.out_size, strict=True)
         ),
     )
-    places = []
-    for place in np.ndindex(*strides):
+    phases = []
+    for phase in np.ndindex(*strides):
         y = jnp.zeros((len(g), *steps, g.shape[-1]), jnp.float32)
         for back in np.ndindex(*reach):
-            tap = tuple(p + s * b for p, s, b in zip(place, strides, back, strict=True))
+            tap = tuple(p + s * b for p, s, b in zip(phase, strides, back, strict=True))
             if all(t < k for t, k in zip(tap, geometry.kernel, strict=True)):
                 first = [r - 1 - b for r, b in zip(reach, back, strict=True)]
                 under = lax.dynamic_slice(g, (0, *first, 0), y.shape)
                 y = y + under.astype(jnp.float32) * w[tap][0].astype(jnp.float32)
-        places.append(y.astype(g.dtype))
+        phases.append(y.astype(g.dtype))
     st, sh, sw = strides
-    between = jnp.stack(places, axis=4)  # [N, T, H, W, places, C]
-    n, t, h, v, _, c = between.shape
-    between = between.reshape(n, t, h, v, st, sh, sw, c).transpose(0, 1, 4, 2, 5, 3, 6, 7)
-    dx = between.reshape(n, t * st, h * sh, v * sw, c)
+    dx = jnp.stack(phases, axis=4)  # [N, T, H, W, phases, C]
+    n, t, h, v, _, c = dx.shape
+    dx = dx.reshape(n, t, h, v, st, sh, sw, c).transpose(0, 1, 4, 2, 5, 3, 6, 7)
+    dx = dx.reshape(n, t * st, h * sh, v * sw, c)
     first = [pad[0] for pad in geometry.pads]
     return lax.slice(dx, (0, *first, 0), (n, *(f + k for f, k in zip(first, size, strict=True)), c))
 
 
 def weight_gradient(x, g, geometry: Geometry):
-    """A sum over all positions per tap; on a CPU a frame at a time, 4 to 6 times as fast:
-    the frames under the kernel are in the caches for all taps after the first.
+    """`(x, g) -> dw`: a sum over all positions per tap.
+
+    CPUs sum one frame at a time, which is 4 to 6 times as fast, because the frames under the
+    kernel are in the caches for all taps after the first.
     """
     x = padded(x, geometry.pads)
     kt, kh, kw = geometry.kernel
@@ -97,3 +102,8 @@ def weight_gradient(x, g, geometry: Geometry):
 
     dw = lax.platform_dependent(x, g, cpu=by_frame, default=at_once)
     return dw.reshape(*geometry.kernel, 1, g.shape[-1]).astype(x.dtype)
+
+
+IMPLEMENTATION = Implementation(
+    forward, input_gradient, weight_gradient, fits=lambda geometry, depthwise: depthwise
+)
