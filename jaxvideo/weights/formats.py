@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
+from fnmatch import fnmatchcase
 from typing import Any
 
 from jaxvideo import __version__
@@ -26,9 +27,30 @@ _RENAMED_IN_2 = {
 }
 
 
+# Networks whose `model.width` was no factor of the paper's channels in format 1, but a number of
+# channels or another factor: patterns of names, and the value of the paper's network. The first
+# match counts.
+_WIDTHS_IN_1 = (
+    ("x3d_xl", 2.9),
+    ("x3d_*", 2.0),
+    ("x2d", 2.0),
+    ("densenet3d_161", 96),
+    *((name, 64) for name in ("c3d*", "c2d_r50*", "i3d_r50*", "slow*_r*", "fast_r50", "*csn_r*")),
+    *((name, 64) for name in ("densenet3d_*", "t3d_*", "p3d_*", "resn*_3d*", "resnext*_3d")),
+    *((name, 64) for name in ("preact_resnet*", "wide_resnet*", "*r2d_*", "*r3d_*", "r2plus1d_*")),
+    *((name, 64) for name in ("mc?_*", "rmc?_*")),
+)
+
+
 def _from_1(description: dict[str, Any]) -> None:
-    """Format 2 has American spelling, and a config without a frame rate has another meaning."""
+    """Format 2 has American spelling, a width is a factor of the paper's, and a config without a
+    frame rate has another meaning."""
     for part in (description, description.get("config")):
+        model = _section(part, "model")
+        if isinstance(model.get("width"), int | float):
+            name = str(model.get("name"))
+            paper = next((w for pattern, w in _WIDTHS_IN_1 if fnmatchcase(name, pattern)), 1)
+            model["width"] /= paper
         for (section, key), renamed in _RENAMED_IN_2.items():
             values = _section(part, section)
             if values.get(key) in renamed:

@@ -39,7 +39,7 @@ config.update_from_flattened_dict({
     "optim.weight_decay": 1e-3, "optim.no_decay": ("*/bias",), "optim.clip_norm": 5.0,
     "protocol.clips": 2, "protocol.starts": "centers", "checkpoint.keep": 3,
 })
-config.model.update({"width": 1, "norm": "all", "dropout_rate": 0.2})
+config.model.update({"width": 1 / 64, "norm": "all", "dropout_rate": 0.2})
 train(config.to_dict(), sys.argv[1])
 """
 
@@ -87,6 +87,28 @@ def test_a_run_of_format_1_opens(monkeypatch):
     recorded = run_folder.read_run_config(OLD / "format1/run")
     assert recorded["protocol"]["starts"] == "centers"
     assert recorded["init"]["inflate"] == "center"
+
+
+@pytest.mark.parametrize(
+    ("name", "width", "expected"),
+    [
+        ("r2plus1d_18", 8, 0.125),
+        ("ip_csn_r152", 64, 1.0),
+        ("slowfast_16x8_r101_nl", 32, 0.5),
+        ("i3d_r50_nl", 16, 0.25),
+        ("i3d_rgb", 0.125, 0.125),
+        ("fused_two_stream_inception", 0.5, 0.5),
+        ("x3d_m", 1.0, 0.5),
+        ("x3d_xl", 2.9, 1.0),
+        ("densenet3d_161", 96, 1.0),
+        ("densenet3d_121", 16, 0.25),
+    ],
+)
+def test_widths_of_format_1(name, width, expected):
+    """They were numbers of channels in some networks, twice the paper's factor in X3D."""
+    old = {"model": {"name": name, "width": width}, "config": {"model": {"name": name}}}
+    new = {"model": {"name": name, "width": expected}, "config": {"model": {"name": name}}}
+    assert formats.upgrade(old, "x") == new
 
 
 def description(**protocol):
