@@ -20,7 +20,6 @@ from configs import common
 def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
     config = common.default_config()
     config.model.name = "c3d_sports1m"
-    config.model.width = 1.0
     config.model.bn_groups = 1
     config.model.bn_momentum = 0.9
     config.epochs = 190.0

@@ -22,7 +22,6 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
     split, smoke = common.read_split(argument)
     config = common.default_config()
     config.model.name = "c3d"
-    config.model.width = 1.0
     config.model.bn_groups = 1
     config.model.bn_momentum = 0.9
     config.init.path = "weights/c3d_sports1m.npz"

@@ -81,7 +81,6 @@ def use_x3d(
 ) -> None:
     """What the recipes of X3D share, PySlowFast's, on 8 GPUs."""
     use_slowfast(config, name)
-    config.model.width = 1.0
     config.model.bn_groups = 8
     config.epochs = 300.0
     config.batch_size = batch_size

@@ -22,7 +22,6 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
     config = common.default_config()
     config.model.name = "convnet_lstm"
     config.model.dtype = "bfloat16"
-    config.model.width = 1.0
     config.model.bn_groups = 32
     config.model.bn_momentum = 0.999
     config.epochs = 110.0

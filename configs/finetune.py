@@ -7,7 +7,7 @@
 The network stands after the colon, r2plus1d_18 without one. DIR is a folder per class, or has
 annotations in any form that the library knows: it finds out. WEIGHTS is a run's folder, what
 `python -m jaxvideo convert` wrote, or with `--config.init.source=LIBRARY` another library's file;
-of a narrower network say `--config.model.width=0.125` too. The layer of the classes starts fresh.
+jaxvideo's own weights bring the arguments of their network. The classifier starts fresh.
 `:smoke` takes the weights of a finished `configs/motion.py` run; without them it starts fresh.
 
 Source: RECIPES, by the names of networks; those of C3D (the authors' solver), R(2+1)D and its
@@ -36,9 +36,8 @@ _OURS = {
     "optim.no_decay": ("*/bias",),
 }
 _BN = {"model.bn_groups": 1, "model.bn_momentum": 0.9}
-_WIDE = {**_BN, "model.width": 1.0}
 # The running statistics' own memory, 0.999, is longer than these runs are.
-_INCEPTION = {"model.width": 1.0, "model.bn_groups": 1, "model.bn_momentum": 0.99}
+_INCEPTION = {"model.bn_groups": 1, "model.bn_momentum": 0.99}
 
 
 def _new(layer: str) -> dict:
@@ -51,7 +50,7 @@ RECIPES = (
     (
         ("c3d", "c3d_sports1m", "c3d_bn*"),
         {
-            **_WIDE,
+            **_BN,
             "init.leave_out": ("fc8/*",),
             # 20,000 batches of UCF101's 9,537 videos: 63 clips of each.
             "epochs": 20.0,
@@ -76,7 +75,7 @@ RECIPES = (
             "r2plus1d_50_hara",
         ),
         {
-            **_WIDE,
+            **_BN,
             "init.leave_out": ("fc/*",),
             "epochs": 50.0,
             "batch_size": 128,
@@ -94,7 +93,7 @@ RECIPES = (
     (
         ("r2plus1d_*", "r2d_*", "f_r2d_*", "r3d_*", "mc*", "rmc*"),
         {
-            **_WIDE,
+            **_BN,
             "model.bn_epsilon": 1e-3,
             "init.leave_out": ("fc/*",),
             # 100,000 clips an epoch, of the same videos; 8 GPUs, each 4 clips at 0.0001.
@@ -112,7 +111,7 @@ RECIPES = (
     (
         ("p3d_*",),
         {
-            **_WIDE,
+            **_BN,
             "model.dropout_rate": 0.9,
             "init.leave_out": ("fc/*",),
             # 7,500 batches, divided by 10 every 3,000; the scales of all BN but the first frozen.
@@ -130,14 +129,14 @@ RECIPES = (
         ("i3d_rgb", "i2d", "i3d_top_heavy_*", "i3d_bottom_heavy_*", "s3d_*", "s3dg*"),
         {**_INCEPTION, **_OURS, **_new("logits")},
     ),
-    (("x3d_*",), {**_BN, "model.width": 1.0, **_OURS, **_new("fc2")}),
+    (("x3d_*",), {**_BN, **_OURS, **_new("fc2")}),
     (
         ("slow_*", "fast_r50", "slowfast_*", "c2d_r50*", "i3d_r50*", "csn_*", "ip_csn_*"),
-        {**_WIDE, **_OURS, **_new("fc")},
+        {**_BN, **_OURS, **_new("fc")},
     ),
     (
         ("densenet3d_*", "t3d_121", "t3d_169"),
-        {**_WIDE, **_OURS, **_new("fc")},
+        {**_BN, **_OURS, **_new("fc")},
     ),
 )
 

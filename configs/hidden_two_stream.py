@@ -29,7 +29,6 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
     config = common.default_config()
     config.model.name = "hidden_two_stream"
     config.model.dtype = "bfloat16"
-    config.model.width = 1.0
     config.model.dropout_rate = 0.9
     config.model.end_to_end = argument != "motionnet"
     config.eval_batch_size = 16

@@ -22,7 +22,6 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
     config.model.name = "i3d_rgb"
     config.model.dtype = "bfloat16"
     config.model.dropout_rate = 0.5
-    config.model.width = 1.0
     config.model.bn_groups = 64
     config.model.bn_momentum = 0.999
     config.epochs = 115.0

@@ -21,7 +21,6 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
     config = common.default_config()
     config.model.name = "r2plus1d_34"
     config.model.dtype = "bfloat16"
-    config.model.width = 1.0
     config.model.bn_groups = 8
     config.model.bn_momentum = 0.9
     config.model.bn_epsilon = 1e-3

@@ -17,7 +17,6 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
     config = common.default_config()
     config.model.name = "resnet18_3d_a"
     config.model.dtype = "bfloat16"
-    config.model.width = 1.0
     config.model.bn_groups = 4  # GPUs
     config.model.bn_momentum = 0.9
     config.epochs = 200.0

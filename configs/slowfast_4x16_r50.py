@@ -25,7 +25,6 @@ from configs import common
 def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
     config = common.default_config()
     common.use_slowfast(config, "slowfast_4x16_r50")
-    config.model.width = 1.0
     config.epochs = 256.0
     config.data.hint = (
         "Without data: python train.py --config configs/slowfast_4x16_r50.py:smoke runs now"

@@ -29,7 +29,6 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
     config = common.default_config()
     config.model.name = "t3d_121_transfer"
     config.model.dtype = "bfloat16"
-    config.model.width = 1.0
     config.model.ttl = "before"
     config.model.ttl_depths = (4, 4, 4)
     config.model.teacher_frames = 8

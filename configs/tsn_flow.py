@@ -25,7 +25,6 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
     config = common.default_config()
     config.model.name = "tsn_flow"
     config.model.dtype = "bfloat16"
-    config.model.width = 1.0
     config.model.partial_bn = True
     config.model.dropout_rate = 0.7
     config.init.path = "weights/imagenet.safetensors"

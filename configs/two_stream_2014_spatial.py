@@ -24,7 +24,6 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
     config = common.default_config()
     config.model.name = "two_stream_spatial"
     config.model.dtype = "bfloat16"
-    config.model.width = 1.0
     config.model.dropout_rate = 0.9
     config.epochs = 80.0
     config.epoch_steps = 1000

@@ -19,7 +19,10 @@ from jaxvideo.types import CheckpointError, ConfigError, Preprocessing
 from jaxvideo.weights import files, tree
 
 # What networks' weights depend on beside the name of the network.
-_FORMS = {argument for source in SOURCES.values() for argument in source.arguments}
+_FORMS = {"width", *(argument for source in SOURCES.values() for argument in source.arguments)}
+
+# Arguments of a network that its weights do not decide.
+_CALLERS = ("name", "num_classes", "dtype", "lowering", "dropout_rate", "bn_groups", "bn_momentum")
 
 
 # Fields of `Preprocessing` that say what the values of pixels mean.
@@ -125,7 +128,8 @@ def initial_weights(
     if init.scope:
         flat = _part(flat, init.scope, init.path)
     if theirs:
-        arguments = {**{k: v for k, v in theirs.items() if k in _FORMS}, **arguments}
+        inherited = _FORMS if init.inflate else [k for k in theirs if k not in _CALLERS]
+        arguments = {**{k: theirs[k] for k in inherited if k in theirs}, **arguments}
         _shift_variances(flat, create_model(**theirs), create_model(name, **arguments))
         if not init.inflate:
             _check_same_network(init.path, theirs, {"name": name, **arguments})

@@ -87,6 +87,14 @@ def test_another_epsilon_gives_the_same_numbers(run):
     )
 
 
+def test_arguments_come_with_the_weights(run):
+    """`width` need not be repeated."""
+    folder, expected = run
+    variables, model, _, _ = initial_weights(Init(str(folder)), {"name": FLAT["name"]}, 3, {}, 0)
+    assert model == FLAT
+    jax.tree.map(np.testing.assert_array_equal, variables, expected)
+
+
 @pytest.mark.parametrize(
     ("fields", "model", "classes", "error", "text"),
     [
