@@ -76,7 +76,7 @@ RECIPES = {
         "optim.lr": 1e-3,
         "epochs": 12.0,
     },
-    "fast_r50": {**_LONG, "model.dropout_rate": 0.2},
+    "fast_r50": {**_LONG, "model.width": 1.0, "model.dropout_rate": 0.2},
     "x3d_xs": {"model.width": 0.5, "model.dropout_rate": 0.2},
     "csn_r50": {"model.width": 0.25, "optim.lr": 0.02, "epochs": 18.0},
     "t3d_121": {**_LONG, "model.width": 0.25},
