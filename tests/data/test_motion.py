@@ -405,17 +405,3 @@ def test_missing_photographs_name_the_package(tmp_path, monkeypatch):
     with pytest.raises(DataError, match="pip install scikit-image"):
         ensure_motion(tmp_path / "a", train=8, val=8)
     assert not (tmp_path / "a").exists()
-
-
-def test_progress_is_lines_in_a_log_and_one_line_on_a_terminal(monkeypatch, capsys):
-    say = folder._stderr_reporter()
-    say("first", True)
-    for _ in range(3):
-        say("working", False)
-    say("last", True)
-    assert capsys.readouterr().err == "first\nlast\n"
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    say = folder._stderr_reporter()
-    say("working", False)
-    say("last", True)
-    assert capsys.readouterr().err == "\r\x1b[Kworking\r\x1b[Klast\n"
