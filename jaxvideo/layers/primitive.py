@@ -54,11 +54,9 @@ def convolve_fused(
     activation: str,
 ) -> jax.Array:
     """Binds `activation(conv(x, w) + bias + residual)`. Arguments are not checked."""
-    epilogue = [array for array in (bias, residual) if array is not None]
+    given = [array for array in (x, w, bias, residual) if array is not None]
     return _fused_p.bind(
-        x,
-        w,
-        *epilogue,
+        *_varying_alike(*given),
         geometry=geometry,
         lowering=lowering,
         activation=activation,
@@ -90,7 +88,26 @@ _conv3d_p = core.Primitive("conv3d")
 
 
 def _bind(what: Pass, a, b, *, geometry: Geometry, lowering: Lowering):
+    a, b = _varying_alike(a, b)
     return _conv3d_p.bind(a, b, what=what, geometry=geometry, lowering=lowering)
+
+
+def _varying_alike(*operands: jax.Array) -> list[jax.Array]:
+    """Casts operands to the same varying axes of a `shard_map`, as JAX's own operations do."""
+    axes = [jax.typeof(operand).manual_axis_type.varying for operand in operands]
+    union = frozenset().union(*axes)
+    return [
+        jax.lax.pcast(operand, tuple(sorted(union - own)), to="varying") if union - own else operand
+        for operand, own in zip(operands, axes, strict=True)
+    ]
+
+
+def _result(shape: tuple[int, ...], like: jax.core.ShapedArray, batched: bool):
+    """Returns the type of a result: varying axes and, if it has a batch, its sharding as `like`."""
+    sharding = like.sharding
+    batch = sharding.spec[:1] if batched else (None,)
+    sharding = sharding.update(spec=(*batch, *(None,) * (len(shape) - 1)))
+    return like.update(shape=shape, weak_type=False, sharding=sharding)
 
 
 def _abstract(a, b, *, what, geometry, lowering):
@@ -101,7 +118,7 @@ def _abstract(a, b, *, what, geometry, lowering):
         shape = (a.shape[0], *geometry.in_size, b.shape[3] * geometry.groups)
     else:
         shape = (*geometry.kernel, a.shape[-1] // geometry.groups, b.shape[-1])
-    return jax.core.ShapedArray(shape, a.dtype)
+    return _result(shape, a, what is not Pass.WEIGHT_GRADIENT)
 
 
 def _compute_on(platform: str, target: _Target, a, b, *, what, geometry, lowering):
@@ -130,9 +147,18 @@ def _lowering_rule(compute_on: Callable[..., jax.Array], platform: str):
         on_cpu = platform == "cpu" and not exported and devices > 0
         usable = on_cpu and keep_out_of_compilation_cache(onednn.TARGET)
         engine = onednn_probe.engine(context.avals_in[0].dtype) if usable else ""
-        target = _Target(engine, partitioned=on_cpu and devices > 1)
-        function = functools.partial(compute_on, platform, target)
-        return mlir.lower_fun(function, multiple_results=False)(context, *operands, **parameters)
+        result = context.avals_out[0].sharding
+        explicit = result.mesh.explicit_axes
+        target = _Target(engine, partitioned=on_cpu and devices > 1 and not explicit)
+        function = functools.partial(compute_on, platform, target, **parameters)
+        if explicit:
+            # The implementations contract over the batch, which explicit axes do not allow.
+            function = jax.sharding.auto_axes(function, axes=explicit, out_sharding=result)
+        # Inside, nothing depends on the axes of a `shard_map`. Loops start from constants, whose
+        # types would differ from those of varying values.
+        plain = [a.update(manual_axis_type=type(a.manual_axis_type)()) for a in context.avals_in]
+        context = context.replace(avals_in=plain)
+        return mlir.lower_fun(function, multiple_results=False)(context, *operands)
 
     return rule
 
@@ -221,7 +247,7 @@ def _fused_on(platform, target, x, w, *epilogue, geometry, lowering, activation,
 
 def _fused_abstract(x, w, *epilogue, geometry, **rest):
     del epilogue, rest
-    return jax.core.ShapedArray((x.shape[0], *geometry.out_size, w.shape[4]), x.dtype)
+    return _result((x.shape[0], *geometry.out_size, w.shape[4]), x, True)
 
 
 def _fused_jvp(primals, tangents, **parameters):
