@@ -79,7 +79,7 @@ def test_fvd_and_extract(weights, capsys, tmp_path):
     assert cli.main([*extract, "--dtype", "float32"]) == 0
     assert "2 skipped" in capsys.readouterr().out
     assert cli.main([*extract, "--dtype", "bfloat16"]) == 1
-    assert "contains other features" in capsys.readouterr().err
+    assert "has features of other settings" in capsys.readouterr().err
 
 
 def test_a_run_keeps_its_dtype(tmp_path, monkeypatch, repository):

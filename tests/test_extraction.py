@@ -177,7 +177,7 @@ def test_what_is_done_already(tmp_path):
     # Other weights, another endpoint: another recipe, which must not be mixed with the first.
     other = jax.tree.map(lambda leaf: leaf + 1, VARIABLES)
     with pytest.raises(
-        ConfigError, match=r"contains other features; choose another --out\.\n  network"
+        ConfigError, match=r"has features of other settings; choose another --out\.\n  network"
     ):
         is_extracted(target, recipe_of(Extraction("pool", MIDDLE), model, other, PRE))
     with pytest.raises(ConfigError, match="endpoint: pool in the file, conv1 now"):

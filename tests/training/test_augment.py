@@ -312,7 +312,7 @@ def test_sharpness_leaves_the_border_as_pillow_does(clip):
         ({"mixup": -0.2}, "augment.mixup=-0.2"),
         ({"cutmix": float("nan")}, "augment.cutmix=nan"),
         ({"areas": (0.5, 2.0)}, "augment.areas="),
-        ({"views_per_video": 3, "repeated": 2}, "repeated must divide the other"),
+        ({"views_per_video": 3, "repeated": 2}, "repeated must divide views_per_video"),
         ({"views_per_video": 0}, "both must be at least 1"),
     ],
 )

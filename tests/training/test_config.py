@@ -52,7 +52,7 @@ def test_preprocessing_is_the_network_s_own():
         ({"batch_size": 8.5}, r"config\.batch_size=8\.5: must be an integer"),
         ({"augment": {"flip": 1}}, r"config\.augment\.flip=1: must be true or false"),
         ({"optim": {"milestones": 3}}, r"config\.optim\.milestones=3: must be a tuple"),
-        ({"optim": 3}, r"config\.optim=3: must be a section"),
+        ({"optim": 3}, r"config\.optim=3: must be a dict of keys"),
         ({"preprocessing": {"fps": "x"}}, r"fps='x': must be a number or None"),
         ({"model": {"name": "c3d", "lowering": "x"}}, r"config\.model\.lowering='x': allowed"),
         ({"epochs": 0.0}, r"config\.epochs=0\.0 only tests the weights of config\.init"),

@@ -121,7 +121,7 @@ def test_a_finished_run_is_not_repeated(environment, finished):
     before = (workdir / "result.json").stat().st_mtime_ns
     again = run(environment, workdir)
     assert again.returncode == 0
-    assert "finished before" in again.stdout
+    assert "already finished" in again.stdout
     assert (workdir / "result.json").stat().st_mtime_ns == before
 
 
@@ -133,7 +133,7 @@ def test_a_run_starts_from_another(environment, finished, tmp_path):
         environment, tmp_path / "run", f"--config.init.path={first}", "--config.optim.lr=1e-12"
     )
     assert done.returncode == 0, done.stderr
-    assert f"first weights: {first}" in done.stdout
+    assert f"initial weights: {first}" in done.stdout
     expected, found = weights(first), weights(tmp_path / "run")
     assert expected.keys() == found.keys()
     for name in expected:
@@ -176,7 +176,7 @@ def test_interrupted_and_continued_ends_with_the_same_weights(
     assert not (workdir / "result.json").exists()
     done = run(environment, workdir)
     assert done.returncode == 0, done.stderr
-    assert "continuing after step" in done.stdout
+    assert "resuming after step" in done.stdout
     expected, found = weights(finished[0]), weights(workdir)
     assert list(expected) == list(found)
     for name in expected:
@@ -226,15 +226,13 @@ def test_another_config_in_the_folder(environment, finished):
     workdir, _ = finished
     config = small_config(environment)
     config.batch_size, config.optim.lr = 4, 0.3
-    with pytest.raises(
-        CheckpointError, match=r"(?s)holds the run of another config.*optim.lr: 0\."
-    ):
+    with pytest.raises(CheckpointError, match=r"(?s)has a run of another config.*optim.lr: 0\."):
         train(config.to_dict(), workdir)
 
 
 def test_a_folder_that_is_something_else(environment, tmp_path):
     (tmp_path / "letter.txt").write_text("dear reader")
-    with pytest.raises(CheckpointError, match="is not empty and holds no run"):
+    with pytest.raises(CheckpointError, match="is not empty and not a run directory"):
         train(small_config(environment).to_dict(), tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["letter.txt"]
 
@@ -247,7 +245,7 @@ def test_a_folder_that_cannot_be_made(environment, tmp_path):
 
 def test_compiled_programs_are_kept(environment, finished, tmp_path):
     kept = Path(environment["JAX_COMPILATION_CACHE_DIR"])
-    assert f"compiled programs are kept in {kept}" in finished[1]
+    assert f"compilation cache: {kept}" in finished[1]
     assert list(kept.glob("jit_*"))  # not train_step: jaxlib cannot serialize calls of oneDNN
     (tmp_path / "file").touch()
     folder = f"--config.compilation_cache={tmp_path}/file/cache"
