@@ -87,7 +87,8 @@ class Extraction:
       every: start a clip every `every` frames, instead of at the protocol's starts (C3D: clips of
         16 frames, every 8). 0 (default): use the protocol.
       per_clip: one row per clip. False (default): average over the clips.
-      keep_map: keep all axes of the endpoint. False (default): average over the axes between N and C.
+      keep_map: keep all axes of the endpoint. False (default): average over the axes between N and
+        C.
       normalize: divide the result by its L2 norm (C3D, arXiv 1412.0767, section 4).
     """
 

@@ -131,7 +131,8 @@ class Augment(RandomCrop, StepAugment):
         if self.repeated < 1 or self.views_per_video < 1 or self.views_per_video % self.repeated:
             raise ConfigError(
                 f"augment.views_per_video={self.views_per_video}, augment.repeated="
-                f"{self.repeated}: both must be at least 1, and repeated must divide views_per_video"
+                f"{self.repeated}: both must be at least 1, and repeated must divide "
+                "views_per_video"
             )
 
 
