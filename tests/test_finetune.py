@@ -43,7 +43,7 @@ def test_what_every_network_sees(config):
     for name in names:
         run = read_config(config.get_config(name).to_dict())
         assert run.preprocessing == model_entry(name).preprocessing, name
-    with pytest.raises(ValueError, match=r"'lrcn' after the config's colon: a network of c3d"):
+    with pytest.raises(ValueError, match=r"'lrcn' after the colon: allowed are c3d"):
         config.get_config("lrcn")
 
 

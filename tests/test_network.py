@@ -131,7 +131,7 @@ def test_prepare_refuses(net, video, text):
     [
         ("gone.mp4", "gone.mp4"),
         (np.zeros((4, 9, 9, 3), np.float32), "uint8"),
-        (np.zeros((3, 8, 40, 40), np.uint8), "torch's order"),
+        (np.zeros((3, 8, 40, 40), np.uint8), "PyTorch's order"),
         (np.zeros((0, 40, 40, 3), np.uint8), "uint8"),
     ],
 )

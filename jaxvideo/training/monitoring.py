@@ -75,9 +75,8 @@ def monitor(run: Run, model, dataset: VideoDataset, first: int, total: int) -> I
 
     def note(step: int, batch: Batch, metrics: dict[str, jax.Array], waited: float) -> None:
         read()
-        rows = {
-            name: batch[name] for name in ("sample", "error", "weight")
-        }  # without the videos, to free their memory
+        # Without the videos, to free their memory.
+        rows = {name: batch[name] for name in ("sample", "error", "weight")}
         pending.append((step, rows, metrics, waited))
 
     def means() -> dict[str, float]:
