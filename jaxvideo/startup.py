@@ -215,7 +215,7 @@ def _end() -> NoReturn:
         os._exit(INTERRUPTED)
 
 
-# Memory pages. XLA allocates the temporary arrays of a program anew in every call and frees them
+# Memory pages. XLA allocates the temporary arrays of a program again in every call and frees them
 # afterwards. glibc returns such large blocks to the system, hence each call faults in every page
 # again. Huge pages reduce the faults by a factor of 512. glibc reads the setting at process start.
 

@@ -180,7 +180,7 @@ def test_what_is_done_already(tmp_path):
         ConfigError, match=r"has features of other settings; choose another --out\.\n  network"
     ):
         is_extracted(target, recipe_of(Extraction("pool", MIDDLE), model, other, PRE))
-    with pytest.raises(ConfigError, match="endpoint: pool in the file, conv1 now"):
+    with pytest.raises(ConfigError, match="endpoint: pool in the file, conv1 requested"):
         is_extracted(target, recipe_of(Extraction("conv1", MIDDLE), model, VARIABLES, PRE))
     whole = target.read_bytes()
     for damaged in (whole[: len(whole) // 2], whole[:3], b"", b"text" * 99):

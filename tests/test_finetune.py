@@ -162,5 +162,5 @@ def test_what_is_missing_is_named(config, folder, weights, tmp_path):
     with pytest.raises(ConfigError, match=r"'weights/r2plus1d_18\.safetensors' does not exist"):
         train(values.to_dict(), tmp_path / "a")
     values.init.path = str(weights[0])
-    with pytest.raises(DataError, match=r"data/own does not exist.*--config\.data\.root=FOLDER"):
+    with pytest.raises(DataError, match=r"data/own does not exist.*--config\.data\.root=DIR"):
         train(values.to_dict(), tmp_path / "b")

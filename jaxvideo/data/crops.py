@@ -38,8 +38,8 @@ class RandomCrop:
       scale_steps: 0 (default): the factor is uniform in `scales`; n > 1: one of n factors in
         geometric progression from low to high (3D ResNet: 5 from 1 to 2).
       ratios: alternative to `scales`: height and width of the crop are drawn from these fractions
-        of `size`, at most one step apart (TSN: 1, 0.875, 0.75, 0.66 of 256). The crop then has
-        another aspect.
+        of `size`, at most one step apart (TSN: 1, 0.875, 0.75, 0.66 of 256). The crop then
+        changes the aspect.
       positions: "uniform": anywhere; "five": the corners and the center; "thirteen": these, the
         centers of the sides, and halfway between corners and center (TSN's code).
       areas: alternative to `scales` and `ratios`: range of the crop's area as a fraction of the

@@ -352,7 +352,7 @@ def short_path(path: str, root: str) -> str:
 
 
 def _write(path: Path, text: str) -> None:
-    """Writes a file as a whole."""
+    """Writes a file atomically."""
     try:
         write_file(path, text)
     except OSError as error:

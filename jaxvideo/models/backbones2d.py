@@ -107,7 +107,7 @@ class ConvNet(nn.Module):
       num_classes: classes of fc8, which follows the last layer; 0 (default) for no fc8.
       width: factor of all numbers of channels; 1.0 is the papers'.
       time_pool: the last pool is also a maximum over all frames, which leaves one.
-      dropout_rate: after every fully connected layer but fc8.
+      dropout_rate: dropout after every fully connected layer but fc8.
       dtype: compute dtype; parameters are f32.
       lowering: see `types.Lowering`.
     """

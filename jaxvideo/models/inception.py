@@ -276,7 +276,7 @@ class I3D(InceptionTrunk):
     it covers all of H and W, which is equal to averaging the logits of a fully convolutional test.
 
     Attributes:
-      dropout_rate: before the classifier; 0.5 in I3D's training.
+      dropout_rate: dropout before the classifier; 0.5 in I3D's training.
       Others: see `InceptionTrunk`.
     """
 

@@ -1,4 +1,4 @@
-"""Batch sizes: which ones a run allows, and the largest that fits."""
+"""Batch sizes: the divisor that a run requires, and the largest size that fits."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from jaxvideo.types import ConfigError
 
 
 def batch_unit(run: Run, devices: int) -> int:
-    """Returns the number of which the global batch must be a multiple.
+    """Returns the divisor that the global batch size must have.
 
     It keeps BN groups at the size in the config and divides the batch over the devices.
     """
