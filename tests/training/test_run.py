@@ -1,4 +1,4 @@
-"""Whole runs as a user starts them: finished, interrupted, continued, and refused."""
+"""Whole runs as a user starts them: finished, interrupted, resumed and refused."""
 
 import ast
 import json
@@ -45,7 +45,7 @@ def environment(tmp_path_factory):
     return {
         **os.environ,
         "JAX_NUM_CPU_DEVICES": "1",
-        # Every run below compiles the same program: once is enough.
+        # All runs compile the same program, so they share a compilation cache.
         "JAX_COMPILATION_CACHE_DIR": str(cache / "compiled"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "MOTION": str(cache / "motion"),
@@ -70,7 +70,7 @@ def run(environment, workdir, *arguments, program=None):
 
 
 def weights(workdir):
-    """All numbers of the newest checkpoint, by name."""
+    """Returns all arrays of the newest checkpoint, by name."""
     program = (
         "import sys, numpy as np\n"
         "from jaxvideo.training.checkpoint import load_variables\n"
@@ -127,7 +127,7 @@ def test_a_finished_run_is_not_repeated(environment, finished):
 
 @pytest.mark.full
 def test_a_run_starts_from_another(environment, finished, tmp_path):
-    """With next to no learning rate it ends with the other's parameters."""
+    """With a tiny learning rate it ends with the parameters of the other run."""
     first, _ = finished
     done = run(
         environment, tmp_path / "run", f"--config.init.path={first}", "--config.optim.lr=1e-12"
@@ -214,7 +214,7 @@ def test_predict_with_the_classes_of_the_checkpoint(environment, finished):
 
 
 def refused(done, *texts):
-    """One clear error: no traceback, and it says these things."""
+    """Checks that there is one error without a traceback, and that it contains the texts."""
     assert done.returncode == 1, (done.returncode, done.stderr)
     assert "Traceback" not in done.stderr
     assert "error: " in done.stderr
@@ -265,7 +265,7 @@ def test_bad_overrides(environment, tmp_path, override, texts):
 
 
 def small_config(environment):
-    """TINY's, for a run in this process, which has eight devices."""
+    """TINY's config, for a run in this process, which has eight devices."""
     config = motion.get_config("f_r2d_18")
     for argument in TINY[2:]:
         key, _, value = argument.removeprefix("--config.").partition("=")
@@ -295,7 +295,7 @@ def test_bad_values(environment, tmp_path, key, value, text):
 
 @pytest.mark.full
 def test_a_checkpoint_of_another_model(environment, finished, tmp_path):
-    """As after a change of the code: same config, other parameters."""
+    """Same config, but other parameters, as after a change of the code."""
     import shutil
 
     workdir = tmp_path / "run"
@@ -326,7 +326,7 @@ def test_nan_stops_and_names_the_step(environment, tmp_path):
 
 @pytest.fixture
 def videos(tmp_path):
-    """Seven good videos of two classes, and one that is no video."""
+    """Seven valid videos of two classes, and one file that is not a video."""
     lines = []
     for k in range(7):
         write_video(tmp_path / f"{k}.mp4", frames=12)
