@@ -33,8 +33,8 @@ class RandomCrop:
     """Distribution of the size and position of a training crop.
 
     Attributes:
-      scales: range of the factor by which frames are scaled more than `size`; (1, 1.25) is a short
-        side of 256 to 320 for `size` 256.
+      scales: range of the short side of the scaled frames, as a multiple of `size`; (1, 1.25) is a
+        short side of 256 to 320 for `size` 256.
       scale_steps: 0 (default): the factor is uniform in `scales`; n > 1: one of n factors in
         geometric progression from low to high (3D ResNet: 5 from 1 to 2).
       ratios: alternative to `scales`: height and width of the crop are drawn from these fractions
@@ -173,7 +173,7 @@ def window_size(
     Args:
       height, width: size of the frame in pixels.
       preprocessing: size and crop of the network's input.
-      scale: factor by which frames are scaled more than the preprocessing states.
+      scale: factor on the size to which the preprocessing scales frames.
       scale_across: the same for the width; None (default): equal to `scale`.
     """
     p = preprocessing

@@ -29,7 +29,7 @@ from jaxvideo.types import ConfigError, DataError, VideoError
 
 OK, SUSPICIOUS, BROKEN = STATUSES = ("ok", "suspicious", "broken")
 
-# Seconds without a frame that are implausible even for a screen recorder.
+# A gap of this many seconds between two frames is implausible even for a screen recording.
 _GAP = 10.0
 
 # Bytes per read of a file.

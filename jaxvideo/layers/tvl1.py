@@ -340,7 +340,7 @@ def _forward(u, axis):
 
 
 def _backward(p, axis):
-    """p[i] - p[i - 1] with p[-1] = 0: the negative adjoint of `_forward`, whose dual ends in 0."""
+    """p[i] - p[i - 1] with p[-1] = 0: the negative adjoint of `_forward` for p that ends in 0."""
     behind = lax.slice_in_dim(p, 0, p.shape[axis] - 1, axis=axis)
     return p - _pad_one(behind, axis, before=1)
 
