@@ -57,7 +57,7 @@ class Record:
       rotation: rotation of the frames in degrees.
       height, width: size of the upright frame.
       codec, pixel_format: FFmpeg's names; codec "images" for a folder of frames.
-      gop: largest distance of key frames, which bounds the decoded frames before a clip's first.
+      gop: largest distance of key frames, a bound of the frames decoded before a clip starts.
       size: size in bytes.
       modified: modification time in nanoseconds.
       digest: BLAKE2b of the file's bytes.

@@ -1,7 +1,7 @@
 """Views of a video for training and for test protocols, as pure functions.
 
-Frame indices count presentation order. A clip that is longer than its video loops from the start
-(I3D, kinetics-i3d README) unless `Preprocessing.short` states otherwise.
+Frame indices refer to frames in presentation order. A clip that is longer than its video loops from
+the start (I3D, kinetics-i3d README) unless `Preprocessing.short` states otherwise.
 
 If `Preprocessing.fps` is given and the video's frame rate varies, positions count in frames of the
 average rate, and the frame of a position is the last one shown at or before its time. Starts are

@@ -70,7 +70,7 @@ def tvl1(
       scale: size of a level relative to the next finer one.
       warps: warps per level.
       iterations: iterations per warp; 10 are enough if speed matters.
-      tau: step of the projection, which converges up to 0.25.
+      tau: step size of the projection; it converges for values up to 0.25.
       lam: weight of the data term; smaller values give smoother flow.
       theta: tightness of the coupling between the two terms.
 

@@ -15,8 +15,8 @@ from jaxvideo.types import CHANNELS, ConfigError
 #: Fields that every network must have.
 REQUIRED = ("num_classes", "dtype", "lowering")
 
-#: Optional and required fields with the same meaning in every network, see `types.Model`. Weights
-#: do not depend on their values, or show them by their shapes.
+#: Optional and required fields with the same meaning in every network, see `types.Model`. They do
+#: not affect weights, except for fields that the shapes of the weights determine.
 COMMON = (
     *REQUIRED,
     "width",

@@ -21,7 +21,7 @@ def batch_unit(run: Run, devices: int) -> int:
 def with_batch(run: Run, batch: int) -> Run:
     """Returns the run with another global batch size.
 
-    BN groups keep their size, so their number changes; a single group stays single.
+    BN groups keep their size, so their number changes. A config with a single group keeps it.
 
     Raises:
       ConfigError: `batch` is not a multiple of the size of a BN group.

@@ -204,7 +204,7 @@ def make_optimizer(
         arguments |= {"momentum": optim.momentum or None, "nesterov": optim.nesterov}
     if rule.decoupled:
         arguments |= {"weight_decay": optim.weight_decay, "mask": decayed}
-    # The order and number of the parts is the structure of the optimizer state in checkpoints.
+    # The optimizer state in checkpoints has this structure; keep the order and number of the parts.
     parts = []
     if optim.clip_norm:
         parts.append(optax.clip_by_global_norm(optim.clip_norm))
