@@ -227,7 +227,7 @@ def test_load_a_run(run, step, expected):
 def test_load_refuses(run, tmp_path):
     with pytest.raises(CheckpointError, match=r"no checkpoint step=5: it has 4, 8, 12 or 'best'"):
         load(run, step=5)
-    with pytest.raises(ConfigError, match="says itself"):
+    with pytest.raises(ConfigError, match="defines the network"):
         load(run, source="hara")
     with pytest.raises(ConfigError, match=r"nowhere/x.safetensors does not exist"):
         load("nowhere/x.safetensors")

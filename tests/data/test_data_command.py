@@ -2,12 +2,14 @@
 
 import argparse
 import os
+import sys
 
 import cv2
 import pytest
 
 from jaxvideo.cli import data as data_command
 from jaxvideo.data.datasets.load import load_dataset
+from jaxvideo.progress import console
 from jaxvideo.training.config import read_config
 from jaxvideo.training.inputs import load_data
 from jaxvideo.training.schema import Data
@@ -32,7 +34,8 @@ def test_training_data_of_a_form(tmp_path, capsys):
     assert rows(train_set, tmp_path) == expected["train"]
     assert rows(val_set, tmp_path) == expected["test"]
     assert capsys.readouterr().out == ""
-    load_data(Data(source="ucf101", root=str(tmp_path), fold=2))
+    with console(sys.stdout):
+        load_data(Data(source="ucf101", root=str(tmp_path), fold=2))
     assert capsys.readouterr().out == (
         "training: 1 of 2 videos exist (missing: v_ApplyEyeMakeup_g01_c01)\n"
     )
@@ -78,9 +81,9 @@ def test_dry_run(tmp_path, capsys):
         f"{tmp_path}: form actions, fold 1",
         "3 classes: run, walk, wälk",
         "train: 5 of 6 videos exist (missing: v/5.mp4), 1 in quarantine",
-        "  least: wälk (1), most: run (2), several labels each",
+        "  smallest class: wälk (1), largest: run (2), multi-label",
         "val: 1 of 1 videos exist",
-        "  least: run (0), most: walk (1), several labels each",
+        "  smallest class: run (0), largest: walk (1), multi-label",
         "samples of train:",
         "  run, walk  v/0.mp4: 64 x 48, 8 frames, 25 fps",
         "  run  v/2.mp4: 64 x 48, 8 frames, 25 fps",

@@ -7,7 +7,7 @@ from jaxvideo.data import samplers, views
 from jaxvideo.data.datasets.dataset import VideoDataset
 from jaxvideo.data.pipeline import Loading, train_batches
 from jaxvideo.data.samplers import SAMPLERS, find_sampler
-from jaxvideo.training.config import Augment
+from jaxvideo.training.schema import Augment
 from jaxvideo.types import ConfigError, Preprocessing, Protocol
 from tests.conftest import write_video
 

@@ -163,7 +163,7 @@ def test_interrupted_and_continued_ends_with_the_same_weights(
     )
     # In the middle of the second epoch.
     for line in process.stdout:
-        if line.startswith("  step ") and int(line.split()[1].split("/")[0]) >= 10:
+        if line.strip().startswith("step ") and int(line.split()[1].split("/")[0]) >= 10:
             break
     process.send_signal(getattr(signal, kind))
     _, stderr = process.communicate(timeout=120)
@@ -386,7 +386,7 @@ def test_time_is_not_wasted_on_signals_twice(environment, tmp_path):
         text=True,
     )
     for line in process.stdout:
-        if line.startswith("  step "):
+        if line.strip().startswith("step "):
             break
     process.send_signal(signal.SIGINT)
     time.sleep(0.01)
