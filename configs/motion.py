@@ -1,10 +1,11 @@
-"""Trains a small R(2+1)D on eight motions that single frames do not show; minutes on a CPU.
+"""Trains a small R(2+1)D to recognize eight motions, in a few minutes on a CPU.
 
     python train.py --config configs/motion.py
     python train.py --config configs/motion.py:f_r2d_18         (another network)
 
-The data set is rendered on first use (`jaxvideo/data/motion`), so no download is needed. `RECIPES`
-lists networks that need other values: more epochs or another rate, or another kind of clip.
+No single frame shows the motion. The data set is rendered on first use (`jaxvideo/data/motion`), so
+no download is needed. `RECIPES` lists networks that need other values: more epochs or another rate,
+or another kind of clip.
 
 Source: all numbers were chosen for this library.
 

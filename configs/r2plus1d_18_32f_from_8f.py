@@ -1,4 +1,4 @@
-"""Fine-tunes R(2+1)D-18 on 32 frames of Kinetics-400 from an 8-frame network (1711.11248).
+"""Fine-tunes R(2+1)D-18 on 32 frames of Kinetics-400 from an 8-frame network (arXiv 1711.11248).
 
     python train.py --config configs/r2plus1d_18_kinetics.py --config.preprocessing.frames=8
     python train.py --config configs/r2plus1d_18_32f_from_8f.py --config.init.path=runs/THE_ABOVE

@@ -1,4 +1,4 @@
-"""Trains R(2+1)D-18 on 16 frames, from scratch on Kinetics-400 (Tran et al., 1711.11248).
+"""Trains R(2+1)D-18 on 16 frames, from scratch on Kinetics-400 (arXiv 1711.11248).
 
     python train.py --config configs/r2plus1d_18_kinetics.py --config.data.root=/data/kinetics400
     python train.py --config configs/r2plus1d_18_kinetics.py:smoke      (short test run)

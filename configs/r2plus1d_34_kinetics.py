@@ -1,4 +1,4 @@
-"""Fine-tunes R(2+1)D-34 on 32 frames on Kinetics-400 from Sports-1M weights (1711.11248).
+"""Fine-tunes R(2+1)D-34 on 32 frames on Kinetics-400 from Sports-1M weights (arXiv 1711.11248).
 
     python train.py --config configs/r2plus1d_34_kinetics.py --config.init.path=runs/SPORTS1M
     python train.py --config configs/r2plus1d_34_kinetics.py:smoke   (short test, from scratch)

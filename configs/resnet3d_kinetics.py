@@ -1,4 +1,4 @@
-"""Trains 3D ResNet-34 (shortcut A) from scratch on Kinetics-400 (Hara et al., 1708.07632).
+"""Trains 3D ResNet-34 (shortcut A) from scratch on Kinetics-400 (arXiv 1708.07632).
 
     python train.py --config configs/resnet3d_kinetics.py --config.data.root=/data/kinetics400
     python train.py --config configs/resnet3d_kinetics.py:smoke   (short test run)
