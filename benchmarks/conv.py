@@ -1,14 +1,14 @@
-"""Every distinct convolution of the model zoo, by every lowering that can compute it.
+"""Times every distinct convolution of the model zoo with every applicable lowering.
 
     python benchmarks/conv.py                                   # all models, on this machine
     python benchmarks/conv.py --models r3d_18,r2plus1d_18 --dtype bfloat16
     python benchmarks/conv.py --platform tpu --topology v5e:2x2  # no TPU needed: extra [tpu]
 
-The shapes are found by tracing the models. Per pass (forward, dx, dw) and lowering: median
-milliseconds, GFLOP/s (of the plain sum, so Winograd may pass 100 %) and the share of this
-machine's own matrix-product peak; for a TPU the compiler's estimate of millions of cycles.
-`*` is what AUTO takes, `<` where that is over 10 % slower than the best; these are listed
-again at the end. `c` is the time to compile, in seconds.
+The shapes are found by tracing the models. Prints, per pass (forward, dx, dw) and lowering, the
+median time in milliseconds, GFLOP/s (of the plain sum, so Winograd may exceed 100 %) and the share
+of this machine's peak for matrix products. For a TPU it prints the compiler's estimate in millions
+of cycles. `*` marks the choice of AUTO. `<` marks passes in which AUTO is more than 10 % slower
+than the best; these are listed again at the end. `c` is the compile time in seconds.
 """
 
 import argparse
@@ -27,9 +27,11 @@ def parse():
     parser.add_argument("--frames", type=int, help="default: each model's own")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--passes", default="forward,dx,dw")
-    parser.add_argument("--platform", choices=["tpu"], help="default: the device at hand")
+    parser.add_argument("--platform", choices=["tpu"], help="default: the local device")
     parser.add_argument("--topology", default="v5e:2x2")
-    parser.add_argument("--direct", action="store_true", help="also DIRECT where AUTO never is")
+    parser.add_argument(
+        "--direct", action="store_true", help="also DIRECT if AUTO never chooses it"
+    )
     parser.add_argument("--lowerings", help="comma-separated, e.g. direct,unfold; default: all")
     return parser.parse_args()
 
@@ -51,7 +53,7 @@ from jaxvideo.types import Lowering
 
 
 class Device:
-    """Times on the default device."""
+    """Measures times on the default device."""
 
     unit = "ms"
 
@@ -82,7 +84,7 @@ class Device:
 
 
 class TpuCompiler:
-    """Estimated cycles of the TPU compiler, for one chip of a topology."""
+    """Estimates cycles by the TPU compiler, for one chip of a topology."""
 
     unit, platform, peak = "Mcycles", "tpu", None
 
@@ -106,10 +108,10 @@ class TpuCompiler:
 
 
 def as_held(what, function, x, y, w):
-    """The function and its operands' shapes with columns side by side, as layers hold them.
+    """Returns the function and its operands' shapes, with columns packed as between layers.
 
-    Between SPACE_TO_DEPTH convolutions activations stay so; a lone one would be charged for
-    rearrangements that no network does.
+    Between SPACE_TO_DEPTH convolutions activations stay packed. Without packed operands, the time
+    of a single convolution would include rearrangements that no network needs.
     """
     plain = shapes_of(what, x, y, w)
     held = shapes_of(what, columns_aside(x), columns_aside(y), w)
@@ -161,7 +163,7 @@ def main() -> None:
         print(title)
         for what in map(Pass, options.passes.split(",")):
             if what is Pass.INPUT_GRADIENT and x[-1] <= 3:
-                continue  # nobody asks a stem for it
+                continue  # networks do not need the input gradient of a stem
             auto = resolve(machine.platform, what, geometry, x[-1], w[-1])
             costs, cells = {}, []
             for lowering in Lowering:

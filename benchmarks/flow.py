@@ -1,13 +1,15 @@
-"""Optical flow: speed and accuracy of the device's TV-L1 beside OpenCV's methods.
+"""Compares speed and accuracy of the device's TV-L1 flow with OpenCV's methods.
 
     python benchmarks/flow.py --clip clip.mp4     # DualTVL1 needs the extra [flow]
 
-One core, gray frames of 256 x 340. Times are CPU time of the process per pair of frames of the
-clip, which a busy machine disturbs least; compare them by their ratios. Then the end-point error
-in pixels where the motion is known, a border of 12 left out, median and worst of eight
-photographs: translations (t), a rotation by 4 pixels at radius 120 (rot4), and a textured square
-of 120 that moves before a still photograph (obj). Then the mean absolute difference to DualTVL1's
-field on the clip, and the memory a video of 250 frames takes.
+Runs on one core, with gray frames of 256 x 340. Columns of the table:
+- CPU time of the process per pair of frames of the clip. It is less sensitive to other load than
+  wall time; compare ratios.
+- End-point error in pixels for known motions, without a border of 12 pixels; median and maximum
+  over eight photographs. Motions: translations (t), a rotation by 4 pixels at radius 120 (rot4),
+  and a textured square of side 120 that moves over a still photograph (obj).
+- Mean absolute difference from DualTVL1's flow on the clip.
+The last line is the memory for a video of 250 frames.
 """
 
 import argparse
@@ -17,7 +19,7 @@ import time
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument("--clip", required=True, help="a video with real motion")
-parser.add_argument("--pairs", type=int, default=3, help="of the clip, for time and difference")
+parser.add_argument("--pairs", type=int, default=3, help="number of frame pairs of the clip to use")
 parser.add_argument("--core", type=int, default=0)
 options = parser.parse_args()
 
@@ -36,8 +38,8 @@ from jaxvideo.layers.tvl1 import tvl1, tvl1_video
 from jaxvideo.types import View, Window
 
 H, W = 256, 340
-# All that are large enough. Much of "rocket" and "camera" is sky, where no method knows the
-# motion; "brick" and "grass" repeat themselves.
+# All photographs that are large enough. "rocket" and "camera" are mostly sky, where no method can
+# find the motion. The texture of "brick" and "grass" is periodic.
 PHOTOGRAPHS = ("astronaut", "brick", "camera", "chelsea", "coffee", "grass", "gravel", "rocket")
 TRANSLATIONS, OBJECTS = (1, 3, 8, 15), (3, 8)
 
@@ -48,20 +50,20 @@ def gray(name):
 
 
 def sampled(picture, x, y):
-    """At (x, y) from the corner of its middle H x W part."""
+    """Samples a photograph at (x, y), relative to the corner of its center H x W crop."""
     top, left = (picture.shape[0] - H) // 2, (picture.shape[1] - W) // 2
     place = np.float32(x + left), np.float32(y + top)
     return cv2.remap(picture, *place, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT)
 
 
 def scenes():
-    """Motion's name to a list of (first frame, second frame, flow)."""
+    """Returns lists of (first frame, second frame, flow) by the name of the motion."""
     y, x = np.mgrid[:H, :W].astype(np.float64)
     found = {}
     for number, name in enumerate(PHOTOGRAPHS):
         picture = gray(name)
         first = sampled(picture, x, y)
-        angle = 0.6 + number  # the translation's direction
+        angle = 0.6 + number  # direction of the translation
         for length in TRANSLATIONS:
             dx, dy = length * np.cos(angle), length * np.sin(angle)
             truth = np.broadcast_to((dx, dy), (H, W, 2))
@@ -120,7 +122,7 @@ def endpoint_error(flow, truth):
 
 
 def memory():
-    """Bytes that the program for 250 frames takes: (video, result, beside them)."""
+    """Returns the bytes of the program for 250 frames: (video, result, temporaries)."""
     video = jax.ShapeDtypeStruct((250, H, W), jnp.uint8)
     program = jax.jit(lambda v: tvl1_video(v, iterations=10)).lower(video).compile()
     sizes = program.memory_analysis()
@@ -133,7 +135,7 @@ def main() -> None:
     pairs = list(itertools.pairwise(real))
     times, fields, errors = {}, {}, {}
     for name, calculate in methods().items():
-        calculate(*pairs[0])  # compiles, allocates
+        calculate(*pairs[0])  # compiles and allocates
         repeats, fields[name], spent = (1 if "Dual" in name else 5), [], []
         for a, b in pairs:
             for _ in range(repeats):

@@ -1,12 +1,12 @@
-"""Kills a run with SIGKILL again and again, and compares what it ends with.
+"""Kills a run repeatedly with SIGKILL and compares its final weights.
 
     python benchmarks/interruptions.py [--kills 25] [--seed 0] [--folder runs/interruptions]
 
-A small run on the motion data, once undisturbed, then killed at random moments and in chosen
-ones: in the first step, while a checkpoint is written, in validation, in the last step, in the
-test. Each time the same command continues it. The weights at the end must be the undisturbed
-run's bit for bit. Then a run on one device is killed once and continued on four, which changes
-the order of sums: no number may differ by more than 1e-5.
+A small run on the motion data is executed once without interruption. A second run is killed at
+random times and at chosen ones: in the first step, while a checkpoint is written, in validation, in
+the last step, and in the test. The same command resumes it each time. The final weights of both
+runs must be equal bit for bit. A third run on one device is killed once and resumed on four, which
+changes the order of sums; no weight may differ by more than 1e-5.
 """
 
 import argparse
@@ -34,8 +34,8 @@ OVERRIDES = (
     "--config.preprocessing.size=34",
     "--config.preprocessing.crop=32",
     "--config.optim.warmup_epochs=1.0",
-    # At 0.001 and above a rounding error grows a hundredfold per step in so small a network, on
-    # one device as on four: two compilations of the same program differ as much.
+    # At rates of 0.001 and more, rounding errors in this small network grow a hundredfold per step,
+    # on any number of devices: two compilations of the same program differ by as much.
     "--config.optim.lr=0.00001",
     "--config.checkpoint.every_steps=3",
     "--config.log_seconds=0.0",
@@ -44,7 +44,7 @@ OVERRIDES = (
 
 
 class Run:
-    """A process of the run, whose lines are kept as they come."""
+    """A process of the run; its output lines are collected."""
 
     def __init__(self, workdir: Path, devices: int = 1):
         command = [sys.executable, "train.py", *OVERRIDES, f"--workdir={workdir.resolve()}"]
@@ -72,7 +72,7 @@ class Run:
         return any("tmp" in path.name for path in (self.workdir / "checkpoints").glob("*"))
 
     def wait(self, condition, seconds: float) -> bool:
-        """Until the condition holds; whether it did before the end of the process, or the time."""
+        """Waits until the condition holds; False if the process ends or the time is over first."""
         until = time.monotonic() + seconds
         while time.monotonic() < until and self.process.poll() is None:
             if condition():
@@ -108,12 +108,12 @@ def main() -> None:
     shutil.rmtree(options.folder, ignore_errors=True)
     whole, killed, moved = (options.folder / name for name in ("whole", "killed", "moved"))
     options.folder.mkdir(parents=True)
-    Run(whole).finish()  # compiles, too
+    Run(whole).finish()  # also fills the compilation cache
     shutil.rmtree(whole)
     started = time.monotonic()
     Run(whole).finish()
     seconds = time.monotonic() - started
-    print(f"undisturbed: {seconds:.0f} s", flush=True)
+    print(f"without interruption: {seconds:.0f} s", flush=True)
 
     rng = random.Random(options.seed)
     moments = {
@@ -128,13 +128,13 @@ def main() -> None:
         "in the test": lambda run: run.wait(lambda: run.said("testing:"), seconds),
     }
     first, *chosen = moments
-    # Early ones come again: a run is killed in them before it gets on.
+    # Early kills may repeat: the run is killed before it makes progress.
     names = chosen[:3] * 3 + [first] * (options.kills - 15) + chosen + chosen[-1:]
     for number, name in enumerate(names[: options.kills], start=1):
         run = Run(killed)
         moments[name](run)
         if run.process.poll() is not None:
-            print(f"{number:3d}  {name}: it had ended", flush=True)
+            print(f"{number:3d}  {name}: the run had already ended", flush=True)
             shutil.rmtree(killed)
             continue
         run.kill()
@@ -144,7 +144,7 @@ def main() -> None:
     run.finish()
     expected, found = weights(whole), weights(killed)
     same = sum((expected[name] == found[name]).all() for name in expected)
-    print(f"{same} of {len(expected)} tensors are the undisturbed run's, bit for bit")
+    print(f"{same} of {len(expected)} tensors equal those without interruption, bit for bit")
 
     run = Run(moved)
     run.wait(lambda: run.said("step 9/16"), seconds * 3)
@@ -154,7 +154,7 @@ def main() -> None:
     far = {name: float(abs(found[name] - value).max()) for name, value in expected.items()}
     worst = max(far, key=far.get)
     print(
-        f"continued on four devices: {far[worst]:.1e} at most, at {worst}, "
+        f"resumed on four devices: largest difference {far[worst]:.1e}, at {worst}, "
         f"whose largest is {abs(expected[worst]).max():.1e}"
     )
     if same < len(expected) or far[worst] > 1e-5:

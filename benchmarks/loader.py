@@ -1,21 +1,21 @@
-"""Clips per second of one core: every stage alone, the whole, and torch's DataLoader beside it.
+"""Measures loader throughput per core, in total and by stage, and compares it with torch.
 
     python benchmarks/loader.py [--video CLIP.mp4] [--rounds 5] [--accelerator 800]
 
-Needs torch (extra [torch]); torchcodec is a second peer where it is installed (0.13 is the last
-for a torch without CUDA; it wants FFmpeg's shared libraries). Videos of about ten seconds are
-made first: mp4 (H.264, 340 x 256, x264's defaults: a key frame every 250 frames, B-frames) and avi
-(XviD, 320 x 240, a key frame every 12), of photographs that move, or of `--video`. Then each is
-packed (`python -m jaxvideo pack`, short side 128).
+Needs torch (extra [torch]). If torchcodec is installed, it is compared too; it needs FFmpeg's
+shared libraries, and 0.13 is the last version for torch without CUDA. First, videos of about ten
+seconds are written from moving photographs or from `--video`: mp4 (H.264, 340 x 256, x264's
+defaults: a key frame every 250 frames, B-frames) and avi (XviD, 320 x 240, a key frame every 12).
+Each is also packed (`python -m jaxvideo pack`, short side 128).
 
-The work is the same for all: a random clip of a random video, its file opened anew, frames scaled
-to 128 x 171, a random 112 x 112 crop, 16 clips in a batch of uint8. Peers:
+All loaders do the same work: open the file of a random video, decode a random clip, scale frames to
+128 x 171, crop 112 x 112 at random, and batch 16 clips of uint8. Compared loaders:
 
-    torch + PyAV        seeks by time and decodes on, as torchvision's reader does
+    torch + PyAV        seeks by time and decodes from there, as torchvision's reader does
     torch + torchcodec  its approximate mode, which seeks by frame number and rate
 
-Figures are of CPU time, of all threads of the process, because that survives a busy machine;
-medians of rounds in which every contender has one turn. Ratios above 1: ours is faster.
+Times are CPU times of all threads of the process, which depend little on other load. They are
+medians over rounds in which every loader runs once. Ratios above 1 mean that jaxvideo is faster.
 """
 
 import argparse
@@ -51,7 +51,7 @@ PHOTOGRAPHS = ("astronaut", "chelsea", "coffee", "rocket")
 
 
 def photograph_frames(name: str, width: int, height: int, count: int = 300):
-    """A camera that pans and shakes over a photograph, with a patch of another one crossing."""
+    """Renders a camera that pans and shakes over a photograph, with a moving patch of another."""
     import importlib.util
 
     folder = Path(importlib.util.find_spec("skimage").origin).parent / "data"
@@ -112,13 +112,12 @@ def packed(dataset: VideoDataset, folder: Path, form: str):
     return load_packed(folder, "train")
 
 
-# The peers.
+# The compared loaders.
 
 
 def scaled_crop(clip: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """uint8 [T, H, W, C] to [T, C, 112, 112]."""
-    # As torchvision's `resize` does it: on bytes, with the channels last in memory, which is the
-    # fastest that torch has.
+    """Scales and crops uint8 `[T, H, W, C]` to `[T, C, 112, 112]`."""
+    # Like torchvision's `resize`: on uint8 with channels last in memory, torch's fastest way.
     clip = torch.nn.functional.interpolate(
         clip.permute(0, 3, 1, 2), (HEIGHT, WIDTH), mode="bilinear", antialias=False
     )
@@ -127,7 +126,7 @@ def scaled_crop(clip: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
 
 
 class PyavClips(torch.utils.data.Dataset):
-    """Random clips, the frames found by their times."""
+    """Random clips; frames are found by their presentation times."""
 
     def __init__(self, dataset: VideoDataset, frames: int, clips: int, seed: int):
         self.dataset, self.frames, self.clips, self.seed = dataset, frames, clips, seed
@@ -185,7 +184,7 @@ def peer(clips, dataset: VideoDataset, frames: int):
     return turn
 
 
-# Ours.
+# jaxvideo's loader.
 
 
 def preprocessing(frames: int) -> Preprocessing:
@@ -194,7 +193,7 @@ def preprocessing(frames: int) -> Preprocessing:
 
 def ours(dataset: VideoDataset, frames: int):
     def turn(batches: int, seed: int) -> None:
-        # Exactly these, so that nothing is read ahead in somebody else's turn.
+        # Exactly this many, so that nothing is prefetched while another loader runs.
         stream = train_batches(
             dataset,
             preprocessing(frames),
@@ -211,7 +210,7 @@ def ours(dataset: VideoDataset, frames: int):
 
 
 def stages(dataset: VideoDataset, frames: int) -> dict[str, float]:
-    """CPU ms per clip of what a clip goes through, each alone."""
+    """Measures the CPU time of each stage alone, in ms per clip."""
     rng = np.random.default_rng(0)
     picks = [int(i) for i in rng.integers(len(dataset), size=8)]
     decoded, places = [], []
@@ -263,13 +262,13 @@ def stages(dataset: VideoDataset, frames: int) -> dict[str, float]:
     }.items():
         stage()
         spent[name] = 1e3 * float(np.median([cpu_seconds(stage) for _ in range(5)])) / len(picks)
-    # These two contain what stands before them.
+    # These two stages include the previous ones.
     spent["seek + decode"] -= spent["open"]
     spent["transfer"] -= spent["batch"]
     return {name: max(ms, 0.0) for name, ms in spent.items()}
 
 
-# Measuring.
+# Measurement.
 
 
 def cpu_seconds(work) -> float:
@@ -279,14 +278,14 @@ def cpu_seconds(work) -> float:
 
 
 def in_turns(contenders, rounds: int, seconds: float = 2.0) -> dict[str, float]:
-    """Clips per core second of each: medians over rounds of one turn each."""
+    """Measures clips per second and core of each loader: medians over rounds of one run each."""
     batches = {}
     for name, turn in contenders.items():
-        turn(1, 0)  # imports, first buffers
+        turn(1, 0)  # imports and first allocations
         used = cpu_seconds(functools.partial(turn, 1, 0))
         batches[name] = max(round(seconds / used), 1)
     rates = {name: [] for name in contenders}
-    for seed in range(rounds):  # other clips every time
+    for seed in range(rounds):  # other clips in each round
         for name, turn in contenders.items():
             used = cpu_seconds(functools.partial(turn, batches[name], seed))
             rates[name].append(batches[name] * BATCH / used)
@@ -295,10 +294,13 @@ def in_turns(contenders, rounds: int, seconds: float = 2.0) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--video", help="a clip to make the files of (default: photographs)")
+    parser.add_argument("--video", help="video to encode (default: moving photographs)")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument(
-        "--accelerator", type=float, default=800, help="clips/s it trains on (default: 800)"
+        "--accelerator",
+        type=float,
+        default=800,
+        help="clips/s that the accelerator trains on (default: 800)",
     )
     parser.add_argument("--frames", type=int, nargs="+", default=[16, 64])
     options = parser.parse_args()

@@ -1,28 +1,29 @@
-"""Whole networks against torchvision's and pytorchvideo's on the same CPU, in turn; or on a TPU's
-compiler.
+"""Compares whole networks with torchvision's and pytorchvideo's on a CPU, or estimates them on TPU.
 
     python benchmarks/models.py [--models r3d_18,s3d] [--rounds 5] [--contenders torch,ours]
     python benchmarks/models.py --passes inference
     python benchmarks/models.py --dtype bfloat16
     python benchmarks/models.py --platform tpu --topology v5e:2x2  # no TPU needed: extra [tpu]
 
-Needs torch (extra [torch]), torchvision and, for SlowFast and X3D, pytorchvideo: `--no-deps` will
-do for these two, with fvcore, iopath and parameterized beside. Times inference and a full training
-step (forward, backward, SGD with momentum, BN statistics) of batch 2 by medians. Every contender
-has a process of its own with large memory pages, and a turn in each round: one call that is not
-counted, because the others' turns left the caches and the memory cold, and two that are:
+Needs torch (extra [torch]), torchvision and, for SlowFast and X3D, pytorchvideo. The last two can
+be installed with `--no-deps`, together with fvcore, iopath and parameterized. Measures the median
+time of inference and of a full training step (forward, backward, SGD with momentum, BN statistics)
+with batch 2. Every contender has its own process with large memory pages. In each round it makes
+one call that is not counted, because the other contenders have displaced its data from the caches,
+and two that are counted:
 
-    torch      the better of its two memory formats, as many threads as JAX; in bfloat16 also the
-               better of weights in bfloat16 and autocast
-    ours       every convolution AUTO; for inference the weights are folded and cast once
+    torch      the faster of its two memory formats, with as many threads as JAX; in bfloat16 also
+               the faster of bfloat16 weights and autocast
+    ours       lowering AUTO for all convolutions; for inference, weights are folded and cast once
     own        the same without oneDNN (JAXVIDEO_ONEDNN=0)
-    plain      every convolution DIRECT: `lax.conv_general_dilated`, a plain port
+    plain      lowering DIRECT for all convolutions: `lax.conv_general_dilated`, a plain port
 
-Ratios above 1: ours is faster than torch. Memory is the growth of the process's peak over its
-first training step; compile is ours, of inference and of the training step.
+Ratios above 1 mean that "ours" is faster than torch. Memory is the increase of the process's peak
+during its first training step. Compile times are those of "ours", for inference and training step.
 
-For a TPU: millions of cycles that its compiler estimates for a bf16 training step on one chip,
-a plain port against ours, and the cycles in which the matrix units could do the multiplications.
+For a TPU, the compiler estimates the cycles (in millions) of a bf16 training step on one chip, for
+a plain port and for "ours". The column "full matrix units" is the number of cycles of the
+multiplications alone if the matrix units are fully used.
 """
 
 import argparse
@@ -37,13 +38,13 @@ from pathlib import Path
 
 if "tpu" in sys.argv:  # before JAX starts
     os.environ |= {"TPU_SKIP_MDS_QUERY": "1", "JAX_PLATFORMS": "cpu"}
-# Torch's threads would otherwise spin on the cores for a while after each call.
+# Otherwise torch's threads would keep the cores busy for a while after each call.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
 
 import numpy as np
 
-# Clip (T, size) and arguments that make ours the reference's network.
+# Clip (T, size), and arguments with which our network equals the reference network.
 MODELS = {
     "r3d_18": ((16, 112), {}),
     "mc3_18": ((16, 112), {}),
@@ -64,7 +65,7 @@ def clip_of(name: str) -> np.ndarray:
 def torch_contender(
     name: str, dtype: str, training: bool, channels_last: bool, autocast: bool = False
 ):
-    """(inference, training step) of the reference network: functions without arguments."""
+    """Returns inference and training step of the reference network, without arguments."""
     del training
     import torch
 
@@ -79,7 +80,7 @@ def torch_contender(
     if name == "s3d" or name.endswith("_18"):
         network = getattr(package.models.video, name)(num_classes=CLASSES)
     else:
-        with warnings.catch_warnings():  # of what its dependencies have deprecated since
+        with warnings.catch_warnings():  # it uses deprecated features of its dependencies
             warnings.simplefilter("ignore")
             from pytorchvideo.models import hub
         more = {"head_activation": None} if name.startswith("x3d") else {}
@@ -96,7 +97,7 @@ def torch_contender(
 
     def logits():
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-            # pytorchvideo's SlowFast writes into the list that it is given.
+            # pytorchvideo's SlowFast modifies its input list.
             return network(list(inputs) if isinstance(inputs, list) else inputs)
 
     def infer():
@@ -114,7 +115,7 @@ def torch_contender(
 
 
 def jax_network(name: str, plain: bool, dtype: str = "float32"):
-    """(model, optimizer, training step): step(params, stats, moments, clip, labels, key)."""
+    """Returns model, optimizer and `step(params, stats, moments, clip, labels, key)`."""
     import jax
     import optax
 
@@ -143,7 +144,7 @@ def jax_network(name: str, plain: bool, dtype: str = "float32"):
 
 
 def jax_contender(name: str, dtype: str, training: bool, plain: bool = False, onednn: bool = True):
-    """(inference, training step, seconds to compile inference and the step)."""
+    """Returns inference, training step, and the seconds to compile each of them."""
     if not onednn:
         os.environ["JAXVIDEO_ONEDNN"] = "0"
     import jax
@@ -205,10 +206,13 @@ def _peak_mib() -> int:
 
 
 def serve(name: str, contender: str, dtype: str, training: bool) -> None:
-    """A contender's process: prints MiB of a step and seconds to compile, then, for every line
-    with 0 (inference) or 1 (training step), the milliseconds of two calls."""
+    """Runs a contender's process.
+
+    Prints the MiB of a step and the compile times in seconds. Then it reads lines with 0
+    (inference) or 1 (training step), and prints the milliseconds of two calls for each.
+    """
     infer, step, *compile_s = CONTENDERS[contender](name, dtype, training)
-    # Writing 5 there resets the peak to what is held now (Linux, man 5 proc).
+    # Writing 5 resets the peak to the current memory (Linux, man 5 proc).
     Path("/proc/self/clear_refs").write_text("5")
     before = _peak_mib()
     (step if training else infer)()
@@ -248,7 +252,7 @@ class Contender:
 
 
 def compare(name: str, options) -> dict[str, float]:
-    """Prints a network's row; returns the ratios torch / ours."""
+    """Prints the row of a network; returns the ratios torch / ours."""
     asked = options.contenders.split(",")
     torches = ["torch", "torch, channels last"] + ["torch, autocast"] * (
         options.dtype == "bfloat16"
@@ -266,7 +270,7 @@ def compare(name: str, options) -> dict[str, float]:
         times = {contender: [] for contender in built}
         for turn in range(options.rounds):
             for contender, process in built.items():
-                if contender != "plain" or turn < 1:  # it takes a minute or so for a step
+                if contender != "plain" or turn < 1:  # a step of "plain" takes about a minute
                     times[contender] += process.turn(index)
         for contender, values in times.items():
             medians[contender, index] = float(np.median(values))
@@ -292,7 +296,7 @@ def compare(name: str, options) -> dict[str, float]:
 
 
 def compile_for_tpu(name: str, plain: bool, topology_name: str, batch: int):
-    """(estimated Mcycles of a bf16 training step on one chip, MiB it needs, compile s)."""
+    """Returns estimated Mcycles of a bf16 training step on one chip, its MiB, and compile time."""
     import jax
     import jax.numpy as jnp
     from jax.experimental import topologies
@@ -345,7 +349,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", default=",".join(MODELS))
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--contenders", default="torch,own,ours", help="of torch, own, ours, plain")
+    parser.add_argument(
+        "--contenders",
+        default="torch,own,ours",
+        help="comma-separated list of torch, own, ours, plain",
+    )
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--passes", default=",".join(PASSES), help="inference, training or both")
     parser.add_argument("--platform", choices=["tpu"], help="default: this CPU")

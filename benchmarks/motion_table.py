@@ -1,4 +1,4 @@
-"""The table of docs/motion.md: which networks see the order of frames.
+"""Prints the table of docs/motion.md: which networks use the order of frames.
 
     python benchmarks/motion_table.py [--runs runs/motion_table] [MODEL ...]
 

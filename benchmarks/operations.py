@@ -1,11 +1,11 @@
-"""Where the time of a training step goes on a CPU, ours beside torch's, kind by kind.
+"""Prints the time of a training step on a CPU by kind of operation, for jaxvideo and torch.
 
     python benchmarks/operations.py [--models r2plus1d_18,x3d_m] [--steps 3]
 
-The step is that of `benchmarks/models.py` in f32. Ours is read from JAX's profiler: each operation
-of the compiled program by the layer that it was traced in, and calls of oneDNN, which the profiler
-does not see, as what remains of the step's time. Torch's is read from its own profiler.
-Milliseconds per step, each library alone, after two steps that do not count.
+The step is that of `benchmarks/models.py` in f32. Times of jaxvideo are from JAX's profiler, which
+assigns each operation of the compiled program to the layer that it was traced in. The profiler does
+not record calls of oneDNN; their time is the rest of the step. Times of torch are from its
+profiler. Both libraries run alone; times are milliseconds per step, after two steps of warm-up.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from benchmarks.models import cpu_name, jax_contender, torch_contender
 
 KINDS = ("convolutions", "BN", "ReLU, swish", "pools", "sums, copies", "optimizer", "other")
 
-# The first that occurs in the name of the operation, with the names of layers that it lies in.
+# Kinds by patterns of the name of the operation, which includes its layers; the first one counts.
 OURS = (
     ("BN", r"/(bn|norm)"),
     ("ReLU, swish", r"select_n|relu|swish|silu|logistic|sigmoid|/max$"),
@@ -73,7 +73,7 @@ def ours(name: str, steps: int) -> dict[str, float]:
                         times[f"  {kind}: {re.sub(r'[0-9]+', 'N', layer)[-90:]}"] += (
                             event.duration_ns / 1e6 / steps
                         )
-    # The profiler does not see calls of oneDNN.
+    # The profiler does not record calls of oneDNN.
     times["convolutions"] += whole - sum(times[kind] for kind in KINDS)
     return times
 

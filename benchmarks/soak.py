@@ -1,10 +1,11 @@
-"""Two thousand steps with worker processes: does the memory of any process grow?
+"""Trains for two thousand steps with worker processes and checks that no process leaks memory.
 
     python benchmarks/soak.py [--steps 2000] [--workers 3]
 
-Trains a very small network on the motion data and reads, every two seconds, resident memory and
-open descriptors of the training process and of its workers. Prints per process the slope over the
-second half of the run, in MiB per 1000 steps, beside the scatter around it.
+Trains a very small network on the motion data. Every two seconds it reads the resident memory and
+the number of open descriptors of the training process and its workers. For each process it prints
+the slope of the memory over the second half of the run, in MiB per 1000 steps, and the scatter
+around that slope.
 """
 
 import argparse
@@ -22,17 +23,17 @@ ROOT = Path(__file__).parent.parent
 
 
 def family(process: int) -> list[int]:
-    """A process and all below it."""
+    """Returns a process and all its descendants."""
     found = [process]
     for parent in found:
         for task in Path(f"/proc/{parent}/task").glob("*/children"):
-            with contextlib.suppress(OSError):  # a thread that has just ended
+            with contextlib.suppress(OSError):  # the thread has just ended
                 found += [int(child) for child in task.read_text().split()]
     return found
 
 
 def usage(process: int) -> tuple[float, int]:
-    """(MiB of its own and shared memory, open descriptors)."""
+    """Returns resident memory in MiB (private and shared) and the number of open descriptors."""
     status = Path(f"/proc/{process}/status").read_text()
     resident = int(status.split("VmRSS:")[1].split()[0]) / 1024
     return resident, len(os.listdir(f"/proc/{process}/fd"))
@@ -61,7 +62,7 @@ def main() -> None:
         for process in family(run.pid):
             try:
                 resident, descriptors = usage(process)
-            except (OSError, IndexError):  # it has just ended
+            except (OSError, IndexError):  # the process has just ended
                 continue
             seen.setdefault(process, []).append((time.monotonic() - started, resident, descriptors))
         time.sleep(2)
@@ -73,7 +74,7 @@ def main() -> None:
     print("|---|---|---|---|---|")
     for process, rows in seen.items():
         if len(rows) < lasting / 2:
-            continue  # not there for the whole run
+            continue  # it did not exist for the whole run
         half = np.array(rows[len(rows) // 2 :])
         slope, at_zero = np.polyfit(half[:, 0], half[:, 1], 1)
         scatter = np.std(half[:, 1] - slope * half[:, 0] - at_zero)

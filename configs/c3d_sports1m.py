@@ -1,13 +1,13 @@
-"""C3D from scratch on Sports-1M (Tran et al., arXiv 1412.0767).
+"""Trains C3D from scratch on Sports-1M (Tran et al., arXiv 1412.0767).
 
     python train.py --config configs/c3d_sports1m.py --config.data.root=/data/sports1m
-    python train.py --config configs/c3d_sports1m.py:smoke      (runs now)
+    python train.py --config configs/c3d_sports1m.py:smoke      (short test run)
 
-Source: paper, section 3.3, and the authors' prototxts: five clips drawn from each training
-video, frames scaled to 128 x 171, random 112 crop, 16 frames, flip; SGD with batches of 30 at
-0.003, halved every 150,000 steps, 1.9 million steps in all. The momentum and the decay of
-0.0005 are those of the authors' UCF101 solver: the paper names none. Test: 10 clips (the
-authors' at random, here evenly spaced), center crop, mean of softmax.
+Source: paper, section 3.3, and the authors' prototxts: five random clips of each training video,
+frames scaled to 128 x 171, random 112 crop, 16 frames, flip; SGD with batches of 30; rate 0.003,
+halved every 150,000 of 1.9 million steps. The paper gives neither momentum nor weight decay; those
+used here are the ones of the authors' UCF101 solver (decay 0.0005). Test: 10 clips, center crop,
+mean of softmax. The clips are evenly spaced; the authors drew them at random.
 
 Number to reach: 44.9 % clip top-1, 60.0 % video top-1, 84.4 % video top-5 (paper, Table 2).
 """
@@ -36,7 +36,7 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
     config.optim.milestones = tuple(15.0 * k for k in range(1, 13))
     config.optim.gamma = 0.5
     config.optim.weight_decay = 5e-4
-    # Caffe's: biases at twice the rate, and without decay.
+    # As in Caffe, biases have twice the rate and no weight decay.
     config.optim.multipliers = (("*/bias", 2.0),)
     config.optim.no_decay = ("*/bias",)
     config.protocol.clips = 10

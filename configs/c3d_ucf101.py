@@ -1,16 +1,17 @@
-"""C3D fine-tuned on UCF101 from Sports-1M weights (Tran et al., arXiv 1412.0767).
+"""Fine-tunes C3D on UCF101 from Sports-1M weights (Tran et al., arXiv 1412.0767).
 
     python train.py --config configs/c3d_ucf101.py:1 --config.init.path=C3D.npz   (then :2, :3)
-    python -m jaxvideo average runs/c3d_ucf101-*                  (the mean over the splits)
-    python train.py --config configs/c3d_ucf101.py:smoke          (runs now, from scratch)
+    python -m jaxvideo average runs/c3d_ucf101-*                  (mean of the three splits)
+    python train.py --config configs/c3d_ucf101.py:smoke          (short test run, from scratch)
 
-Source: the authors' solver: SGD with batches of 30 at 0.0001, divided by 10 every 5000 of
-20,000 steps, momentum 0.9, decay 0.0005; fc8 starts fresh, biases at twice the rate.
-`init.source` says whose file it is ("c3d-caffe", "c3d-pytorch", "mmaction2"; "" for one that
-`python -m jaxvideo convert` wrote); the ports' two bring their own padding of pool5.
+Source: the authors' solver: SGD with batches of 30; rate 0.0001, divided by 10 every 5000 of 20,000
+steps; momentum 0.9, weight decay 0.0005. fc8 starts from random values, and biases have twice the
+rate. `init.source` is the library that wrote the file: "c3d-caffe", "c3d-pytorch" or "mmaction2";
+"" for a file of `python -m jaxvideo convert`. The last two of these libraries pad pool5
+differently; their weights set this argument of the model.
 
-Number to reach: the paper tests its UCF101 numbers with a linear SVM on fc6 (82.3 %, mean of
-three splits), not with this fine-tuned softmax, for which it names none.
+Number to reach: none. The paper reports a linear SVM on fc6 for UCF101 (82.3 %, mean of three
+splits), but no accuracy of this fine-tuned network.
 """
 
 import ml_collections
@@ -37,7 +38,7 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
     config.optim.schedule = "step"
     config.optim.milestones = (5.0, 10.0, 15.0)
     config.optim.weight_decay = 5e-4
-    # Caffe's: biases at twice the rate, and without decay.
+    # As in Caffe, biases have twice the rate and no weight decay.
     config.optim.multipliers = (("*/bias", 2.0),)
     config.optim.no_decay = ("*/bias",)
     config.protocol.clips = 10

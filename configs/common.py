@@ -1,4 +1,4 @@
-"""What the recipes share."""
+"""Helpers that the recipes share."""
 
 import ml_collections
 
@@ -6,20 +6,21 @@ from jaxvideo.training import schema
 
 
 def default_config() -> ml_collections.ConfigDict:
-    """All keys with their defaults (`jaxvideo/training/schema.py`). A recipe sets what differs.
+    """Returns all keys with their defaults, see `jaxvideo/training/schema.py`.
 
-    The keys of `preprocessing` are None: clips as the network expects them.
+    A recipe sets only the keys that differ. Keys of `preprocessing` are None, which selects the
+    values that the network expects.
     """
     return ml_collections.ConfigDict(schema.defaults())
 
 
 def use_motion(config: ml_collections.ConfigDict, train_videos: int, val_videos: int) -> None:
-    """Puts the embedded motion data in place of a recipe's own: small clips, no flip."""
+    """Replaces the data of a recipe by the embedded motion data: small clips, no flip."""
     config.data.source = "motion"
     config.data.root = ""
     config.data.train_videos = train_videos
     config.data.val_videos = val_videos
-    # Left and right are different classes there.
+    # Mirroring changes the class of these videos.
     config.augment.flip = False
     config.augment.scales = (1.0, 1.0)
     config.augment.scale_steps = 0
@@ -31,23 +32,23 @@ def use_motion(config: ml_collections.ConfigDict, train_videos: int, val_videos:
 
 
 def is_smoke(argument: str | None) -> bool:
-    """Whether a config was asked for as `configs/x.py:smoke`."""
+    """Returns True if the config was requested as `configs/x.py:smoke`."""
     if argument not in (None, "", "smoke"):
-        raise ValueError(f"{argument!r} after the config's colon: only 'smoke' is known")
+        raise ValueError(f"argument {argument!r} after the colon: allowed is 'smoke'")
     return argument == "smoke"
 
 
 def read_split(argument: str | None) -> tuple[int, bool]:
-    """The split of `configs/x.py:2` (1 if none is named), and whether it was `:smoke`."""
+    """Returns the split of `configs/x.py:2` (default: 1), and True if requested as `:smoke`."""
     if argument in ("1", "2", "3"):
         return int(argument), False
     if argument not in (None, "", "smoke"):
-        raise ValueError(f"{argument!r} after the config's colon: a split, 1 to 3, or 'smoke'")
+        raise ValueError(f"argument {argument!r} after the colon: allowed are 1, 2, 3 and 'smoke'")
     return 1, argument == "smoke"
 
 
 def use_split(config: ml_collections.ConfigDict, root: str, split: int) -> None:
-    """One of the three splits of UCF101 or HMDB51."""
+    """Selects one of the three splits of UCF101 or HMDB51."""
     config.data.root = root
     config.data.train = f"train{split}.csv"
     config.data.val = f"test{split}.csv"
@@ -55,7 +56,7 @@ def use_split(config: ml_collections.ConfigDict, root: str, split: int) -> None:
 
 
 def use_slowfast(config: ml_collections.ConfigDict, name: str) -> None:
-    """What the recipes of SlowFast and X3D share; batch and rate are for 128 GPUs of 8 clips."""
+    """Sets the keys that SlowFast and X3D share; batch and rate are for 128 GPUs of 8 clips."""
     config.model.name = name
     config.model.dtype = "bfloat16"
     config.model.dropout_rate = 0.5
@@ -79,7 +80,7 @@ def use_slowfast(config: ml_collections.ConfigDict, name: str) -> None:
 def use_x3d(
     config: ml_collections.ConfigDict, name: str, batch_size: int = 128, lr: float = 0.1
 ) -> None:
-    """What the recipes of X3D share, PySlowFast's, on 8 GPUs."""
+    """Sets the keys that all X3D networks share, from PySlowFast's configs for 8 GPUs."""
     use_slowfast(config, name)
     config.model.bn_groups = 8
     config.epochs = 300.0
@@ -90,7 +91,7 @@ def use_x3d(
 
 
 def use_smoke(config: ml_collections.ConfigDict) -> None:
-    """A recipe's whole path in a minute or two: few, small, short motion clips, two epochs."""
+    """Reduces a recipe to a test run of one or two minutes: two epochs on few, small clips."""
     use_motion(config, train_videos=160, val_videos=40)
     config.data.train = "train.csv"
     config.data.val = "val.csv"
@@ -100,7 +101,7 @@ def use_smoke(config: ml_collections.ConfigDict) -> None:
     config.epoch_steps = 0
     config.batch_size = 16
     config.eval_batch_size = 8
-    if "bn_groups" in config.model:  # there is BN
+    if "bn_groups" in config.model:  # the network has BatchNorm
         config.model.bn_groups = 1
         config.model.bn_momentum = 0.9
     config.preprocessing.stride = 1

@@ -1,16 +1,17 @@
-"""ConvNet + LSTM, the first of I3D's rivals, on Kinetics-400 (arXiv 1705.07750, section 2.1).
+"""Trains ConvNet + LSTM, a baseline of the I3D paper, on Kinetics-400 (arXiv 1705.07750).
 
     python train.py --config configs/convnet_lstm.py --config.data.root=/data/kinetics400
-    python train.py --config configs/convnet_lstm.py:smoke      (runs now, on the embedded data)
+    python train.py --config configs/convnet_lstm.py:smoke      (short test run, embedded data)
 
-Source: the paper: every fifth of 25 frames a second, 25 of them, 5 seconds, in training and 50 at
-test; cross-entropy at every step, the last step's answer at test; 32 GPUs, rate 0.1 divided by 10
-when the validation loss saturates, 110k steps in all. It does not print batch, decay and patience:
-as I3D's here, 6 clips per GPU. An "epoch" is 1000 steps.
+Source: paper, section 2.1: every fifth frame of a 25 fps video, 25 frames (5 seconds) in training
+and 50 at test; cross-entropy at every time step, prediction of the last time step at test; 32 GPUs;
+rate 0.1, divided by 10 when the validation loss saturates; 110k steps. The paper does not give
+batch size, weight decay and patience. They are chosen as for I3D here, with 6 clips per GPU. An
+"epoch" of this config is 1000 steps.
 
-Number to reach: 53.9 % top-1, Kinetics test set, from scratch (paper, Table 3); 63.3 % from
-ImageNet.
-With a batch of B instead of 192 scale the rate by B / 192 and set model.bn_groups to B / 6.
+Number to reach: 53.9 % top-1 from scratch (paper, Table 3, Kinetics test set); 63.3 % from ImageNet
+weights.
+For another batch size B, scale the rate by B / 192 and set model.bn_groups to B / 6.
 """
 
 import ml_collections

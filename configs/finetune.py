@@ -1,30 +1,32 @@
-"""Fine-tunes a network, whose weights exist, on one's own folder of videos.
+"""Fine-tunes a pretrained network on your own directory of videos.
 
     python train.py --config configs/finetune.py --config.data.root=DIR --config.init.path=WEIGHTS
     python train.py --config configs/finetune.py:resnet50_3d_b --config.data.root=DIR ...
-    python train.py --config configs/finetune.py:smoke         (runs now, on the embedded data)
+    python train.py --config configs/finetune.py:smoke         (short test run, embedded data)
 
-The network stands after the colon, r2plus1d_18 without one. DIR is a folder per class, or has
-annotations in any form that the library knows: it finds out. WEIGHTS is a run's folder, what
-`python -m jaxvideo convert` wrote, or with `--config.init.source=LIBRARY` another library's file;
-jaxvideo's own weights bring the arguments of their network. The classifier starts fresh.
-`:smoke` takes the weights of a finished `configs/motion.py` run; without them it starts fresh.
+The name of the network follows the colon; the default is r2plus1d_18. DIR has one directory per
+class, or annotations in any supported form, which is detected. WEIGHTS is a run directory, a file
+that `python -m jaxvideo convert` wrote, or, with `--config.init.source=LIBRARY`, a file of another
+library. Runs and jaxvideo files also set the arguments of the model. The classifier starts from
+random values. For `:smoke`, WEIGHTS may be a finished run of `configs/motion.py`; the default is
+random weights.
 
-Source: RECIPES, by the names of networks; those of C3D (the authors' solver), R(2+1)D and its
-kin (VMZ's scripts), 3D ResNet (arXiv 1711.09577: conv5_x and fc alone) and P3D (arXiv 1711.10305)
-are their authors' for UCF101, with as many clips of a video; the others' rates are ours. Rates
-are for the batch they stand beside; with a batch of B instead scale them.
-What is frozen: `optim.frozen`; layers with other rates: `optim.multipliers`, pairs of a pattern of
-parameters' names and a factor, e.g. `--config.optim.multipliers="(('conv1/*', 0.1),)"`.
+Source: the table RECIPES, by network name. The recipes of C3D (the authors' solver), R(2+1)D and
+its relatives (VMZ's scripts), 3D ResNet (arXiv 1711.09577: train conv5_x and fc only) and P3D
+(arXiv 1711.10305) are their authors' for UCF101, with the same number of clips per video. All other
+rates were chosen for this library. Each rate is for the batch size of its row; for another batch
+size B, scale it in proportion.
+`optim.frozen` lists the frozen parameters. `optim.multipliers` sets the rates of single layers by
+pairs of a name pattern and a factor, e.g. `--config.optim.multipliers="(('conv1/*', 0.1),)"`.
 
-Number to reach: none for one's own videos.
+Number to reach: none, because it depends on your videos.
 """
 
 import ml_collections
 
 from configs import common
 
-# Ours: small steps for what is learned already, ten times as large ones for the new layer.
+# Chosen for this library: a low rate for pretrained layers, ten times as high for the new layer.
 _OURS = {
     "epochs": 20.0,
     "batch_size": 16,
@@ -36,12 +38,12 @@ _OURS = {
     "optim.no_decay": ("*/bias",),
 }
 _BN = {"model.bn_groups": 1, "model.bn_momentum": 0.9}
-# The running statistics' own memory, 0.999, is longer than these runs are.
+# The network's default momentum, 0.999, averages over more steps than these runs have.
 _INCEPTION = {"model.bn_groups": 1, "model.bn_momentum": 0.99}
 
 
 def _new(layer: str) -> dict:
-    """The layer of the classes starts fresh, at ten times the rate."""
+    """Returns keys for a classifier with random initial values and ten times the rate."""
     return {"init.leave_out": (f"{layer}/*",), "optim.multipliers": ((f"{layer}/*", 10.0),)}
 
 
@@ -52,7 +54,7 @@ RECIPES = (
         {
             **_BN,
             "init.leave_out": ("fc8/*",),
-            # 20,000 batches of UCF101's 9,537 videos: 63 clips of each.
+            # 20,000 batches on the 9,537 videos of UCF101 are 63 clips per video.
             "epochs": 20.0,
             "augment.views_per_video": 3,
             "batch_size": 30,
@@ -84,7 +86,7 @@ RECIPES = (
             "augment.positions": "five",
             "optim.lr": 0.001,
             "optim.schedule": "plateau",
-            "optim.patience": 11,  # torch's 10
+            "optim.patience": 11,  # equals torch's patience of 10
             "optim.weight_decay": 1e-5,
             "optim.dampening": 0.9,
             "optim.frozen": ("conv1/*", "bn1/*", "conv2_x/*", "conv3_x/*", "conv4_x/*"),
@@ -96,7 +98,7 @@ RECIPES = (
             **_BN,
             "model.bn_epsilon": 1e-3,
             "init.leave_out": ("fc/*",),
-            # 100,000 clips an epoch, of the same videos; 8 GPUs, each 4 clips at 0.0001.
+            # An epoch is 100,000 clips of these videos; 8 GPUs with 4 clips each, 0.0001 per GPU.
             "epochs": 8.0,
             "augment.views_per_video": 10,
             "batch_size": 32,
@@ -114,7 +116,7 @@ RECIPES = (
             **_BN,
             "model.dropout_rate": 0.9,
             "init.leave_out": ("fc/*",),
-            # 7,500 batches, divided by 10 every 3,000; the scales of all BN but the first frozen.
+            # 7,500 batches; the rate is divided by 10 every 3,000. BatchNorm is frozen.
             "epochs": 100.0,
             "batch_size": 128,
             "optim.lr": 0.001,
@@ -151,13 +153,13 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
     config.data.source = "auto"
     config.data.root = "data/own"
     config.data.hint = "Without data: python train.py --config configs/finetune.py:smoke runs now"
-    with config.ignore_type():  # the model has keys of its own
+    with config.ignore_type():  # the model section has no fixed keys
         config.update_from_flattened_dict(recipe)
     config.eval_batch_size = config.batch_size
     config.protocol.clips = 10
     if smoke:
         common.use_smoke(config)
-        # As `configs/motion.py` has it, of whose weights this is the fine-tuning.
+        # The same model and clips as `configs/motion.py`, whose weights it can fine-tune.
         config.init.path = ""
         config.model.width = 0.125
         config.epochs = 3.0
@@ -178,7 +180,7 @@ def _row(name: str) -> dict:
         if any(_fits(name, pattern) for pattern in patterns):
             return recipe
     known = ", ".join(pattern for patterns, _ in RECIPES for pattern in patterns)
-    raise ValueError(f"{name!r} after the config's colon: a network of {known}, or 'smoke'")
+    raise ValueError(f"network {name!r} after the colon: allowed are {known}, and 'smoke'")
 
 
 def _fits(name: str, pattern: str) -> bool:

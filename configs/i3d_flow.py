@@ -1,16 +1,17 @@
-"""I3D on optical flow, from scratch on Kinetics-400 (Carreira and Zisserman, arXiv 1705.07750).
+"""Trains I3D on optical flow, from scratch on Kinetics-400 (arXiv 1705.07750).
 
     python -m jaxvideo flow /data/kinetics400                   (once: TV-L1, beside the videos)
     python train.py --config configs/i3d_flow.py --config.data.root=/data/kinetics400
-    python train.py --config configs/i3d_flow.py:smoke     (runs now, on the embedded data)
+    python train.py --config configs/i3d_flow.py:smoke     (short test run on the embedded data)
 
-Source: kinetics-i3d, README: as `i3d_rgb.py`, on TV-L1 flow of 25 frames per second at short side
-256, cut at 20 pixels, and longer: rate 0.1, 0.01 after 97k steps, 0.001 after 104.5k, and again
-from 115k (0.1), 140k (0.01) and 150k (0.001) to 155k. An "epoch" is 1000 steps. A mirrored clip's
-horizontal flow changes its sign. `--config.preprocessing.flow=tvl1` computes the flow in the step.
+Source: kinetics-i3d, README (Carreira and Zisserman): as `i3d_rgb.py`, on TV-L1 flow at 25 fps and
+short side 256, clipped to 20 pixels. Training is longer: rate 0.1, then 0.01 after 97k steps and
+0.001 after 104.5k; restarted with 0.1 at 115k, 0.01 at 140k and 0.001 at 150k; 155k steps. An
+"epoch" of this config is 1000 steps. Mirrored clips have the sign of their horizontal flow changed.
+`--config.preprocessing.flow=tvl1` computes flow on the device instead of reading stored flow.
 
 Number to reach: 61.5 % top-1, 83.4 % top-5 (paper, Table 3, Kinetics test set, from scratch).
-With a batch of B instead of 384 scale the rate by B / 384 and set model.bn_groups to B / 6.
+For another batch size B, scale the rate by B / 384 and set model.bn_groups to B / 6.
 """
 
 import ml_collections

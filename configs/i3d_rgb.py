@@ -1,15 +1,15 @@
-"""I3D on RGB, from scratch on Kinetics-400 (Carreira and Zisserman, arXiv 1705.07750).
+"""Trains I3D on RGB, from scratch on Kinetics-400 (Carreira and Zisserman, arXiv 1705.07750).
 
     python train.py --config configs/i3d_rgb.py --config.data.root=/data/kinetics400
-    python train.py --config configs/i3d_rgb.py:smoke      (runs now, on the embedded data)
+    python train.py --config configs/i3d_rgb.py:smoke      (short test run on the embedded data)
 
 Source: kinetics-i3d, README, "Training": 64 frames at 25 fps, short side 256, random 224 crop,
-flip; SGD with momentum 0.9, batch 6 on each of 64 replicas (BN sees 6 clips at a time); rate
-0.1, divided by 10 after 97k and 108k of 115k steps; weight decay 1e-7; dropout 0.5. Here an
-"epoch" is 1000 steps. Test: one center crop of 250 frames, all of a ten-second video.
+flip; SGD with momentum 0.9, batch 6 on each of 64 replicas (BatchNorm statistics over 6 clips);
+rate 0.1, divided by 10 after 97k and 108k of 115k steps; weight decay 1e-7; dropout 0.5. An "epoch"
+of this config is 1000 steps. Test: one center crop of 250 frames, the whole ten-second video.
 
 Number to reach: 68.4 % top-1, 88.0 % top-5 (paper, Table 3, Kinetics test set, from scratch).
-With a batch of B instead of 384 scale the rate by B / 384 and set model.bn_groups to B / 6.
+For another batch size B, scale the rate by B / 384 and set model.bn_groups to B / 6.
 """
 
 import ml_collections

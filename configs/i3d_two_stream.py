@@ -1,11 +1,13 @@
-"""Two-stream I3D: a test of two trained networks whose logits are added (arXiv 1705.07750).
+"""Tests Two-Stream I3D: adds the logits of two trained networks (arXiv 1705.07750).
 
     python train.py --config configs/i3d_two_stream.py --config.data.root=/data/kinetics400 \\
-        --config.init.parts.rgb=runs/RGB --config.init.parts.flow=runs/FLOW
+      --config.init.parts.rgb=runs/RGB --config.init.parts.flow=runs/FLOW
 
-`parts` are the folders of runs of `i3d_rgb.py` and `i3d_flow.py`, or converted weights. Nothing is
-trained. Source: kinetics-i3d, `evaluate_sample.py`: the softmax of the sum of both logits, where
-the paper speaks of averaged predictions. Test: one center crop of 250 frames.
+`parts` are run directories of `i3d_rgb.py` and `i3d_flow.py`, or converted weights. Nothing is
+trained.
+
+Source: kinetics-i3d, `evaluate_sample.py`: softmax of the sum of both logits. (The paper describes
+an average of predictions.) Test: one center crop of 250 frames.
 
 Number to reach: 71.6 % top-1, 90.0 % top-5 (paper, Table 3, Kinetics test set, from scratch).
 """

@@ -1,22 +1,26 @@
-"""A small R(2+1)D learns eight motions that no single frame tells, in a few minutes on a CPU.
+"""Trains a small R(2+1)D to recognize eight motions, in a few minutes on a CPU.
 
     python train.py --config configs/motion.py
-    python train.py --config configs/motion.py:f_r2d_18         (or another network)
+    python train.py --config configs/motion.py:f_r2d_18         (another network)
 
-The data set is made on first use (`jaxvideo/data/motion`). Number to reach: 95 % video
-top-1; a network blind to the order of frames cannot pass 50 %, by construction, and a
-per-frame one stays under 30 %: `configs/motion.py:f_r2d_18`. Networks that learn nothing in
-nine epochs at the common rate, or that see something else than frames, stand in `RECIPES`.
+No single frame shows the motion. The data set is rendered on first use (`jaxvideo/data/motion`), so
+no download is needed. `RECIPES` lists networks that need other values: more epochs or another rate,
+or another kind of clip.
+
+Source: all numbers were chosen for this library.
+
+Number to reach: 95 % video top-1. A network that ignores the order of frames cannot exceed 50 %, by
+construction of the data. A per-frame network stays under 30 %: `configs/motion.py:f_r2d_18`.
 """
 
 import ml_collections
 
 from configs import common
 
-# The momentum of Inception's BN, 0.999, is too large for runs this short.
+# Inception's BatchNorm momentum, 0.999, is too large for such short runs.
 _INCEPTION = {"model.width": 0.125, "model.bn_momentum": 0.9}
 _LONG = {"preprocessing.frames": 16, "preprocessing.stride": 1}
-# In pixels: the motions are of one or two.
+# Flow in units of pixels, because motions are only one or two pixels per frame.
 _FLOW = {
     "preprocessing.modality": "flow",
     "preprocessing.flow": "dis",
@@ -24,7 +28,7 @@ _FLOW = {
     "preprocessing.mean": (0.0, 0.0),
     "preprocessing.std": (1.0, 1.0),
 }
-# Snippets of a frame, or of five differences, from three segments; tested one by one.
+# Training: three segments of one frame or five differences. Test: single snippets.
 _TSN = {
     "model.width": 0.25,
     "model.dropout_rate": 0.2,
@@ -36,13 +40,13 @@ _TSN = {
     "protocol.aggregation": "logits",
 }
 
-# What a network needs here beside its name.
+#: Config keys that a network needs in addition to its name.
 RECIPES = {
-    # Without BN they need longer than this; with it, `c3d` at 0.05 does not learn.
+    # Without BatchNorm these need more epochs; with it, `c3d` does not learn at rate 0.05.
     "c3d": {"model.norm": "all", "optim.lr": 0.01},
     "c3d_depth1": {"model.norm": "all"},
     "c3d_depth3": {"model.norm": "all"},
-    # Its pools leave of 8 frames one in the third stage; 13 to 21 % in nine epochs of those.
+    # Pooling reduces 8 frames to one in the third stage (13 to 21 % top-1 after nine epochs).
     "p3d_63": {
         "preprocessing.frames": 16,
         "preprocessing.stride": 1,
@@ -61,7 +65,7 @@ RECIPES = {
         "optim.lr": 2e-3,
         "epochs": 27.0,
     },
-    # At 0.05 the losses of Slow-only and CSN rise above chance; Slow-only's at 0.02, too.
+    # At rate 0.05 the losses of Slow-only and CSN diverge; that of Slow-only also at 0.02.
     "slowfast_r50": {
         **_LONG,
         "model.width": 0.5,
@@ -91,7 +95,7 @@ RECIPES = {
         **_FLOW,
         "model.width": 0.125,
         "model.dropout_rate": 0.5,
-        "model.bn_epsilon": None,  # it has no BN
+        "model.bn_epsilon": None,  # the network has no BatchNorm
         "preprocessing.frames": 10,
         "preprocessing.stride": 1,
         "optim.lr": 0.01,
@@ -100,7 +104,7 @@ RECIPES = {
         "model.width": 0.125,
         "model.dropout_rate": 0.2,
         "model.bn_epsilon": None,
-        # Else they weigh ten times what the classes do.
+        # Otherwise these losses are ten times as large as the classification loss.
         "model.loss_weights": (0.1, 0.1, 0.01),
         "preprocessing.frames": 11,
         "preprocessing.stride": 2,
@@ -133,7 +137,7 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
     config.preprocessing.mean = (0.45, 0.45, 0.45)
     config.preprocessing.std = (0.225, 0.225, 0.225)
     config.optim.lr = 0.05
-    # With half an epoch of warm-up at this rate nothing was learned in the first two epochs.
+    # With half an epoch of warm-up, the loss does not fall in the first two epochs.
     config.optim.warmup_epochs = 2.0
     config.optim.nesterov = True
     config.optim.weight_decay = 1e-4

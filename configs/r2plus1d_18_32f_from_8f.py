@@ -1,11 +1,11 @@
-"""R(2+1)D-18 on 32 frames, fine-tuned on Kinetics-400 from the 8-frame network.
+"""Fine-tunes R(2+1)D-18 on 32 frames of Kinetics-400 from an 8-frame network (arXiv 1711.11248).
 
     python train.py --config configs/r2plus1d_18_kinetics.py --config.preprocessing.frames=8
     python train.py --config configs/r2plus1d_18_32f_from_8f.py --config.init.path=runs/THE_ABOVE
-    python train.py --config configs/r2plus1d_18_32f_from_8f.py:smoke   (runs now, from scratch)
+    python train.py --config configs/r2plus1d_18_32f_from_8f.py:smoke   (short test, from scratch)
 
-Source: arXiv 1711.11248, Table 3: a third of the time of training on 32 frames from scratch. The
-paper does not give the schedule: this is the one of its fine-tuning from Sports-1M.
+Source: arXiv 1711.11248, Table 3. It takes a third of the time of training on 32 frames from
+scratch. The paper does not give the schedule; here it is that of the fine-tuning from Sports-1M.
 
 Number to reach: 59.8 % clip top-1, 68.0 % video top-1 (8 frames alone: 52.8 %, 64.8 %).
 """

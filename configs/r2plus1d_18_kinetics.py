@@ -1,16 +1,17 @@
-"""R(2+1)D-18 on 16 frames, from scratch on Kinetics-400 (Tran et al., arXiv 1711.11248).
+"""Trains R(2+1)D-18 on 16 frames, from scratch on Kinetics-400 (arXiv 1711.11248).
 
     python train.py --config configs/r2plus1d_18_kinetics.py --config.data.root=/data/kinetics400
-    python train.py --config configs/r2plus1d_18_kinetics.py:smoke      (runs now)
+    python train.py --config configs/r2plus1d_18_kinetics.py:smoke      (short test run)
 
-Source: paper, section 4.1, and VMZ's training script: frames scaled to 128 x 171, random 112
-crop, flip, 16 consecutive frames; synchronous SGD over 64 GPUs with 32 clips each (BN sees 32
-at a time) at a rate of 0.01 per GPU; an epoch is a million clips; warm-up over 10 epochs, then
-divided by 10 every 10 of 45. Nesterov momentum and decay 1e-4 on all but biases and BN shifts
-are the script's. Test: 10 clips, center crop, mean of softmax.
+Source: arXiv 1711.11248, section 4.1, and VMZ's training script: frames scaled to 128 x 171, random
+112 crop, flip, 16 consecutive frames; synchronous SGD on 64 GPUs with 32 clips each (BatchNorm
+statistics over 32 clips); rate 0.01 per GPU. An epoch is a million clips. The warm-up takes 10 of
+45 epochs; then the rate is divided by 10 every 10 epochs. From the script: Nesterov momentum, and
+weight decay 1e-4 except for biases and BatchNorm shifts. Test: 10 clips, center crop, mean of
+softmax.
 
 Number to reach: 68.0 % video top-1, 56.8 % clip top-1 (paper, Table 2, validation set).
-One host of 8 GPUs: --config.batch_size=256 --config.optim.lr=0.08 --config.epoch_steps=3906
+For one host with 8 GPUs: --config.batch_size=256 --config.optim.lr=0.08 --config.epoch_steps=3906
 --config.model.bn_groups=8.
 """
 

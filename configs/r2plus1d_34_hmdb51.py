@@ -1,12 +1,12 @@
-"""R(2+1)D-34 on 32 frames, fine-tuned on HMDB51 (Tran et al., arXiv 1711.11248).
+"""Fine-tunes R(2+1)D-34 on 32 frames on HMDB51 (Tran et al., arXiv 1711.11248).
 
     python train.py --config configs/r2plus1d_34_hmdb51.py:1 --config.init.path=R34.pkl  (:2, :3)
-    python -m jaxvideo average runs/r2plus1d_34_hmdb51-*                (the mean over the splits)
-    python train.py --config configs/r2plus1d_34_hmdb51.py:smoke        (runs now, from scratch)
+    python -m jaxvideo average runs/r2plus1d_34_hmdb51-*              (mean of the three splits)
+    python train.py --config configs/r2plus1d_34_hmdb51.py:smoke      (short test, from scratch)
 
-Source: VMZ's script: 8 GPUs with 4 clips each at 0.0002 per GPU, divided by 10 every 2 of 8
-epochs of 40,000 clips, decay 0.005. `init.source` says whose file it is: "vmz-caffe2" for VMZ's
-pickles, "vmz" for torch files, "" for a run's folder or converted weights.
+Source: VMZ's script: 8 GPUs with 4 clips each; rate 0.0002 per GPU, divided by 10 every 2 of 8
+epochs of 40,000 clips; weight decay 0.005. `init.source` is the library that wrote the weights:
+"vmz-caffe2" for VMZ's pickles, "vmz" for torch files, "" for a run directory or converted weights.
 
 Number to reach: 74.5 % (paper, Table 6: RGB, Kinetics weights, mean of three splits).
 """

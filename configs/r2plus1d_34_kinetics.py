@@ -1,12 +1,12 @@
-"""R(2+1)D-34 on 32 frames on Kinetics-400, from Sports-1M weights (Tran et al., 1711.11248).
+"""Fine-tunes R(2+1)D-34 on 32 frames on Kinetics-400 from Sports-1M weights (arXiv 1711.11248).
 
     python train.py --config configs/r2plus1d_34_kinetics.py --config.init.path=runs/SPORTS1M
-    python train.py --config configs/r2plus1d_34_kinetics.py:smoke   (runs now, from scratch)
+    python train.py --config configs/r2plus1d_34_kinetics.py:smoke   (short test, from scratch)
 
-Source: paper, section 4.4: 0.001 per GPU, divided by 10 every 4 of 15 epochs of a million clips.
-`init.path` is a run of `r2plus1d_34_sports1m.py`, or VMZ's file with
---config.init.source=vmz-caffe2. From scratch (72.0 %, 90.0 %): --config.init.path="" and the
-rates of `r2plus1d_18_kinetics.py`.
+Source: Tran et al., arXiv 1711.11248, section 4.4: rate 0.001 per GPU, divided by 10 every 4 of 15
+epochs of a million clips. `init.path` is a run of `r2plus1d_34_sports1m.py`, or VMZ's file with
+--config.init.source=vmz-caffe2. To train from scratch (72.0 % top-1, 90.0 % top-5), set
+--config.init.path="" and the rates of `r2plus1d_18_kinetics.py`.
 
 Number to reach: 74.3 % top-1, 91.4 % top-5 (paper, Table 5, RGB).
 """

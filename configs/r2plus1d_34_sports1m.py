@@ -1,11 +1,11 @@
-"""R(2+1)D-34 on 32 frames, from scratch on Sports-1M (Tran et al., arXiv 1711.11248).
+"""Trains R(2+1)D-34 on 32 frames, from scratch on Sports-1M (Tran et al., arXiv 1711.11248).
 
     python train.py --config configs/r2plus1d_34_sports1m.py --config.data.root=/data/sports1m
-    python train.py --config configs/r2plus1d_34_sports1m.py:smoke   (runs now)
+    python train.py --config configs/r2plus1d_34_sports1m.py:smoke   (short test run)
 
-Source: paper, section 4.3, with the schedule of section 4.1: see `r2plus1d_18_kinetics.py`.
-The 8-frame network: --config.preprocessing.frames=8. Test: 100 clips (20 lose half a point),
-center crop, mean of softmax.
+Source: paper, section 4.3, with the schedule of section 4.1, see `r2plus1d_18_kinetics.py`. For the
+8-frame network set --config.preprocessing.frames=8. Test: 100 clips (with 20 clips the accuracy is
+half a point lower), center crop, mean of softmax.
 
 Number to reach: 57.0 % clip top-1, 73.0 % video top-1, 91.5 % video top-5 (paper, Table 4).
 """

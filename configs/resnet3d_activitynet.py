@@ -1,11 +1,12 @@
-"""3D ResNet-18 (shortcut A) from scratch on ActivityNet (Hara et al., arXiv 1708.07632).
+"""Trains 3D ResNet-18 (shortcut A) from scratch on ActivityNet (Hara et al., arXiv 1708.07632).
 
     python train.py --config configs/resnet3d_activitynet.py --config.data.root=/data/activitynet
-    python train.py --config configs/resnet3d_activitynet.py:smoke   (runs now)
+    python train.py --config configs/resnet3d_activitynet.py:smoke   (short test run)
 
-Source: as `resnet3d_kinetics.py`, on the trimmed activity instances (one file each), with
-ActivityNet's mean and batches of 128, the released code's. The paper reports that the network
-overfits here: it shows the curves, and no number to reach.
+Source: as `resnet3d_kinetics.py`, on trimmed activity instances (one file each). ActivityNet's mean
+and the batch size of 128 are those of the released code.
+
+Number to reach: none. The paper shows curves only and reports that the network overfits here.
 """
 
 import ml_collections
@@ -17,7 +18,7 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
     config = common.default_config()
     config.model.name = "resnet18_3d_a"
     config.model.dtype = "bfloat16"
-    config.model.bn_groups = 4  # GPUs
+    config.model.bn_groups = 4  # one group per GPU
     config.model.bn_momentum = 0.9
     config.epochs = 200.0
     config.batch_size = 128
@@ -31,7 +32,7 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
     )
     config.optim.lr = 0.1
     config.optim.schedule = "plateau"
-    config.optim.patience = 11  # torch's 10
+    config.optim.patience = 11  # equals torch's patience of 10
     config.optim.weight_decay = 1e-3
     config.optim.dampening = 0.9
     config.protocol.clips = 10

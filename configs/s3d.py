@@ -1,17 +1,19 @@
-"""S3D, from scratch on Kinetics-400 (Xie et al., arXiv 1712.04851).
+"""Trains S3D from scratch on Kinetics-400 (Xie et al., arXiv 1712.04851).
 
     python train.py --config configs/s3d.py --config.data.root=/data/kinetics400
-    python train.py --config configs/s3d.py:smoke       (runs now, on the embedded data)
+    python train.py --config configs/s3d.py:smoke       (short test run on the embedded data)
 
-torchvision's form of the network, whose weights exist (`s3d_paper`, `s3d_slim`: the others).
-Source: the paper, section 3, as others quote it: 64 frames, short side 256, random 224 crop, flip;
-SGD with momentum 0.9, 56 GPUs with 6 clips each; rate 0.1, divided by 10 after 60k and 70k of
-80k steps. Weight decay 1e-7 and dropout 0.2 are the released code's. An "epoch" is 1000 steps.
-Test: one center crop of 250 frames.
+The network has torchvision's form, for which weights exist. Other forms: `s3d_paper`, `s3d_slim`.
 
-Number to reach: 72.2 % top-1, 90.6 % top-5 (paper, as others quote it; ImageNet weights first).
-torchvision's weights: 68.4 % and 88.1 %, one clip of 128 frames at 15 fps.
-With a batch of B instead of 336 scale the rate by B / 336 and set model.bn_groups to B / 6.
+Source: paper, section 3, as quoted by others: 64 frames, short side 256, random 224 crop, flip; SGD
+with momentum 0.9, 56 GPUs with 6 clips each; rate 0.1, divided by 10 after 60k and 70k of 80k
+steps. Weight decay 1e-7 and dropout 0.2 are those of the released code. An "epoch" of this config
+is 1000 steps. Test: one center crop of 250 frames.
+
+Number to reach: 72.2 % top-1, 90.6 % top-5, initialized from ImageNet weights (the paper's numbers
+as quoted by others).
+torchvision's weights: 68.4 % and 88.1 %, with one clip of 128 frames at 15 fps.
+For another batch size B, scale the rate by B / 336 and set model.bn_groups to B / 6.
 """
 
 import ml_collections

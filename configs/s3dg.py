@@ -1,16 +1,18 @@
-"""S3D-G, from scratch on Kinetics-400 (Xie et al., arXiv 1712.04851).
+"""Trains S3D-G from scratch on Kinetics-400 (Xie et al., arXiv 1712.04851).
 
     python train.py --config configs/s3dg.py --config.data.root=/data/kinetics400
-    python train.py --config configs/s3dg.py:smoke       (runs now, on the embedded data)
+    python train.py --config configs/s3dg.py:smoke       (short test run on the embedded data)
 
-The form of the authors' code (`s3dg_paper`: the paper's).
-Source: the paper, section 3, as others quote it: 64 frames, short side 256, random 224 crop, flip;
-SGD with momentum 0.9, 56 GPUs with 6 clips each; rate 0.1, divided by 10 after 60k and 70k of
-80k steps. Weight decay 1e-7 and dropout 0.2 are the released code's. An "epoch" is 1000 steps.
-Test: one center crop of 250 frames.
+The network has the form of the authors' code. The form of the paper is `s3dg_paper`.
 
-Number to reach: 74.7 % top-1, 93.4 % top-5 (paper, as others quote it; ImageNet weights first).
-With a batch of B instead of 336 scale the rate by B / 336 and set model.bn_groups to B / 6.
+Source: paper, section 3, as quoted by others: 64 frames, short side 256, random 224 crop, flip; SGD
+with momentum 0.9, 56 GPUs with 6 clips each; rate 0.1, divided by 10 after 60k and 70k of 80k
+steps. Weight decay 1e-7 and dropout 0.2 are those of the released code. An "epoch" of this config
+is 1000 steps. Test: one center crop of 250 frames.
+
+Number to reach: 74.7 % top-1, 93.4 % top-5, initialized from ImageNet weights (the paper's numbers
+as quoted by others).
+For another batch size B, scale the rate by B / 336 and set model.bn_groups to B / 6.
 """
 
 import ml_collections

@@ -1,20 +1,20 @@
-"""SlowFast 4 x 16, R50, from scratch on Kinetics-400 (Feichtenhofer et al., arXiv 1812.03982).
+"""Trains SlowFast 4 x 16, R50, from scratch on Kinetics-400 (arXiv 1812.03982).
 
     python train.py --config configs/slowfast_4x16_r50.py --config.data.root=/data/kinetics400
-    python train.py --config configs/slowfast_4x16_r50.py:smoke    (runs now, on the embedded data)
+    python train.py --config configs/slowfast_4x16_r50.py:smoke    (short test, embedded data)
 
-Source: paper, section 4: 32 frames at stride 2 and 30 fps, of which the Slow pathway sees 4;
-the short side drawn from 256 to 320, random 224 crop, flip; SGD with momentum 0.9 (Nesterov's in
-the code), batch 1024 on 128 GPUs, each with its BN; rate 1.6, half a cosine over 256 epochs, linear
-warm-up for 8000 steps, 34 epochs, to where the cosine then is (code); decay 1e-4, none for BN
-(code); dropout 0.5.
-Test: 10 clips x 3 crops of 256, softmax averaged. The paper trains
-the networks with T of 4 for 256 epochs, the code for 196.
+Source: Feichtenhofer et al., section 4: 32 frames at stride 2 and 30 fps; the Slow pathway sees 4
+of them. Short side drawn from 256 to 320, random 224 crop, flip. SGD with momentum 0.9 and batch
+1024 on 128 GPUs, with BatchNorm statistics per GPU. Rate 1.6, half a cosine over 256 epochs; weight
+decay 1e-4; dropout 0.5. From the released code: Nesterov momentum, no weight decay for BatchNorm,
+and a linear warm-up over 8000 steps (34 epochs) that ends at the cosine's value for that step.
+Test: 10 clips x 3 crops of 256, mean of softmax. The paper trains the networks with T = 4 for 256
+epochs, the released code for 196.
 
 Number to reach: 75.6 % top-1, 92.1 % top-5 (paper, validation set).
-With a batch of B instead of 1024 scale the rate by B / 1024 and set model.bn_groups to B / 8. The
-released code measures BN's statistics anew on 200 batches before each test; here they are the
-running ones.
+For another batch size B, scale the rate by B / 1024 and set model.bn_groups to B / 8. Before each
+test, the released code recomputes the BatchNorm statistics on 200 batches; here the test uses the
+running statistics.
 """
 
 import ml_collections

@@ -1,17 +1,18 @@
-"""T3D-121 from scratch on Kinetics-400 (Diba et al., arXiv 1711.08200).
+"""Trains T3D-121 from scratch on Kinetics-400 (Diba et al., arXiv 1711.08200).
 
     python train.py --config configs/t3d_121.py --config.data.root=/data/kinetics400
-    python train.py --config configs/t3d_121.py:smoke     (runs now, on the embedded data)
+    python train.py --config configs/t3d_121.py:smoke     (short test run on the embedded data)
 
-Source: the paper, as others quote it: 32 frames at stride 2, short side 256, 224 crops from the
-corners and the center, flip, less a mean (it does not say which); SGD with Nesterov's momentum
-0.9, batch 64, decay 1e-4, rate 0.1 divided by 10 when the validation loss saturates, 200 epochs.
-Patience is ours. Test: clips of 32 frames that do not overlap, center crop; here ten evenly
-spaced ones.
+Source: the paper, as quoted by others: 32 frames at stride 2, short side 256, 224 crops from the
+corners and the center, flip, mean subtraction (the mean is not specified); SGD with Nesterov
+momentum 0.9, batch 64, weight decay 1e-4; rate 0.1, divided by 10 when the validation loss
+saturates; 200 epochs. The patience was chosen for this library. Test in the paper: all clips of 32
+frames that do not overlap, center crop. Here: ten evenly spaced clips.
 
-Number to reach: 62.2 % top-1 (T3D as others quote the paper; of which depth they do not say).
-The form is the released code's; --config.model.ttl=instead and --config.model.ttl_depths="(6,4,4)"
-are the paper's. `configs/t3d_transfer.py` makes first weights for it from an image network.
+Number to reach: 62.2 % top-1 (T3D of unknown depth; the paper's number as quoted by others).
+The network has the form of the released code. The form of the paper is --config.model.ttl=instead
+--config.model.ttl_depths="(6,4,4)". `configs/t3d_transfer.py` trains initial weights with an image
+network as teacher.
 """
 
 import ml_collections

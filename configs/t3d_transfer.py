@@ -1,23 +1,24 @@
-"""T3D-121 from an image network, without class labels (Diba et al., arXiv 1711.08200).
+"""Trains T3D-121 without class labels, by transfer from an image network (arXiv 1711.08200).
 
     python train.py --config configs/t3d_transfer.py --config.data.root=/data/unlabeled
-    python train.py --config configs/t3d_transfer.py:smoke     (runs now, an untrained teacher)
+    python train.py --config configs/t3d_transfer.py:smoke     (short test, untrained teacher)
     python train.py --config configs/t3d_121.py --config.init.path=runs/THE_ABOVE \\
-        --config.init.scope=student --config.init.leave_out="('fc/*',)"     (then, on labels)
+      --config.init.scope=student --config.init.leave_out="('fc/*',)"     (then, with labels)
 
-Source: the paper, as others quote it: DenseNet-121 of ImageNet sees frames, T3D a clip of 32
-frames, and two hidden layers tell whether they belong together; about 500,000 clips of YouTube-8M;
-SGD with Nesterov's momentum 0.9, batch 32, decay 1e-4, rate 0.1 divided by 10 every 30 epochs, 150
-epochs at most. How many frames the teacher sees it does not say: 8 here.
+Source: Diba et al., as quoted by others: DenseNet-121 trained on ImageNet sees frames, T3D sees a
+clip of 32 frames, and two hidden layers predict whether both are from the same video; about 500,000
+clips of YouTube-8M; SGD with Nesterov momentum 0.9, batch 32, weight decay 1e-4; rate 0.1, divided
+by 10 every 30 epochs; at most 150 epochs. The paper does not give the number of frames for the
+teacher; here it is 8.
 
-All lines of train.csv and val.csv end in the same label, whatever it is: then the loss is the
-matching loss, 0.69 for a guess, and the accuracies in the log say nothing. With several labels
-the cross-entropy of untrained logits is added, and teaches nothing; `other_loss` in metrics.jsonl
-is the matching loss alone. The teacher is torchvision's densenet121, saved by
+Data: all lines of train.csv and val.csv must have the same label, of any name. The loss is then the
+matching loss (0.69 for random guesses), and the logged accuracies have no meaning. With several
+labels the cross-entropy of untrained logits is added, which trains nothing; `other_loss` in
+metrics.jsonl is the matching loss alone. The teacher is torchvision's densenet121, saved by
 `torch.save(model.state_dict(), "weights/densenet121.pth")`.
 
-Number to reach: 91.7 % on UCF101 after fine-tuning (T3D as others quote the paper; 90.3 % without
-the transfer).
+Number to reach: 91.7 % on UCF101 after fine-tuning, 90.3 % without the transfer (the paper's
+numbers as quoted by others).
 """
 
 import ml_collections
@@ -40,7 +41,7 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
     config.epochs = 150.0
     config.batch_size = 32
     config.eval_batch_size = 32
-    # The teacher's.
+    # Crops from the corners and the center, as in `t3d_121.py`.
     config.augment.positions = "five"
     config.data.root = "data/unlabeled"
     config.data.hint = (
@@ -58,7 +59,7 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
         config.model.dtype = "float32"
         config.model.width = 0.125
         config.preprocessing.frames = 8
-        # An untrained teacher's BN leaves its features as large as they come.
+        # BatchNorm of an untrained teacher does not normalize its features.
         config.optim.lr = 0.001
         config.optim.clip_norm = 1.0
     return config

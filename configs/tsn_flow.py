@@ -1,16 +1,17 @@
-"""TSN, optical flow on UCF101 (Wang et al., arXiv 1608.00859).
+"""Trains TSN on optical flow on UCF101 (Wang et al., arXiv 1608.00859).
 
     python -m jaxvideo flow data/ucf101                  (once: TV-L1)
     python train.py --config configs/tsn_flow.py:1 --config.init.path=WEIGHTS  (:2, :3)
-    python train.py --config configs/tsn_flow.py:smoke      (runs now, from scratch)
+    python train.py --config configs/tsn_flow.py:smoke      (short test run, from scratch)
 
-Source: the authors' Caffe recipe: three segments of five fields, batch 128, rate 0.005 divided by
-10 after 10k and 16k of 18k steps, gradients clipped to 20, dropout 0.7; the first layer, five times
-as fast, starts from the mean over RGB. For warped flow: `flow --method warped_tvl1`. Crops of 256,
-224 or 192 pixels each way at 13 places of 256 x 340. Partial BN: all but the first BN keep their
-statistics, scale and offset. Test: 25 snippets, 10 crops each, scores before the softmax averaged.
-The first weights are ImageNet's, converted or another run's; "average" spreads the first layer's
-over other channels. An "epoch" is 100 steps.
+Source: the authors' Caffe recipe: three segments of five fields, batch 128; rate 0.005, divided by
+10 after 10k and 16k of 18k steps; gradient norm clipped to 20, dropout 0.7. The first layer has
+five times the rate and starts from the mean over RGB. For warped flow run `flow --method
+warped_tvl1`. Crops of 256, 224 or 192 pixels per side at 13 positions of 256 x 340. Partial BN: all
+BatchNorm layers but the first keep their statistics, scale and offset. Test: 25 snippets with 10
+crops each, mean of the logits. Initial weights: an ImageNet network, converted or from a run;
+`init.inflate="average"` averages its first layer over the color channels if the number of channels
+differs. An "epoch" of this config is 100 steps.
 
 Number to reach: 87.9 % (paper, split 1).
 """
@@ -44,7 +45,7 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
     config.optim.milestones = (100.0, 160.0)
     config.optim.weight_decay = 5e-4
     config.optim.clip_norm = 20.0
-    # As Caffe has it: biases twice, and new first layers five times as fast.
+    # As in the Caffe recipe: twice the rate for biases, five times for the first layer.
     config.optim.multipliers = (("*/bias", 2.0), ("net/conv1/*", 5.0))
     config.optim.no_decay = ("*/bias",)
     config.protocol.frames = 5

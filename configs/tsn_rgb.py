@@ -1,14 +1,15 @@
-"""TSN, RGB on UCF101 (Wang et al., arXiv 1608.00859).
+"""Trains TSN on RGB on UCF101 (Wang et al., arXiv 1608.00859).
 
     python train.py --config configs/tsn_rgb.py:1 --config.init.path=WEIGHTS  (:2, :3)
-    python train.py --config configs/tsn_rgb.py:smoke      (runs now, from scratch)
+    python train.py --config configs/tsn_rgb.py:smoke      (short test run, from scratch)
 
-Source: the authors' Caffe recipe: three segments of one frame, batch 128, rate 0.001 divided by 10
-every 1500 of 3500 steps, gradients clipped to 40, dropout 0.8. Crops of 256, 224, 192 or 168 pixels
-each way at 13 places of 256 x 340. Partial BN: all but the first BN keep their statistics, scale
-and offset. Test: 25 snippets, 10 crops each, scores before the softmax averaged.
-The first weights are ImageNet's, converted or another run's; "average" spreads the first layer's
-over other channels. An "epoch" is 100 steps.
+Source: the authors' Caffe recipe: three segments of one frame, batch 128; rate 0.001, divided by 10
+every 1500 of 3500 steps; gradient norm clipped to 40, dropout 0.8. Crops of 256, 224, 192 or 168
+pixels per side at 13 positions of 256 x 340. Partial BN: all BatchNorm layers but the first keep
+their statistics, scale and offset. Test: 25 snippets with 10 crops each, mean of the logits.
+Initial weights: an ImageNet network, converted or from a run; `init.inflate="average"` averages its
+first layer over the color channels if the number of channels differs. An "epoch" of this config is
+100 steps.
 
 Number to reach: 85.7 % (paper, split 1).
 """

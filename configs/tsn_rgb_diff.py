@@ -1,16 +1,16 @@
-"""TSN, RGB differences on UCF101 (Wang et al., arXiv 1608.00859).
+"""Trains TSN on RGB differences on UCF101 (Wang et al., arXiv 1608.00859).
 
     python train.py --config configs/tsn_rgb_diff.py:1 --config.init.path=WEIGHTS  (:2, :3)
-    python train.py --config configs/tsn_rgb_diff.py:smoke      (runs now, from scratch)
+    python train.py --config configs/tsn_rgb_diff.py:smoke      (short test run, from scratch)
 
-Source: tsn-pytorch's recipe: segments of five differences, batch 128, rate 0.001 divided by 10
-after 80 and 160 of 180 passes over the data (9537 videos of split 1: 75 steps each), clipped to 40,
-dropout 0.8. It has seven segments: `--config.preprocessing.segments=7
---config.preprocessing.frames=35`. Crops of 256, 224 or 192 pixels
-each way at 13 places of 256 x 340. Partial BN: all but the first BN keep their statistics, scale
-and offset. Test: 25 snippets, 10 crops each, scores before the softmax averaged.
-The first weights are ImageNet's, converted or another run's; "average" spreads the first layer's
-over other channels. An "epoch" is 100 steps.
+Source: the recipe of tsn-pytorch: segments of five differences, batch 128; rate 0.001, divided by
+10 after 80 and 160 of 180 passes over the data (9537 videos of split 1, 75 steps each); gradient
+norm clipped to 40, dropout 0.8. That recipe has seven segments: --config.preprocessing.segments=7
+--config.preprocessing.frames=35. Crops of 256, 224 or 192 pixels per side at 13 positions of 256 x
+340. Partial BN: all BatchNorm layers but the first keep their statistics, scale and offset. Test:
+25 snippets with 10 crops each, mean of the logits. Initial weights: an ImageNet network, converted
+or from a run; `init.inflate="average"` averages its first layer over the color channels if the
+number of channels differs. An "epoch" of this config is 100 steps.
 
 Number to reach: 83.8 % (paper, split 1).
 """

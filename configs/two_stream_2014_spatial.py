@@ -1,17 +1,18 @@
-"""The spatial stream of the two-stream networks on UCF101 (arXiv 1406.2199).
+"""Trains the spatial stream of the two-stream networks on UCF101 (arXiv 1406.2199).
 
     python train.py --config configs/two_stream_2014_spatial.py:1      (:2, :3)
     python train.py --config configs/two_stream_2014_temporal.py:1
     python -m jaxvideo fuse runs/two_stream_2014_spatial-* runs/two_stream_2014_temporal-*
-    python train.py --config configs/two_stream_2014_spatial.py:smoke  (runs now)
+    python train.py --config configs/two_stream_2014_spatial.py:smoke  (short test run)
 
-Source: the paper, section 5: CNN-M-2048 on single frames, 256 videos per batch, short side 256,
-random 224 crop, flip; momentum 0.9, rate 0.01, from scratch divided by 10 after 50k and 70k of 80k
-steps, dropout 0.9. Test: 25 frames, 10 crops each, softmax scores averaged. An "epoch" is 1000
-steps. The color jitter is left out, and the paper does not print the decay: AlexNet's, 5e-4.
+Source: paper, section 5: CNN-M-2048 on single frames, 256 videos per batch, short side 256, random
+224 crop, flip; SGD from scratch with momentum 0.9; rate 0.01, divided by 10 after 50k and 70k of
+80k steps; dropout 0.9. Test: 25 frames with 10 crops each, mean of softmax. An "epoch" of this
+config is 1000 steps. The color jitter of the paper is not used. The paper does not give the weight
+decay; here it is AlexNet's, 5e-4.
 
-Number to reach: 52.3 % (paper, Table 1a: split 1, from scratch, dropout 0.9); 73.0 % on three
-splits with ImageNet's weights, of which only the last layer is trained.
+Number to reach: 52.3 % (paper, Table 1a: split 1, from scratch, dropout 0.9); 73.0 % (three splits)
+with ImageNet weights if only the last layer is trained.
 """
 
 import ml_collections

@@ -1,17 +1,18 @@
-"""The temporal stream of the two-stream networks on UCF101 (arXiv 1406.2199).
+"""Trains the temporal stream of the two-stream networks on UCF101 (arXiv 1406.2199).
 
     python -m jaxvideo flow data/ucf101 --method farneback              (once; or tvl1, dis)
     python train.py --config configs/two_stream_2014_temporal.py:1      (:2, :3)
     python -m jaxvideo fuse runs/two_stream_2014_spatial-* runs/two_stream_2014_temporal-*
-    python train.py --config configs/two_stream_2014_temporal.py:smoke  (runs now)
+    python train.py --config configs/two_stream_2014_temporal.py:smoke  (short test run)
 
-Source: the paper, sections 3 and 5: CNN-M-2048 on 10 fields of flow as 20 channels, each less its
-mean; 256 videos per batch; momentum 0.9, rate 0.01, divided by 10 after 50k and 70k of 80k steps;
-dropout 0.9; random crop and flip. The authors' flow is Brox's. Test: 25 stacks, 10 crops each,
-softmax scores averaged. An "epoch" is 1000 steps. The paper does not print the decay: 5e-4.
+Source: paper, sections 3 and 5: CNN-M-2048 on 10 flow fields stacked into 20 channels, each field
+minus its mean; 256 videos per batch; SGD with momentum 0.9; rate 0.01, divided by 10 after 50k and
+70k of 80k steps; dropout 0.9; random crop and flip. The authors use Brox's flow. Test: 25 stacks
+with 10 crops each, mean of softmax. An "epoch" of this config is 1000 steps. The paper does not
+give the weight decay; here it is 5e-4.
 
-Number to reach: 81.0 % (paper, Table 1b: split 1), 83.7 % on three splits with multi-task learning;
-both streams' average 86.9 %.
+Number to reach: 81.0 % (paper, Table 1b: split 1); 83.7 % (three splits) with multi-task learning;
+86.9 % for the average of both streams.
 """
 
 import ml_collections

@@ -1,18 +1,18 @@
-"""X3D-S from scratch on Kinetics-400 (Feichtenhofer, arXiv 2004.04730).
+"""Trains X3D-S from scratch on Kinetics-400 (Feichtenhofer, arXiv 2004.04730).
 
     python train.py --config configs/x3d_s.py --config.data.root=/data/kinetics400
-    python train.py --config configs/x3d_s.py:smoke       (runs now, on the embedded data)
+    python train.py --config configs/x3d_s.py:smoke       (short test run on the embedded data)
 
-Source: PySlowFast's configuration: 13 frames at stride 6 and 30 fps; the short side drawn from
-182 to 228, random 160 crop, flip; SGD with Nesterov's momentum 0.9, 300 epochs, half a
-cosine, linear warm-up for 35 epochs to where the cosine then is; decay 5e-5, none for BN;
-dropout 0.5; rate 0.1 for a batch of 128 on 8 GPUs, each with its BN.
-Test: 10 clips x 3 crops of 182, softmax averaged.
+Source: PySlowFast's config: 13 frames at stride 6 and 30 fps; short side drawn from 182 to 228,
+random 160 crop, flip. SGD with Nesterov momentum 0.9; batch 128 on 8 GPUs, with BatchNorm
+statistics per GPU. Rate 0.1, half a cosine over 300 epochs; the linear warm-up over 35 epochs ends
+at the cosine's value for that step. Weight decay 5e-5, none for BatchNorm; dropout 0.5. Test: 10
+clips x 3 crops of 182, mean of softmax.
 
-Number to reach: 73.5 % top-1 (PySlowFast's model zoo; 73.1 % on 10 center crops of 160).
-With a batch of B instead of 128 scale the rate by B / 128 and set model.bn_groups to B / 16.
-The released code measures BN's statistics anew on 200 batches before each test; here they are the
-running ones.
+Number to reach: 73.5 % top-1 (PySlowFast's model zoo); 73.1 % with 10 center crops of 160.
+For another batch size B, scale the rate by B / 128 and set model.bn_groups to B / 16. Before each
+test, the released code recomputes the BatchNorm statistics on 200 batches; here the test uses the
+running statistics.
 """
 
 import ml_collections

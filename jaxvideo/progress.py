@@ -310,7 +310,7 @@ def _bar_class() -> Any:
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Replaces a file as a whole: readers see the old content or the new one, nothing between.
+    """Replaces a file atomically: readers see either the old or the new content.
 
     Yields the path of an empty temporary file in the same directory. After the block it is
     flushed to disk and renamed to `path`; if the block raises, it is deleted and `path` keeps its
@@ -333,7 +333,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         yield temporary
         with open(temporary, "r+b") as file:
             os.fsync(file.fileno())
-        # The block may have created the file anew, with another mode.
+        # The block may have created the file again, with another mode.
         if temporary.stat().st_mode & 0o777 != mode:
             temporary.chmod(mode)
         os.replace(temporary, target)
@@ -342,7 +342,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def write_file(path: str | os.PathLike[str], content: str | bytes) -> None:
-    """Writes a file as a whole, see `replacing`. Text is encoded as UTF-8.
+    """Writes a file atomically, see `replacing`. Text is encoded as UTF-8.
 
     Bytes of file names that are not UTF-8 (surrogate escapes) are written as they were.
 

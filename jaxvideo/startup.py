@@ -150,8 +150,8 @@ def interrupts(grace: float | None = None) -> Iterator[None]:
     line `interrupted`; no traceback is printed.
 
     Args:
-      grace: seconds after SIGINT in which the program must end; then it is ended. It applies only
-        to Python's default handler. None waits for as long as the program takes.
+      grace: seconds after SIGINT in which the program must end; then the process is ended. It
+        applies only to Python's default handler. None: no limit.
 
     Example:
       >>> with interrupts():
@@ -215,7 +215,7 @@ def _end() -> NoReturn:
         os._exit(INTERRUPTED)
 
 
-# Memory pages. XLA allocates the temporary arrays of a program anew in every call and frees them
+# Memory pages. XLA allocates the temporary arrays of a program again in every call and frees them
 # afterwards. glibc returns such large blocks to the system, hence each call faults in every page
 # again. Huge pages reduce the faults by a factor of 512. glibc reads the setting at process start.
 
@@ -226,10 +226,13 @@ _PAGES = "/sys/kernel/mm/transparent_hugepage/enabled"
 def use_huge_pages(program: str) -> None:
     """Restarts this process once with huge pages for large allocations, if that helps.
 
-    The restart (`execv`) keeps the process ID, the arguments and the interpreter's options. It
-    happens on Linux with glibc 2.35 or newer, if the kernel's mode for transparent huge pages is
-    `madvise`, unless `JAXVIDEO_HUGE_PAGES=0`, GLIBC_TUNABLES already has the setting, or the
-    process runs under a debugger or profiler. Call it before anything expensive is imported.
+    The restart (`execv`) keeps the process ID, the arguments and the interpreter's options. Call it
+    before anything expensive is imported. It requires Linux with glibc 2.35 or newer, and the
+    kernel's mode `madvise` for transparent huge pages. The process is not restarted if
+
+    - the environment has `JAXVIDEO_HUGE_PAGES=0`,
+    - GLIBC_TUNABLES already contains the setting, or
+    - the process runs under a debugger or profiler.
 
     Args:
       program: how this process was started: the name of a module (`python -m NAME`) or the path

@@ -131,11 +131,12 @@ class Preprocessing:
         Kinetics. "rgb_flow": both, RGB first.
       flow: a row of `FLOWS`, for modalities with flow. It is computed from the scaled and cropped
         frames, unless it is stored.
-      segments: number of snippets of a clip, `frames / segments` frames each, one from each of as
-        many equal parts of the video (TSN). 1 (default): one snippet.
+      segments: number of snippets of a clip, each with `frames / segments` frames. The video is
+        divided into that number of equal parts, with one snippet from each part (TSN). 1 (default):
+        one snippet.
       short: how to pad a clip if the video is shorter than the clip. "loop": repeat the video (I3D,
         3D ResNet). "hold": repeat the last frame (the code of TSN, SlowFast and X3D). "pad": black
-        frames; only for RGB, because a cut to black has no flow.
+        frames; only for RGB, because flow to a black frame is undefined.
     """
 
     frames: int
@@ -231,7 +232,7 @@ AGGREGATIONS = ("softmax", "sigmoid", "logits")
 
 @dataclasses.dataclass(frozen=True)
 class Protocol:
-    """How a video is tested: the views, and how their scores are averaged.
+    """Test protocol: the views of a video, and the average over their scores.
 
     Attributes:
       clips: number of clips per video. Must be 0 if `starts="windows"`; the number of windows

@@ -4,11 +4,11 @@ import gc
 import os
 import sys
 
-# Before jax starts: the sharding tests compare a step on 8 devices with a step on 1.
+# Must run before JAX starts: the sharding tests compare a step on 8 devices with a step on 1.
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Most of the suite's time is LLVM's: without its optimization everything takes three fifths. What
-# XLA does to the program stays as it is.
+# Most of the suite's time is spent in LLVM. Without LLVM's optimization the suite takes 60 % of the
+# time; XLA's own passes still run.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 from fractions import Fraction
@@ -22,20 +22,23 @@ from absl import flags
 flags.FLAGS.mark_as_parsed()
 
 
-# Tracing makes millions of objects that live; to look at them again takes a sixth of the time.
+# Tracing creates millions of long-lived objects. Scanning them again takes a sixth of the time.
 gc.set_threshold(200_000, 20, 20)
 
 
 def pytest_configure(config):
-    """Compiled programs are kept in .pytest_cache: for all workers, for the processes that tests
-    start, and for the next run. JAX and the workers start later than this."""
+    """Stores compiled programs in .pytest_cache.
+
+    All workers, the processes that tests start, and later runs use them. This hook runs before JAX
+    and the workers start.
+    """
     if not hasattr(config, "workerinput") and (cache := getattr(config, "cache", None)):
         os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache.mkdir("xla")))
         os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 
 
 def pytest_collection_modifyitems(config, items):
-    """Tests marked `full` wait until they are asked for: by `-m`, or by their own names."""
+    """Deselects tests marked `full` unless `-m` or their own names select them."""
     if config.option.markexpr or any("::" in argument for argument in config.args):
         return
     slow = [item for item in items if "full" in item.keywords]
@@ -45,7 +48,7 @@ def pytest_collection_modifyitems(config, items):
 
 @pytest.fixture(autouse=True, scope="module")
 def small_memory():
-    """A worker that holds more than 2 GB forgets the programs of the files that it has done."""
+    """Clears JAX's caches of a worker that uses more than 2 GB, after each test file."""
     yield
     pages = int(Path("/proc/self/statm").read_text().split()[1]) if sys.platform == "linux" else 0
     if pages * 4096 > 2e9 and (jax := sys.modules.get("jax")):
@@ -63,7 +66,7 @@ def write_video(
     pts: list[int] | None = None,
     rotation: int = 0,
 ) -> Path:
-    """A video whose frame k is recognizable: gray level 8 k (mod 256), with one white corner."""
+    """Writes a video in which frame k has gray level 8 k (mod 256) and one white corner."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=25)
         stream.height, stream.width = size

@@ -1,4 +1,4 @@
-"""Which parameters of a test wait for `-m full`."""
+"""Marks parameters of a test as `full`, so that they run with `-m full` only."""
 
 from collections.abc import Collection, Iterable
 from typing import Any

@@ -1,4 +1,4 @@
-"""The commands that need no run: videos in every form, flow, fusion, Frechet distance."""
+"""Commands that need no run: videos in every form, flow, fusion, Frechet distance."""
 
 import json
 import os
@@ -24,7 +24,7 @@ PRE = Preprocessing(frames=4, size=40, crop=32)
 
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory):
-    """A folder with a video, an animation, a folder of frames, stored flow, and other things."""
+    """A directory with a video, an animation, a frame directory, stored flow and other files."""
     folder = tmp_path_factory.mktemp("videos")
     write_video(folder / "b.mp4", frames=12)
     with open_video(folder / "b.mp4") as video:
@@ -42,7 +42,7 @@ def videos(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
-    """A file of fresh weights."""
+    """A file of random weights."""
     arguments = {"name": "f_r2d_10", "width": 1 / 16, "num_classes": 3}
     variables = init_variables(create_model(**arguments), PRE, 0)
     path = tmp_path_factory.mktemp("weights") / "w.safetensors"
@@ -65,7 +65,7 @@ def test_what_is_a_video(videos):
 
 
 def test_frames_in_a_folder_are_a_video(videos):
-    """In the order of their numbers, 2 before 10, and exactly the pictures."""
+    """Frames are ordered by number (2 before 10) and equal the pictures exactly."""
     folder, frames = videos
     with open_video(folder / "deep" / "frames") as video:
         assert (video.num_frames, video.fps) == (12, 0.0)
@@ -128,8 +128,8 @@ def test_flow_is_stored_beside_the_video(tmp_path, method, capsys):
 
 
 def test_frechet_distance_of_folders(tmp_path, weights, capsys):
-    """Nothing between a folder and itself; the distance's parts themselves are tested elsewhere."""
-    # Brighter with every frame, so longer videos have brighter middles.
+    """The distance of a directory to itself is 0; other tests cover the computation."""
+    # Each frame is brighter than the previous one, so longer videos have brighter middles.
     for folder, first in (("one", 6), ("other", 14)):
         (tmp_path / folder).mkdir()
         for k in range(3):
@@ -171,7 +171,7 @@ def test_fusion_of_runs(tmp_path, capsys):
 
 
 def test_a_reader_that_has_gone_is_no_error(repository):
-    """As in `python -m jaxvideo models | head -1`."""
+    """A closed stdout is no error, as in `python -m jaxvideo models | head -1`."""
     reader, writer = os.pipe()
     os.close(reader)
     command = [sys.executable, "-m", "jaxvideo", "models"]

@@ -21,7 +21,7 @@ PRE = Preprocessing(frames=4, size=40, crop=32)
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
-    """A folder with a file of fresh weights and two videos."""
+    """A directory with a file of random weights and two videos."""
     folder = tmp_path_factory.mktemp("dtype")
     arguments = {"name": "f_r2d_10", "width": 1 / 16, "num_classes": 3}
     variables = init_variables(create_model(**arguments), PRE, 0)
@@ -79,11 +79,11 @@ def test_fvd_and_extract(weights, capsys, tmp_path):
     assert cli.main([*extract, "--dtype", "float32"]) == 0
     assert "2 skipped" in capsys.readouterr().out
     assert cli.main([*extract, "--dtype", "bfloat16"]) == 1
-    assert "contains other features" in capsys.readouterr().err
+    assert "has features of other settings" in capsys.readouterr().err
 
 
 def test_a_run_keeps_its_dtype(tmp_path, monkeypatch, repository):
-    """Another machine, which would choose float32, continues in bfloat16."""
+    """A machine that would choose float32 resumes the run in bfloat16."""
 
     def no_data(data):
         raise DataError("no data here")

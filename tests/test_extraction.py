@@ -1,4 +1,4 @@
-"""Features of whole videos: what the numbers are, and what happens to the files."""
+"""Features of whole videos: their values and their files."""
 
 import dataclasses
 import json
@@ -32,7 +32,7 @@ CLASSES = np.float32([[1, 0], [0, 1], [1, -1], [2, 0], [0, 3]])
 
 
 class Network:
-    """Five features of every pixel, and two classes: nothing that NumPy could not do."""
+    """A network with five features per pixel and two classes that NumPy can reproduce."""
 
     dtype = np.float32
 
@@ -41,7 +41,7 @@ class Network:
         found = {"map": clip @ variables["params"]["a"]}
         found["pool"] = found["map"].mean((1, 2, 3))
         result = found["pool"] @ CLASSES, found
-        return (result, {}) if mutable else result  # there is nothing to fold
+        return (result, {}) if mutable else result  # the network has nothing to fold
 
 
 def extractor(endpoint, *arguments, **more):
@@ -49,7 +49,7 @@ def extractor(endpoint, *arguments, **more):
 
 
 def maps_of(video, starts, crop):
-    """`[clips, T, H, W, 5]` of clips of four frames, read one at a time, for one of three crops."""
+    """Computes `[clips, T, H, W, 5]` for one of three crops, one clip at a time."""
     found = []
     with open_video(video) as file:
         size = file.num_frames, file.height, file.width, file.fps
@@ -68,9 +68,9 @@ def close(one, other):
 
 @pytest.mark.parametrize("platform", ["cpu", "gpu"])
 def test_the_numbers_are_the_networks_own(video, platform, monkeypatch):
-    """Clips that are read and computed together, with filling on an accelerator."""
+    """Clips are read and computed in batches, which are padded on an accelerator."""
     monkeypatch.setattr(jax, "default_backend", lambda: platform)
-    starts = [0, 2, 5, 8, 11, 14, 17, 20, 23, 26]  # floor(26 i / 9): more than are read at once
+    starts = [0, 2, 5, 8, 11, 14, 17, 20, 23, 26]  # floor(26 i / 9): more clips than one read
     ten = Protocol(clips=10, crops=3)
     found = extractor("map", ten, per_clip=True, keep_map=True)(str(video))
     assert found["starts"].tolist() == starts
@@ -88,17 +88,17 @@ def test_the_numbers_are_the_networks_own(video, platform, monkeypatch):
 
 @pytest.mark.parametrize(("frames", "starts"), [(30, [0, 7, 14, 21]), (4, [0]), (3, [0])])
 def test_a_clip_every_so_many_frames(tmp_path, frames, starts):
-    """As long as it fits: C3D's clips of 16 with 8 in common."""
+    """C3D's clips of 16 frames that overlap by 8, as many as fit."""
     path = write_video(tmp_path / "v.mp4", frames=frames)
     found = extractor("pool", MIDDLE, every=7, per_clip=True)(str(path))
     assert found["starts"].tolist() == starts
     assert found["features"].shape == (len(starts), 5)
-    if frames >= 4:  # else the clip loops
+    if frames >= 4:  # otherwise the clip loops
         close(found["features"], maps_of(path, starts, 1).mean((1, 2, 3)))
 
 
 def test_short_videos_are_filled_as_the_weights_want(tmp_path):
-    """Three frames of four: the fourth is the first again, the last, or black."""
+    """Clips of four frames from three: the fourth is the first, the last, or black."""
     path = write_video(tmp_path / "v.mp4", frames=3)
     first = {}
     for short in ("loop", "hold", "pad"):
@@ -139,7 +139,7 @@ ONE_PER_CLASS = {entry.build: name for name, entry in reversed(MODELS.items())}
 
 @pytest.mark.parametrize("name", ONE_PER_CLASS.values())
 def test_features_of_every_class_of_networks(name):
-    """A vector per clip, whatever positions, segments or steps the classifier sees."""
+    """One vector per clip, also for networks that classify several positions or steps."""
     model, p = create_model(name, width=1 / 8), MODELS[name].preprocessing
     traced = trace_of_clip(model, p.shape)
     video = jax.ShapeDtypeStruct((2, *p.video_shape), np.uint8)
@@ -174,13 +174,13 @@ def test_what_is_done_already(tmp_path):
     assert not is_extracted(target, recipe)
     write_features(target, {"features": np.ones(3), "recipe": recipe})
     assert is_extracted(target, recipe)
-    # Other weights, another endpoint: another recipe, which must not be mixed with the first.
+    # Other weights or another endpoint are another recipe, which is refused.
     other = jax.tree.map(lambda leaf: leaf + 1, VARIABLES)
     with pytest.raises(
-        ConfigError, match=r"contains other features; choose another --out\.\n  network"
+        ConfigError, match=r"has features of other settings; choose another --out\.\n  network"
     ):
         is_extracted(target, recipe_of(Extraction("pool", MIDDLE), model, other, PRE))
-    with pytest.raises(ConfigError, match="endpoint: pool in the file, conv1 now"):
+    with pytest.raises(ConfigError, match="endpoint: pool in the file, conv1 requested"):
         is_extracted(target, recipe_of(Extraction("conv1", MIDDLE), model, VARIABLES, PRE))
     whole = target.read_bytes()
     for damaged in (whole[: len(whole) // 2], whole[:3], b"", b"text" * 99):

@@ -1,4 +1,4 @@
-"""One's own folder in one command: every network's recipe fits it, and a run does what it says."""
+"""Fine-tuning on a directory of videos: every recipe fits its network, and a run works."""
 
 import fnmatch
 import importlib.util
@@ -36,14 +36,14 @@ def config():
 
 
 def test_what_every_network_sees(config):
-    """The table of the config is a copy, because configs import nothing of the library."""
+    """The table of the config must match the registry, because configs cannot import it."""
     patterns = [pattern for row in config.RECIPES for pattern in row[0]]
     names = [n for n in list_models() if any(fnmatch.fnmatchcase(n, p) for p in patterns)]
-    assert len(names) > 100  # not two streams, LSTMs and studies, which have their own configs
+    assert len(names) > 100  # two-stream networks, LSTMs and studies have their own configs
     for name in names:
         run = read_config(config.get_config(name).to_dict())
         assert run.preprocessing == model_entry(name).preprocessing, name
-    with pytest.raises(ValueError, match=r"'lrcn' after the config's colon: a network of c3d"):
+    with pytest.raises(ValueError, match=r"'lrcn' after the colon: allowed are c3d"):
         config.get_config("lrcn")
 
 
@@ -64,10 +64,10 @@ def test_patterns_name_layers_that_there_are(config, name):
     key = jax.eval_shape(lambda: jax.random.key(0))
     params = jax.eval_shape(partial(model.init, train=False), key, clip)["params"]
     schedule = make_schedule(run.optim, steps_per_epoch=10, epochs=run.epochs)
-    make_optimizer(run.optim, schedule, params)  # checks its patterns
+    make_optimizer(run.optim, schedule, params)  # raises if a pattern matches nothing
     names = tree.flatten(params)
     fresh = tree.matching(list(names), run.init.leave_out, "init.leave_out")
-    # All that depends on the number of classes starts fresh, and nothing else.
+    # Exactly the parameters that depend on the number of classes start from random values.
     assert fresh == {n for n, leaf in names.items() if leaf.shape[-1] == 7}
     trained = set(names) - tree.matching(list(names), run.optim.frozen, "optim.frozen")
     assert fresh <= trained
@@ -76,7 +76,7 @@ def test_patterns_name_layers_that_there_are(config, name):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Two classes, a folder each; one video is none."""
+    """Two classes, one directory each; one file is not a video."""
     root = tmp_path_factory.mktemp("own")
     for name, frames in (("left", 12), ("right", 16)):
         (root / name).mkdir()
@@ -87,7 +87,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
-    """Of a network of five classes."""
+    """Weights of a network with five classes."""
     model, rng = create_model(**NET, num_classes=5), np.random.default_rng(0)
     p = Preprocessing(frames=4, size=24, crop=20)
     shapes = jax.eval_shape(
@@ -115,7 +115,7 @@ def test_the_command_names_the_weights(config, key, weights):
 
 @pytest.fixture
 def quick_compiler():
-    """Numbers near enough, programs in a fraction of the time."""
+    """Disables compiler optimization: sufficient precision, much shorter compilation."""
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
@@ -124,7 +124,7 @@ def quick_compiler():
 @pytest.mark.full
 @pytest.mark.usefixtures("quick_compiler")
 def test_a_run(config, folder, weights, tmp_path, capsys):
-    """Hara's recipe: conv5_x and fc learn, all else keeps its numbers; fc has two classes now."""
+    """Hara's recipe trains conv5_x and fc only; fc has two classes."""
     path, before = weights
     values = config.get_config(NET["name"])
     values.init.path = str(path)
@@ -152,9 +152,9 @@ def test_a_run(config, folder, weights, tmp_path, capsys):
             assert np.abs(leaf - old[name]).max() > 0, name
         else:
             np.testing.assert_array_equal(leaf, old[name], name)
-    # The rate of a single leaf: it starts at zero, and stays near it.
+    # The rate of a single parameter: it starts at zero and stays near it.
     assert np.abs(new["fc/bias"]).max() < 1e-5
-    assert "first weights:" in capsys.readouterr().out
+    assert "initial weights:" in capsys.readouterr().out
 
 
 def test_what_is_missing_is_named(config, folder, weights, tmp_path):
@@ -162,5 +162,5 @@ def test_what_is_missing_is_named(config, folder, weights, tmp_path):
     with pytest.raises(ConfigError, match=r"'weights/r2plus1d_18\.safetensors' does not exist"):
         train(values.to_dict(), tmp_path / "a")
     values.init.path = str(weights[0])
-    with pytest.raises(DataError, match=r"data/own does not exist.*--config\.data\.root=FOLDER"):
+    with pytest.raises(DataError, match=r"data/own does not exist.*--config\.data\.root=DIR"):
         train(values.to_dict(), tmp_path / "b")

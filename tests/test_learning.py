@@ -1,4 +1,4 @@
-"""The library's first claim: a network that sees time learns motion, one that does not cannot."""
+"""Networks that see time learn motion; per-frame networks do not."""
 
 import json
 import os
@@ -9,10 +9,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-# A small version of configs/motion.py: 240 steps of Adam. Seed 0 starts to learn in the second
-# epoch, whatever the rounding; when another seed starts, rounding decides. Chance is 12.5 %, and
-# whoever is blind to the
-# order of frames cannot pass 50 %.
+# A small version of configs/motion.py: 240 steps of Adam. With seed 0 the loss starts to fall in
+# the second epoch for any rounding; with other seeds this depends on rounding. Chance is 12.5 %. A
+# network that ignores the order of frames cannot exceed 50 %.
 SMALL = {
     "data.train_videos": 480,
     "data.val_videos": 160,
@@ -30,7 +29,7 @@ SMALL = {
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory):
-    """Both runs read the same videos, and their programs are optimized: here they run long."""
+    """Both runs share the videos. Their programs are optimized, because they run long."""
     rest = {k: v for k, v in os.environ.items() if k != "JAX_DISABLE_MOST_OPTIMIZATIONS"}
     cache = tmp_path_factory.mktemp("cache")
     return rest | {"JAX_NUM_CPU_DEVICES": "1", "JAXVIDEO_CACHE": str(cache)}

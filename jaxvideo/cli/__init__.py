@@ -33,7 +33,7 @@ from jaxvideo.cli import (
 from jaxvideo.progress import LOG, console, drop_output
 from jaxvideo.types import JaxvideoError
 
-#: In the order of the help text.
+#: Commands in the order of the help text.
 COMMANDS = (
     *(predict, train, config, evaluate, extract, models, convert),
     *(data, doctor, pack, flow),

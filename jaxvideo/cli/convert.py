@@ -1,4 +1,4 @@
-"""`convert`: weights of another library to a file of ours."""
+"""`convert`: another library's weights as a jaxvideo file."""
 
 from __future__ import annotations
 

@@ -115,7 +115,7 @@ def _machine() -> dict[str, str]:
 
 
 def _cpu() -> tuple[str, set[str]]:
-    """Model and features; on other systems than Linux what Python knows."""
+    """Returns model and features of the CPU; outside of Linux, the description that Python has."""
     import platform
 
     try:
@@ -197,5 +197,5 @@ def _size(size: float) -> str:
 
 
 def _error(error: Exception) -> str:
-    """One line."""
+    """Formats an exception in one line."""
     return " ".join(f"error: {type(error).__name__}: {error}".split())

@@ -16,7 +16,7 @@ from jaxvideo.cli.shared import (
 )
 from jaxvideo.types import CheckpointError, ConfigError
 
-# Sections of a config that concern the evaluation. The other ones belong to the network.
+# Sections of a config that affect the evaluation. All others belong to the network.
 _SETTABLE = ("data", "protocol", "loading", "eval_batch_size")
 
 
@@ -88,7 +88,8 @@ def _evaluate(options: argparse.Namespace) -> int:
     run = read_config(_config(options))
     asked = {name: getattr(options, name) for name in ("clips", "crops", "aggregation")}
     given = {name: value for name, value in asked.items() if value is not None}
-    if given.get("clips") and run.protocol.starts == "windows":  # it has no number of clips
+    # "windows" does not allow a number of clips.
+    if given.get("clips") and run.protocol.starts == "windows":
         given["starts"] = "ends"
     protocol = dataclasses.replace(run.protocol, **given)
     batch_size = options.views or run.eval_batch_size

@@ -69,6 +69,6 @@ def _fvd(options: argparse.Namespace) -> int:
     if min(map(len, folders)) <= features:
         LOG.warning(
             f"{min(map(len, folders))} videos are too few for a covariance of full rank "
-            f"({features} features): compare only with distances of as many videos"
+            f"({features} features): compare only with distances of equal numbers of videos"
         )
     return 0

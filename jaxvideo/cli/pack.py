@@ -9,7 +9,7 @@ from typing import Any
 
 from jaxvideo.cli.shared import add_annotations, add_command
 
-# Of the comparison after packing: videos, seconds per measurement, frames per clip.
+# Comparison after packing: number of videos, seconds per measurement, frames per clip.
 _VIDEOS, _SECONDS, _FRAMES = 8, 2.0, 16
 
 

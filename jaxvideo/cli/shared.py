@@ -88,7 +88,7 @@ def add_overrides(command: argparse.ArgumentParser) -> None:
 
 
 class _Renamed(argparse.Action):
-    """An old spelling of overrides."""
+    """Rejects a former option and names the override that replaces it."""
 
     def __call__(self, parser, namespace, values, option_string=None):
         change = next(iter(values or []))

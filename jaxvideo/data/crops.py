@@ -33,13 +33,13 @@ class RandomCrop:
     """Distribution of the size and position of a training crop.
 
     Attributes:
-      scales: range of the factor by which frames are scaled more than `size`; (1, 1.25) is a short
-        side of 256 to 320 for `size` 256.
+      scales: range of the short side of the scaled frames, as a multiple of `size`; (1, 1.25) is a
+        short side of 256 to 320 for `size` 256.
       scale_steps: 0 (default): the factor is uniform in `scales`; n > 1: one of n factors in
         geometric progression from low to high (3D ResNet: 5 from 1 to 2).
       ratios: alternative to `scales`: height and width of the crop are drawn from these fractions
-        of `size`, at most one step apart (TSN: 1, 0.875, 0.75, 0.66 of 256). The crop then has
-        another aspect.
+        of `size`, at most one step apart (TSN: 1, 0.875, 0.75, 0.66 of 256). The crop then
+        changes the aspect.
       positions: "uniform": anywhere; "five": the corners and the center; "thirteen": these, the
         centers of the sides, and halfway between corners and center (TSN's code).
       areas: alternative to `scales` and `ratios`: range of the crop's area as a fraction of the
@@ -173,7 +173,7 @@ def window_size(
     Args:
       height, width: size of the frame in pixels.
       preprocessing: size and crop of the network's input.
-      scale: factor by which frames are scaled more than the preprocessing states.
+      scale: factor on the size to which the preprocessing scales frames.
       scale_across: the same for the width; None (default): equal to `scale`.
     """
     p = preprocessing

@@ -29,7 +29,7 @@ from jaxvideo.types import ConfigError, DataError, VideoError
 
 OK, SUSPICIOUS, BROKEN = STATUSES = ("ok", "suspicious", "broken")
 
-# Seconds without a frame that are implausible even for a screen recorder.
+# A gap of this many seconds between two frames is implausible even for a screen recording.
 _GAP = 10.0
 
 # Bytes per read of a file.
@@ -57,7 +57,7 @@ class Record:
       rotation: rotation of the frames in degrees.
       height, width: size of the upright frame.
       codec, pixel_format: FFmpeg's names; codec "images" for a folder of frames.
-      gop: largest distance of key frames, which bounds the decoded frames before a clip's first.
+      gop: largest distance of key frames, a bound of the frames decoded before a clip starts.
       size: size in bytes.
       modified: modification time in nanoseconds.
       digest: BLAKE2b of the file's bytes.
@@ -352,7 +352,7 @@ def short_path(path: str, root: str) -> str:
 
 
 def _write(path: Path, text: str) -> None:
-    """Writes a file as a whole."""
+    """Writes a file atomically."""
     try:
         write_file(path, text)
     except OSError as error:

@@ -64,7 +64,7 @@ def train_batches(
         for batch in train_batches(dataset, preprocessing, batch_size=8, seed=0, last_batch=100):
             print(batch["video"].shape, batch["label"])
 
-    An epoch contains `views_per_video` views of every video, in an order of its own.
+    An epoch contains `views_per_video` views of every video. Each epoch has another random order.
 
     Args:
       dataset: the videos.
@@ -279,7 +279,7 @@ def _sample(dataset: VideoDataset, video: int, clip: np.ndarray, weight: float) 
 def _stand_in(
     place: int, batch_size: int, known: dict[int, Batch], read: Callable[[Sequence[int]], list]
 ) -> np.ndarray:
-    """Returns the pixels of the next readable clip of the global batch, on whichever host.
+    """Returns the pixels of the next readable clip of the global batch, from any host.
 
     The result does not depend on the number of hosts.
     """

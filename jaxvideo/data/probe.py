@@ -25,7 +25,7 @@ from jaxvideo.types import VideoError
 # Decoders then return times that are not monotonic, so frames are found only by counting.
 _PACKED_BYTES = 10
 
-# Container formats whose index leads to the requested key frame. In the others, above all MPEG
+# Container formats with an index that leads to the requested key frame. In others, above all MPEG
 # streams, a seek may end at a frame whose reference frames the decoder lacks.
 _INDEXED = ("mov", "matroska", "avi", "flv")
 

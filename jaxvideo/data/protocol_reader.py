@@ -31,7 +31,7 @@ def protocol_clips(
 
     Args:
       file: an open video.
-      preprocessing: of a test clip, see `Protocol.apply`.
+      preprocessing: preprocessing of a test clip, see `Protocol.apply`.
       protocol: the clips and crops.
 
     Yields:
@@ -79,7 +79,7 @@ def read_tests(
     Args:
       dataset: the videos.
       videos: indices into the data set, in the order of reading.
-      preprocessing: of a test clip, see `Protocol.apply`.
+      preprocessing: preprocessing of a test clip, see `Protocol.apply`.
       protocol: the clips and crops.
       ahead: maximum number of views in the queue; each thread may hold one more clip.
       loading: `threads * max(workers, 1)` threads read. There are no worker processes: PyAV and

@@ -1,4 +1,4 @@
-"""The table of samplers: which positions of a video a training clip consists of."""
+"""The table of samplers, which draw the frame positions of a training clip."""
 
 from __future__ import annotations
 

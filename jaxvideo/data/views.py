@@ -1,7 +1,7 @@
 """Views of a video for training and for test protocols, as pure functions.
 
-Frame indices count presentation order. A clip that is longer than its video loops from the start
-(I3D, kinetics-i3d README) unless `Preprocessing.short` states otherwise.
+Frame indices refer to frames in presentation order. A clip that is longer than its video loops from
+the start (I3D, kinetics-i3d README) unless `Preprocessing.short` states otherwise.
 
 If `Preprocessing.fps` is given and the video's frame rate varies, positions count in frames of the
 average rate, and the frame of a position is the last one shown at or before its time. Starts are
@@ -77,7 +77,7 @@ def random_view(
     """Draws a training view.
 
     Args:
-      num_frames, height, width, fps: of the video.
+      num_frames, height, width, fps: properties of the video.
       preprocessing: what the network expects.
       rng: source of randomness.
       crop: distribution of the window.
@@ -115,11 +115,11 @@ def protocol_views(
     | "dense" | as "ends", with `frames * stride` for L | TSM's code |
     | "centers" | floor((i + 1/2) (N - L + 1) / K); also the snippets of segments | TSN |
     | "parts" | floor(i (N - L) / K) | SlowFast's code |
-    | "windows" | every `frames * stride` frames; the rest is a clip, filled by itself | 3D ResNet |
+    | "windows" | every `frames * stride` frames; the last window may be incomplete | 3D ResNet |
 
     Args:
-      num_frames, height, width, fps: of the video.
-      preprocessing: of a test clip, see `Protocol.apply`.
+      num_frames, height, width, fps: properties of the video.
+      preprocessing: preprocessing of a test clip, see `Protocol.apply`.
       protocol: starts of the clips, and crops.
       times: as in `random_view`.
 

@@ -1,1 +1,1 @@
-"""Evaluation by the papers' protocols. Receives a `predict` function; knows no model class."""
+"""Evaluation with the test protocols of the papers, for any `predict` function."""

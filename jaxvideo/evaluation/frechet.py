@@ -4,7 +4,7 @@ Unterthiner, van Steenkiste, Kurach, Marinier, Michalski, Gelly, "Towards Accura
 Models of Video: A New Metric & Challenges" (arXiv 1812.01717). Matches `frechet_video_distance` of
 google-research: features are the 400 logits of I3D trained on Kinetics-400, averaged over time;
 frames are scaled bilinearly to 224 x 224 without keeping the aspect ratio, with values in [-1, 1];
-covariances are unbiased. Videos have 16 frames; of longer ones the middle 16 are used. Some papers
+covariances are unbiased. Videos have 16 frames; longer videos are cut to the middle 16. Some papers
 use the 1024 features of I3D's average pool instead. The original scales frames with TensorFlow 1,
 whose grid differs from OpenCV's by half a pixel.
 

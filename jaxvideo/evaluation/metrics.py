@@ -1,4 +1,4 @@
-"""Metrics of a test as a table, and the per-class numbers of a report. NumPy only.
+"""The table of test metrics, and per-class metrics of a report. NumPy only.
 
 A metric is a function `(scores, labels, weights) -> float`. `scores` are `[M, classes]`. `labels`
 are int `[M]`, the class of each video, or bool `[M, classes]` for multi-label data. `weights` `[M]`
@@ -19,12 +19,12 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Metric:
-    """A row of `METRICS`. It is called as the function itself; weights are then optional.
+    """A row of `METRICS`. Calling it calls `function`; weights are then optional.
 
     Attributes:
-      title: name for readers.
+      title: name in reports.
       function: `(scores, labels, weights) -> float`.
-      labels: kind of labels that it is defined for.
+      labels: kind of labels that the metric is defined for.
       batched: the function also takes weights `[M, K]` and returns `[K]`, which makes the bootstrap
         fast.
       biased: the value grows if videos repeat, so the bootstrap interval is corrected.
@@ -178,7 +178,8 @@ def mean_average_precision(
 def _precision(scores: np.ndarray, own: np.ndarray, times: np.ndarray) -> np.ndarray:
     """Computes average precision of one class `[K]` for weights `times` `[M, K]`.
 
-    `scores` are f32 `[M]`, `own` bool `[M]`. NaN where no video of the class has weight.
+    `scores` are f32 `[M]`; `own`, bool `[M]`, marks videos of the class. The result is NaN if no
+    video of the class has a positive weight.
     """
     if not own.any():
         return np.full(times.shape[1], np.nan)
@@ -186,7 +187,7 @@ def _precision(scores: np.ndarray, own: np.ndarray, times: np.ndarray) -> np.nda
     keys = np.where(np.isnan(scores), -np.inf, scores)
     order = np.argsort(-keys, kind="stable")
     keys, own = keys[order], own[order]
-    # Ends of the runs of equal scores that contain a video of the class. Precision is needed only
+    # Ends of the groups of equal scores that contain a video of the class; recall increases only
     # there.
     ends = np.flatnonzero(np.append(keys[1:] != keys[:-1], True)) + 1
     ends = ends[np.diff(np.cumsum(own)[ends - 1], prepend=0) > 0]

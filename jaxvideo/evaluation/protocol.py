@@ -1,4 +1,4 @@
-"""Evaluation: scores of all views of a protocol, averaged per video."""
+"""Evaluates a `predict` function: scores all views of a protocol and averages them per video."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Result:
       videos: int `[videos]`, indices into the data set.
       label_sets: bool `[videos, classes]` of a multi-label data set, else None.
       expected: number of videos in the annotations.
-      aggregation: aggregation of the protocol; it determines what the scores are.
+      aggregation: `Protocol.aggregation`: "softmax", "sigmoid" or "logits" scores.
     """
 
     scores: np.ndarray

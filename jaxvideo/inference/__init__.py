@@ -1,1 +1,1 @@
-"""Inference: from uint8 video to scores and features, on the device."""
+"""Inference on the device: scores and features of uint8 video."""

@@ -1,4 +1,4 @@
-"""From uint8 views to scores: the one place where a network answers."""
+"""Computes scores of uint8 views, for validation, evaluation and `Network`."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ from jaxvideo.types import Preprocessing
 
 
 def make_predict_step(model, preprocessing: Preprocessing, aggregation: str):
-    """Returns the function `(variables, video) -> scores` that classifies clips.
+    """Returns the function `(variables, video) -> scores`, not compiled.
 
     Args:
       model: a network.
-      preprocessing: of a test clip, see `Protocol.apply`.
-      aggregation: scores are "softmax" or "sigmoid" probabilities, otherwise logits.
+      preprocessing: preprocessing of a test clip, see `Protocol.apply`.
+      aggregation: kind of scores: "softmax" or "sigmoid" probabilities, or "logits".
 
     Returns:
-      A function of the network's variables and uint8 `[N, T, H, W, C]`, with f32 `[N, classes]`.
+      A function of the variables and of uint8 views `[N, T, H, W, C]`. It returns f32 scores
+      `[N, classes]`.
     """
 
     def predict_step(variables: dict[str, Any], video: jax.Array) -> jax.Array:
@@ -46,14 +47,14 @@ def make_predictor(
 
     Args:
       model: linen module of a network.
-      preprocessing: of a test clip, see `Protocol.apply`.
-      aggregation: "softmax", "sigmoid" or "logits": the form of the scores.
-      place: puts the views on the devices, for instance sharded. None (default): on the default
-        device.
+      preprocessing: preprocessing of a test clip, see `Protocol.apply`.
+      aggregation: kind of scores: "softmax" or "sigmoid" probabilities, or "logits".
+      place: function that transfers the views to the devices, for instance sharded. None
+        (default): the default device.
 
     Returns:
-      A function of variables on the device and of views uint8 `[N, T, H, W, C]`. It returns f32
-      `[N, classes]` without waiting for the device, and compiles once per N.
+      A function of the variables and of uint8 views `[N, T, H, W, C]`. It returns f32 scores
+      `[N, classes]` without waiting for the device. It compiles once per N.
 
     Example:
       predict = make_predictor(net.model, net.preprocessing, "softmax")

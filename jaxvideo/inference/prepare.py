@@ -1,6 +1,6 @@
-"""From uint8 video to a normalized clip, inside the compiled step.
+"""Converts uint8 video to normalized clips, inside the compiled step.
 
-Transferring uint8 to the device needs a quarter of the bandwidth of f32.
+Transfers to the device then need a quarter of the bandwidth of f32.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from jaxvideo.types import Preprocessing
 
 
 def prepare(video: jax.Array, preprocessing: Preprocessing, dtype: Any) -> jax.Array:
-    """Returns the network's clip of a batch of video: `[N, T, H, W, C]` in `dtype`.
+    """Converts a batch of uint8 video to clips `[N, T, H, W, C]` of dtype `dtype`.
 
     Args:
       video: uint8 `[N, *preprocessing.video_shape]`.
-      preprocessing: decides normalization, and whether the clip is RGB, differences of RGB, or
-        optical flow, which is computed here if the host does not provide it.
+      preprocessing: normalization and modality of the clip. Optical flow is computed here if the
+        host does not provide it.
       dtype: compute dtype of the network.
     """
     p = preprocessing

@@ -39,7 +39,7 @@ def conv_norm(
 
     In training these are separate operations. For inference, BatchNorm is folded into the kernel
     and the bias, and bias, residual and activation are part of the convolution. A lowering can
-    then fuse them, and no platform reads the activations once more for BatchNorm.
+    then fuse them, and no platform reads the activations a second time for BatchNorm.
 
     Args:
       conv: a `Conv3D` or `Conv2Plus1D` in the caller's scope.

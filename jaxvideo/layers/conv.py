@@ -36,8 +36,8 @@ def explicit_padding(
         - "VALID": none.
         - "SAME": TensorFlow's, out = ceil(size / stride), with the odd pixel after. For stride 2
           on even sizes it differs from symmetric padding (7 taps on 112: (2, 3), torch (3, 3)).
-        - "CEIL": Caffe's pooling. No padding before; after, as much as the last window that
-          starts inside the input needs.
+        - "CEIL": Caffe's pooling: no padding before the input. The padding after it completes the
+          last window that starts inside the input.
       sizes: sizes of the axes.
       kernel: taps per axis.
       strides: strides per axis.

@@ -1,4 +1,4 @@
-"""The convolution as two JAX primitives, whose lowering is chosen per platform and pass.
+"""The convolution as two JAX primitives; the lowering is chosen per platform and pass.
 
 `conv3d` is one of the three passes of a convolution. A primitive delays the choice of an
 implementation until a program is lowered for a platform, so one traced or exported program serves
@@ -228,7 +228,7 @@ def _composed(x, w, *epilogue, geometry, lowering, activation, with_bias):
 def _fused_on(platform, target, x, w, *epilogue, geometry, lowering, activation, with_bias):
     chosen = lowering
     if lowering is Lowering.AUTO and target.engine and onednn.fits(geometry):
-        # Including the epilogue it is the fastest one, and it compiles fastest.
+        # oneDNN is fastest if the epilogue is included, and it compiles fastest.
         chosen = Lowering.ONEDNN
     elif lowering is Lowering.ONEDNN:
         onednn_probe.require(platform, x.dtype)

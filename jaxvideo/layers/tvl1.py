@@ -70,7 +70,7 @@ def tvl1(
       scale: size of a level relative to the next finer one.
       warps: warps per level.
       iterations: iterations per warp; 10 are enough if speed matters.
-      tau: step of the projection, which converges up to 0.25.
+      tau: step size of the projection; it converges for values up to 0.25.
       lam: weight of the data term; smaller values give smoother flow.
       theta: tightness of the coupling between the two terms.
 
@@ -340,7 +340,7 @@ def _forward(u, axis):
 
 
 def _backward(p, axis):
-    """p[i] - p[i - 1] with p[-1] = 0: the negative adjoint of `_forward`, whose dual ends in 0."""
+    """p[i] - p[i - 1] with p[-1] = 0: the negative adjoint of `_forward` for p that ends in 0."""
     behind = lax.slice_in_dim(p, 0, p.shape[axis] - 1, axis=axis)
     return p - _pad_one(behind, axis, before=1)
 

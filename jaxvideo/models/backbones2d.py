@@ -96,18 +96,18 @@ Layer = Conv | Norm | Pool | Hidden
 
 
 class ConvNet(nn.Module):
-    """A table of layers, then `fc8` if there are classes: `(x [N, T, h, w, D], endpoints)`.
+    """Applies a table of layers, then optionally fc8: `(x [N, T, h, w, D], endpoints)`.
 
-    A call can compute a part of it, `layers[start:stop]`, so that streams can be fused in between;
-    all parts of one instance share its scope. The size of the frames fixes the parameters of fc6.
-    With classes, the endpoint `pre_logits` is the input of fc8 before dropout.
+    A call can compute only `layers[start:stop]`, so that streams can be fused in between. All calls
+    of one instance share its scope. The size of the frames determines the shape of fc6. With fc8,
+    the endpoint `pre_logits` is the input of fc8 before dropout.
 
     Attributes:
-      layers: a table of this file.
+      layers: one of the tables of layers in this file.
       num_classes: classes of fc8, which follows the last layer; 0 (default) for no fc8.
       width: factor of all numbers of channels; 1.0 is the papers'.
-      time_pool: the last pool is also a maximum over all frames, which leaves one.
-      dropout_rate: after every fully connected layer but fc8.
+      time_pool: True if the last pool also takes the maximum over all frames.
+      dropout_rate: dropout after every fully connected layer but fc8.
       dtype: compute dtype; parameters are f32.
       lowering: see `types.Lowering`.
     """

@@ -11,8 +11,8 @@ with bias and ReLU, max pools, two hidden layers with dropout. For 16 x 112 x 11
     fc6 4096, fc7 4096, fc8 classes
 
 Pools are Caffe's, which round up: the last window of pool5 has one row. Torch and Keras ports pad
-that pool by one on both sides instead (`pools="symmetric"`); the shapes are equal, the values are
-not, so the setting belongs to the weights. fc6 flattens its input in the order (T, H, W, C), Caffe
+that pool by one on both sides instead (`pools="symmetric"`); the shapes are equal, but the values
+are not, so `pools` must match the weights. fc6 flattens its input in the order (T, H, W, C), Caffe
 and torch in (C, T, H, W); importing weights reorders its kernel.
 
 Section 3 of the paper compares temporal depths in a smaller network of five convolutions; the
@@ -54,7 +54,7 @@ class C3D(nn.Module):
       pool1_stride: stride of pool1 in time.
       pools: "ceil" (Caffe), "floor" (VMZ), or "symmetric" (ports: floor, with pool5 padded).
       width: factor of `stages` and `hidden`; 1.0 is the paper's.
-      dropout_rate: after fc6 and fc7.
+      dropout_rate: dropout after fc6 and fc7.
       bn_groups, bn_momentum, bn_epsilon: see `layers.norm`.
       dtype: compute dtype; parameters and statistics are f32.
       lowering: see `types.Lowering`.

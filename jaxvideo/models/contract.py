@@ -15,8 +15,8 @@ from jaxvideo.types import CHANNELS, ConfigError
 #: Fields that every network must have.
 REQUIRED = ("num_classes", "dtype", "lowering")
 
-#: Optional and required fields with the same meaning in every network, see `types.Model`. Weights
-#: do not depend on their values, or show them by their shapes.
+#: Optional and required fields with the same meaning in every network, see `types.Model`. They do
+#: not affect weights, except for fields that the shapes of the weights determine.
 COMMON = (
     *REQUIRED,
     "width",
@@ -34,7 +34,7 @@ _CLIP_CHANNELS = tuple(sorted(set(CHANNELS.values())))
 
 
 def free(default: Any) -> Any:
-    """Declares a field of a network, besides `COMMON`, on whose value weights do not depend."""
+    """Declares a field of a network that does not affect its weights, in addition to `COMMON`."""
     return dataclasses.field(default=default, metadata={"free": True})
 
 
@@ -62,7 +62,7 @@ def check_width(width: float) -> None:
     """Checks the factor of the numbers of channels.
 
     Raises:
-      ConfigError: it is not positive, or 4 or more: then it is meant as a number of channels.
+      ConfigError: it is not positive, or at least 4, which suggests a number of channels.
     """
     if not 0 < width < _LEAST_CHANNELS:
         raise ConfigError(

@@ -93,7 +93,7 @@ class CSN(nn.Module):
       blocks: blocks per stage.
       preserved: True for ip-CSN, False (default) for ir-CSN.
       width: factor of all numbers of channels; 1.0 is the paper's.
-      dropout_rate: before the classifier.
+      dropout_rate: dropout before the classifier.
       positions, pool: head at test, see `slowfast.SlowFast`.
       bn_groups, bn_momentum, bn_epsilon: see `layers.norm`.
       dtype: compute dtype; parameters and statistics are f32.

@@ -304,7 +304,7 @@ class HiddenTwoStream(nn.Module):
       end_to_end: True: the classification loss trains MotionNet too. False: only its own losses
         do, as in the authors' first phase.
       width: factor of all numbers of channels; 1.0 is the paper's.
-      dropout_rate: after VGG's fc6 and fc7; the authors use 0.9 and 0.8.
+      dropout_rate: dropout after VGG's fc6 and fc7; the authors use 0.9 and 0.8.
       dtype: compute dtype; parameters, flow and losses are f32.
       lowering: see `types.Lowering`.
     """

@@ -86,8 +86,8 @@ class InceptionTrunk(nn.Module):
       stem_taps: temporal size of 1a's kernel if 1a is temporal.
       separable: k x k x k kernels become 1 x k x k and k x 1 x 1, see `layers.Conv2Plus1D`.
       separable_stem: also those of 1a.
-      temporal_bn: True: BN after the temporal halves. False: a bias, and they are initialized as
-        the identity.
+      temporal_bn: True: BN follows the temporal convolutions. False: they have a bias instead, and
+        are initialized as the identity.
       gates: "temporal": a gate after every temporal convolution except 1a; "all": after 2c and
         every branch; "" (default): none.
       gate_bias: gates have a bias.
@@ -276,7 +276,7 @@ class I3D(InceptionTrunk):
     it covers all of H and W, which is equal to averaging the logits of a fully convolutional test.
 
     Attributes:
-      dropout_rate: before the classifier; 0.5 in I3D's training.
+      dropout_rate: dropout before the classifier; 0.5 in I3D's training.
       Others: see `InceptionTrunk`.
     """
 

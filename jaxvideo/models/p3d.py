@@ -21,7 +21,7 @@ ResNet-50, -101 and -152.
 
 In the authors' Caffe networks pool1 rounds up, and the last ReLU of B and C follows the sum. In
 the PyTorch port, for which weights exist, pool1 is padded by one, each branch has a ReLU and the
-sum has none (`form="port"`); the setting belongs to the weights.
+sum has none (`form="port"`); `form` must match the weights.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ class P3D(nn.Module):
       wirings: the wirings that alternate; "A", "B" or "C" alone is P3D-A, -B or -C.
       form: "official" or "port", see above.
       width: factor of all numbers of channels; 1.0 is the paper's.
-      dropout_rate: before the classifier.
+      dropout_rate: dropout before the classifier.
       bn_groups, bn_momentum, bn_epsilon: see `layers.norm`.
       dtype: compute dtype; parameters and statistics are f32.
       lowering: see `types.Lowering`.

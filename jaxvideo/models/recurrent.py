@@ -9,8 +9,8 @@ LRCN, Donahue et al., CVPR 2015 (arXiv 1411.4389, section 4): fc6 or fc7 of a hy
 every frame, an LSTM of 256 units (1024 for flow), a classifier. The loss is on every step, the
 test averages the predictions of all 16 frames.
 
-So both return logits `[N, T, classes]` in training, and `[N, classes]` at test. The endpoint
-`steps` is always the former.
+Hence both networks return logits `[N, T, classes]` in training, and `[N, classes]` at test. The
+endpoint `steps` always has shape `[N, T, classes]`.
 """
 
 from __future__ import annotations
@@ -156,7 +156,7 @@ class ConvNetLSTM(nn.Module):
       hidden: units of the LSTM; `width` scales them.
       batch_norm: recurrent batch normalization in the LSTM.
       width: factor of all numbers of channels; 1.0 is the paper's.
-      dropout_rate: before the classifier.
+      dropout_rate: dropout before the classifier.
       bn_scale, bn_groups, bn_momentum, bn_epsilon: see `layers.norm`. For the convolutions; the
         last three also for the LSTM.
       dtype: compute dtype of the convolutions; parameters and statistics are f32.
@@ -214,7 +214,7 @@ class LRCN(nn.Module):
       feature: input of the LSTM, "fc6" or "fc7".
       hidden: units of the LSTM; `width` scales them.
       width: factor of all numbers of channels; 1.0 is the paper's.
-      dropout_rate: after fc6 and fc7; 0.9 in the authors' prototxt.
+      dropout_rate: dropout after fc6 and fc7; 0.9 in the authors' prototxt.
       lstm_dropout_rate: before the classifier.
       dtype: compute dtype of the convolutions; parameters are f32.
       lowering: see `types.Lowering`.

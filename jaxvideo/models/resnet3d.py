@@ -44,11 +44,11 @@ from jaxvideo.types import ConfigError, Lowering
 SPATIAL = "2D"  # 1 x k x k
 FULL = "3D"  # t x k x k
 FACTORIZED = "(2+1)D"  # 1 x k x k to a mid width, BN, ReLU, t x 1 x 1
-ALL_FRAMES = "L"  # stem of R2D: one kernel over all frames, whose output has one frame
+ALL_FRAMES = "L"  # stem of R2D: one kernel over all frames; the output has one frame
 
 
 def mid_width(in_channels: int, out_channels: int, t: int = 3, d: int = 3) -> int:
-    """Returns M of the (2+1)D factorization: as many weights as t x d x d (section 3.5)."""
+    """Returns M of the (2+1)D factorization, which keeps the number of weights (section 3.5)."""
     weights = t * d * d * in_channels * out_channels
     return weights // (d * d * in_channels + t * out_channels)
 
@@ -158,7 +158,7 @@ class ResNet3D(nn.Module):
       short_clips: "strided": time is halved in conv3_x, conv4_x and conv5_x for every clip
         (torchvision, VMZ's networks in torch, Hara). "kept": not in conv5_x for clips of less
         than 8 frames, nor in conv4_x for less than 4 (VMZ's Caffe2 code, `create_r3d`).
-      dropout_rate: before the classifier; 0 in the papers.
+      dropout_rate: dropout before the classifier; 0 in the papers.
       bn_groups, bn_momentum, bn_epsilon: see `layers.norm`.
       dtype: compute dtype; parameters and statistics are f32.
       lowering: see `types.Lowering`.

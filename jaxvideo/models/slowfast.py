@@ -169,7 +169,7 @@ class SlowFast(nn.Module):
       non_local: (stage, block indices from 0) of the non-local blocks, in the Slow pathway.
       non_local_kind: see `NonLocal`.
       width: factor of all numbers of channels; 1.0 is the paper's.
-      dropout_rate: before the classifier.
+      dropout_rate: dropout before the classifier.
       positions: head at test if the last map is larger than `pool`. "softmax", "sigmoid"
         (multi-label) and "logits" classify every position and average these predictions; "global"
         averages the whole map first, as in training.

@@ -2,7 +2,7 @@
 
 Networks on stacks read a clip of T frames as K = T / `frames` snippets, one after the other. Each
 snippet is stacked into the channels: x and y of its first flow field, then of its second, and so
-on. The RGB frame that belongs to a snippet is its middle one.
+on. The RGB frame of a snippet is its middle frame.
 """
 
 from __future__ import annotations

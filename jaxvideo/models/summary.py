@@ -114,7 +114,7 @@ def summarize(name: str, *, frames: int = 0, crop: int = 0, **arguments: Any) ->
 
 
 def summary_of(traced: Trace, shape: tuple[int, int, int, int]) -> Summary:
-    """Counts in the trace of one clip of shape `[T, H, W, C]`."""
+    """Summarizes a network from its trace for one clip of shape `[T, H, W, C]`."""
     return Summary(
         parameters=_size(traced.variables["params"]),
         statistics=_size(traced.variables.get("batch_stats", {})),

@@ -3,11 +3,11 @@
 Supervision transfer (section 3.3): a frozen image network, the teacher, sees frames; a video
 network, the student, sees a clip. From the features of both, two hidden layers and a binary
 classifier predict whether frames and clip are from the same video. This trains the student without
-class labels; afterwards it is fine-tuned with labels. Here frames and clips are paired within a
-batch, each clip with its own frames and with those of another video, and ReLU follows the hidden
-layers; the paper specifies neither, nor the number of frames.
+class labels; afterwards it is fine-tuned with labels. The paper does not specify the pairs, the
+activation of the hidden layers and the number of frames. Here pairs are formed within a batch, each
+clip with its own frames and with those of another video, and the activation is ReLU.
 
-T3D + TSN: the network on a snippet of each of several segments, whose scores are combined
+T3D + TSN: the network is applied to one snippet per segment, and the scores are combined
 (arXiv 1608.00859).
 """
 
@@ -139,7 +139,7 @@ class TransferT3D(DenseNet3D):
     prefix "student/"; `pre_logits` is its pool, `[N, C]`.
 
     Attributes:
-      teacher_frames: X, number of frames, at the centers of as many equal parts of the clip.
+      teacher_frames: X, number of frames for the teacher; taken at the centers of X equal parts.
       hidden: see `SupervisionTransfer`.
       Others: fields of the student, see `densenet3d.DenseNet3D`.
     """
@@ -179,7 +179,7 @@ def _ending(endpoints, logits):
 
 
 class SegmentT3D(DenseNet3D):
-    """T3D + TSN on a clip `[N, T, H, W, C]` of K snippets in a row.
+    """T3D + TSN on a clip `[N, T, H, W, C]` of K consecutive snippets.
 
     The scores of the snippets are combined before the softmax. Returns logits `[N, classes]`, also
     in training. Endpoints of the network have the prefix "net/" and the shape `[N, K, ...]`;

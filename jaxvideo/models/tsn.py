@@ -50,7 +50,7 @@ class Consensus(nn.Module):
 
 
 class TSN(nn.Module):
-    """TSN (arXiv 1608.00859, section 3) on a clip `[N, T, H, W, C]` of K snippets in a row.
+    """TSN (arXiv 1608.00859, section 3) on a clip `[N, T, H, W, C]` of K consecutive snippets.
 
     The frames of a snippet are stacked into the channels: 1 RGB frame; 5 flow fields, 10 channels;
     5 RGB differences, 15 channels. Returns logits `[N, classes]`, also in training. The endpoint
@@ -64,7 +64,8 @@ class TSN(nn.Module):
       partial_bn: see `backbones2d.BNInception`; `backbones2d.PARTIAL_BN` are the parameters that
         the optimizer must freeze as well.
       width: factor of all numbers of channels; 1.0 is the paper's.
-      dropout_rate: before the classifier; 0.8 for RGB and differences, 0.7 for flow in the paper.
+      dropout_rate: dropout before the classifier; the paper has 0.8 for RGB and differences, 0.7
+        for flow.
       bn_groups, bn_momentum, bn_epsilon: see `layers.norm`.
       dtype: compute dtype; parameters and statistics are f32.
       lowering: see `types.Lowering`.

@@ -47,7 +47,7 @@ class SpatialStream(nn.Module):
     Attributes:
       net: a key of `backbones2d.CONVNETS`.
       width: factor of all numbers of channels; 1.0 is the paper's.
-      dropout_rate: after fc6 and fc7; 0.9 in the paper if the whole network is fine-tuned.
+      dropout_rate: dropout after fc6 and fc7; 0.9 in the paper if the whole network is fine-tuned.
       dtype: compute dtype; parameters are f32.
       lowering: see `types.Lowering`.
     """
@@ -158,7 +158,7 @@ class Fusion(nn.Module):
         conv       concat, 1 x 1 convolution to D channels with bias, ReLU; initialized as "sum"
         conv3d     concat, 3 x 3 x 3 convolution to D channels with bias, ReLU; initialized as a
                    Gaussian times a quarter of the first and three quarters of the second map
-                   (the authors' code; the paper says a factor of 3)
+                   (the authors' code; the paper gives a factor of 3)
         bilinear   sum of outer products over the frame, `[N, T, 1, 1, D^2]`, signed square root,
                    L2 normalization
 

@@ -132,7 +132,7 @@ class X3D(nn.Module):
       depth: the paper's gamma_d, factor of the number of blocks.
       width: further factor of the channels of all stages; 1.0 is the paper's network.
       head_features: features of fc1; like the paper's gamma_w, `width` does not scale them.
-      dropout_rate: before the classifier.
+      dropout_rate: dropout before the classifier.
       res2_shortcut_bn: the shortcut of res2 has BN, see above.
       positions, pool: head at test, see `slowfast.SlowFast`.
       bn_groups, bn_momentum, bn_epsilon: see `layers.norm`.

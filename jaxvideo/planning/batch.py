@@ -1,4 +1,4 @@
-"""Batch sizes: which ones a run allows, and the largest that fits."""
+"""Batch sizes: the divisor that a run requires, and the largest size that fits."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from jaxvideo.types import ConfigError
 
 
 def batch_unit(run: Run, devices: int) -> int:
-    """Returns the number of which the global batch must be a multiple.
+    """Returns the divisor that the global batch size must have.
 
     It keeps BN groups at the size in the config and divides the batch over the devices.
     """
@@ -21,7 +21,7 @@ def batch_unit(run: Run, devices: int) -> int:
 def with_batch(run: Run, batch: int) -> Run:
     """Returns the run with another global batch size.
 
-    BN groups keep their size, so their number changes; a single group stays single.
+    BN groups keep their size, so their number changes. A config with a single group keeps it.
 
     Raises:
       ConfigError: `batch` is not a multiple of the size of a BN group.

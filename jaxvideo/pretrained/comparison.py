@@ -25,7 +25,7 @@ def compare_with_reference(weights: Weights, path: str | Path | None) -> dict[st
 
     Returns:
       `package`, `clip` (its shape), and `stages`: the largest difference over the largest value,
-      per endpoint and for the logits. Without a comparison only `why`: the reason.
+      per endpoint and for the logits. If the networks were not compared: only `why`, the reason.
     """
     if weights.origin["source"] != "torchvision":
         source = weights.origin["source"]

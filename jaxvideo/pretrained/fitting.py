@@ -82,7 +82,12 @@ def traced(model, clip) -> tuple[dict[str, jax.ShapeDtypeStruct], dict[str, tupl
 
 
 def left_out(patterns: Sequence[str], ours: list[str], theirs: list[str]) -> set[str]:
-    """Returns the names that match patterns: ours with their collection, theirs as they are.
+    """Returns the parameters that `leave_out` patterns match, in the model or in the file.
+
+    Args:
+      patterns: shell-style patterns.
+      ours: names of the model, with their collection; patterns match them without it.
+      theirs: names in the file.
 
     Raises:
       ConfigError: a pattern matches nothing.

@@ -187,7 +187,7 @@ def read_weights(
     flat = {ours: jnp.asarray(flat[ours], leaf.dtype) for ours, leaf in expected.items()}
     new_head = any(in_head(model, n) for n in fresh)
     known = described["classes"] if described else class_names(found)
-    # dtype and lowering say how to compute the network, which the caller decides.
+    # dtype and lowering do not depend on the weights, so the caller chooses them.
     arguments = {k: v for k, v in arguments.items() if k not in ("dtype", "lowering")}
     return Weights(
         variables=tree.unflatten(flat),

@@ -17,7 +17,7 @@ from jaxvideo.evaluation.protocol import Result
 from jaxvideo.report.page import page, picture, table, text
 from jaxvideo.types import VideoError, View, Window
 
-#: For more classes the confusion matrix is a picture instead of a table.
+#: Maximum number of classes for a confusion table; more classes are drawn as a picture.
 TABLE_CLASSES = 60
 
 # Thumbnail: number of frames, height in pixels, and milliseconds per frame.

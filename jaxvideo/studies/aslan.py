@@ -1,4 +1,4 @@
-"""ASLAN, action similarity: do two videos show the same action, which was never trained on?
+"""ASLAN, action similarity: predicts if two videos show the same action, for unseen actions.
 
 Kliper-Gross, Hassner, Wolf, "The Action Similarity Labeling Challenge", TPAMI 2012. View 2 has ten
 splits of 300 same and 300 different pairs with disjoint actions. Each split is tested by an SVM

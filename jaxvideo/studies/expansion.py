@@ -156,7 +156,7 @@ def expand(
 def grow(factors: Factors, axis: str, goal: float) -> Factors:
     """Increases one axis so that the complexity is as close as possible to `goal` multiply-adds.
 
-    Of values that round to the same network the largest is taken.
+    If several values round to the same network, the largest is taken.
     """
     best = None
     for candidate in _along(factors, axis):

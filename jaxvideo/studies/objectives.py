@@ -1,4 +1,4 @@
-"""Objectives of X3D expansion: what `expansion.expand` maximizes."""
+"""Objectives of X3D expansion, the functions that `expansion.expand` maximizes."""
 
 from __future__ import annotations
 

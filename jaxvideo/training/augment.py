@@ -1,7 +1,7 @@
 """Random augmentation inside the compiled step: flip, colors, erasing, mixup and CutMix.
 
 Every sample has its own random key, so the result depends neither on its position in the batch nor
-on the number of devices. All frames of a clip are changed alike: means, extremes and histograms
+on the number of devices. All frames of a clip get the same changes: means, extremes and histograms
 are computed over the whole clip, and a rectangle is the same in every frame.
 """
 
@@ -268,9 +268,9 @@ def mix(
 
 
 def partner(values: jax.Array) -> jax.Array:
-    """Returns what each sample is mixed with: the sample half a global batch away.
+    """Returns the sample that each sample is mixed with: the one half a global batch away.
 
-    Neighbors are no choice: repeated augmentation puts clips of one video side by side.
+    Neighbors are unsuitable, because with repeated augmentation they are from the same video.
     """
     return jnp.roll(values, len(values) // 2, 0)
 

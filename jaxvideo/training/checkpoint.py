@@ -200,7 +200,7 @@ def _read(checkpointer, step: int) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _written_with(description: dict[str, Any]) -> str:
-    """Lists the libraries whose versions have changed since, a possible cause of differences."""
+    """Lists libraries with another version than when the checkpoint was saved."""
     then, now = description.get("versions", {}), versions()
     changed = [f"{n} {then[n]}, here {now.get(n)}" for n in then if then[n] != now.get(n)]
     return f" (written with {'; '.join(changed)})" if changed else ""
@@ -208,7 +208,7 @@ def _written_with(description: dict[str, Any]) -> str:
 
 @contextlib.contextmanager
 def _reading(checkpointer, step: int) -> Iterator[None]:
-    """Turns read errors into a CheckpointError that says from where the run can resume."""
+    """Converts read errors to a CheckpointError that states where the run can resume."""
     earlier = [int(other.step) for other in checkpointer.checkpoints if other.step < step]
     then = f"resumes from step {max(earlier)}" if earlier else "starts from the beginning"
     with _as_checkpoint_error(

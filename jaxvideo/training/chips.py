@@ -21,9 +21,9 @@ class Chip:
       memory: bytes; nominal for GPUs.
       peak: dense bf16 FLOP/s; a multiply-add counts as two.
       source: source of these numbers.
-      clock: clock of the matrix units of a TPU in Hz, in which the compiler counts cycles; 0 for
-        other devices.
-      cores: TensorCores per device; 0 for other devices.
+      clock: clock rate in Hz of a TPU's matrix units, the unit of the compiler's cycle counts; 0
+        for other devices.
+      cores: TensorCores per TPU device; 0 for other devices.
       link: bytes/s that a TPU sends over all its links to other chips; 0 if unknown.
       form: libtpu's `chip_config_name`.
     """
@@ -111,12 +111,12 @@ def chip_of_topology(name: str) -> Chip:
 def mfu(
     flops_per_step: float, seconds_per_step: float, device_kind: str, devices: int
 ) -> float | None:
-    """Computes model FLOPs utilization: the used share of the devices' bf16 peak.
+    """Computes model FLOPs utilization (MFU): FLOP/s of the network over the devices' bf16 peak.
 
     Args:
       flops_per_step: FLOPs of the network for the whole batch, see `program.model_flops`.
         Rematerialized operations do not count.
-      seconds_per_step: measured time.
+      seconds_per_step: measured time of a step.
       device_kind: `device_kind` of the devices.
       devices: number of devices.
 

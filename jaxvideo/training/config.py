@@ -1,4 +1,4 @@
-"""From a config file and its overrides to a checked `Run`."""
+"""Loads config files, applies overrides, and converts the result to a validated `Run`."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ from jaxvideo.types import ConfigError, Lowering, Preprocessing
 #: Directory of the recipes: `configs/` of the repository, also inside the wheel.
 RECIPES = Path(__file__).parent.parent / "configs"
 
-#: Keys that cannot change the numbers of a run. A resumed run may differ in them.
+#: Keys that do not affect the results of a run. A resumed run may change them.
 HARMLESS = ("loading", "log_seconds", "checkpoint", "compilation_cache", "parallel", "profile")
 
 
 def load_config(name: str, overrides: Iterable[str] = ()) -> dict[str, Any]:
-    """Returns the values of a config file, as nested dicts that JSON can hold.
+    """Returns the values of a config file as nested dicts of JSON types.
 
     Args:
-      name: `FILE.py`, or the name of a recipe such as `i3d_rgb`; either with `:ARGUMENT`.
-      overrides: `a.b=value` each, see `override`.
+      name: a file `FILE.py`, or a recipe such as `i3d_rgb`; optionally followed by `:ARGUMENT`.
+      overrides: strings `a.b=value`, see `override`.
 
     Raises:
-      ConfigError: it does not exist, raises an exception, or has no key for an override.
+      ConfigError: the config does not exist, raises an exception, or lacks an overridden key.
 
     Example:
       values = load_config("motion", ["optim.lr=0.1"])
@@ -57,7 +57,7 @@ def load_config(name: str, overrides: Iterable[str] = ()) -> dict[str, Any]:
             spec.loader.exec_module(module)
             config = module.get_config(argument) if argument else module.get_config()
             values = json.loads(json.dumps(config.to_dict()))
-    except Exception as error:  # a config is any program
+    except Exception as error:  # a config file is arbitrary code
         kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
         raise ConfigError(f"config {name}: {kind}{error}") from error
     for change in overrides:
@@ -69,7 +69,7 @@ def find_config(name: str) -> tuple[Path, str]:
     """Returns the path and the argument of a config, `FILE.py[:ARGUMENT]` or `RECIPE[:ARGUMENT]`.
 
     Raises:
-      ConfigError: no such file or recipe; the message has the nearest names.
+      ConfigError: there is no such file or recipe; the message suggests similar names.
     """
     file, _, argument = name.partition(":")
     path = Path(file)
@@ -88,7 +88,7 @@ def find_config(name: str) -> tuple[Path, str]:
 
 @contextlib.contextmanager
 def _recipes_importable(path: Path) -> Iterator[None]:
-    """Lets a config import `configs.common`, and modules beside it."""
+    """Context in which a config can import `configs.common` and modules in its directory."""
     package = types.ModuleType("configs")
     package.__path__ = [str(path.parent), str(RECIPES)]
     before = {name: sys.modules.pop(name) for name in [*sys.modules] if _is_recipe(name)}
@@ -116,7 +116,8 @@ def override(values: dict[str, Any], change: str) -> None:
         `none`, strings without quotes, tuples as `(1, 2)` or `1,2`. Any key of `model` is allowed.
 
     Raises:
-      ConfigError: an unknown key, with the nearest known one, or a value of the wrong type.
+      ConfigError: the key is unknown (the message suggests a similar one), or the value has the
+        wrong type.
     """
     key, equals, text = change.partition("=")
     if not equals:
@@ -135,7 +136,7 @@ def override(values: dict[str, Any], change: str) -> None:
     value = parse(text, hint)
     optional = value is None and key.startswith("preprocessing.")
     if not optional and not fits(value, hint):
-        raise ConfigError(f"override {change!r}: must be {describe_type(hint)}")
+        raise ConfigError(f"override {change!r}: the value must be {describe_type(hint)}")
     *sections, name = key.split(".")
     section = values
     for part in sections:
@@ -154,13 +155,13 @@ def _leaves(values: Mapping[str, Any], prefix: str = "") -> list[str]:
 
 
 def read_config(config: Mapping[str, Any]) -> Run:
-    """Returns the `Run` of a config.
+    """Validates a config and returns it as a `Run`.
 
     Args:
-      config: nested dicts. Missing keys have their defaults.
+      config: nested dicts. Missing keys get their defaults.
 
     Raises:
-      ConfigError: an unknown key, a wrong type, or a value that is not allowed.
+      ConfigError: a key is unknown, or a value has the wrong type or is not allowed.
     """
     check_keys(config)
     values = {key: frozen(value) for key, value in config.items()}
@@ -196,13 +197,14 @@ def check_keys(values: Mapping[str, Any]) -> None:
     """Checks names and types of all keys of a config.
 
     Raises:
-      ConfigError: an unknown key, with the nearest known one, or a value of the wrong type.
+      ConfigError: a key is unknown (the message suggests a similar one), or a value has the wrong
+        type.
     """
     _check_section(values, Run, "config")
     for name, section in schema.SECTIONS.items():
         given = values.get(name, {})
         if not isinstance(given, Mapping):
-            raise ConfigError(f"config.{name}={given!r}: must be a section")
+            raise ConfigError(f"config.{name}={given!r}: must be a dict of keys")
         _check_section(given, section, f"config.{name}", optional=section is Preprocessing)
 
 
@@ -223,10 +225,12 @@ def _check_section(
 
 
 def expected_clips(preprocessing: Preprocessing, given: Mapping[str, Any]) -> Preprocessing:
-    """Returns the preprocessing of a network or its weights with the keys that a config sets.
+    """Applies the section `preprocessing` of a config to the preprocessing of a network.
 
     Args:
-      given: section `preprocessing` of a config. None: keep. `fps=0`: the files' own frame rate.
+      preprocessing: preprocessing of the network or its weights.
+      given: the section. A key with None keeps the network's value. `fps=0` selects the frame rate
+        of the video file.
     """
     changed = {key: value for key, value in given.items() if value is not None}
     if changed.get("fps") == 0:
@@ -235,15 +239,18 @@ def expected_clips(preprocessing: Preprocessing, given: Mapping[str, Any]) -> Pr
 
 
 def default_workdir(config: Mapping[str, Any], name: str) -> Path:
-    """Returns `runs/NAME-MODEL-DIGEST`. The digest is of all values that are not defaults, so the
-    same command finds its run again and another one gets its own directory."""
+    """Returns the default run directory `runs/NAME-MODEL-DIGEST`.
+
+    The digest depends on all values that differ from their defaults. Hence the same command
+    resumes its run, and another config gets another directory.
+    """
     own = _changed(identity(config), schema.defaults())
     digest = hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()
     return Path("runs") / f"{name}-{config['model']['name']}-{digest[:6]}"
 
 
 def identity(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the part of a config that decides the numbers of a run."""
+    """Returns the part of a config that determines the results of a run."""
     return {key: value for key, value in config.items() if key not in HARMLESS}
 
 
@@ -260,7 +267,7 @@ def _changed(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str
 
 
 def differences(one: Any, other: Any, where: str = "config") -> list[str]:
-    """Returns one line, such as `config.optim.lr: 0.1 and 0.2`, per key in which configs differ."""
+    """Returns one line per differing key, such as `config.optim.lr: 0.1 and 0.2`."""
     if isinstance(one, Mapping) and isinstance(other, Mapping):
         keys = [*one, *(k for k in other if k not in one)]
         return [

@@ -106,8 +106,8 @@ def broadcast(value: Any) -> Any:
 def stop_agreed(step: int) -> bool:
     """Returns True if the run is to stop after this step.
 
-    That is so if a process received SIGTERM or a preemption notice; all processes agree on the
-    step. Every process calls it after every step.
+    It is True if any process received SIGTERM or a preemption notice. All processes get the same
+    result. Collective: every process calls it after every step.
     """
     return jax.process_count() > 1 and multihost_utils.reached_preemption_sync_point(step)
 

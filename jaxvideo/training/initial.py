@@ -1,4 +1,4 @@
-"""The first weights of a run, where they are not fresh ones."""
+"""Initial weights of a run from other runs, files or libraries (`config.init`)."""
 
 from __future__ import annotations
 
@@ -18,14 +18,13 @@ from jaxvideo.training.schema import Init, Run
 from jaxvideo.types import CheckpointError, ConfigError, Preprocessing
 from jaxvideo.weights import files, tree
 
-# What networks' weights depend on beside the name of the network.
+# Model arguments that weights depend on, in addition to the name of the network.
 _FORMS = {"width", *(argument for source in SOURCES.values() for argument in source.arguments)}
 
-# Arguments of a network that its weights do not decide.
+# Model arguments that weights do not determine.
 _CALLERS = ("name", "num_classes", "dtype", "lowering", "dropout_rate", "bn_groups", "bn_momentum")
 
-
-# Fields of `Preprocessing` that say what the values of pixels mean.
+# Fields of `Preprocessing` that define the meaning of pixel values.
 _PIXELS = ("range", "mean", "std", "order")
 
 
@@ -33,7 +32,7 @@ def check_paths(init: Init) -> None:
     """Checks that everything `init` names exists.
 
     Raises:
-      ConfigError: the first path that does not.
+      ConfigError: a path does not exist; the message names the first one.
     """
     for path in init.paths:
         if not Path(path).exists() and path not in SOURCES:
@@ -46,14 +45,17 @@ def check_paths(init: Init) -> None:
 def first_weights(
     run: Run, given: Mapping[str, Any], workdir: Path, num_classes: int
 ) -> tuple[Run, dict[str, Any] | None]:
-    """Returns the run with the model arguments and the preprocessing of its first weights.
+    """Reads the initial weights of a run.
 
     Args:
-      given: section `preprocessing` of the config. Its keys take precedence over the weights'.
+      run: the run.
+      given: section `preprocessing` of the config. Its keys override the weights' preprocessing.
+      workdir: run directory.
+      num_classes: number of classes.
 
     Returns:
-      The run, and the variables. These are None for random weights, and if the run resumes from
-      a checkpoint.
+      The run with the model arguments and the preprocessing that the weights need, and the
+      variables. The variables are None for random weights and if a checkpoint exists.
 
     Raises:
       JaxvideoError: the weights cannot be read, or do not fit.
@@ -69,7 +71,7 @@ def first_weights(
     variables, model, clips, notes = initial_weights(
         run.init, run.model, num_classes, given, run.seed
     )
-    LOG.info(f"first weights: {', '.join(run.init.paths)}")
+    LOG.info(f"initial weights: {', '.join(run.init.paths)}")
     for note in notes:
         LOG.warning(note)
     model.pop("num_classes", None)
@@ -82,17 +84,19 @@ def initial_weights(
     """Reads the weights of `init` for a network.
 
     Args:
+      init: section `init` of a config.
       model: `name` and arguments of `create_model`, without `num_classes`.
-      given: section `preprocessing` of a config; None: as the weights expect.
-      seed: of parameters that the weights do not have.
+      num_classes: number of classes.
+      given: section `preprocessing` of a config. Keys with None follow the weights.
+      seed: random seed of parameters that are not in the weights.
 
     Returns:
-      The variables, `model` with the arguments that these weights need, the preprocessing that
-      they expect with the keys of `given` in their place, and one warning for each key of `given`
-      that gives pixels another meaning than the weights expect.
+      The variables; `model` with the arguments that the weights need; the weights' preprocessing
+      overridden by `given`; and one warning for each key of `given` that changes the meaning of
+      pixel values.
 
     Raises:
-      JaxvideoError: the weights cannot be read, or do not fit; the message lists the difference.
+      JaxvideoError: the weights cannot be read, or do not fit; the message lists the differences.
     """
     arguments = dict(model)
     name = arguments.pop("name")
@@ -139,7 +143,7 @@ def initial_weights(
 
 
 def _read(path: str) -> tuple[dict[str, np.ndarray], dict[str, Any] | None]:
-    """Arrays by our names, of a run or a file of ours; and what describes them."""
+    """Returns arrays by jaxvideo's names, and the description; None for foreign files."""
     if Path(path).is_dir():
         found, described = checkpoint.load_variables(path)
         flat = tree.flatten(found)
@@ -149,7 +153,7 @@ def _read(path: str) -> tuple[dict[str, np.ndarray], dict[str, Any] | None]:
 
 
 def _part(flat: Mapping[str, np.ndarray], scope: str, path: str) -> dict[str, np.ndarray]:
-    """The arrays of one scope under the names they have without it: the inverse of `_joined`."""
+    """Returns the arrays of one scope, without its prefix: the inverse of `_joined`."""
     found = {}
     for name, array in flat.items():
         collection, _, rest = name.partition("/")
@@ -157,12 +161,12 @@ def _part(flat: Mapping[str, np.ndarray], scope: str, path: str) -> dict[str, np
             found[f"{collection}/{rest.removeprefix(f'{scope}/')}"] = array
     if not found:
         scopes = sorted({name.split("/")[1] for name in flat})
-        raise CheckpointError(f"{path} has no scope {scope!r}: {', '.join(scopes)}")
+        raise CheckpointError(f"{path} has no scope {scope!r}; its scopes are {', '.join(scopes)}")
     return found
 
 
 def _joined(parts: Mapping[str, str]) -> dict[str, np.ndarray]:
-    """The arrays of several networks, each under the scope it has in the one they make up."""
+    """Joins the arrays of several networks; each gets its scope as a prefix."""
     flat = {}
     for scope, path in parts.items():
         for name, array in _read(path)[0].items():
@@ -172,7 +176,7 @@ def _joined(parts: Mapping[str, str]) -> dict[str, np.ndarray]:
 
 
 def _shift_variances(flat: dict[str, np.ndarray], theirs, ours) -> None:
-    """Another epsilon with these variances gives the same numbers."""
+    """Shifts the running variances to compensate for a different BatchNorm epsilon."""
     shift = getattr(theirs, "bn_epsilon", 0.0) - getattr(ours, "bn_epsilon", 0.0)
     for name in flat:
         if shift and name.endswith("/var"):
@@ -180,17 +184,21 @@ def _shift_variances(flat: dict[str, np.ndarray], theirs, ours) -> None:
 
 
 def _check_same_network(path: str, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
-    """Weights may fit a network that is another one all the same (P3D's wirings, C3D's pools)."""
+    """Raises if the networks differ although their parameters have equal shapes.
+
+    Examples are P3D's wirings and C3D's pools.
+    """
     different = differences(create_model(**theirs), create_model(**ours))
     if different:
         raise CheckpointError(
-            f"{path} holds weights of another network: {'; '.join(different)} here"
+            f"{path} has weights of another network. In the file and in config.model: "
+            f"{'; '.join(different)}"
         )
 
 
 def _differences(expected: Preprocessing, ours: Preprocessing) -> list[str]:
     return [
-        f"the first weights expect preprocessing.{field}={getattr(expected, field)}; "
+        f"the initial weights expect preprocessing.{field}={getattr(expected, field)}; "
         f"the config sets {getattr(ours, field)}"
         for field in _PIXELS
         if getattr(expected, field) != getattr(ours, field)

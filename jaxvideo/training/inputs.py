@@ -1,4 +1,4 @@
-"""The data sets that a config's data section names."""
+"""Loads the data sets of `config.data`."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from jaxvideo.types import DataError
 
 
 def splits_of(data: Data) -> dict[str, VideoDataset]:
-    """All splits that there are, by the names "train", "val" and "test".
+    """Returns all existing splits, by the names "train", "val" and "test".
 
     Raises:
-      DataError: the data are not there, or in another form; with the config's hint.
+      DataError: the data do not exist or have another form. The message ends with `data.hint`.
     """
     root, form = data.root, data.source
     if form == "tfds":
-        from jaxvideo.data.packed.read import load_tfds, split_names  # a second to import
+        from jaxvideo.data.packed.read import load_tfds, split_names  # takes a second to import
 
         return {ours: load_tfds(root, theirs) for ours, theirs in split_names(root).items()}
     if form == "motion":
@@ -39,7 +39,7 @@ def splits_of(data: Data) -> dict[str, VideoDataset]:
 
 
 def pick(splits: dict[str, VideoDataset], data: Data, split: str) -> VideoDataset:
-    """One of them; UCF101 and others that have no validation split are validated on "test"."""
+    """Returns one split. If there is no "val", as for UCF101, "test" replaces it."""
     name = "test" if split == "val" and "val" not in splits else split
     try:
         return pick_split(splits, data.root, name)
@@ -48,12 +48,12 @@ def pick(splits: dict[str, VideoDataset], data: Data, split: str) -> VideoDatase
 
 
 def _with_hint(error: DataError, data: Data) -> DataError:
-    hint = f". Another folder: --config.data.root=FOLDER. {data.hint}".rstrip()
+    hint = f". Set the data directory: --config.data.root=DIR. {data.hint}".rstrip()
     return DataError(f"{error}{hint if data.source != 'motion' else ''}")
 
 
 def load_data(data: Data) -> tuple[VideoDataset, VideoDataset]:
-    """Training and validation set; logs missing videos."""
+    """Returns the training and the validation set; logs missing and quarantined videos."""
     splits = splits_of(data)
     sets = pick(splits, data, "train"), pick(splits, data, "val")
     for name, dataset in zip(("training", "validation"), sets, strict=True):

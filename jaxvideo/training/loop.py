@@ -1,4 +1,4 @@
-"""One run: from a config and a run directory to a trained and tested network."""
+"""The training loop: trains and tests one network, or resumes an interrupted run."""
 
 from __future__ import annotations
 
@@ -34,34 +34,34 @@ from jaxvideo.training.step import TrainState, first_state, init_variables
 from jaxvideo.training.validation import make_predictor, one_clip, test, validate
 from jaxvideo.types import Interrupted, Lowering
 
-#: Arrays of a batch that the training step takes.
+#: Keys of a batch that the training step receives.
 BATCH = ("video", "label", "weight", "sample")
 
 
 def train(config: Mapping[str, Any], workdir: str | os.PathLike[str]) -> dict[str, Any]:
-    """Trains, or resumes training, and tests.
+    """Trains a network by a config, or resumes its training, then tests it.
 
     Args:
-      config: nested dicts, as `configs/` make them.
-      workdir: run directory. An interrupted run resumes from its newest checkpoint and ends with
-        the same weights as a run without an interruption.
+      config: nested dicts, such as `load_config` returns.
+      workdir: run directory. An interrupted run resumes from its newest checkpoint. Its final
+        weights equal those of an uninterrupted run.
 
     Returns:
       The contents of `result.json`.
 
     Raises:
-      JaxvideoError: one message with the problem and what is allowed.
+      JaxvideoError: the config, the data or the run directory is invalid, or training failed.
     """
     values, run = _read(config, Path(workdir))
     workdir = Path(workdir)
     result = run_folder.claim(workdir, values) if distributed.writes() else None
     if (finished := distributed.broadcast(result)) is not None:
-        LOG.info(f"{workdir}: finished before, video top-1 {100 * finished['top1']:.1f} %")
-        LOG.info("  to train again, name another --workdir or remove this one")
+        LOG.info(f"{workdir}: already finished, video top-1 {100 * finished['top1']:.1f} %")
+        LOG.info("  to train again, pass another --workdir or delete this one")
         return finished
-    LOG.info(f"run folder: {workdir}")
+    LOG.info(f"run directory: {workdir}")
     if cache := startup.use_compilation_cache(run.compilation_cache):
-        LOG.info(f"compiled programs are kept in {cache}")
+        LOG.info(f"compilation cache: {cache}")
     train_set, val_set = load_data(run.data)
     LOG.info(
         f"data: {len(train_set)} training and {len(val_set)} validation videos, "
@@ -101,7 +101,7 @@ def train(config: Mapping[str, Any], workdir: str | os.PathLike[str]) -> dict[st
         if first:
             state = checkpoint.restore(checkpoints, first, state)
             best = (checkpoint.describe(checkpoints) or {}).get("best")
-            LOG.info(f"  continuing after step {first} of {total}")
+            LOG.info(f"  resuming after step {first} of {total}")
         log_metrics = stack.enter_context(metrics_log(workdir, first))
         batches = train_batches(
             train_set,
@@ -168,11 +168,11 @@ def train(config: Mapping[str, Any], workdir: str | os.PathLike[str]) -> dict[st
                 watch.resume()
             if stopped and step < total:
                 raise Interrupted(
-                    f"stopped at step {step} of {total}, which is saved; "
-                    "the same command continues the run"
+                    f"stopped after step {step} of {total}; the state is saved. "
+                    "Repeat the command to resume"
                 )
 
-    with startup.abortable():  # the state is saved
+    with startup.abortable():  # the final state is already saved
         result = test(run, model, state, val_set)
     seconds = time.perf_counter() - started
     report = run_folder.report(run, workdir, result, val_set, seconds, best)
@@ -180,15 +180,15 @@ def train(config: Mapping[str, Any], workdir: str | os.PathLike[str]) -> dict[st
 
 
 def _read(config: Mapping[str, Any], workdir: Path) -> tuple[dict[str, Any], Run]:
-    """Returns a copy of the config's values, with the dtype resolved, and the checked `Run`."""
+    """Returns a copy of the config with "auto" dtype resolved, and the validated `Run`."""
     values = json.loads(json.dumps(config))
     run = read_config(values)
     if run.model.get("dtype") == "auto":
-        # A resumed run keeps its dtype on any machine.
+        # A resumed run keeps its dtype, even on another machine.
         dtype = run_folder.recorded_dtype(workdir) or resolve_dtype("auto")
         values["model"]["dtype"] = distributed.broadcast(dtype)
         run = read_config(values)
-    create_model(**run.model)  # report a wrong name before the data are made
+    create_model(**run.model)  # report a wrong name before the data are loaded
     if not workdir.exists():
         check_paths(run.init)
     values.setdefault("preprocessing", {})
@@ -196,7 +196,7 @@ def _read(config: Mapping[str, Any], workdir: Path) -> tuple[dict[str, Any], Run
 
 
 def _with_labels(run: Run, *, multi_label: bool) -> Run:
-    """Returns the run with the head that its labels need, see `models.arguments_for`."""
+    """Returns the run with the model arguments for its labels, see `models.arguments_for`."""
     arguments = dict(run.model)
     name = arguments.pop("name")
     arguments = arguments_for(name, arguments, exclusive=not multi_label)
@@ -204,18 +204,18 @@ def _with_labels(run: Run, *, multi_label: bool) -> Run:
 
 
 def _lengths(run: Run, videos: int) -> tuple[int, int]:
-    """Returns the steps of an epoch and of the run."""
+    """Returns the number of steps per epoch and of the whole run."""
     clips = videos * run.augment.views_per_video
     epoch_steps = run.epoch_steps or max(clips // run.batch_size, 1)
     return epoch_steps, max(round(run.epochs * epoch_steps), 1 if run.epochs else 0)
 
 
 def _initial_state(run: Run, model, schedule, plateau, layout: Layout, given):
-    """Returns the optimizer, the state and its shardings."""
-    # Fresh parameters do not depend on the lowering; DIRECT compiles fastest.
+    """Returns the optimizer, the initial state and its shardings."""
+    # Initial parameters do not depend on the lowering; DIRECT compiles fastest.
     simple = model.clone(lowering=Lowering.DIRECT)
 
-    @jax.jit  # its trace is used twice
+    @jax.jit  # traced once, used twice
     def variables():
         return init_variables(simple, run.preprocessing, run.seed)
 

@@ -2,7 +2,7 @@
 
 Args of every loss:
   logits: f32 `[N, steps, classes]`. `steps` is 1, except for networks that classify every time
-    step in training (ConvNet + LSTM); every step counts alike.
+    step in training (ConvNet + LSTM); all steps have equal weight.
   targets: f32 `[N, classes]`. One class per clip: one-hot rows, which label smoothing and mixup
     turn into probabilities. Several: 1 for each class of the clip. Regression: the values.
 
@@ -40,7 +40,7 @@ def mse(logits: jax.Array, targets: jax.Array) -> jax.Array:
 
 
 def none(logits: jax.Array, targets: jax.Array) -> jax.Array:
-    """Zero: for networks that train without labels, by the losses that they sow themselves."""
+    """Zero, for networks that are trained without labels by the losses that they sow."""
     del targets
     return jnp.zeros(len(logits), jnp.float32)
 

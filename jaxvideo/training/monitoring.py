@@ -1,4 +1,4 @@
-"""What watches a training loop: metrics, broken videos, signals to stop and the profiler."""
+"""Monitors a training loop: metrics, broken videos, stop signals and the profiler."""
 
 from __future__ import annotations
 
@@ -23,14 +23,15 @@ from jaxvideo.types import DataError, TrainingError
 
 @dataclasses.dataclass(frozen=True)
 class Monitor:
-    """Functions that the training loop calls.
+    """The monitor of a training loop, as functions that the loop calls.
 
     Attributes:
-      note: `note(step, batch, metrics, waited)` after each step was launched. `metrics` are arrays
-        on the device. They are read one step later, because reading waits for the device.
-      read: reads the metrics that are left.
-      means: reads what is left; returns the mean metrics since the last call.
-      resume: after a pause, for instance a validation: its time does not count in the speed.
+      note: `note(step, batch, metrics, waited)`, called after each step is launched. `metrics` are
+        arrays on the device. They are read one step later, because reading waits for the device.
+        `waited` is the time in seconds that the loop waited for data.
+      read: reads the metrics of the last step.
+      means: calls `read`, then returns the mean metrics since the previous call of `means`.
+      resume: called after a pause such as a validation, to exclude its time from the speed.
     """
 
     note: Callable[[int, Batch, dict[str, jax.Array], float], None]
@@ -41,7 +42,7 @@ class Monitor:
 
 @contextlib.contextmanager
 def monitor(run: Run, model, dataset: VideoDataset, first: int, total: int) -> Iterator[Monitor]:
-    """Yields the monitor of the steps after `first` of `total`, and shows their progress.
+    """Yields the monitor of steps `first + 1` to `total` and shows a progress bar.
 
     Raises (when metrics are read):
       TrainingError: a metric is not finite.
@@ -63,8 +64,8 @@ def monitor(run: Run, model, dataset: VideoDataset, first: int, total: int) -> I
         for name, value in values.items():
             if not np.isfinite(value):
                 raise TrainingError(
-                    f"{name} is {value} at step {step}: training stopped; earlier checkpoints "
-                    "are kept. Try a lower config.optim.lr, a warm-up or config.optim.clip_norm"
+                    f"{name} is {value} at step {step}; training stops and keeps its checkpoints. "
+                    "Try a lower config.optim.lr, a warm-up or config.optim.clip_norm"
                 )
         if not history and step == first + 1:
             LOG.info(f"  step {step}/{total}  loss {values['loss']:.3f}  compiled")
@@ -74,7 +75,8 @@ def monitor(run: Run, model, dataset: VideoDataset, first: int, total: int) -> I
 
     def note(step: int, batch: Batch, metrics: dict[str, jax.Array], waited: float) -> None:
         read()
-        rows = {name: batch[name] for name in ("sample", "error", "weight")}  # not the videos
+        # Without the videos, to free their memory.
+        rows = {name: batch[name] for name in ("sample", "error", "weight")}
         pending.append((step, rows, metrics, waited))
 
     def means() -> dict[str, float]:
@@ -102,7 +104,7 @@ def monitor(run: Run, model, dataset: VideoDataset, first: int, total: int) -> I
 def _utilization(run: Run, model) -> Callable[[float], str]:
     """Returns the function that formats the model FLOPs utilization (MFU) of a rate in steps/s.
 
-    It returns an empty text if the peak of the device is not known.
+    The text is empty if the peak FLOP/s of the device is unknown.
     """
     flops: list[int] = []
 
@@ -118,11 +120,11 @@ def _utilization(run: Run, model) -> Callable[[float], str]:
 
 
 def _broken_watch(dataset: VideoDataset, most: float) -> Callable[[np.ndarray, Batch], None]:
-    """Returns `note(videos, batch)`: logs each unreadable video once and stops the run if there
-    are too many.
+    """Returns `note(videos, batch)`, which logs each unreadable video once.
 
-    `videos` int32 `[N]` are the unreadable videos of the global batch, identical on all
-    processes, and -1 elsewhere. `batch` is this process's part; it has the reasons it knows.
+    It raises a DataError if the share of unreadable videos exceeds `most`. `videos`, int32 `[N]`,
+    are the indices of the unreadable videos of the global batch, the same on all processes, and
+    -1 elsewhere. `batch` is the part of this process, with the reasons for its own videos.
     """
     broken: dict[int, str] = {}
 
@@ -135,14 +137,14 @@ def _broken_watch(dataset: VideoDataset, most: float) -> Callable[[np.ndarray, B
             for place in np.flatnonzero(batch["weight"] == 0)
         }
         for video in new:
-            elsewhere = f"{dataset.paths[video]}: read by another process, which has the reason"
+            elsewhere = f"{dataset.paths[video]}: another process logs the reason"
             broken.setdefault(video, reasons.get(video, elsewhere))
             LOG.warning(f"skipped, {len(broken)} so far: {broken[video]}")
         if len(broken) > max(most * len(dataset), 1):
             lines = "\n".join(f"  {reason}" for reason in list(broken.values())[:20])
             raise DataError(
-                f"{len(broken)} of {len(dataset)} videos cannot be read, more than the share "
-                f"data.max_broken={most:g} allows:\n{lines}"
+                f"{len(broken)} of {len(dataset)} videos cannot be read; the limit is the share "
+                f"config.data.max_broken={most:g}:\n{lines}"
             )
 
     return note
@@ -165,11 +167,11 @@ def stop_signals() -> Iterator[Callable[[int], bool]]:
         if received and number == signal.SIGINT:
             raise KeyboardInterrupt
         received.append(number)
-        LOG.info("  stopping after this step, saving ...")
+        LOG.info("  stopping after this step and saving ...")
 
     try:
         before = {n: signal.signal(n, handle) for n in (signal.SIGTERM, signal.SIGINT)}
-    except ValueError:  # not the main thread, which alone may set handlers
+    except ValueError:  # only the main thread may set signal handlers
         before = {}
     try:
         yield lambda step: bool(received)
@@ -180,8 +182,10 @@ def stop_signals() -> Iterator[Callable[[int], bool]]:
 
 @contextlib.contextmanager
 def profiler(workdir: Path, steps: tuple[int, ...]) -> Iterator[Callable[[int], None]]:
-    """Yields `before(step)`, which traces the steps `steps[0]` to `steps[1] - 1` into
-    `workdir/profile`. Without steps it does nothing."""
+    """Yields `before(step)`, which the loop calls before each step.
+
+    It traces steps `steps[0]` to `steps[1] - 1` into `workdir/profile`; empty `steps`: nothing.
+    """
     tracing = False
 
     def before(step: int) -> None:
@@ -192,7 +196,7 @@ def profiler(workdir: Path, steps: tuple[int, ...]) -> Iterator[Callable[[int], 
         elif tracing and step >= steps[1]:
             jax.profiler.stop_trace()
             tracing = False
-            LOG.info(f"  steps {steps[0]} to {steps[1] - 1} traced: {workdir / 'profile'}")
+            LOG.info(f"  trace of steps {steps[0]} to {steps[1] - 1}: {workdir / 'profile'}")
 
     try:
         yield before

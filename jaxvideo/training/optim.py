@@ -24,8 +24,8 @@ class Rule:
     Attributes:
       make: function of optax, `(learning_rate, **arguments) -> GradientTransformation`.
       options: arguments of `make` that `Optim.options` may set.
-      momentum: `make` takes `momentum` and `nesterov`.
-      decoupled: `make` takes `weight_decay` and `mask`, the parameters that decay.
+      momentum: True if `make` takes `momentum` and `nesterov`.
+      decoupled: True if `make` takes `weight_decay` and `mask`, the parameters that decay.
     """
 
     make: Callable[..., optax.GradientTransformation]
@@ -35,7 +35,7 @@ class Rule:
 
 
 def _lars(rate, *, mask, momentum, **arguments):
-    """LARS. Parameters without weight decay (biases, BN) are not rescaled either, as usual."""
+    """LARS; as usual, parameters without weight decay (biases, BN) have no trust ratio either."""
     # optax.lars always has a momentum buffer; it does not accept None.
     masks = {"weight_decay_mask": mask, "trust_ratio_mask": mask}
     return optax.lars(rate, momentum=momentum or 0.0, **masks, **arguments)
@@ -96,10 +96,10 @@ def _whole_cosine(optim: Optim, span: Span) -> optax.Schedule:
     return lambda step: whole(step + span.start)
 
 
-#: Schedules by name: functions `(optim, span) -> schedule`, whose step 0 is `span.start`.
+#: Schedules by name: functions `(optim, span) -> schedule`. Step 0 of a schedule is `span.start`.
 SCHEDULES: dict[str, Callable[[Optim, Span], optax.Schedule]] = {
     "constant": _constant,
-    # Times `gamma`, or to the next of `factors`, at every milestone.
+    # At every milestone, multiplies by `gamma` or switches to the next of `factors`.
     "step": _step,
     # From the end of the warm-up to zero at the end of the run.
     "cosine": _cosine,
@@ -114,10 +114,10 @@ SCHEDULES: dict[str, Callable[[Optim, Span], optax.Schedule]] = {
 
 
 def check_optim(optim: Optim) -> None:
-    """Checks the names of the update rule and of the schedule, and what the rule accepts.
+    """Checks the update rule, the schedule, and the settings that depend on the rule.
 
     Raises:
-      ConfigError: an unknown name, or a value that the rule has no use for.
+      ConfigError: a name is unknown, or the rule does not support a setting.
     """
     for name, table in (("rule", RULES), ("schedule", SCHEDULES)):
         if getattr(optim, name) not in table:
@@ -133,12 +133,15 @@ def check_optim(optim: Optim) -> None:
         )
     if optim.dampening and optim.rule != "sgd":
         raise ConfigError(
-            f"optim.dampening={optim.dampening}: optim.rule={optim.rule!r} has none, only 'sgd'"
+            f"optim.dampening={optim.dampening}: optim.rule={optim.rule!r} has no dampening; "
+            "set it to 0, or use 'sgd'"
         )
     for name in optim.options:
         if name not in rule.options:
-            allowed = f"allowed are {', '.join(rule.options)}" if rule.options else "it has none"
-            raise ConfigError(f"optim.options: {name!r} is not one of {optim.rule!r}; {allowed}")
+            allowed = (
+                f"allowed are {', '.join(rule.options)}" if rule.options else "it has no options"
+            )
+            raise ConfigError(f"optim.options: {name!r} is no option of {optim.rule!r}; {allowed}")
 
 
 def make_schedule(optim: Optim, *, steps_per_epoch: int, epochs: float) -> optax.Schedule:
@@ -201,7 +204,7 @@ def make_optimizer(
         arguments |= {"momentum": optim.momentum or None, "nesterov": optim.nesterov}
     if rule.decoupled:
         arguments |= {"weight_decay": optim.weight_decay, "mask": decayed}
-    # The order and number of the parts is the structure of the optimizer state in checkpoints.
+    # The optimizer state in checkpoints has this structure; keep the order and number of the parts.
     parts = []
     if optim.clip_norm:
         parts.append(optax.clip_by_global_norm(optim.clip_norm))

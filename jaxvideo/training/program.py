@@ -1,4 +1,4 @@
-"""What is compiled for a run: its state and its step, the same in `loop` and in `plan`."""
+"""The jitted training step and its FLOPs, shared by `training.loop` and `planning.plan`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from jaxvideo.training.step import make_train_step
 
 
 def jit_step(run: Run, model, optimizer, layout: Layout, shardings: Any):
-    """The training step of a run, jitted; it gives its state away, which lies as `shardings`."""
+    """Returns the jitted training step. The state is donated and has sharding `shardings`."""
     step = make_train_step(
         model,
         optimizer,
@@ -30,6 +30,9 @@ def jit_step(run: Run, model, optimizer, layout: Layout, shardings: Any):
 
 
 def model_flops(model: Any, run: Run) -> int:
-    """FLOPs of the network for one step: two for each multiply-add of convolutions and matrix
-    products, and the backward pass counted as two forward ones. What `chips.mfu` divides."""
+    """Returns the FLOPs that the network needs for one training step, for `chips.mfu`.
+
+    A multiply-add of a convolution or matrix product counts as two FLOPs, and the backward pass
+    as two forward passes.
+    """
     return 2 * 3 * trace_of_clip(model, run.preprocessing.shape).macs * run.batch_size

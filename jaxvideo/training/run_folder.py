@@ -1,4 +1,4 @@
-"""A run's folder: whose it is, what describes its checkpoints, and its result."""
+"""The run directory: its config, the descriptions of its checkpoints, and its result."""
 
 from __future__ import annotations
 
@@ -22,32 +22,39 @@ RUN = "run.json"
 
 
 def claim(workdir: Path, config: dict[str, Any]) -> dict[str, Any] | None:
-    """Makes the run's folder ours, or returns the result of the finished run in it."""
+    """Creates the run directory, or returns the result if it has a finished run.
+
+    Raises:
+      CheckpointError: the directory has a run of another config, has other files, or cannot be
+        written.
+    """
     run_file = workdir / RUN
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         if run_file.exists():
             lines = differences(_complete(read_run_config(workdir)), _complete(config))
-            # A run that failed before it saved anything does not keep its folder.
+            # If no checkpoint was saved, another config may replace the run.
             if lines and any((workdir / checkpoint.FOLDER).glob("*")):
                 raise CheckpointError(
-                    f"{workdir} holds the run of another config; name another --workdir. "
-                    "Its values and yours:\n  " + "\n  ".join(lines[:20])
+                    f"{workdir} has a run of another config; pass another --workdir. "
+                    "Values in that run and in this config:\n  " + "\n  ".join(lines[:20])
                 )
         elif any(workdir.iterdir()):
             raise CheckpointError(
-                f"{workdir} is not empty and holds no run; name another --workdir"
+                f"{workdir} is not empty and not a run directory; pass another --workdir"
             )
         if (workdir / RESULT).exists():
             return json.loads((workdir / RESULT).read_text())
         write_json(run_file, {**config, "format": formats.FORMAT})
     except OSError as error:
         raise CheckpointError(
-            f"the run folder {workdir} cannot be written ({error.strerror}); "
-            "name another with --workdir"
+            f"the run directory {workdir} cannot be written ({error.strerror}); "
+            "pass another --workdir"
         ) from error
     except json.JSONDecodeError as error:
-        raise CheckpointError(f"{workdir}: a file of the run is damaged ({error})") from error
+        raise CheckpointError(
+            f"{workdir}: {RUN} or {RESULT} is damaged ({error}); pass another --workdir"
+        ) from error
     return None
 
 
@@ -63,8 +70,10 @@ def read_run_config(workdir: Path) -> dict[str, Any]:
 
 
 def _complete(config: dict[str, Any]) -> dict[str, Any]:
-    """Returns what decides the numbers of a run, with the defaults of the keys it lacks: versions
-    of jaxvideo add keys, and their defaults change nothing."""
+    """Returns the keys that determine the numbers of a run; missing keys get their defaults.
+
+    Configs of older versions lack keys. Defaults of new keys do not change a run.
+    """
     return identity(json.loads(json.dumps(dataclasses.asdict(read_config(config)))))
 
 
@@ -84,7 +93,7 @@ def report(
     seconds: float,
     best: dict[str, Any] | None,
 ) -> dict[str, Any]:
-    """What `result.json` holds; process 0 writes it, and the scores."""
+    """Returns the contents of `result.json`. Process 0 also writes this file and the scores."""
     for reason in result.broken.values():
         LOG.warning(f"excluded: {reason}")
     report = {
@@ -114,7 +123,7 @@ def report(
 
 
 def describe(run: Run, config, dataset: VideoDataset, step: int) -> dict[str, Any]:
-    """What makes a checkpoint usable alone, as JSON; `data` is the state of the stream."""
+    """Returns the description of a checkpoint as JSON; `data` is the state of the data stream."""
     return {
         "model": {**run.model, "num_classes": len(dataset.classes)},
         "classes": list(dataset.classes),

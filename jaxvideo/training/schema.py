@@ -1,8 +1,7 @@
 """The config: every section, every key and every default, as frozen dataclasses.
 
-This file imports no JAX. `configs/common.py` builds the
-`ConfigDict` of all recipes from `defaults()`, and `jaxvideo.training.config.read_config` turns
-the values of a config back into a `Run`.
+This file does not import JAX. `configs/common.py` builds the `ConfigDict` of all recipes from
+`defaults()`, and `jaxvideo.training.config.read_config` converts the values of a config to a `Run`.
 """
 
 from __future__ import annotations
@@ -19,22 +18,22 @@ INFLATE = ("average", "center")
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """Where the videos are.
+    """Location and form of the data set.
 
     Attributes:
       source: form of the annotations: "csv" (lists of videos), "motion" (the embedded data set),
-        "tfds" (what `jaxvideo pack` wrote, or any TFDS data set), another row of
+        "tfds" (the output of `jaxvideo pack`, or any TFDS data set), another row of
         `jaxvideo.data.datasets.FORMS`, or "auto" (recognized from the contents of `root`).
       root: data directory. Empty (only for "motion"): its cache directory.
       train, val: annotation files in `root`, for "csv" only.
       classes: file of class names in `root`, for "csv" only. If it does not exist, the labels of
         the training file name the classes.
-      fold: split of a data set that has several. Not used by "csv", whose files name the split.
+      fold: number of the split, if the data set has several. Not used by "csv".
       videos: directory of the videos, absolute or in `root`. Empty (default): `root`.
       quarantine: list of videos to leave out, as written by `jaxvideo doctor`. Empty: none.
       train_videos, val_videos: number of videos of the motion data set.
       max_broken: share of unreadable videos above which the run stops.
-      hint: what to do if the data do not exist. It is appended to the error.
+      hint: advice that is appended to the error if the data do not exist.
     """
 
     source: str = "csv"
@@ -107,16 +106,17 @@ class StepAugment:
 
 @dataclasses.dataclass(frozen=True)
 class Augment(RandomCrop, StepAugment):
-    """Random augmentation of the training clips, beside their random start.
+    """Random augmentation of the training clips, in addition to the random start.
 
     Attributes:
       sampler: how training frames are drawn, a row of `jaxvideo.data.samplers.SAMPLERS`: "random"
         (one window), "segments" (TSN) or "dense" (TSM). Empty (default): "segments" if the
         preprocessing has several segments, otherwise "random".
-      flip: mirror half of the clips left to right. Turn it off if classes differ by left and right.
+      flip: mirror clips horizontally with probability 1/2. Disable it if mirroring changes the
+        class.
       views_per_video: number of views of each video per epoch.
       repeated: number of augmented copies per decoded clip (repeated augmentation, arXiv
-        1901.09335). They stand side by side in the batch. It must divide `views_per_video`.
+        1901.09335). Copies are adjacent in the batch. It must divide `views_per_video`.
       (others): see `jaxvideo.data.views.RandomCrop` and `StepAugment`.
     """
 
@@ -131,13 +131,14 @@ class Augment(RandomCrop, StepAugment):
         if self.repeated < 1 or self.views_per_video < 1 or self.views_per_video % self.repeated:
             raise ConfigError(
                 f"augment.views_per_video={self.views_per_video}, augment.repeated="
-                f"{self.repeated}: both must be at least 1, and repeated must divide the other"
+                f"{self.repeated}: both must be at least 1, and repeated must divide "
+                "views_per_video"
             )
 
 
 @dataclasses.dataclass(frozen=True)
 class Init:
-    """The first weights of a run. Without `path`, `weights` and `parts` they are random.
+    """Initial weights of a run. Without `path`, `weights` and `parts` they are random.
 
     Attributes:
       path: a run directory, a file that `jaxvideo convert` wrote, another library's file (with
@@ -146,8 +147,8 @@ class Init:
       source: library that the file comes from; `jaxvideo models` lists them.
       scope: use only this part of the network in `path`, for instance "student" of a supervision
         transfer.
-      leave_out: patterns of parameters that start from random values, for instance the
-        classifier's.
+      leave_out: patterns of parameters that start from random values, for instance those of the
+        classifier.
       inflate: turn 2-D kernels into 3-D kernels: "average" or "center". Empty (default): do not.
       parts: instead of `path`, one run directory or converted file per scope of a network with
         several streams, for instance `rgb` and `flow`.
@@ -196,7 +197,7 @@ class Init:
 
 @dataclasses.dataclass(frozen=True)
 class Checkpointing:
-    """When to save the training state.
+    """Settings of checkpoints.
 
     Attributes:
       every_steps: save after this many steps, in addition to the end of every epoch. 0 (default):
@@ -297,17 +298,18 @@ class Optim:
                 raise ConfigError(f"optim.{name}={getattr(self, name)} is out of range")
 
 
-#: Axes of a clip that devices can share, by name: their place in `[N, T, H, W, C]`.
+#: Axes of a clip that can be sharded, by name: their index in `[N, T, H, W, C]`.
 AXES = {"time": 1, "height": 2}
 
 
 @dataclasses.dataclass(frozen=True)
 class Parallel:
-    """How a run is sharded over devices.
+    """Sharding of a run over devices.
 
     Attributes:
-      split: number of devices that share one clip, for clips too large for one device. They must
-        belong to one process, and every stage needs at least two rows or frames per device.
+      split: number of devices that share one clip, for clips too large for one device. These
+        devices must belong to one process. Every stage of the network needs at least two rows or
+        frames per device.
       axis: axis of the clip that is split: "height" or "time".
       fsdp: shard parameters and optimizer state over the data axis; gather them where used.
       accumulate: number of micro-batches per step (gradient accumulation). Micro-batches consist
@@ -334,7 +336,7 @@ class Run:
     """A whole config.
 
     Attributes:
-      seed: of initialization, order and augmentation. A run is a function of its config.
+      seed: random seed of initialization, data order and augmentation.
       epochs: length of the run. 0: only test the weights of `init`.
       epoch_steps: steps per epoch. 0 (default): one pass over the data. Papers often call a round
         number of clips an epoch (R(2+1)D: a million).
@@ -343,18 +345,19 @@ class Run:
       loss: key of `jaxvideo.training.losses.LOSSES`. Empty (default): "softmax" for one class per
         video, "sigmoid" for several.
       label_smoothing: share of the target that is spread over all classes.
-      ema: decay per step of an exponential moving average of weights and statistics, which is then
-        used for validation and test. 0 (default): none. The decay starts lower: at most
-        (1 + step) / (10 + step).
+      ema: decay per step of an exponential moving average of weights and BatchNorm statistics,
+        which validation and test then use. 0 (default): no average. Early in training the decay is
+        limited to (1 + step) / (10 + step).
       profile: `(start, stop)`: trace these steps (`stop` excluded) into the run directory.
       log_seconds: seconds between two lines of progress.
       compilation_cache: directory of compiled programs. "default" (default): see
         `jaxvideo.startup.compilation_cache_directory`. Empty: no cache.
       model: `name` and arguments of `jaxvideo.create_model`. `dtype` is "float32", "bfloat16" or
-        "auto"; a run records what "auto" became on its first start.
-      init: first weights.
-      preprocessing: what the network sees. In a config each key defaults to None: as the weights
-        of `init`, or the network's paper, have it. `fps=0` uses the frame rate of the files.
+        "auto"; a run records the dtype that "auto" resolved to at its first start.
+      init: initial weights.
+      preprocessing: input of the network. In a config each key defaults to None, which selects the
+        value of the weights of `init`, or else of the network. `fps=0` uses the frame rate of the
+        video file.
       data, augment, optim, protocol, loading, checkpoint, parallel: see their classes.
     """
 

@@ -100,7 +100,7 @@ def make_train_step(
       model: a network. It may return `[N, steps, classes]` in training: every time step has equal
         weight in the loss, and the last one decides `top1` (ConvNet + LSTM).
       optimizer: see `optim.make_optimizer`.
-      preprocessing: of the clips in the batch.
+      preprocessing: preprocessing of the clips in the batch.
       flip: mirror half of the clips.
       loss: a key of `losses.LOSSES`, or a function `(logits [N, steps, classes], targets
         [N, classes]) -> [N]`. "" (default): "softmax" for one class per clip, otherwise "sigmoid".
@@ -118,7 +118,7 @@ def make_train_step(
       step = jax.jit(make_train_step(model, optimizer, preprocessing, flip=True, loss="sigmoid"))
       state, metrics = step(state, batch, jax.random.key(0))
     """
-    get_loss(loss)  # an unknown name is an error now
+    get_loss(loss)  # raises here if the name is unknown
     if augment.colors and preprocessing.video_shape[-1] == 2:
         raise ConfigError(
             "augment: brightness, contrast, saturation, hue and randaugment change colors, but "

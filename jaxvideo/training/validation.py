@@ -22,14 +22,14 @@ from jaxvideo.training.schema import Run
 from jaxvideo.training.step import TrainState
 from jaxvideo.types import Protocol
 
-#: Validation during training. The number to publish comes from the protocol of the config.
+#: Protocol of validation during training. Published numbers use the protocol of the config.
 ONE_CLIP = Protocol(clips=1, crops=1)
 
 Predict = Callable[[TrainState, np.ndarray], np.ndarray]
 
 
 def one_clip(dataset: VideoDataset) -> Protocol:
-    """Returns the protocol of validation during training."""
+    """Returns the protocol of validation during training, with sigmoid scores if multi-label."""
     if dataset.label_sets:
         return dataclasses.replace(ONE_CLIP, aggregation="sigmoid")
     return ONE_CLIP
@@ -38,8 +38,8 @@ def one_clip(dataset: VideoDataset) -> Protocol:
 def make_predictor(run: Run, model, protocol: Protocol) -> Predict:
     """Returns `predict(state, video) -> scores`.
 
-    `video` is uint8 `[N, T, H, W, C]`, `scores` f32 `[N, classes]`. Each process uses its own
-    devices, because it tests its own videos at its own pace.
+    `video` is uint8 `[N, T, H, W, C]`, `scores` f32 `[N, classes]`. Each process uses its local
+    devices only, because processes test different videos at different speeds.
     """
     clip = protocol.apply(run.preprocessing)
     own = make_layout(run.parallel, {}, jax.local_devices())
@@ -49,7 +49,7 @@ def make_predictor(run: Run, model, protocol: Protocol) -> Predict:
     held: list[Any] = [None, None]
 
     def predict(state: TrainState, video: np.ndarray) -> np.ndarray:
-        if held[0] is not state:  # gather each state once
+        if held[0] is not state:  # gather the variables once per state
             tested = state.ema or {"params": state.params, "batch_stats": state.batch_stats}
             held[:] = state, _gathered(tested, own)
         return np.asarray(scores(held[1], video))
@@ -58,7 +58,7 @@ def make_predictor(run: Run, model, protocol: Protocol) -> Predict:
 
 
 def validate(run: Run, predict: Predict, state: TrainState, dataset, protocol: Protocol) -> Result:
-    """Scores every video once, on whichever process; all processes return the same result."""
+    """Scores every video once, in one of the processes. All processes return the same result."""
     share = Share(jax.process_index(), jax.process_count())
     result = evaluate(
         lambda video: predict(state, video),
@@ -76,7 +76,7 @@ def validate(run: Run, predict: Predict, state: TrainState, dataset, protocol: P
 
 
 def test(run: Run, model, state: TrainState, dataset: VideoDataset) -> Result:
-    """Scores the validation videos by the protocol of the config."""
+    """Scores the validation videos with the test protocol of the config."""
     LOG.info(f"testing: {run.protocol.describe(run.preprocessing)}")
     predict = make_predictor(run, model, run.protocol)
     return validate(run, predict, state, dataset, run.protocol)

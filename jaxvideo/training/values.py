@@ -1,4 +1,4 @@
-"""Values of config keys and their types: parsing, checking and naming them."""
+"""Parses and type-checks values of config keys."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 
 def parse(text: str, hint: Any) -> Any:
-    """Returns the value that a text on the command line stands for, given the type of its key."""
+    """Parses a command line value for a key of type `hint`; `fits` checks the result."""
     if hint is str:
         return text
     try:
@@ -27,14 +27,14 @@ def parse(text: str, hint: Any) -> Any:
 
 
 def frozen(value: Any) -> Any:
-    """Returns a value with tuples for lists, as the dataclasses have them (JSON has lists only)."""
+    """Converts lists to tuples recursively: JSON has lists, the dataclasses have tuples."""
     if isinstance(value, tuple | list):
         return tuple(frozen(one) for one in value)
     return value
 
 
 def describe_type(hint: Any) -> str:
-    """Returns a type as an error message names it."""
+    """Returns the description of a type for error messages."""
     if isinstance(hint, types.UnionType):
         return " or ".join(map(describe_type, typing.get_args(hint)))
     names = {bool: "true or false", int: "an integer", float: "a number", str: "a string"}
@@ -46,7 +46,7 @@ def describe_type(hint: Any) -> str:
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """True if a value has the type of its key."""
+    """Returns True if a value has the type `hint`."""
     if hint is Any:
         return True
     if isinstance(hint, types.UnionType):

@@ -35,7 +35,7 @@ _OURS = "jaxvideo"
 # A file may contain a whole training state. The weights are under the first of these keys.
 _WRAPPERS = ("state_dict", "model_state_dict", "model_state", "blobs", "model")
 
-# The first bytes of torch's old format: a pickled number.
+# torch's old format starts with this pickled number.
 _TORCH_MAGIC = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)
 
 # Maximum nesting depth of dicts.

@@ -27,9 +27,8 @@ _RENAMED_IN_2 = {
 }
 
 
-# Networks whose `model.width` was no factor of the paper's channels in format 1, but a number of
-# channels or another factor: patterns of names, and the value of the paper's network. The first
-# match counts.
+# Networks for which `model.width` in format 1 was a number of channels, or another factor: patterns
+# of names, and the width of the paper's network in format 1. The first match counts.
 _WIDTHS_IN_1 = (
     ("x3d_xl", 2.9),
     ("x3d_*", 2.0),
@@ -43,8 +42,11 @@ _WIDTHS_IN_1 = (
 
 
 def _from_1(description: dict[str, Any]) -> None:
-    """Format 2 has American spelling, a width is a factor of the paper's, and a config without a
-    frame rate has another meaning."""
+    """Upgrades a description of format 1 in place.
+
+    In format 2 names have American spelling, `width` is a factor of the paper's channels, and
+    `fps=None` in a config means the frame rate of the network.
+    """
     for part in (description, description.get("config")):
         model = _section(part, "model")
         if isinstance(model.get("width"), int | float):
@@ -57,7 +59,7 @@ def _from_1(description: dict[str, Any]) -> None:
                 values[key] = renamed[values[key]]
     clips = _section(description.get("config"), "preprocessing")
     if "fps" in clips and clips["fps"] is None:
-        clips["fps"] = 0  # the frame rate of the files; None has become that of the network
+        clips["fps"] = 0  # 0 in format 2 means the frame rate of the video file
 
 
 def _section(part: Any, name: str) -> dict[str, Any]:

@@ -226,7 +226,7 @@ SOURCES: dict[str, Source] = {
         classes="kinetics400",
         others={**dict.fromkeys(_X3D, _X3D_PYSLOWFAST), "slow_r50_nl": _SLOW_NL_PYSLOWFAST},
     ),
-    # C2D is excluded: the library's has no pool, ours has.
+    # C2D is excluded: the library's network lacks a pool that ours has.
     "pyslowfast-caffe2": Source(
         ("slow_*", "slowfast_*", "i3d_r50*"),
         from_torch.pyslowfast_caffe2,

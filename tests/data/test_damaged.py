@@ -59,7 +59,7 @@ def test_lost_frames_are_told(pairs):
 
 
 def test_what_is_called_ok_has_all_its_frames(pairs, outcome):
-    """Also by an independent count, that of OpenCV."""
+    """OpenCV counts the same number of frames."""
     checked = 0
     for case, record in pairs:
         if record["status"] == "ok":

@@ -7,7 +7,7 @@ from jaxvideo.data import samplers, views
 from jaxvideo.data.datasets.dataset import VideoDataset
 from jaxvideo.data.pipeline import Loading, train_batches
 from jaxvideo.data.samplers import SAMPLERS, find_sampler
-from jaxvideo.training.config import Augment
+from jaxvideo.training.schema import Augment
 from jaxvideo.types import ConfigError, Preprocessing, Protocol
 from tests.conftest import write_video
 
@@ -138,7 +138,7 @@ def test_a_sampler_that_returns_a_negative_position(added):
 
 
 def test_starts():
-    """By hand: 8 frames at distance 2 span 15 frames and fill 16."""
+    """Computed by hand: 8 frames at distance 2 span 15 frames and fill 16."""
     assert samplers.last_start(100, 8, 2.0) == 85
     assert samplers.last_dense_start(100, 8, 2.0) == 84
     assert samplers.last_start(14, 8, 2.0) == samplers.last_dense_start(15, 8, 2.0) == 0

@@ -30,7 +30,7 @@ MODEL = {"name": "f_r2d_10", "width": 1 / 16, "num_classes": 3}
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Videos with annotations, of which one is broken and one is not there."""
+    """Annotated videos; one is broken and one is missing."""
     folder = tmp_path_factory.mktemp("data")
     for k in range(4):
         write_video(folder / f"{k}.mp4", frames=6 + 4 * k)
@@ -47,7 +47,7 @@ def variables():
     rng = np.random.default_rng(0)
 
     def draw(shape):
-        if len(shape.shape) == 1:  # of normalization: variances must be positive
+        if len(shape.shape) == 1:  # normalization needs positive variances
             return rng.uniform(0.5, 1.5, shape.shape).astype(np.float32)
         gain = np.sqrt(2 / np.prod(shape.shape[:-1]))
         return (gain * rng.normal(size=shape.shape)).astype(np.float32)
@@ -62,7 +62,7 @@ def weights(folder, variables, classes=CLASSES):
 
 
 def data(folder):
-    """A config of the repository, with these videos in it."""
+    """A config of the repository, with these videos as its data set."""
     config = str(Path(__file__).parents[2] / "configs" / "motion.py")
     changes = ("data.source=csv", f"data.root={folder}", "protocol.crops=3", "eval_batch_size=8")
     return ["--config", config, *(f"--{change}" for change in changes)]
@@ -78,7 +78,7 @@ def run(*arguments):
 
 
 def by_hand(folder, variables, protocol):
-    """Each view alone through the network, and the mean of a video's."""
+    """Scores each view alone and averages the scores per video."""
     step = jax.jit(make_predict_step(create_model(**MODEL), PRE, protocol.aggregation))
     scores = []
     for k in range(3):

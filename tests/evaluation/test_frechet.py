@@ -30,7 +30,7 @@ def test_rotated_gaussians():
 
 @pytest.mark.parametrize("rank", [4, 60])
 def test_same_and_moved(rank):
-    """0 and |d|^2, also where the covariance has no inverse."""
+    """The distance is 0, and |d|^2 after a shift by d, even if the covariance is singular."""
     rng = np.random.default_rng(0)
     mean, cov = gaussian(rng, 40, rank)
     assert frechet_distance(mean, cov, mean, cov) < 1e-10
@@ -65,7 +65,7 @@ def test_estimates_converge():
 
 
 def test_statistics():
-    """Far from 0, where E[x^2] - E[x]^2 of f32 would have no digit left."""
+    """Far from 0, E[x^2] - E[x]^2 in f32 would lose all digits."""
     features = (np.random.default_rng(0).normal(size=(50, 6)) + 3000).astype(np.float32)
     mean, cov = statistics(features)
     wide = features.astype(np.float64)

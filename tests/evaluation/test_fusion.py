@@ -35,7 +35,7 @@ def test_scores():
 
 
 def test_softmax():
-    """Logs of probabilities are logits of them, and a constant more changes nothing."""
+    """Logarithms of probabilities are valid logits, and adding a constant changes nothing."""
     first, second = np.array([[0.5, 0.25, 0.25]]), np.array([[0.1, 0.1, 0.8]])
     fused = fuse([np.log(first) + 800, np.log(second).astype(np.float32)])
     np.testing.assert_allclose(fused, first + second, rtol=1e-6)
@@ -64,7 +64,7 @@ def test_wrong_calls(arguments, error, text):
 
 
 def streams(videos=400, seed=0):
-    """Probabilities of three streams and the labels: a fair one, a good one at a quarter of its
+    """Probabilities of three streams, and labels: a fair stream, a good one at a quarter of its
     scale, and noise."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(5, size=videos)
@@ -74,7 +74,7 @@ def streams(videos=400, seed=0):
 
 
 def test_tuned_weights():
-    """As good as the best of a fine grid on the same videos; the noise counts least."""
+    """The tuned weights match the best of a fine grid; the noise gets the smallest weight."""
     scores, labels = streams()
     weights = tune(scores, labels, "scores")
     assert weights[0] == 1
@@ -108,7 +108,7 @@ def test_what_is_held_out():
 
 
 def test_names_of_videos():
-    """The same for videos, their folders of frames and their flow, wherever these lie."""
+    """Videos, their frame directories and their flow have equal names in any directory."""
     assert video_names(["/a/x/v_1.avi", "/a/y/v.2.mp4"]) == ("x/v_1", "y/v.2")
     assert video_names(["/flow/x/v_1", "/flow/y/v.2"]) == ("x/v_1", "y/v.2")
     assert video_names([]) == ()
@@ -129,7 +129,7 @@ def test_scores_are_kept(tmp_path):
 
 
 def test_files_are_aligned_by_the_names_of_videos():
-    """One stream could not read a video, and the other has them in another order."""
+    """One stream lacks a video, and the other stream has another order."""
     classes = ("a", "b", "c")
     one = Scores(np.eye(3), np.array([0, 1, 2]), classes, ("x", "y", "z"))
     other = Scores(np.eye(3)[[2, 0]], np.array([2, 0]), classes, ("z", "x"))
@@ -144,7 +144,7 @@ def test_files_are_aligned_by_the_names_of_videos():
         align([one, Scores(np.eye(3)[:1], np.array([0]), classes, ("q",))], ["one", "other"])
     with pytest.raises(ConfigError, match="different classes"):
         align([one, Scores(one.scores, one.labels, ("a", "b", "d"))], ["one", "other"])
-    # Without names, only the same labels in the same order will do.
+    # Without names, labels must be equal and in the same order.
     nameless = Scores(one.scores, one.labels, classes)
     assert align([nameless, one], ["one", "other"])[0] is nameless
     with pytest.raises(ConfigError, match="different labels"):
@@ -191,7 +191,7 @@ def test_tuning_tells_the_result_of_other_videos(tmp_path, capsys):
     ],
 )
 def test_published_scores(temporal, weight, how, accuracy):
-    """UCF101 split 1, the files of bryanyzhu/Hidden-Two-Stream's `test/`, by its own rule too."""
+    """UCF101 split 1, from the files in bryanyzhu/Hidden-Two-Stream `test/`, also with its rule."""
     with np.load(os.environ["JAXVIDEO_UCF101_SCORES"]) as file:
         fused = fuse([file["spatial"], file[temporal]], [1, weight], how)
         assert 100 * topk_accuracy(fused, file["labels"], 1) == pytest.approx(accuracy, abs=5e-4)

@@ -1,4 +1,4 @@
-"""Every number against a loop over videos, and the intervals against what they promise."""
+"""Compares every metric with a loop over videos, and intervals with their nominal coverage."""
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ from jaxvideo.types import ConfigError, DataError
 
 
 def draw(seed, videos=60, classes=7, levels=9):
-    """Scores of few levels, so that there are ties, and labels that they know something of."""
+    """Draws scores with few levels, hence ties, and labels that correlate with them."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(classes - 1, size=videos)  # the last class has no video
     scores = rng.integers(levels, size=(videos, classes)).astype(np.float32)
@@ -31,14 +31,14 @@ def draw(seed, videos=60, classes=7, levels=9):
 
 
 def naive_hit(row, labels, k):
-    """Whether the best label is among k when all that is not lower stands before it."""
+    """Returns True if the best label is among the top k, with ties counted against it."""
     best = max(row[label] for label in labels)
     before = [c for c in range(len(row)) if c not in labels and row[c] >= best]
     return len(before) < k
 
 
 def naive_precision(scores, own):
-    """Precision and recall at every threshold, from the highest down."""
+    """Computes precision and recall at every threshold, in descending order."""
     total, area, recall = sum(own), 0.0, 0.0
     for threshold in sorted(set(scores.tolist()), reverse=True):
         taken = [yes for score, yes in zip(scores, own, strict=True) if score >= threshold]
@@ -81,7 +81,7 @@ def test_average_precision(seed):
 
 
 def test_average_precision_by_hand():
-    """Right, wrong, right: 1/2 x 1 + 1/2 x 2/3. All equal: the share of the right ones."""
+    """Right, wrong, right: 1/2 x 1 + 1/2 x 2/3. All scores equal: the share of the class."""
     own = np.array([[True], [False], [True]])
     assert average_precision(np.array([[3.0], [2.0], [1.0]]), own)[0] == pytest.approx(5 / 6)
     assert average_precision(np.ones((3, 1)), own)[0] == pytest.approx(2 / 3)
@@ -99,7 +99,7 @@ def test_scores_that_are_no_numbers_are_never_right():
     scores = np.array([[np.nan, 0.0], [0.0, np.nan], [np.nan, np.nan], [0.0, 1.0]])
     assert hits(scores, np.array([0, 0, 1, 1]), 1).tolist() == [False, False, False, True]
     own = np.array([[True, False], [False, True], [False, True], [False, True]])
-    # The first video is the last of its class's list, together with the third: 1 of 4.
+    # The first and the third video share the last rank of their class: 1 of 4.
     assert average_precision(scores, own)[0] == pytest.approx(1 / 4)
 
 
@@ -128,7 +128,7 @@ def test_losses():
 @pytest.mark.parametrize("seed", [0, 1])
 @pytest.mark.parametrize("name", METRICS)
 def test_weights_count_as_repetitions(name, seed):
-    """Integer weights are repeated videos; several sets of weights at once are one by one."""
+    """Integer weights equal repeated videos, also for several sets of weights at once."""
     scores, labels, several = draw(seed)
     metric = METRICS[name]
     truth = several if metric.labels == "multi" else labels
@@ -145,7 +145,7 @@ def test_weights_count_as_repetitions(name, seed):
 
 
 def test_metric_from_outside():
-    """A function of the metric signature works in the table and alone, without a change here."""
+    """A function with the signature of a metric works in the table and alone."""
 
     def margin(scores, labels, weights):
         own = scores[np.arange(len(labels)), labels]
@@ -160,7 +160,7 @@ def test_metric_from_outside():
     assert found["top1"] == interval(METRICS["top1"], scores, labels, draws=300)
     own = scores[np.arange(300), labels] - scores.mean(1)
     assert alone.value == pytest.approx(own.mean())
-    error = float(own.std()) / 300**0.5  # of a mean, by theory
+    error = float(own.std()) / 300**0.5  # standard error of a mean
     assert alone.low == pytest.approx(own.mean() - 1.96 * error, abs=0.5 * error)
     assert alone.high == pytest.approx(own.mean() + 1.96 * error, abs=0.5 * error)
     assert "margin" not in estimates(scores, several, metrics={"margin": row}, draws=2)
@@ -199,14 +199,14 @@ def test_intervals_are_those_of_a_bootstrap(multi):
             again += value - again.mean()
         low, high = np.quantile(again, [0.025, 0.975])
         assert found[name].value == pytest.approx(value)
-        # The ends of 1000 draws are themselves uncertain by a few hundredths of the width.
+        # With 1000 draws, the ends vary by a few hundredths of the width.
         assert found[name].low == pytest.approx(low, abs=0.15 * (high - low))
         assert found[name].high == pytest.approx(high, abs=0.15 * (high - low))
 
 
 @pytest.mark.parametrize("multi", [False, True])
 def test_intervals_hold_the_truth_as_often_as_they_say(multi):
-    """95 % of them, over data sets drawn anew; the share of 150 is uncertain by 2 %."""
+    """Over random data sets, 95 % of the intervals cover the true value (150 sets: +- 2 %)."""
     rng = np.random.default_rng(0)
 
     def sample(videos):
@@ -217,7 +217,7 @@ def test_intervals_hold_the_truth_as_often_as_they_say(multi):
         labels = rng.integers(6, size=videos)
         return scores + 1.5 * (labels[:, None] == np.arange(6)), labels
 
-    if multi:  # of as many videos: average precision of few is higher
+    if multi:  # for the same number of videos: fewer videos have a higher average precision
         name, videos = "mean_average_precision", 120
         truth = np.mean([mean_average_precision(*sample(videos)) for _ in range(200)])
     else:

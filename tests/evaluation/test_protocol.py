@@ -1,4 +1,4 @@
-"""A test's scores against a loop over single views, however they are read and batched."""
+"""Compares scores with a loop over single views, for all ways of reading and batching."""
 
 import dataclasses
 import threading
@@ -22,7 +22,7 @@ CLASSES = ("a", "b", "c", "d")
 
 @pytest.fixture(scope="module")
 def paths(tmp_path_factory):
-    """12, 4 (shorter than a clip) and 30 frames."""
+    """Videos of 12, 4 (shorter than a clip) and 30 frames."""
     folder = tmp_path_factory.mktemp("videos")
     sizes = {"x": (12, (48, 64)), "short": (4, (64, 48)), "long": (30, (50, 90))}
     return tuple(
@@ -37,7 +37,7 @@ def data(paths):
 
 
 def network(aggregation):
-    """A `predict` that sees every pixel, time and place; rows do not depend on each other."""
+    """A `predict` that depends on every pixel, its time and its position; rows are independent."""
 
     def predict(video):
         flat = video.reshape(len(video), -1).astype(np.float64) / 255
@@ -52,7 +52,7 @@ def network(aggregation):
 
 
 def by_hand(predict, path, protocol, preprocessing=PRE):
-    """The mean over a video's views, each of them read and scored alone."""
+    """Averages the scores of a video's views, each read and scored alone."""
     p = protocol.apply(preprocessing)
     total, count = np.zeros(len(CLASSES)), 0
     with open_video(path) as video:
@@ -76,7 +76,7 @@ PROTOCOLS = [
 @pytest.mark.parametrize("protocol", PROTOCOLS, ids=lambda p: f"{p.clips}x{p.crops}-{p.starts}")
 @pytest.mark.parametrize("batch_size", [1, 7, 64])
 def test_three_videos_by_hand(data, protocol, batch_size):
-    """Fewer views than a call's, as many, and more."""
+    """Fewer views than one call takes, the same number, and more."""
     predict, calls = network(protocol.aggregation), []
     result = evaluate(
         lambda video: calls.append(len(video)) or predict(video),
@@ -92,7 +92,7 @@ def test_three_videos_by_hand(data, protocol, batch_size):
     assert len(calls) == -(-views // batch_size)
     if protocol.starts == "ends":
         assert result.clips == 3 * protocol.clips
-    else:  # 6 frames in a row, the rest one more
+    else:  # 6 consecutive frames; the remaining frames are one more clip
         assert result.clips == 2 + 1 + 5
     np.testing.assert_allclose(
         score_video(predict, data.paths[2], PRE, protocol), expected[2], rtol=1e-5
@@ -131,7 +131,7 @@ def test_threads_change_nothing(data, loading):
 
 @pytest.mark.parametrize("count", [2, 4])
 def test_shares_put_together(data, count):
-    """Each video once, whatever the hosts; four hosts of three videos are one too many."""
+    """Each video is scored once for any number of hosts; one of four hosts has no video."""
     missing = dataclasses.replace(data, missing=("gone",))
     protocol, predict = Protocol(clips=2), network("softmax")
     whole = evaluate(predict, missing, PRE, protocol, batch_size=4)
@@ -163,7 +163,7 @@ def test_several_labels(data):
 
 
 def test_broken_videos_are_listed_and_not_counted(data, paths, monkeypatch):
-    """Also one that breaks after its first clips: what was scored of it is dropped."""
+    """A video that breaks after its first clips is excluded completely."""
     data = VideoDataset((*paths, "/gone.mp4"), (1, 1, 1, 0), CLASSES)
     decode = protocol_reader.decode_frames
 
@@ -256,7 +256,7 @@ def test_a_video_is_opened_and_decoded_once(data, monkeypatch):
 
 @pytest.mark.parametrize("threads", [1, 3])
 def test_memory_is_bounded(threads, monkeypatch):
-    """Videos of any length, a slow network: never more waits than is allowed."""
+    """The queue never exceeds its limit, for videos of any length and a slow network."""
     held, most, lock = 0, 0, threading.Lock()
     views, ahead = 3, 10
 
@@ -270,7 +270,7 @@ def test_memory_is_bounded(threads, monkeypatch):
 
     class Nothing(VideoDataset):
         def open(self, index):
-            return threading.Lock()  # any context
+            return threading.Lock()  # any context manager
 
     monkeypatch.setattr(protocol_reader, "protocol_clips", clips)
     data = Nothing(("",) * 6, (0,) * 6, CLASSES)
@@ -283,8 +283,8 @@ def test_memory_is_bounded(threads, monkeypatch):
             with lock:
                 held -= views
     assert order == [video for video in range(6) for _ in range(25)]
-    # Those that wait, one in the hands of each thread, one of the video whose turn it is, and
-    # one taken but not yet counted here.
+    # The queue, one clip per thread, one of the next video, and one that was taken but is not yet
+    # counted here.
     assert most <= ahead + views * (threads + 3)
 
 

@@ -1,7 +1,7 @@
-"""The networks of other libraries in torch, as small as their weights' names and rules allow.
+"""Small versions of other libraries' networks in torch, with their names and conventions.
 
-Written from the published descriptions, with the names that their weight files have; the
-widths are arguments, so that a test takes seconds.
+They follow the published descriptions and have the names of the weight files. Widths are arguments,
+so that a test takes seconds.
 """
 
 import math
@@ -12,7 +12,7 @@ from torch import nn
 
 
 def randomize(network, seed=0):
-    """Weights and running statistics that nothing can be mistaken for; returns it in eval mode."""
+    """Sets distinct random weights and running statistics; returns the module in eval mode."""
     generator = torch.Generator().manual_seed(seed)
 
     def uniform(tensor, low, high):
@@ -203,12 +203,12 @@ class P3DNet(nn.Module):
 
 
 class C3DNet(nn.Module):
-    """`names` are those of the eight convolutions and three dense layers."""
+    """`names` are the names of the eight convolutions and three dense layers."""
 
     def __init__(self, names, widths=(8, 12, 16, 16, 24, 24, 24, 24), hidden=40, classes=5):
         super().__init__()
         self.names = names
-        # A module's name may hold dots only as a path.
+        # Dots in the name of a module separate the parts of a path.
         self.parts = nn.ModuleDict()
         i = 3
         for name, o in zip(names[:8], widths, strict=True):
@@ -236,7 +236,7 @@ class C3DNet(nn.Module):
                 x = F.max_pool3d(x, window)
         if symmetric:
             x = F.max_pool3d(x, 2, 2, (0, 1, 1))
-        else:  # Caffe: windows at the end are cut, as if there were nothing behind
+        else:  # As in Caffe, windows at the end are cut off.
             x = F.max_pool3d(F.pad(x, (0, 1, 0, 1), value=float("-inf")), 2)
         yield "pool5", x
         x = layer[8](x.flatten(1)).relu()
@@ -280,7 +280,7 @@ INCEPTION_TRUNK = {
 
 
 def pad_same(x, kernel, strides):
-    """TF's SAME: as many zeros as the last window needs, one more behind than before."""
+    """TF's SAME padding: the last window is completed; an odd zero is added at the end."""
     pads = []
     for n, k, s in zip(x.shape[2:], kernel, strides, strict=True):
         total = max((math.ceil(n / s) - 1) * s + k - n, 0)
@@ -289,7 +289,7 @@ def pad_same(x, kernel, strides):
 
 
 class SamePool(nn.Module):
-    """Zeros beside what a ReLU gave do not change a maximum."""
+    """Zero padding does not change a maximum after a ReLU."""
 
     def __init__(self, kernel, strides):
         super().__init__()
@@ -325,9 +325,9 @@ class PiergiajBlock(nn.Module):
 
 
 class SequencesBlock(nn.Module):
-    """Hasson's and Min's: every branch is called so, and is a sequence unless it is one unit.
+    """Block of Hasson's and Min's ports: each branch is a sequence, or a single unit.
 
-    `unit(i, o, k)` makes a convolution with what follows it.
+    `unit(i, o, k)` builds a convolution with BatchNorm and ReLU.
     """
 
     def __init__(self, i, features, unit, pool, name="branch_{}", single=False):

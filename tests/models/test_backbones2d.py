@@ -195,7 +195,7 @@ def test_what_partial_bn_freezes(net):
     expected = {n for n in names if re.search(r"/bn[^/]*/(scale|bias)$", n) and "/bn1/" not in n}
     assert tree.matching(names, PARTIAL_BN, "frozen") == expected
     stats = tree.flatten(variables["batch_stats"])
-    assert len(expected) == len(stats) - 2  # two of each BN, but for the first
+    assert len(expected) == len(stats) - 2  # scale and offset of each BN except the first
 
 
 def test_local_response_norm_by_hand():

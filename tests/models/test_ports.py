@@ -1,4 +1,4 @@
-"""The same random weights through other libraries' networks in torch and through ours."""
+"""Compares our networks with other libraries' in torch, with equal random weights."""
 
 import json
 import pickle
@@ -44,7 +44,7 @@ def error(ours, theirs):
 
 
 def differing(ours, theirs, limit=1e-4):
-    """Names of the tensors that differ by more than the limit of their norm, and by how much."""
+    """Returns the tensors that differ by more than a limit, relative to their norm."""
     assert ours.keys() == theirs.keys()
 
     def distance(name):
@@ -121,7 +121,8 @@ def test_a_training_step_of_torchvision(torchvision, f64, tmp_path, name):
     torch.save(network.state_dict(), path)
     variables = load_weights(name, path, source="torchvision")
     variables = jax.tree.map(np.float64, variables)
-    arguments |= {"lowering": Lowering.DIRECT, "dtype": jnp.float64}  # others have f32 inside
+    # Other networks compute in f32 inside.
+    arguments |= {"lowering": Lowering.DIRECT, "dtype": jnp.float64}
     model = create_model(name, num_classes=7, **arguments)
     optimizer = optax.chain(optax.add_decayed_weights(decay), optax.sgd(rate, momentum=momentum))
     theirs = torch.optim.SGD(network.parameters(), rate, momentum, weight_decay=decay)
@@ -227,7 +228,7 @@ def test_s3d_of_min(tmp_path):
 
 
 def test_s3d_of_torchvision(torchvision, tmp_path):
-    """14 frames are the fewest that it takes, and 224 x 224 the smallest frames."""
+    """The network requires at least 14 frames of 224 x 224."""
     network = ports.randomize(torchvision.models.video.s3d(num_classes=400))
     path = tmp_path / "s3d.pth"
     torch.save(network.state_dict(), path)
@@ -254,7 +255,7 @@ C3D_NAMES = {
 
 @pytest.mark.parametrize("source", C3D_NAMES)
 def test_c3d(tmp_path, source):
-    """fc6 sees a map of more than one place in another order than the ports' does."""
+    """The flattened input of fc6 has another axis order than in the ports."""
     widths = [max(round(w / 8), 1) for w in (64, 128, 256, 256, 512, 512, 512, 512)]
     network = ports.randomize(ports.C3DNet(C3D_NAMES[source], widths, hidden=512))
     path, clip = tmp_path / "c3d.pickle", clip_of((2, 16, 112, 112, 3))
@@ -267,7 +268,7 @@ def test_c3d(tmp_path, source):
 
 
 def vmz_network(torchvision, blocks):
-    """As ig65m-pytorch makes it from torchvision's: the mid width anew for every convolution."""
+    """Builds the network like ig65m-pytorch, with one mid width per convolution."""
     video = torchvision.models.video.resnet
     network = video.VideoResNet(
         video.BasicBlock, [video.Conv2Plus1D] * 4, blocks, video.R2Plus1dStem, num_classes=359
@@ -282,7 +283,7 @@ def vmz_network(torchvision, blocks):
 
 
 def caffe2_blobs(state, blocks):
-    """The same weights under VMZ's names, which number the blocks through."""
+    """Renames weights to VMZ's names, which number the blocks across stages."""
     blobs = {"last_out_L359_w": state["fc.weight"], "last_out_L359_b": state["fc.bias"]}
 
     def bn(ours, theirs):
@@ -316,7 +317,7 @@ def caffe2_blobs(state, blocks):
 
 
 def test_vmz(torchvision, tmp_path):
-    """IG-65M's R(2+1)D-34: epsilon 1e-3, which our network's statistics take over."""
+    """IG-65M's R(2+1)D-34 has epsilon 1e-3; the import shifts the running variances."""
     network = vmz_network(torchvision, BLOCKS[34])
     path, clip = tmp_path / "r2plus1d_34.pth", clip_of((1, 8, 40, 56, 3))
     torch.save(network.state_dict(), path)
@@ -370,7 +371,7 @@ def test_every_model_with_weights_has_a_source():
 
 
 def test_shortcut_a_by_hand():
-    """Pixels at even places, then zeros; with convolutions of zeros nothing else is left."""
+    """With zero convolutions, the output is every second pixel, with zeros in new channels."""
     model = create_model("resnet10_3d_a", width=1 / 16, num_classes=2)
     clip = jnp.asarray(clip_of((1, 16, 32, 32, 3)))
     shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), clip, train=False))

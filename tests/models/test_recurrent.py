@@ -126,7 +126,7 @@ def test_lstm_starts_as_it_should():
 
 
 def test_counts():
-    """8,945,600 parameters without the recurrent BN, whose four vectors have 4H, 4H, H and H."""
+    """8,945,600 parameters without recurrent BN, which adds vectors of size 4H, 4H, H and H."""
     shape = (25, 224, 224, 3)
     without, *_ = shapes_of(ConvNetLSTM(batch_norm=False), shape)
     assert size(without["params"]) == 8_945_600

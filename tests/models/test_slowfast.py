@@ -77,7 +77,7 @@ def test_lateral_connections(lateral):
 
 
 def test_positions_average_softmaxes_or_logits():
-    logits = np.array([[[[[0.0, 2.0], [3.0, 1.0]]]]])  # two places of two classes
+    logits = np.array([[[[[0.0, 2.0], [3.0, 1.0]]]]])  # two positions, two classes
     e = np.exp
     mean = (e(2.0) / (1 + e(2.0)) + e(1.0) / (e(3.0) + e(1.0))) / 2
     answer = jax.nn.softmax(joint_answer(jnp.asarray(logits), "softmax"))
@@ -154,7 +154,7 @@ def test_non_local_by_hand(kind):
 
 def started(module, x):
     """Output and parameters of a freshly initialized module."""
-    key = jax.random.key(0, impl="rbg")  # compiles soonest
+    key = jax.random.key(0, impl="rbg")  # compiles fastest
     return jax.jit(partial(module.init_with_output, train=False))(key, x)
 
 
@@ -304,11 +304,11 @@ def test_csn(hub, tmp_path):
 
 
 def same_training_step(network, name, form, clip, inputs, folder):
-    """Loss, gradients and running statistics of one step.
+    """Compares loss, gradients and running statistics of one step.
 
-    BNs' biases of three scales leave next to no unit near a ReLU's corner, where rounding would
-    decide. Where no padding lies between a BN and the next, the next takes away what the bias of
-    the first adds: such a gradient is rounding alone, and a floor is under all norms.
+    Large BN biases keep almost all inputs of ReLUs away from 0, where rounding would decide the
+    gradient. If no padding is between two BNs, the second one cancels the bias of the first. The
+    gradient of such a bias is rounding error only, so all norms have a lower bound.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""Plans of runs: what a compiled program's text says, the chips, the search, the command."""
+"""Plans of runs: cost from program text, chips, search for the largest batch, command."""
 
 import argparse
 import dataclasses
@@ -26,7 +26,7 @@ tpu = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None, reason="needs libtpu (extra [tpu])"
 )
 
-# A program in the form that the compiler of TPUs prints, with everything that is counted.
+# Program text of the TPU compiler with every kind of operation that is counted.
 PROGRAM = """HloModule jit_step, is_scheduled=true
 
 %add (x: f32[], y: f32[]) -> f32[] {
@@ -112,7 +112,7 @@ def test_program_read():
     assert cost.cycles == 1000 + 5 * 7 + 50, "loops as often as they run, the dearer branch"
     assert cost.matrix_cycles == 1000
     assert cost.collectives == {
-        "all-gather": (1, 64 * 4 * 4),  # begun once; what runs beside it does not begin another
+        "all-gather": (1, 64 * 4 * 4),  # started once; overlapped operations do not start it again
         "all-reduce": (5 + 1, 5 * 10 * 4 + 20 * 4 + 7 * 32 * 2),
         "collective-permute": (1, 8 * 128 * 2),
         "reduce-scatter": (1, 128 * 256 * 4),
@@ -133,7 +133,7 @@ def mesh_of(count: int) -> Mesh:
 
 
 def test_collectives_of_a_compiled_program():
-    """Data parallel by hand: a gradient summed in each of five loops, a result gathered."""
+    """Data parallelism by hand: a gradient sum in each of five iterations, and a gather."""
     mesh = mesh_of(4)
     whole, rows = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((), ("data",)))
 
@@ -159,7 +159,7 @@ def test_collectives_of_a_compiled_program():
 def test_chips():
     kinds = [kind for chip in CHIPS for kind in chip.kinds]
     assert len(kinds) == len(set(kinds))
-    # Multiply-adds a cycle of the matrix units of one JAX device; two FLOPs each.
+    # Multiply-adds per cycle of one device's matrix units; each counts as two FLOPs.
     units = {
         "v2": 128**2,
         "v3": 2 * 128**2,
@@ -239,7 +239,7 @@ def tiny(*overrides: str):
 
 
 def test_batch_keeps_the_size_of_bn_groups():
-    run = tiny("model.name=c3d_bn", "model.bn_groups=4", "batch_size=24")  # 6 clips a group
+    run = tiny("model.name=c3d_bn", "model.bn_groups=4", "batch_size=24")  # 6 clips per group
     assert batches.batch_unit(run, 4) == 12
     assert batches.batch_unit(run, 1) == 6
     larger = batches.with_batch(run, 60)
@@ -252,7 +252,7 @@ def test_batch_keeps_the_size_of_bn_groups():
 
 @functools.cache
 def tiny_plan(devices: int) -> plan.Plan:
-    """With plain convolutions, whose gradients a CPU, too, computes from its own clips."""
+    """Uses DIRECT convolutions, whose gradients need no other device's clips on CPUs either."""
     run = tiny()
     run = dataclasses.replace(run, model={**run.model, "lowering": Lowering.DIRECT})
     return plan.make_plan(run, 8, jax.devices()[:devices])
@@ -273,14 +273,14 @@ def test_plan_of_a_network():
     macs = sum(27 * a * b * n for a, b, n in layers) + sum(a * b for a, b in dense)
     assert one.model_flops == 6 * macs * run.batch_size
     assert one.parameters == sum(leaf.size for leaf in jax.tree.leaves(shapes))
-    # The state goes in, parameters and as much momentum, and comes out where it was.
+    # The donated state (parameters and momentum of the same size) is an argument and a result.
     state = 2 * 4 * one.parameters
     clips = run.batch_size // 2 * (4 * 28 * 28 * 3 + 4 + 4 + 3 * 4)
     assert one.clip_bytes == clips
     assert state + clips <= one.memory.arguments < state + clips + 100
     assert one.memory.outputs < 4096
     assert one.memory.total >= one.memory.arguments + one.memory.temporaries
-    # Every parameter's gradient is summed over the devices, and a few metrics.
+    # Gradients of all parameters and a few metrics are summed over the devices.
     assert 4 * one.parameters < one.cost.collectives["all-reduce"][1] < 4 * one.parameters + 100
     assert one.step_seconds(chip_of_topology("v5e:2x2")) is None
 
@@ -301,7 +301,7 @@ def test_estimates():
     v5e = chip_of_topology("v5e:2x2")
     assert made.memory.total == 10
     assert made.step_seconds(v5e) == pytest.approx(2e-3), "3 million cycles at 1.5 GHz"
-    # Three quarters of 2 x 100 MB and of 100 MB, at 200 GB/s.
+    # Three quarters of 2 x 100 MB and of 100 MB are sent, at 200 GB/s.
     assert made.link_seconds(v5e) == pytest.approx(0.75 * 3e8 / 200e9)
 
 
@@ -316,7 +316,7 @@ def run_command(*arguments: str) -> int:
 
 @pytest.fixture
 def compiled(monkeypatch):
-    """Commands that compile one network on two devices, whatever was asked: it takes a while."""
+    """Makes all commands compile one small network on two devices, to save time."""
     made = tiny_plan(2)
     monkeypatch.setattr(jax, "devices", lambda devices=jax.devices(): devices[:2])
     tried = []
@@ -351,7 +351,7 @@ def test_command_of_what_does_not_fit(capsys, compiled):
 
 
 def test_command_for_the_largest_batch(capsys, compiled):
-    """1 MB, and one for every whole 16 clips: of 8 MB, 127 clips, and two devices take 126."""
+    """1 MB plus 1 MB per 16 clips: 127 clips fit in 8 MB, so two devices take 126."""
     assert run_command(*CONFIG, "--topology", "8MB", "--largest") == 0
     captured = capsys.readouterr()
     assert max(batch for batch in compiled if 1 + batch // 16 <= 8) == 126
@@ -387,7 +387,7 @@ def test_bad_input(arguments, message, compiled):
 def test_no_config():
     with pytest.raises(ConfigError, match="neither a file"):
         load_config("configs/c4d.py")
-    with pytest.raises(ConfigError, match="only 'smoke'"):
+    with pytest.raises(ConfigError, match="allowed is 'smoke'"):
         load_config("configs/i3d_rgb.py:smok")
 
 
@@ -431,8 +431,8 @@ def test_topologies(alone, topology, count, kind):
 
 @tpu
 def test_cycles_of_a_loop(alone):
-    """A bf16 product of 2048 x 2048, five times: no fewer cycles than its multiply-adds take on
-    full matrix units, and not twice as many."""
+    """A bf16 product of 2048 x 2048, five times: at least the cycles of fully used matrix
+    units, and less than twice as many."""
     devices, _ = topologies.tpu_devices("v5e:2x2")
     here = NamedSharding(Mesh(np.array(devices[:1]), ("data",)), PartitionSpec())
     x = jax.ShapeDtypeStruct((2048, 2048), jnp.bfloat16, sharding=here)

@@ -1,4 +1,4 @@
-"""The page of a test, read as text and opened in a browser."""
+"""The report of an evaluation, as text and in a browser."""
 
 import dataclasses
 import io
@@ -29,7 +29,7 @@ def paths(tmp_path_factory):
 
 
 def make_result(paths, classes):
-    """Scores of a network that is right for most videos, the last of which is broken."""
+    """Scores of a network with mostly correct predictions; the last video is broken."""
     rng = np.random.default_rng(0)
     labels = np.arange(len(paths)) % classes
     logits = 2 * rng.normal(size=(len(paths), classes))
@@ -58,7 +58,7 @@ def make_page(result, data, **how):
 
 
 def requests(page):
-    """What a browser would fetch: every reference that is not data inside the page."""
+    """Returns the references that a browser would fetch, i.e. all that are not data URLs."""
     found = re.findall(r'(?:src|href|srcset|action|poster|data)="([^"]*)"', page)
     found += re.findall(r"url\(([^)]*)\)|@import[^;]*", page)
     return [one for one in found if not one.startswith("data:")]
@@ -73,10 +73,10 @@ def test_what_stands_in_the_page(paths, classes):
     assert "A note." in page
     assert "no such &lt;file&gt;" in page
     assert "x &amp; y" in page
-    assert "<i> & " not in page  # names of classes are text
+    assert "<i> & " not in page  # class names are escaped
     assert page.count('class="bar"') == len(set(result.labels.tolist()))
     assert len(re.findall("data:image/webp", page)) == 5
-    # Of many classes, a picture; of few, a table whose numbers are all the videos.
+    # Many classes: a picture. Few: a table with counts that sum to the number of videos.
     assert page.count("data:image/png") == (classes > 60)
     cells = re.findall(r'rgba\([^"]*">(\d+)</td>', page)
     assert sum(map(int, cells)) == (0 if classes > 60 else 12)
@@ -104,7 +104,7 @@ def test_the_largest_confusions():
 
 
 def test_a_thumbnail_moves(paths):
-    """It shows the video from its first frame on, in its aspect: brighter with every frame."""
+    """It starts at the first frame and keeps the aspect; each frame is brighter than the last."""
     data = VideoDataset((paths[0], "/gone.mp4"), (0, 0), ("a",))
     with Image.open(io.BytesIO(thumbnail(data, 0))) as image:
         assert (image.format, image.size) == ("WEBP", (160, 120))
@@ -113,7 +113,7 @@ def test_a_thumbnail_moves(paths):
             image.seek(k)
             levels.append(np.asarray(image.convert("RGB"))[60:, 80:].mean())
             shown += image.info["duration"]
-    # 8 frames of 1/8 s; the encoder joins some that differ by little.
+    # 8 frames of 1/8 s; the encoder merges frames that differ little.
     assert shown == 1000
     assert len(levels) >= 4
     assert (np.diff(levels) > 4).all()
@@ -127,7 +127,7 @@ def test_a_thumbnail_moves(paths):
 @pytest.mark.parametrize("dark", [False, True])
 @pytest.mark.parametrize("classes", [4, 80])
 def test_in_a_browser(paths, tmp_path, dark, classes):
-    """Nothing is asked for from anywhere, and something is to be seen, light and dark."""
+    """The page makes no requests and is visible in light and dark mode."""
     result, data = make_result(paths, classes)
     page = make_page(result, data)
     assert "http" not in re.sub(r"base64,[A-Za-z0-9+/=]*", "", page)
@@ -159,6 +159,6 @@ def test_in_a_browser(paths, tmp_path, dark, classes):
     background = np.median(pixels, (0, 1))
     assert (background < 60).all() if dark else (background > 195).all()
     assert pixels.std() > 10
-    # The bars: blue, more than a hundred of their pixels.
+    # The bars have more than a hundred blue pixels.
     blue = (np.abs(pixels - (42, 120, 214)) < 12).all(-1)
     assert blue.sum() > 100

@@ -1,4 +1,4 @@
-"""ASLAN's protocol: measures by hand, folds by scikit-learn called plainly, ROC by counting."""
+"""ASLAN's protocol: measures by hand, folds by plain scikit-learn, ROC by counting."""
 
 import math
 
@@ -19,7 +19,7 @@ from jaxvideo.types import DataError
 
 
 def test_the_twelve_measures_by_hand():
-    """x = (1, 4), y = (4, 1); all but the roots are whole numbers or halves."""
+    """x = (1, 4), y = (4, 1): all terms but the roots are integers or halves."""
     (found,) = measures(np.array([[1.0, 4.0]]), np.array([[4.0, 1.0]]))
     expected = [
         8,  # 1 * 4 + 4 * 1
@@ -39,7 +39,7 @@ def test_the_twelve_measures_by_hand():
 
 
 def test_measures_where_features_are_zero():
-    """0 / 0 and 0 log 0 count nothing, and nothing is not finite."""
+    """0 / 0 and 0 log 0 count as 0, so all measures are finite."""
     x, y = np.array([[0.0, 1.0, 0.0]]), np.array([[0.0, 1.0, 1.0]])
     (found,) = measures(x, y)
     np.testing.assert_allclose(found[[0, 3, 5, 6]], [1, math.sqrt(0.5), 1, 1], rtol=1e-6)
@@ -69,7 +69,7 @@ def test_vectors_of_pairs():
 
 
 def test_standard_error():
-    """Of 0.7, 0.8, 0.9: the deviation is 0.1, over the root of three."""
+    """For 0.7, 0.8 and 0.9: the standard deviation 0.1 over the square root of three."""
     result = Verification(np.array([0.7, 0.8, 0.9]), np.array([0.5]), 0.5)
     assert (result.accuracy, result.standard_error) == pytest.approx((0.8, 0.1 / math.sqrt(3)))
 
@@ -83,7 +83,7 @@ def test_cross_validation():
     rng = np.random.default_rng(0)
     same = np.tile([True, False], 60)
     split = np.repeat([1, 2, 3], 40)
-    # Scales that only the scaling makes comparable; a column that never changes.
+    # Columns with very different scales, and a constant column.
     vectors = rng.standard_normal((120, 3)) * [1, 1000, 0] + same[:, None] * [0.8, 800, 0]
     names = tuple(map(str, range(120)))
     result = verify(vectors, Pairs(names, names, same, split))
@@ -120,7 +120,7 @@ def test_pairs_from_text(tmp_path):
 
 
 def test_pairs_of_the_data_set(tmp_path):
-    """View2.mat: ids, same, and two actions, of pairs x 5 x splits."""
+    """View2.mat has shape pairs x 5 x splits: two IDs, same, two actions."""
     from scipy.io import savemat
 
     table = np.zeros((2, 5, 3))

@@ -1,4 +1,4 @@
-"""`extract` on a folder, again and again, and what is done with what it writes."""
+"""`extract` on a directory, repeatedly, and the commands that use its features."""
 
 import argparse
 import os
@@ -19,7 +19,7 @@ from jaxvideo.types import ConfigError, DataError, Preprocessing
 
 PRE = Preprocessing(frames=4, size=40, crop=32)
 MODEL = {"name": "f_r2d_10", "width": 1 / 16, "num_classes": 3}
-# Videos of three classes, by how bright their upper half is.
+# Videos of three classes, which differ in the brightness of the upper half.
 GRAY = {"dark": 40, "gray": 120, "bright": 220}
 
 
@@ -48,7 +48,7 @@ def write(path, gray, seed, frames=12):
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """A data folder: four training and three test videos of each class, of which one is broken."""
+    """A data directory: four training and three test videos per class; one video is broken."""
     root = tmp_path_factory.mktemp("data")
     (root / "videos").mkdir()
     lines = {"train": [], "val": []}
@@ -66,7 +66,7 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="module", autouse=True)
 def quick_compiler():
-    """Numbers near enough, programs in a fraction of the time."""
+    """Disables compiler optimization: sufficient precision, much shorter compilation."""
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
@@ -89,7 +89,7 @@ def weights(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def extracted(data, weights, tmp_path_factory):
-    """Two folders: what the classifier sees, and an earlier map of two clips."""
+    """Two feature directories: the classifier's input, and an earlier map of two clips."""
     out = tmp_path_factory.mktemp("features")
     assert run("extract", data, "--checkpoint", weights, "--out", out / "pool", "--every", 8) == 1
     more = ("--endpoint", "conv1", "--clips", 2, "--per-clip", "--normalize", "--crops", 3)
@@ -133,7 +133,7 @@ def test_what_a_file_holds(extracted):
 
 
 def test_again(data, weights, tmp_path, capsys):
-    """What is done is skipped, what is damaged is done again, and the broken one is named."""
+    """Finished files are skipped, damaged ones rewritten, and the broken video is reported."""
     some = [data / "videos" / f"dark_{number}.mp4" for number in (0, 1, 2, 6)]
     command = ("extract", *some, "--checkpoint", weights, "--out", tmp_path / "out")
     assert run(*command) == 1
@@ -150,7 +150,7 @@ def test_again(data, weights, tmp_path, capsys):
     assert "2 written, 1 skipped (already present), 1 failed" in capsys.readouterr().out
     assert os.stat(kept).st_mtime_ns == before[0]
     np.testing.assert_array_equal(stored(tmp_path / "out" / "dark_1.mp4.npz")["features"], other)
-    with pytest.raises(ConfigError, match="contains other features; choose another --out"):
+    with pytest.raises(ConfigError, match="has features of other settings; choose another --out"):
         run(*command, "--endpoint", "conv1")
     assert run(*command[:3], *command[-4:]) == 0
 
@@ -186,7 +186,7 @@ def test_svm(sklearn, data, extracted, capsys):
     plain = LinearSVC(dual=False).fit(train, labels(TRAIN)).predict(test)
     accuracy = 100 * (plain == labels(TEST)).mean()
     mean = 100 * balanced_accuracy_score(labels(TEST), plain)
-    assert accuracy > 60  # they are easy
+    assert accuracy > 60  # the classes are easy to separate
     assert f"accuracy {accuracy:.2f} %, mean class accuracy {mean:.2f} % of 8 of 9 vid" in printed
     assert "36 features of 12 videos" in printed
     assert "C = 1, trained on 12 of 12 videos" in printed
@@ -220,7 +220,7 @@ def test_pca(sklearn, data, extracted, tmp_path, capsys):
     rows = re.findall(r"^ +(\d+)  ([\d.]+) %$", capsys.readouterr().out, re.MULTILINE)
     assert [int(dimensions) for dimensions, _ in rows] == [1, 2, 4]
     assert picture.read_bytes()[:4] == b"\x89PNG"
-    assert run(*command) == 0  # of the usual dimensions those that there are
+    assert run(*command) == 0  # those of the default dimensions that are possible
     assert re.findall(r"^ +(\d+)  ", capsys.readouterr().out, re.MULTILINE) == ["10"]
     with pytest.raises(ConfigError, match="12 training videos with 32 features allow 1 to 12"):
         run(*command, "--dimensions", 50)
@@ -244,7 +244,7 @@ def test_tsne(sklearn, data, extracted, tmp_path, capsys):
 
 
 def test_aslan(sklearn, data, extracted, tmp_path, capsys):
-    """Pairs of a class and of two: the numbers are those of the measures and a plain SVM."""
+    """The accuracy equals that of the measures with a plain SVM."""
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
     from sklearn.svm import SVC

@@ -1,4 +1,4 @@
-"""Expansion: the paper's numbers, the walk against brute force, objectives, and the command."""
+"""Expansion: the paper's numbers, steps against brute force, objectives, the command."""
 
 import argparse
 import itertools
@@ -27,7 +27,7 @@ from jaxvideo.studies.objectives import command_objective, motion_objective, rem
 from jaxvideo.training.config import read_config
 from jaxvideo.types import CheckpointError, ConfigError, JaxvideoError
 
-# Sheet, 2.9: name, T x S^2, millions of multiply-adds, millions of parameters.
+# Paper: name, T x S^2, millions of multiply-adds, millions of parameters.
 PAPER = [
     ("X2D", 1, 112, 20.7, 1.634),
     ("", 1, 112, 41.0, 2.653),
@@ -69,7 +69,7 @@ def test_published_steps(paper):
 @pytest.mark.full
 @pytest.mark.parametrize("name", ["x3d_xs", "x3d_s", "x3d_m", "x3d_l", "x3d_xl"])
 def test_published_networks_are_the_registrys(paper, name):
-    """The clip, too: 4 x 12, 13 x 6 and 16 x 5 at 30 frames per second."""
+    """The clips agree as well: 4 x 12, 13 x 6 and 16 x 5 at 30 frames per second."""
     (step,) = (s for s in paper if s.name.lower().replace("-", "_") == name)
     assert step.factors == start_factors(name)
 
@@ -83,12 +83,12 @@ def test_published_networks_are_the_registrys(paper, name):
     ],
 )
 def test_complexity_is_the_networks(factors):
-    """Odd sizes, and factors that round."""
+    """For odd sizes and factors that need rounding."""
     network = summarize(**factors.model, frames=factors.frames, crop=factors.crop)
     assert complexity(factors) == network.macs
 
 
-# Values of an axis after v, far enough for twice the cost of any start below.
+# Values of an axis above v, up to more than twice the cost of any start below.
 AXES = {
     "fast": ("frames", lambda v: range(v + 1, 4 * v + 4)),
     "temporal": ("frames", lambda v: range(v + 1, 4 * v + 4)),
@@ -100,7 +100,7 @@ AXES = {
 
 
 def brute(start, target, objective):
-    """(move, factors) of the walk: every value of every axis is looked at."""
+    """Computes (move, factors) of each step by trying every value of every axis."""
 
     def cost(sizes):
         return complexity(Factors(**sizes))
@@ -162,7 +162,7 @@ def test_walk_is_brute_forces(name, target, monkeypatch):
 
 @pytest.mark.full
 def test_an_objective_that_likes_the_papers_networks_finds_them(paper, monkeypatch):
-    """To S, with its frames; every candidate has the paper's own size."""
+    """Expansion to X3D-S, with its frames; every candidate has the size in the paper."""
     monkeypatch.setattr(
         expansion, "summarize", lambda *_, **__: SimpleNamespace(macs=0, parameters=0)
     )
@@ -174,7 +174,7 @@ def test_an_objective_that_likes_the_papers_networks_finds_them(paper, monkeypat
 
 
 def close(a, b):
-    """The same but for the last digits of the rate."""
+    """Returns True if factors are equal except for rounding of the frame rate."""
     return all(
         x == pytest.approx(y, rel=1e-3)
         for x, y in zip(vars(a).values(), vars(b).values(), strict=True)
@@ -183,7 +183,7 @@ def close(a, b):
 
 @pytest.mark.full
 def test_larger_steps_of_the_paper(paper):
-    """M to XL: each is what is nearest to twice the one before."""
+    """M to XL: each step is the value nearest to doubling the previous network."""
     for before, after in itertools.pairwise(paper[9:]):
         assert grow(before.factors, after.move, 2 * before.macs) == after.factors
 
@@ -273,7 +273,7 @@ def test_what_was_tried_is_remembered(tmp_path):
 
 
 def test_accuracy_on_the_motion_task(tmp_path, monkeypatch):
-    """A candidate's run has its network, and its clip in small and fast; no weights are kept."""
+    """The run has the candidate's network and a scaled clip; its weights are deleted."""
     configs = []
 
     def train(config, run):
@@ -307,7 +307,7 @@ def run(*arguments):
 
 
 def test_command_prints_the_walk_and_goes_on(tmp_path, capsys):
-    """The objective counts its calls in a file: what was tried is not tried again."""
+    """The objective counts its calls in a file; a resumed command does not repeat them."""
     calls = tmp_path / "calls"
     program = (
         f"import sys, json; open('{calls}', 'a').write('x'); "

@@ -1,4 +1,4 @@
-"""Linear SVMs on features, against scikit-learn called plainly; and which file is whose."""
+"""Linear SVMs on features, compared with plain scikit-learn; matching files to videos."""
 
 import importlib
 
@@ -13,7 +13,7 @@ CLASSES = 3
 
 
 def blobs(count, spread, seed):
-    """Points around three corners that overlap somewhat: `[count, 6]` and labels."""
+    """Points `[count, 6]` around three centers that overlap somewhat, and labels."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(CLASSES, size=count)
     return np.eye(CLASSES, 6)[labels] + spread * rng.standard_normal((count, 6)), labels
@@ -33,7 +33,7 @@ def folder(tmp_path):
 
 
 def test_whose_features(folder):
-    """The longest end of the path decides, and an ending may be missing."""
+    """The longest suffix of the path decides, and a file ending may be missing."""
     names = features.find_features(folder)
     assert list(names) == ["a/x.avi", "a/y.avi", "b/x.avi"]
 
@@ -50,7 +50,7 @@ def test_whose_features(folder):
     assert matched("b/x", "a/y") == [(0, "b/x.avi.npz"), (1, "a/y.avi.npz")]
     write(folder / "a/y.mp4.npz", [0, 0])
     with pytest.raises(DataError, match=r"but of none of the 1 labeled videos, such as a/y"):
-        found("a/y")  # which of the two?
+        found("a/y")  # ambiguous
     write(folder / "x.avi.npz", [0, 0])
     with pytest.raises(DataError, match=r"matches both c/x\.avi and d/x\.avi"):
         found("c/x.avi", "d/x.avi")
@@ -62,7 +62,7 @@ def test_reading(folder, tmp_path_factory):
     write(other / "b/x.avi.npz", [[5, 5], [7, 6], [9, 7]], per_clip=True)
     videos = ["/d/a/x.avi", "/d/a/y.avi", "/d/b/x.avi"]
     values, indices = features.read_features([folder, other], videos)
-    # The second folder lacks a/y; its clips are averaged, and stand beside the first's.
+    # The second directory lacks a/y; its clips are averaged and concatenated to the first.
     assert indices.tolist() == [0, 2]
     np.testing.assert_array_equal(values, [[0, 0.5, 1.5, 4], [2, 2.5, 7, 6]])
     assert values.dtype == np.float32
@@ -125,7 +125,7 @@ def test_svm(sklearn):
     plain = LinearSVC(C=0.5, dual=False).fit(x, y)
     assert (scores.argmax(1) == plain.predict(tested)).all()
     np.testing.assert_allclose(scores, plain.decision_function(tested), rtol=1e-3, atol=1e-3)
-    # Two of four classes: columns stay where they belong, and nobody answers the others.
+    # Two of four classes: columns keep their index, and the other classes are never predicted.
     scores = svm.svm_scores(x[y > 0], y[y > 0], tested, 4)
     assert set(scores.argmax(1)) == {1, 2}
     assert np.isneginf(scores[:, [0, 3]]).all()
@@ -152,7 +152,7 @@ def test_c_is_chosen_as_grid_search_does(sklearn):
     assert list(told) == grid["C"]
     np.testing.assert_allclose(list(told.values()), plain.cv_results_["mean_test_score"], atol=0.02)
     assert chosen == min(c for c in told if told[c] == max(told.values()))
-    # Where all are right, the smallest.
+    # If all candidates are equally good, the smallest is chosen.
     apart, labels = blobs(30, 0.01, 0)
     assert svm.choose_c(apart, labels, (10.0, 1.0, 100.0)) == 1
     with pytest.raises(DataError, match="class 1 has a single training video"):
@@ -171,7 +171,7 @@ def test_leave_one_out(sklearn):
     scores = svm.leave_one_out(x, y, groups, CLASSES)
     plain = cross_val_predict(LinearSVC(dual=False), x, y, cv=LeaveOneGroupOut(), groups=groups)
     assert (scores.argmax(1) == plain).mean() > 0.95
-    # A copy of every video under another label is only wrong if it is left out alone.
+    # Each video has a copy with another label; leaving out one video alone gives errors.
     twice, other = np.concatenate([x, x]), np.concatenate([y, (y + 1) % CLASSES])
     alone = svm.leave_one_out(twice, other, np.arange(48), CLASSES, 100.0)
     pairs = svm.leave_one_out(twice, other, np.arange(48) % 24, CLASSES, 100.0)
@@ -192,7 +192,7 @@ def test_compactness(sklearn):
     for dimensions, accuracy in rows:
         plain = make_pipeline(PCA(dimensions), LinearSVC(dual=False)).fit(x, y)
         assert accuracy == pytest.approx(plain.score(tested, labels), abs=0.03)
-    assert rows[0][1] < rows[1][1]  # three corners do not lie on a line
+    assert rows[0][1] < rows[1][1]  # three centers are not on a line
     for wrong in ([7], [0], []):
         with pytest.raises(ConfigError, match="60 training videos with 6 features allow 1 to 6"):
             list(svm.compactness(x, y, tested, labels, wrong))
@@ -202,7 +202,7 @@ def test_tsne_keeps_neighbors(sklearn):
     from threadpoolctl import threadpool_limits
 
     x, y = blobs(60, 0.05, 0)
-    with threadpool_limits(1):  # other tests run beside this one
+    with threadpool_limits(1):  # other tests run in parallel
         points = svm.embed(x, seed=1, perplexity=10)
         again = svm.embed(x, seed=1, perplexity=10)
     np.testing.assert_array_equal(points, again)

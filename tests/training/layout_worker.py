@@ -24,10 +24,11 @@ SOONEST = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_pass
 
 
 def train(model: dict, clip: tuple, parallel: dict, steps: int) -> dict:
-    """Losses of the steps, a checksum of the last parameters, and the step's collectives."""
+    """Returns the losses, a checksum of the final parameters, and the step's collectives."""
     layout = make_layout(Parallel(**parallel), {"batch_size": BATCH})
     lowering = Lowering(model.pop("lowering", "auto"))
-    if model["name"] == "r2plus1d":  # two stages of one block: all ingredients, compiled sooner
+    # Two stages of one block contain all operations and compile faster.
+    if model["name"] == "r2plus1d":
         del model["name"]
         network = ResNet3D(
             KINDS["r2plus1d"][:3], blocks=(1, 1), lowering=lowering, num_classes=5, **model

@@ -1,4 +1,4 @@
-"""Each augmentation against an independent reference: Pillow, colorsys, NumPy by hand."""
+"""Compares each augmentation with an independent reference: Pillow, colorsys or NumPy."""
 
 import colorsys
 import functools
@@ -23,14 +23,14 @@ mix = jax.jit(augment.mix, static_argnames=("mixup", "cutmix"))
 
 @pytest.fixture(scope="module")
 def clip():
-    """Three parts of a photograph, as the frames of a clip, not using all of 0 to 255."""
+    """A clip of three parts of a photograph, with values in a part of 0 to 255."""
     photo = data.astronaut()
     frames = np.stack([photo[60 * t : 60 * t + 40, 150:200] for t in range(3)])
     return (30 + 0.7 * frames).astype(np.uint8)
 
 
 def with_pillow(frames, change):
-    """A change of all frames as one tall picture: Pillow's statistics are then the clip's."""
+    """Applies Pillow to all frames as one tall picture, so its statistics are the clip's."""
     tall = Image.fromarray(frames.reshape(-1, *frames.shape[2:]))
     return np.asarray(change(tall)).reshape(frames.shape)
 
@@ -89,7 +89,7 @@ def test_an_operation_is_pillows(clip, name, up):
 
 @pytest.mark.full
 def test_a_flat_clip_stays_whole():
-    """No extremes to stretch, one filled bin, no chroma to divide by."""
+    """A constant clip has no range to stretch, one histogram bin and no chroma."""
     flat = np.full((2, 5, 5, 3), 77, np.uint8)
     for name in ("autocontrast", "equalize"):
         found = apply_operation(flat, OPERATIONS.index(name), 5.0, True)
@@ -130,7 +130,7 @@ def test_jitter_is_some_factor_of_its_range(clip, name):
     jitter = StepAugment(**{name: 0.4})
     keys = jax.random.split(jax.random.key(0), 40)
     frames = jnp.asarray(clip, jnp.float32)
-    # Where no blend leaves 0 to 255, so that it tells the factor.
+    # Where no blend is clipped, so that the factor can be computed.
     gray = (clip * GRAY).sum(-1, keepdims=True)
     other = {"brightness": 0, "contrast": gray.mean(), "saturation": gray}[name]
     inside = np.abs(clip.astype(float) - other) * (np.abs(clip + 0.4 * (clip - other) - 127) < 120)
@@ -160,7 +160,7 @@ def test_colors_depend_on_the_sample_and_not_on_its_place(clip):
 
 
 def test_all_frames_are_changed_alike(clip):
-    """A clip of one frame three times has three equal frames after."""
+    """A clip that repeats one frame keeps equal frames."""
     still = np.stack([np.stack([clip[0]] * 3)] * 16)
     keys = jax.random.split(jax.random.key(5), 16)
     found = np.asarray(change_colors(still, keys, ALL))
@@ -178,7 +178,7 @@ def test_flow_beside_rgb_keeps_its_values(clip):
 
 @pytest.mark.full
 def test_randaugment_draws_every_operation_evenly(clip):
-    """One layer over 900 keys: what each made of the clip is one of the operations' results."""
+    """One operation for each of 900 keys; each result is that of one of the operations."""
     small = clip[:1, :30, :30]
     results = {}
     for index, name in enumerate(OPERATIONS):
@@ -207,10 +207,10 @@ def test_erasing():
             continue
         erased += 1
         h, w = rows[-1] - rows[0] + 1, columns[-1] - columns[0] + 1
-        assert (picture == 0).sum() == h * w  # a whole rectangle, and nothing beside it
-        assert h < 30  # what does not fit is drawn anew
+        assert (picture == 0).sum() == h * w  # one complete rectangle, and nothing else
+        assert h < 30  # rectangles that do not fit are drawn again
         assert w < 40
-        # Sides are rounded to pixels: half of one each way.
+        # Sides are rounded by up to half a pixel.
         assert (h - 0.5) * (w - 0.5) <= 1200 / 3
         assert (h + 0.5) * (w + 0.5) >= 1200 * 0.02
         assert (h + 0.5) / (w - 0.5) >= 0.3
@@ -258,7 +258,7 @@ def test_cutmix():
     np.testing.assert_allclose(share, 1 - foreign[:, 0].mean((1, 2)), atol=1e-6)
     for mask in foreign[:, 0]:
         assert mask.sum() == mask.any(1).sum() * mask.any(0).sum()  # a rectangle
-    # Beta(1, 1) is uniform; boxes are cut at the border, so more than a half stays.
+    # Beta(1, 1) is uniform; boxes are cut off at the border, so more than half remains.
     assert 0.5 < share.mean() < 0.75
     assert share.min() < 0.4
 
@@ -270,7 +270,7 @@ def test_mixup_and_cutmix_share_the_clips():
     own, other = (found == clip).all(-1), (found == np.roll(clip, N // 2, 0)).all(-1)
     cut = (own | other).all((1, 2, 3))
     assert 150 < cut.sum() < 250
-    order = np.roll(np.arange(N), 7)  # pairs stay pairs
+    order = np.roll(np.arange(N), 7)  # pairs remain adjacent
     again, _ = mix(clip[order], np.ones(N), KEYS[order], mixup=1.0, cutmix=1.0)
     np.testing.assert_array_equal(again, found[order])
 
@@ -312,7 +312,7 @@ def test_sharpness_leaves_the_border_as_pillow_does(clip):
         ({"mixup": -0.2}, "augment.mixup=-0.2"),
         ({"cutmix": float("nan")}, "augment.cutmix=nan"),
         ({"areas": (0.5, 2.0)}, "augment.areas="),
-        ({"views_per_video": 3, "repeated": 2}, "repeated must divide the other"),
+        ({"views_per_video": 3, "repeated": 2}, "repeated must divide views_per_video"),
         ({"views_per_video": 0}, "both must be at least 1"),
     ],
 )

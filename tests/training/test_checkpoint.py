@@ -1,4 +1,4 @@
-"""Checkpoints that were damaged, or come from elsewhere, and folders that stop taking them."""
+"""Damaged and foreign checkpoints, and directories that cannot be written."""
 
 import dataclasses
 import gc
@@ -22,15 +22,15 @@ from jaxvideo.types import CheckpointError
 from jaxvideo.weights import tree
 from tests.marks import some
 
-# Where reading fails, Orbax leaves tasks behind that also failed: collected here, and not in
-# whichever test comes next.
+# If reading fails, Orbax leaves failed tasks behind. Their warnings would otherwise appear in a
+# later test.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 DESCRIPTION = {"model": {"name": "r3d_18"}, "data": {"next_batch": 8}}
 
 
 def make_state(scale: float = 1.0, optimizer=None) -> TrainState:
-    # Too large to be kept in the folder's own index, as every real kernel is.
+    # Too large to be stored inline in the index of the array storage, like every real kernel.
     kernel = scale * jax.random.normal(jax.random.key(0), (100, 1000))
     params = {"conv1": {"kernel": kernel}, "fc": {"bias": jnp.full(3, scale)}}
     optimizer = optimizer or optax.sgd(0.1, momentum=0.9)
@@ -53,7 +53,7 @@ def leave_nothing():
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
-    """A run's folder with the checkpoints of steps 4 and 8."""
+    """A run directory with the checkpoints of steps 4 and 8."""
     folder = tmp_path_factory.mktemp("run")
     with checkpoint.open_checkpoints(folder, keep=2) as checkpoints:
         checkpoint.save(checkpoints, make_state(1.0), 4, DESCRIPTION)
@@ -87,7 +87,7 @@ def halve(path: Path) -> None:
 
 @pytest.mark.parametrize("damage", some([empty, halve, Path.unlink], [halve]))
 def test_truncated(saved, tmp_path, damage):
-    """Whichever file of it was cut: one error that says what to do, or nothing was lost."""
+    """If any file is truncated, there is one error with a remedy, or no loss."""
     refused = 0
     for number, name in enumerate(files(saved)):
         folder = tmp_path / str(number)
@@ -106,7 +106,7 @@ def test_truncated(saved, tmp_path, damage):
             assert said.endswith("; if it is corrupt, delete it: the run then resumes from step 4")
             shutil.rmtree(folder / checkpoint.FOLDER / "8")
             check_equal(restored(folder), make_state(1.0))
-    assert refused >= 4  # the numbers, two indices of them, the description
+    assert refused >= 4  # the arrays, two indices, the description
 
 
 def test_the_only_one_damaged(saved, tmp_path):
@@ -117,13 +117,13 @@ def test_the_only_one_damaged(saved, tmp_path):
 
 
 def test_a_half_written_one_is_not_picked_up(saved, tmp_path):
-    """As a kill in the middle of a save leaves it."""
+    """An incomplete checkpoint, as after SIGKILL during a save, is ignored."""
     shutil.copytree(saved, tmp_path, dirs_exist_ok=True)
     folder = tmp_path / checkpoint.FOLDER
     shutil.copytree(folder / "8", folder / "12.orbax-checkpoint-tmp")
     shutil.rmtree(folder / "12.orbax-checkpoint-tmp/state/d")
     check_equal(restored(tmp_path), make_state(2.0))
-    assert (folder / "12.orbax-checkpoint-tmp").exists()  # its run may be alive
+    assert (folder / "12.orbax-checkpoint-tmp").exists()  # its run may still be writing it
     with checkpoint.open_checkpoints(tmp_path, keep=2) as checkpoints:
         assert checkpoint.latest_step(checkpoints) == 8
         checkpoint.save(checkpoints, make_state(3.0), 12, DESCRIPTION)
@@ -154,7 +154,7 @@ def test_another_format(saved, tmp_path):
 
 
 def test_a_field_that_did_not_exist_yet(saved, tmp_path):
-    """It keeps the value it has before the first step. Fields of every format cannot be missing."""
+    """A new field keeps its initial value. Fields of all formats are required."""
 
     @flax.struct.dataclass
     class Longer(TrainState):
@@ -177,7 +177,7 @@ def test_a_field_that_did_not_exist_yet(saved, tmp_path):
 
 
 def test_another_optimizer(saved, tmp_path):
-    """As after an update of Optax: the versions tell where the difference comes from."""
+    """The error lists changed versions, for instance after an update of Optax."""
     folder = edited(saved, tmp_path, lambda described: described["versions"].update(optax="0.0.1"))
     with pytest.raises(CheckpointError) as caught:
         restored(folder, make_state(optimizer=optax.adam(0.1)))
@@ -193,7 +193,7 @@ def test_another_model(saved):
 
 
 def test_a_lost_folder(saved, tmp_path):
-    """Not made anew, as it would be where a disk was mounted before."""
+    """A removed directory is not created again, e.g. below the mount point of a lost disk."""
     shutil.copytree(saved, tmp_path, dirs_exist_ok=True)
     with checkpoint.open_checkpoints(tmp_path, keep=2) as checkpoints:
         (tmp_path / checkpoint.FOLDER).rename(tmp_path / "elsewhere")
@@ -220,7 +220,7 @@ with checkpoint.open_checkpoints(Path(sys.argv[1]), keep=1) as checkpoints:
 
 
 def test_a_disk_that_takes_no_more(saved, tmp_path):
-    """A limit on the size of files stands for it: writing fails in the same place."""
+    """Simulated by a limit on file sizes, which makes writes fail in the same place."""
     shutil.copytree(saved, tmp_path, dirs_exist_ok=True)
     root = Path(__file__).parent.parent.parent
     done = subprocess.run(

@@ -52,7 +52,7 @@ def test_preprocessing_is_the_network_s_own():
         ({"batch_size": 8.5}, r"config\.batch_size=8\.5: must be an integer"),
         ({"augment": {"flip": 1}}, r"config\.augment\.flip=1: must be true or false"),
         ({"optim": {"milestones": 3}}, r"config\.optim\.milestones=3: must be a tuple"),
-        ({"optim": 3}, r"config\.optim=3: must be a section"),
+        ({"optim": 3}, r"config\.optim=3: must be a dict of keys"),
         ({"preprocessing": {"fps": "x"}}, r"fps='x': must be a number or None"),
         ({"model": {"name": "c3d", "lowering": "x"}}, r"config\.model\.lowering='x': allowed"),
         ({"epochs": 0.0}, r"config\.epochs=0\.0 only tests the weights of config\.init"),
@@ -113,7 +113,7 @@ def test_recipes_by_name_and_by_file(tmp_path, monkeypatch):
     assert find_config("motion:c3d") == ((ROOT / "configs/motion.py").resolve(), "c3d")
     with pytest.raises(ConfigError, match=r"neither a file.*Did you mean i3d_rgb.*Recipes: c3d_"):
         find_config("i3d_rbg")
-    # A config elsewhere imports the recipes' common part, and modules beside it.
+    # A config in another directory can import `configs.common` and modules next to it.
     (tmp_path / "mine.py").write_text(
         "import beside\nfrom configs import common\n\n\ndef get_config(argument=None):\n"
         "    config = common.default_config()\n    config.model.name = beside.NAME\n"
@@ -143,7 +143,7 @@ def test_show_config():
     assert "* --optim.lr=1.0" in lines
     assert "  --preprocessing.frames=64" in lines
     assert "* --model.name=i3d_rgb" in lines
-    # The shell and the parser of overrides understand what is printed.
+    # The shell and the override parser accept the printed text.
     values = load_config("i3d_rgb")
     for line in lines:
         (argument,) = shlex.split(line[2:])

@@ -1,4 +1,4 @@
-"""What older versions of jaxvideo wrote: every format ever released is read and resumed."""
+"""Files of older versions: every released format is read and resumed."""
 
 import copy
 import json
@@ -20,7 +20,7 @@ from jaxvideo.weights import files, formats
 ROOT = Path(__file__).parent.parent.parent
 OLD = Path("tests/training/checkpoints")
 
-# The config of `checkpoints/README.md`, with the values of today.
+# The config of `checkpoints/README.md`, with today's values.
 RESUME = """
 import sys
 from configs import common
@@ -51,7 +51,7 @@ def test_every_format_has_a_checkpoint():
 
 
 def test_a_run_of_format_1_resumes(tmp_path, monkeypatch):
-    """It makes the next step that the old code made: state, data stream, loss and update."""
+    """The next step equals that of the old code: state, data stream, loss and update."""
     workdir = tmp_path / "run"
     shutil.copytree(ROOT / OLD / "format1/run", workdir)
     monkeypatch.setenv("JAX_NUM_CPU_DEVICES", "1")
@@ -105,7 +105,7 @@ def test_a_run_of_format_1_opens(monkeypatch):
     ],
 )
 def test_widths_of_format_1(name, width, expected):
-    """They were numbers of channels in some networks, twice the paper's factor in X3D."""
+    """Widths were numbers of channels in some networks, and twice the paper's factor in X3D."""
     old = {"model": {"name": name, "width": width}, "config": {"model": {"name": name}}}
     new = {"model": {"name": name, "width": expected}, "config": {"model": {"name": name}}}
     assert formats.upgrade(old, "x") == new
@@ -116,7 +116,7 @@ def description(**protocol):
 
 
 def weight_file(path, stored):
-    """A safetensors file with this header, as any version of jaxvideo writes it."""
+    """Writes a safetensors file with this header, as every version of jaxvideo does."""
     save_file({"params/a": np.zeros(2, np.float32)}, path, {"jaxvideo": json.dumps(stored)})
     return path
 

@@ -1,4 +1,4 @@
-"""Three training steps of a small R(2+1)D, number by number.
+"""Golden values of three training steps of a small R(2+1)D.
 
 Weights, clips and labels are made by numpy, so that the numbers depend on neither JAX's random
 numbers nor an initializer.
@@ -30,7 +30,7 @@ CHANGED = (
 
 
 def numbers_of(arrays, rng) -> dict[str, list[float]]:
-    """Per array its norm, and its product with a random array, which sees order and signs."""
+    """Returns each array's norm and its product with a random array, which depends on order."""
     return {
         name: [
             float(np.linalg.norm(array)),
@@ -41,7 +41,7 @@ def numbers_of(arrays, rng) -> dict[str, list[float]]:
 
 
 def steps() -> list[dict]:
-    """What each of three steps did. The rate rises for two steps and falls after them."""
+    """Returns the results of three steps. The rate rises for two steps, then falls."""
     model = ResNet3D(KINDS["r2plus1d"][:3], blocks=(1, 1), num_classes=5, width=1 / 8, bn_groups=2)
     shapes = trace(model, jax.ShapeDtypeStruct((1, *PRE.shape), jnp.float32)).variables
     rng = np.random.default_rng(7)
@@ -88,7 +88,7 @@ def steps() -> list[dict]:
 
 
 def differences(found, golden, limit=2e-4) -> list[str]:
-    """Names of the numbers that differ; of an array's product, by the norm's rounding."""
+    """Returns names of differing numbers; products are compared relative to the norm."""
     wrong = []
     for index, (one, other) in enumerate(zip(found, golden, strict=True)):
         assert one.keys() == other.keys()

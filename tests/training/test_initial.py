@@ -1,4 +1,4 @@
-"""First weights of a run, without running one: every way, and its errors."""
+"""Initial weights of a run, without training: all sources and their errors."""
 
 import dataclasses
 
@@ -23,7 +23,7 @@ FLAT = {"name": "f_r2d_10", "width": 1 / 16}
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A run's folder with a checkpoint of a 2-D network."""
+    """A run directory with a checkpoint of a 2-D network."""
     folder = tmp_path_factory.mktemp("run")
     model = create_model(**FLAT, num_classes=3)
     variables = jax.jit(lambda: init_variables(model, PRE, 5))()
@@ -99,7 +99,7 @@ def test_arguments_come_with_the_weights(run):
     ("fields", "model", "classes", "error", "text"),
     [
         ({}, FLAT, 9, CheckpointError, 'leave_out=\\("fc/\\*",\\) starts it with fresh values'),
-        ({}, {"name": "r3d_10", "width": 1 / 16}, 3, CheckpointError, "of another network: kinds:"),
+        ({}, {"name": "r3d_10", "width": 1 / 16}, 3, CheckpointError, "of another network.*kinds:"),
         (
             {"inflate": "center"},
             {"name": "f_r2d_18", "width": 1 / 16},
@@ -137,7 +137,7 @@ def test_wrong_init():
 
 @pytest.mark.full
 def test_streams_from_parts(tmp_path):
-    """Two networks under the scopes of the one that they make up; one may be a file."""
+    """Two networks become the scopes of one; a part may be a run or a file."""
     paths, expected = {}, {}
     for scope, name, channels in (("rgb", "i3d_rgb", 3), ("flow", "i3d_flow", 2)):
         arguments = {"name": name, "width": 0.03, "num_classes": 3}

@@ -18,7 +18,7 @@ from jaxvideo.training.distributed import together
 from jaxvideo.training.parallel import Parallel, check_split, make_layout
 from jaxvideo.types import ConfigError, Interrupted
 
-# Every layout compiles a step of its own, and some start processes.
+# Every layout compiles its own step, and some start processes.
 pytestmark = pytest.mark.full
 
 ROOT = Path(__file__).parent.parent.parent
@@ -47,7 +47,7 @@ MODELS = {
 
 
 def start(model, devices, steps, processes=None, network=None, **parallel):
-    """A worker; see `layout_worker`. `network` replaces arguments of the model."""
+    """Starts a worker, see `layout_worker`. `network` replaces arguments of the model."""
     arguments, clip = MODELS[model]
     network = {**arguments, "bn_groups": 2, **(network or {})}
     asked = {"model": network, "clip": clip, "parallel": parallel, "steps": steps}
@@ -95,9 +95,9 @@ def test_eight_devices_learn_as_one(model):
 @pytest.mark.parametrize("lowering", ["direct", "auto"])
 @pytest.mark.parametrize(("groups", "norms_across"), [(8, 0), (2, 11)])
 def test_collectives_are_those_of_theory(groups, norms_across, lowering):
-    """Gradients are summed over all devices, and the metrics; where a BN group spans devices, the
-    sums of all eleven BNs, once in each pass. The combiner may join two of these. Nothing else
-    crosses: the one gather is of the list of broken videos."""
+    """Gradients and metrics are summed over all devices. If a BN group spans devices, so are the
+    sums of all eleven BNs, once per pass. XLA may combine two of these. There is no other
+    collective except one gather, of the list of broken videos."""
     network = {"bn_groups": groups, "lowering": lowering}
     found = finish(start("r2plus1d", 8, 1, network=network))["collectives"]
     assert found["all-gather"] <= 1
@@ -117,7 +117,7 @@ def test_two_processes_learn_as_one(model):
 
 @pytest.mark.parametrize("gone", [0, 1])
 def test_a_process_that_dies_ends_the_other(gone):
-    """Within a minute, with an error; also where it was the one that all report to."""
+    """Within a minute and with an error, also if the coordinator dies."""
     port = free_port()
     workers = [
         start("r2plus1d", 1, 10**6, {"port": port, "count": 2, "index": index}) for index in (0, 1)
@@ -136,7 +136,7 @@ def test_a_process_that_dies_ends_the_other(gone):
 
 
 def test_being_asked_to_stop_is_no_failure(monkeypatch):
-    """What all processes have agreed on leaves `together` as it is; nothing ends abruptly."""
+    """An agreed stop passes through `together` without ending the process."""
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     with pytest.raises(Interrupted, match="stopped"), together():
         raise Interrupted("stopped")
@@ -153,7 +153,7 @@ def test_every_layout_learns_the_same(devices, parallel):
 
 
 def test_a_map_too_small_to_be_split():
-    """32 rows become 2, which two devices cannot share."""
+    """32 rows become 2, too few for two devices."""
     model = create_model("r2plus1d_18", num_classes=5, width=1 / 16)
     with pytest.raises(ConfigError, match=r"conv5_x has 2 in height"):
         check_split(Parallel(split=2), model, (16, 32, 32, 3))

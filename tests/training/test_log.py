@@ -33,7 +33,7 @@ def test_a_resumed_run_replaces_its_later_records(tmp_path):
         for step in (1, 2, 3):
             write(step, {"loss": float(step)})
     with (tmp_path / METRICS).open("a") as file:
-        file.write('{"step": 4, "lo')  # killed while it wrote
+        file.write('{"step": 4, "lo')  # as after SIGKILL during a write
     assert [record["step"] for record in read_metrics(tmp_path)] == [1, 2, 3]
     with metrics_log(tmp_path, 2) as write:
         write(3, {"loss": 0.5})

@@ -77,8 +77,8 @@ def test_momentum_and_decay_as_torch():
 
 
 def test_dampening_and_multiplied_rates():
-    """v = 0.9 v + 0.1 (g + wd p), p -= lr v, but v = g + wd p at first, as in torch; twice that
-    step for the biases."""
+    """v = 0.9 v + 0.1 (g + wd p), p -= lr v, with v = g + wd p in the first step, as in torch.
+    Biases take twice that step."""
     optim = Optim(
         lr=0.1,
         schedule="constant",
@@ -156,7 +156,7 @@ def test_bad_patterns_and_warmup():
 
 
 def test_a_second_cycle():
-    """I3D's flow network: down, and once more from the top."""
+    """Schedule of I3D's flow network: the rate falls and restarts once."""
     optim = Optim(lr=0.1, schedule="step", milestones=(2.0, 3.0, 5.0), factors=(0.1, 0.01, 1.0))
     schedule = make_schedule(optim, steps_per_epoch=10, epochs=6)
     rates = [float(schedule(step)) for step in (0, 19, 21, 31, 49, 51)]
@@ -173,7 +173,7 @@ def test_wrong_multipliers():
 
 
 def test_adam():
-    """The first step is the rate, whatever the gradient; the decay is in the gradient."""
+    """The first step has the size of the rate for any gradient; decay is part of the gradient."""
     params = {"a": {"kernel": jnp.array([2.0, -3.0])}}
     optim = Optim(lr=0.1, rule="adam", schedule="constant", weight_decay=1.0)
     schedule = make_schedule(optim, steps_per_epoch=1, epochs=1)
@@ -231,7 +231,7 @@ def test_options_from_the_command_line():
     override(values, "optim.options.b2=0.95")
     assert read_config(values).optim.options == {"b2": 0.95}
     override(values, "optim.options.momentum=0.9")
-    with pytest.raises(ConfigError, match="'momentum' is not one of 'adamw'; allowed are b1, b2"):
+    with pytest.raises(ConfigError, match="'momentum' is no option of 'adamw'; allowed are b1, b2"):
         read_config(values)
 
 
@@ -247,9 +247,12 @@ def test_rules_with_frozen_parameters(name):
     [
         ({"rule": "sdg"}, r"optim\.rule='sdg': allowed are sgd, rmsprop, .*adamw, .*lars"),
         ({"rule": "adam", "nesterov": True}, r"nesterov=True: optim\.rule='adam' has no momentum"),
-        ({"rule": "lars", "dampening": 0.1}, r"dampening=0\.1: optim\.rule='lars' has none"),
-        ({"rule": "adam", "options": {"beta": 1}}, "'beta' is not one of 'adam'; allowed are b1"),
-        ({"options": {"momentum": 0.5}}, "'momentum' is not one of 'sgd'; it has none"),
+        (
+            {"rule": "lars", "dampening": 0.1},
+            r"dampening=0\.1: optim\.rule='lars' has no damp",
+        ),
+        ({"rule": "adam", "options": {"beta": 1}}, "'beta' is no option of 'adam'; allowed are b1"),
+        ({"options": {"momentum": 0.5}}, "'momentum' is no option of 'sgd'; it has no options"),
         ({"schedule": "cos"}, r"optim\.schedule='cos': allowed are " + ", ".join(SCHEDULES)),
     ],
 )

@@ -1,4 +1,4 @@
-"""The pure step: on 8 devices as on 1, and each ingredient alone."""
+"""The training step: equal on 8 devices and 1, and each of its parts alone."""
 
 import dataclasses
 
@@ -32,7 +32,7 @@ PRE = Preprocessing(frames=4, size=16, crop=16, mean=(0.4, 0.5, 0.6), std=(0.2, 
 
 
 def setup(kind="r2plus1d", **arguments):
-    """Two stages of one block: all ingredients, and compiled in seconds."""
+    """Two stages of one block contain all operations and compile in seconds."""
     model = ResNet3D(KINDS[kind][:3], blocks=(1, 1), num_classes=5, width=1 / 8, **arguments)
     light = model.clone(lowering=Lowering.DIRECT)
     variables = jax.jit(lambda: init_variables(light, PRE, 0))()
@@ -132,7 +132,7 @@ def test_caffe_order_leaves_flow_alone():
 
 
 def test_differences_stay_within_their_segment():
-    """Six frames are two segments of three, and make two differences each."""
+    """Six frames are two segments of three frames, with two differences each."""
     levels = np.array([0, 10, 30, 100, 101, 103], np.uint8)
     video = jnp.asarray(levels.reshape(1, 6, 1, 1, 1) * np.ones((1, 6, 1, 1, 3), np.uint8))
     pre = Preprocessing(
@@ -150,7 +150,7 @@ def test_differences_stay_within_their_segment():
 
 
 def test_flow_in_the_step():
-    """A picture that moves two pixels to the right: 127.5 + 2 * 255 / 40 is byte 140."""
+    """A picture that moves two pixels to the right: 127.5 + 2 * 255 / 40 rounds to 140."""
     rng = np.random.default_rng(0)
     texture = cv2.GaussianBlur(rng.integers(0, 256, (48, 64, 3)).astype(np.float32), (0, 0), 2)
     texture = (texture - texture.min()) * 255 / np.ptp(texture)
@@ -183,7 +183,7 @@ def test_a_mirrored_flow_points_the_other_way():
 
 
 class Steps(nn.Module):
-    """Answers at every frame in training, at the last one at test, and sows a loss."""
+    """Predicts at every frame in training and at the last one at test, and sows a loss."""
 
     dtype = jnp.float32
     num_classes = 5
@@ -235,7 +235,7 @@ def test_weighted_mean_of_nothing_is_zero():
 
 
 class Linear(nn.Module):
-    """The smallest network: one answer per clip."""
+    """The smallest network: one prediction per clip."""
 
     dtype = jnp.float32
     num_classes = 5
@@ -247,7 +247,7 @@ class Linear(nn.Module):
 
 
 def linear(**arguments):
-    """A step of the linear network, jitted; its state; what it answers to a clip."""
+    """Returns the jitted step of the linear network, its state, and its prediction for a clip."""
     model = Linear()
     params = init_variables(model, PRE, 0)["params"]
     optimizer = optax.sgd(0.1)
@@ -275,7 +275,7 @@ def test_the_average_of_weights():
 
 @pytest.mark.full
 def test_parts_of_a_batch_are_whole_groups():
-    """The linear network has no BN: two parts give what the whole does."""
+    """Without BN, two micro-batches give the same result as the whole batch."""
     one, state, _ = linear()
     two, _, _ = linear(accumulate=2)
     data = batch(6)
@@ -294,7 +294,7 @@ def test_parts_of_a_batch_are_whole_groups():
 
 
 def test_the_loss_of_several_labels():
-    """The mean over clips and classes of -log of what the sigmoid gives to the truth."""
+    """The mean over clips and classes of the negative log-likelihood of the sigmoid."""
     step, state, answer = linear()
     data = batch(6)
     data["label"] = (np.arange(30).reshape(6, 5) % 3 == 0).astype(np.float32)
@@ -316,7 +316,7 @@ def focal(logits, targets):
 
 
 def test_a_loss_from_outside(monkeypatch):
-    """As a function, and by its name in the table: the loss of the clips that count."""
+    """As a function and as a row of the table; only clips of non-zero weight count."""
     data = batch(6)
     data["weight"][2] = 0
     step, state, answer = linear(loss=focal)
@@ -357,7 +357,7 @@ def test_the_caller_chooses_the_loss():
 
 
 def test_a_network_that_needs_no_labels():
-    """Its own loss alone; the labels change nothing."""
+    """Only the sown loss is used; labels have no effect."""
     model, data = Steps(), batch(4)
     optimizer = optax.sgd(0.1)
     state = first_state(init_variables(model, PRE, 0), optimizer)

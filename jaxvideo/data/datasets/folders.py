@@ -49,7 +49,7 @@ def _read(source: Source) -> Annotations:
 def _class_videos(root: Path) -> Iterator[tuple[str, str, str]]:
     """Yields (split, class, path relative to `root`) of all videos in class folders.
 
-    The split is "" if there are no folders of splits.
+    The split is "" if `root` has no folders for splits.
     """
     splits = {split: name for name in _folders_in(root) if (split := split_named(name))}
     tops = splits if "train" in splits else {"": "."}

@@ -43,7 +43,7 @@ def ensure_motion(
     Args:
       root: the folder. It must be absent, empty, or a motion set with the same parameters.
         Default: `motion-v<version>-<train>-<val>-<seed>` in `startup.cache_directory()`.
-      train, val: number of videos, a multiple of 8: of the classes, and in `val` of the pairs.
+      train, val: number of videos; must be a multiple of 8, so that the classes are balanced.
       seed: 0 or more.
       threads: number of videos rendered in parallel. Default: the cores this process may use.
 

@@ -12,8 +12,8 @@ from jaxvideo.types import DataError
 # Speed per frame along (x, y, rotation, zoom): px, px, rad, logarithm of the scale.
 _SLOWEST = np.array([1.5, 1.2, np.deg2rad(7.0), 0.036])
 _FASTEST = np.array([3.1, 2.4, np.deg2rad(14.0), 0.058])
-# Maximum drift along the unlabeled axes. An eighth of the slowest labeled speed keeps the mere
-# presence of motion along an axis from being a label.
+# Maximum drift along the unlabeled axes. It is an eighth of the slowest labeled speed, so that the
+# object moves along all axes, and motion along an axis alone does not identify the class.
 _DRIFT = _SLOWEST / 8
 # Range of the rest positions of unlabeled axes, as a fraction of the labeled axis's path.
 _REST = 0.5

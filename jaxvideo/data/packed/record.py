@@ -39,7 +39,7 @@ class Packing:
       format: "mp4" (H.264) or "jpeg".
       size: short side in pixels that frames are scaled to; smaller frames are not enlarged.
       crf: H.264 quality, 0 (lossless) to 51; adding 6 roughly halves the size.
-      gop: distance of key frames; on average half as many are decoded before a clip's first.
+      gop: distance of key frames; on average, half this number is decoded before a clip starts.
       quality: JPEG quality, 1 to 100.
       per_shard: videos per shard.
     """

@@ -59,7 +59,7 @@ def _onednn_pays(
         # Groups have few channels, so a strided input gradient by phases is mostly copies.
         return what is Pass.FORWARD or (what is Pass.INPUT_GRADIENT and not strided)
     if what is Pass.WEIGHT_GRADIENT:
-        # Each tap's product reads x and g once, so it pays if these are small or taps are few.
+        # The product of each tap reads x and g. This is fast if they are small or taps are few.
         if kt == kh == kw == 1:
             return positions > 1
         if kt * kh * kw > 27 or min(in_channels, features) < 32:

@@ -32,7 +32,8 @@ from jaxvideo.types import ConfigError
 _VERSION = 1
 _TIME_LIMIT_S = 180
 _DTYPES = ("float32", "bfloat16")
-#: CPU features of which oneDNN needs one to multiply bfloat16, and to multiply it fast.
+#: oneDNN supports bfloat16 if the CPU has one of the first features, and is fast with one of the
+#: others.
 _BFLOAT16 = ("avx512bw", "avx_ne_convert")
 _FAST_BFLOAT16 = ("amx_bf16", "avx512_bf16")
 
