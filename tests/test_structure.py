@@ -96,7 +96,7 @@ def test_import_directions():
 
 
 # Programs, and files whose calls are still to be replaced by `jaxvideo.progress`.
-PRINTS = ("layers/onednn_probe.py", "data/motion/folder.py")
+PRINTS = ("layers/lowerings/onednn_probe.py", "data/motion/folder.py")
 
 
 def test_the_library_never_prints():

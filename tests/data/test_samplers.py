@@ -7,6 +7,7 @@ from jaxvideo.data import samplers, views
 from jaxvideo.data.datasets.dataset import VideoDataset
 from jaxvideo.data.pipeline import Loading, train_batches
 from jaxvideo.data.samplers import SAMPLERS, find_sampler
+from jaxvideo.training.config import read_config
 from jaxvideo.training.schema import Augment
 from jaxvideo.types import ConfigError, Preprocessing, Protocol
 from tests.conftest import write_video
@@ -98,7 +99,7 @@ def test_an_unknown_name_lists_the_table():
     with pytest.raises(ConfigError, match=message):
         find_sampler("tsn", ONE)
     with pytest.raises(ConfigError, match=message):
-        Augment(sampler="tsn")
+        read_config({"model": {"name": "c3d"}, "augment": {"sampler": "tsn"}})
     assert Augment().sampler == ""
 
 

@@ -104,7 +104,7 @@ def test_small_frames_are_not_pooled_to_nothing():
     ("arguments", "message"),
     [
         ({"ttl": "after"}, r"ttl='after': allowed are \('before', 'instead'\)"),
-        ({"ttl_depths": (4, 4)}, r"ttl_depths=\(4, 4\): must be \(\) or have 3 positive"),
+        ({"ttl_depths": (4, 4)}, r"ttl_depths=\(4, 4\): must be \(\) or 3 positive"),
         ({"ttl_depths": (4, 4, 0)}, r"ttl_depths=\(4, 4, 0\)"),
         ({"width": 0}, "width=0 is not a factor"),
         ({"width": 64}, "width=64 is not a factor"),
@@ -178,7 +178,8 @@ def numpy_net(variables, x, blocks, ttl_pads, ttl):
             x = unit(x, f"transition_{b}", index=1)
         ends[f"transition_{b}"] = x = halved(x)
     ends["pool"] = x = bn_relu(x, "bn_last").mean((1, 2, 3))
-    ends["fc"] = x @ params["fc"]["kernel"] + params["fc"]["bias"]
+    ends["pre_logits"] = x
+    ends["fc"] = ends["logits"] = x @ params["fc"]["kernel"] + params["fc"]["bias"]
     return ends
 
 

@@ -24,6 +24,7 @@ OLD = Path("tests/training/checkpoints")
 RESUME = """
 import sys
 from configs import common
+from jaxvideo.progress import console
 from jaxvideo.training.loop import train
 config = common.default_config()
 config.update_from_flattened_dict({
@@ -40,7 +41,8 @@ config.update_from_flattened_dict({
     "protocol.clips": 2, "protocol.starts": "centers", "checkpoint.keep": 3,
 })
 config.model.update({"width": 1 / 64, "norm": "all", "dropout_rate": 0.2})
-train(config.to_dict(), sys.argv[1])
+with console(sys.stdout):
+    train(config.to_dict(), sys.argv[1])
 """
 
 
