@@ -22,7 +22,7 @@ from jaxvideo.data.motion.spec import CLASSES
 from jaxvideo.data.samplers import SAMPLERS
 from jaxvideo.evaluation.metrics import METRICS
 from jaxvideo.models import MODELS
-from jaxvideo.training.config import load_config
+from jaxvideo.training.config import default_workdir, load_config
 from jaxvideo.training.losses import LOSSES
 from jaxvideo.training.optim import RULES, SCHEDULES
 from jaxvideo.weights.sources import SOURCES
@@ -197,6 +197,12 @@ def test_links_exist(page):
         file = (page.parent / name).resolve() if name else page
         assert file.is_file(), target
         assert not anchor or anchor in anchors(file), target
+
+
+def test_the_run_directory_of_the_quickstart():
+    own = default_workdir(load_config("motion"), "motion").as_posix()
+    for page in PAGES:
+        assert set(re.findall(r"runs/motion-r2plus1d_18-\w+", page.read_text())) <= {own}
 
 
 def test_index_lists_all_pages():
