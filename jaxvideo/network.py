@@ -318,7 +318,7 @@ def load(
       CheckpointError: a file or a run cannot be read, or the weights do not fit the model.
 
     Example:
-      net = jaxvideo.load("runs/motion-r2plus1d_18-83c09a")
+      net = jaxvideo.load("runs/motion-r2plus1d_18-f3078e")
       net = jaxvideo.load("mine.safetensors", dtype="bfloat16")
       net = jaxvideo.load("r3d_18", weights="r3d_18.pth", source="torchvision")
     """

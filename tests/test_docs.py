@@ -17,9 +17,15 @@ import jaxvideo
 from configs import finetune
 from jaxvideo import cli, list_models
 from jaxvideo.cli.train import make_parser, overrides
+from jaxvideo.data.datasets.forms import FORMS
 from jaxvideo.data.motion.spec import CLASSES
-from jaxvideo.pretrained import SOURCES
-from jaxvideo.training.config import load_config
+from jaxvideo.data.samplers import SAMPLERS
+from jaxvideo.evaluation.metrics import METRICS
+from jaxvideo.models import MODELS
+from jaxvideo.training.config import default_workdir, load_config
+from jaxvideo.training.losses import LOSSES
+from jaxvideo.training.optim import RULES, SCHEDULES
+from jaxvideo.weights.sources import SOURCES
 from tests.test_network import network
 
 ROOT = Path(__file__).parent.parent
@@ -43,8 +49,19 @@ def net():
     return network()
 
 
+@pytest.fixture
+def tables():
+    """Removes the rows that a program adds."""
+    every = (MODELS, LOSSES, RULES, SCHEDULES, METRICS, SAMPLERS, FORMS, SOURCES)
+    before = [dict(table) for table in every]
+    yield
+    for table, rows in zip(every, before, strict=True):
+        table.clear()
+        table.update(rows)
+
+
 @pytest.mark.parametrize("page", [p for p in PAGES if blocks(p, "python")], ids=lambda p: p.stem)
-def test_programs_run(page, net, video, tmp_path, monkeypatch):
+def test_programs_run(page, net, video, tables, tmp_path, monkeypatch):
     """Every ```python block runs; `load` checks its arguments and returns a tiny network."""
     real = inspect.signature(jaxvideo.load)
 
@@ -136,6 +153,8 @@ def test_commands_exist(page, parser):
         elif program == "pytest":
             for file in (w.partition("::")[0] for w in words if w.startswith("tests/")):
                 assert (ROOT / file).is_file(), words
+        elif program == "jaxvideo":
+            check_jaxvideo(parser, words[1:])
         else:
             assert program in ("python", "srun", "gcloud"), words
             for arguments in python_of(words):
@@ -178,6 +197,12 @@ def test_links_exist(page):
         file = (page.parent / name).resolve() if name else page
         assert file.is_file(), target
         assert not anchor or anchor in anchors(file), target
+
+
+def test_the_run_directory_of_the_quickstart():
+    own = default_workdir(load_config("motion"), "motion").as_posix()
+    for page in PAGES:
+        assert set(re.findall(r"runs/motion-r2plus1d_18-\w+", page.read_text())) <= {own}
 
 
 def test_index_lists_all_pages():

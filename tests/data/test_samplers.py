@@ -95,7 +95,7 @@ def test_samplers_of_one_segment_reject_several(name):
 
 
 def test_an_unknown_name_lists_the_table():
-    message = r"augment\.sampler='tsn': allowed are '' .*, random, segments, dense"
+    message = rf"augment\.sampler='tsn': allowed are '' .*, {', '.join(SAMPLERS)}"
     with pytest.raises(ConfigError, match=message):
         find_sampler("tsn", ONE)
     with pytest.raises(ConfigError, match=message):

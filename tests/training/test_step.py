@@ -368,7 +368,7 @@ def test_a_network_that_needs_no_labels():
 
 
 def test_unknown_losses():
-    text = r"loss='hinge': allowed are softmax, sigmoid, mse, none, or ''"
+    text = f"loss='hinge': allowed are {', '.join(LOSSES)}, or ''"
     with pytest.raises(ConfigError, match=text):
         make_train_step(Linear(), optax.sgd(0.1), PRE, flip=False, loss="hinge")
     assert get_loss("") is LOSSES["softmax"]

@@ -28,10 +28,10 @@ from tests.models.test_ports import (  # noqa: E402
     torchvision,  # noqa: F401  (a fixture)
     vmz_network,
 )
-from tests.models.test_slowfast import (  # noqa: E402
+from tests.models.test_slowfast import hub  # noqa: E402, F401  (a fixture)
+from tests.models.test_slowfast_names import (  # noqa: E402
     CAFFE2_TO_PYSLOWFAST,
     SLOWFAST_TO_PYTORCHVIDEO,
-    hub,  # noqa: F401  (a fixture)
     renamed,
     torch_names,
 )
