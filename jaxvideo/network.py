@@ -267,7 +267,7 @@ class Network:
 
     @functools.cached_property
     def _extractor(self) -> Callable[[str, bool, bool], Callable[[Video], dict[str, Any]]]:
-        from jaxvideo.extraction import Extraction, make_extractor
+        from jaxvideo.inference.features import Extraction, make_extractor
 
         def make(endpoint: str, per_clip: bool, keep_map: bool):
             what = Extraction(endpoint, self.protocol, per_clip=per_clip, keep_map=keep_map)

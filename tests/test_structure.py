@@ -39,11 +39,9 @@ ALLOWED = {
         "weights",
         "pretrained",
         "evaluation",
-        "extraction",
         "inference",
         "training",
     },
-    "extraction": None,
     "training": {
         *BASE,
         "precision",

@@ -67,7 +67,7 @@ def add(commands: Any) -> None:
 def _extract(options: argparse.Namespace) -> int:
     from concurrent.futures import ThreadPoolExecutor
 
-    from jaxvideo.extraction import (
+    from jaxvideo.inference.features import (
         Extraction,
         feature_files,
         is_extracted,

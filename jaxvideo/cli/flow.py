@@ -37,7 +37,7 @@ def add(commands: Any) -> None:
 
 def _flow(options: argparse.Namespace) -> int:
     from jaxvideo.data.video import find_videos
-    from jaxvideo.extraction import store_flow
+    from jaxvideo.inference.flow import store_flow
     from jaxvideo.progress import LOG, echo, track
 
     written = skipped = failed = 0

@@ -39,7 +39,7 @@ def add(commands: Any) -> None:
 def _fvd(options: argparse.Namespace) -> int:
     from jaxvideo.data.video import find_videos
     from jaxvideo.evaluation.frechet import frechet_distance, statistics
-    from jaxvideo.extraction import endpoint_features
+    from jaxvideo.inference.features import endpoint_features
     from jaxvideo.progress import LOG, echo, track
 
     folders = [find_videos([folder]) for folder in options.folders]

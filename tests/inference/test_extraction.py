@@ -8,11 +8,12 @@ import jax
 import numpy as np
 import pytest
 
-from jaxvideo import create_model, extraction
+from jaxvideo import create_model
 from jaxvideo.data.decode import read_clip
 from jaxvideo.data.video import open_video
 from jaxvideo.data.views import protocol_views
-from jaxvideo.extraction import (
+from jaxvideo.inference import features
+from jaxvideo.inference.features import (
     Extraction,
     feature_files,
     is_extracted,
@@ -144,7 +145,7 @@ def test_features_of_every_class_of_networks(name):
     traced = trace_of_clip(model, p.shape)
     video = jax.ShapeDtypeStruct((2, *p.video_shape), np.uint8)
     for endpoint, like in (("pre_logits", "pre_logits"), ("prob", "logits")):
-        compute = extraction._endpoint(model, p, endpoint, keep_map=False)
+        compute = features._endpoint(model, p, endpoint, keep_map=False)
         found = jax.eval_shape(compute, traced.variables, video)
         assert (found.shape, found.dtype) == ((2, traced.endpoints[like].shape[-1]), np.float32)
 
