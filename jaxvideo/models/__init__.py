@@ -58,13 +58,20 @@ def model_entry(name: str) -> Entry:
       ConfigError: there is no such network; the message lists the nearest names.
     """
     if name not in MODELS:
-        near = difflib.get_close_matches(name, MODELS, n=3, cutoff=0.4)
+        near = _nearest(name)
         hint = f"Did you mean {' or '.join(map(repr, near))}? " if near else ""
         raise ConfigError(
-            f"no model {name!r}. {hint}All: {', '.join(list_models())}. A network from outside of "
-            "the package must be added first: jaxvideo.register"
+            f"no model {name!r}. {hint}`jaxvideo models` and jaxvideo.list_models() list all "
+            f"{len(MODELS)}. A network of your own must be added first with jaxvideo.register"
         )
     return MODELS[name]
+
+
+def _nearest(name: str) -> list[str]:
+    """Returns at most eight names: those that begin with `name`, then similar ones."""
+    longer = sorted((n for n in MODELS if n.startswith(name)), key=len) if name else []
+    similar = difflib.get_close_matches(name, MODELS, n=3, cutoff=0.4)
+    return list(dict.fromkeys([*longer, *similar]))[:8] if len(longer) < 8 else longer[:8]
 
 
 def create_model(name: str, **arguments: Any) -> nn.Module:

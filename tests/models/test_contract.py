@@ -258,3 +258,13 @@ def test_a_part_of_a_larger_network_takes_stacked_channels():
     clip = jax.ShapeDtypeStruct((1, 4, 16, 16, 12), jnp.float32)
     logits, _ = jax.eval_shape(lambda x: Larger().init_with_output(jax.random.key(0), x), clip)
     assert logits.shape == (1, 400)
+
+
+@pytest.mark.parametrize(
+    ("name", "first"),
+    [("i3d", "i3d_rgb"), ("slow", "slow_r50"), ("csn", "csn_r50"), ("r3d18", "r3d_18")],
+)
+def test_names_that_begin_alike_are_suggested_first(name, first):
+    with pytest.raises(ConfigError, match=f"no model '{name}'. Did you mean '{first}'") as caught:
+        create_model(name)
+    assert str(caught.value).count(" or ") <= 7
