@@ -3,43 +3,59 @@
 from __future__ import annotations
 
 import argparse
+import fnmatch
+import json
 from typing import Any
 
 from jaxvideo.cli.shared import add_command
+from jaxvideo.types import ConfigError
 
 
 def add(commands: Any) -> None:
-    add_command(
+    command = add_command(
         commands,
         "models",
         _models,
         "list all networks",
-        "Columns: number of parameters, multiply-adds of one clip in 10^9, clip shape "
-        "(frames x height x width x channels), endpoints, paper, and libraries whose weights can "
-        "be read.",
-        compiles=True,
+        "Columns: parameters in millions, multiply-adds of one clip in billions, clip shape "
+        "(frames x height x width x channels), paper, and libraries whose weights can be read.",
     )
+    command.add_argument(
+        "pattern", nargs="?", default="*", help="names to list, such as '*slowfast*' (default: all)"
+    )
+    command.add_argument(
+        "--weights", action="store_true", help="only networks for which weights can be read"
+    )
+    command.add_argument("--endpoints", action="store_true", help="list the endpoints, too")
+    command.add_argument("--json", action="store_true", help="print JSON instead")
 
 
 def _models(options: argparse.Namespace) -> int:
-    del options
-    from jaxvideo.models import MODELS
-    from jaxvideo.models.summary import summarize
-    from jaxvideo.pretrained import sources_of
+    # Not `jaxvideo.models`, which imports JAX and Flax.
+    from importlib import resources
+
     from jaxvideo.progress import echo
 
-    wide = max(map(len, MODELS)) + 1
-    echo(
-        f"{'name':<{wide}}{'parameters':>12}{'GMACs':>9}  {'input':<16}{'endpoints':<28}"
-        f"{'source':<18}weights from"
-    )
-    for name, entry in MODELS.items():
-        s = summarize(name)
-        ends = list(s.endpoints)
+    text = resources.files("jaxvideo").joinpath("models/table.json").read_text(encoding="utf-8")
+    rows = {
+        name: row
+        for name, row in json.loads(text).items()
+        if fnmatch.fnmatchcase(name, options.pattern) and (row["weights"] or not options.weights)
+    }
+    if not rows:
+        weights = " with weights" if options.weights else ""
+        raise ConfigError(f"no network{weights} matches {options.pattern!r}; try '*PART*'")
+    if options.json:
+        echo(json.dumps(rows, indent=2))
+        return 0
+    wide = max(*map(len, rows), 4)
+    echo(f"{'name':<{wide}}  {'params':>9}  {'GMACs':>8}  {'clip':<14}  {'paper':<16}  weights")
+    for name, row in rows.items():
         echo(
-            f"{name:<{wide}}{s.parameters:>12,}{s.macs / 1e9:>9.3f}  "
-            f"{'x'.join(map(str, s.input_shape)):<16}"
-            f"{f'{ends[0]} ... {ends[-2]} ({len(ends)})':<28}"
-            f"{entry.source:<18}{', '.join(sources_of(name)) or '-'}"
+            f"{name:<{wide}}  {row['parameters'] / 1e6:>7.2f} M  {row['macs'] / 1e9:>8.2f}  "
+            f"{'x'.join(map(str, row['clip'])):<14}  {row['paper']:<16}  "
+            f"{', '.join(row['weights']) or '-'}"
         )
+        if options.endpoints:
+            echo(f"{'':<{wide}}  {' '.join(row['endpoints'])}")
     return 0

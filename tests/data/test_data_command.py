@@ -48,9 +48,7 @@ def test_training_data_of_lists(tmp_path):
     train_set, val_set = load_data(data)
     assert train_set.classes == val_set.classes == ("walk", "run")
     assert (train_set.labels, val_set.labels) == ((1, 0), (0,))
-    with pytest.raises(
-        DataError, match=r"gone\.csv does not exist.*--config\.data\.root=DIR\. No"
-    ):
+    with pytest.raises(DataError, match=r"gone\.csv does not exist.*--config\.data\.root=DIR\. No"):
         load_data(Data(root=str(root), train="gone.csv", hint="None."))
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import json
 import re
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,11 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxvideo import create_model, list_models
+from jaxvideo import create_model, list_models, models
 from jaxvideo.models import MODELS, arguments_for, contract, in_head
 from jaxvideo.models.inception import I3D, VARIANTS
 from jaxvideo.models.resnet3d import mid_width
 from jaxvideo.models.summary import Summary, Trace, summarize, summary_of, trace, trace_of_clip
+from jaxvideo.pretrained import sources_of
 from jaxvideo.types import ConfigError
 from jaxvideo.weights import tree
 from tests.layers import zoo_convolutions
@@ -70,6 +72,28 @@ def is_own(row) -> bool:
 SHALLOW = [n for n in list_models() if not re.search("101|131|152|199|200", n)]
 
 
+#: The file that `jaxvideo models` prints.
+TABLE = Path(models.__file__).parent / "table.json"
+
+
+@functools.cache
+def table() -> dict:
+    return json.loads(TABLE.read_text())
+
+
+def row_of(name: str) -> dict:
+    """The row of `jaxvideo models` for a network, as `jaxvideo/models/table.json` holds it."""
+    summary = facts(name).summary
+    return {
+        "parameters": summary.parameters,
+        "macs": summary.macs,
+        "clip": list(summary.input_shape),
+        "endpoints": list(summary.endpoints),
+        "paper": MODELS[name].source,
+        "weights": sources_of(name),
+    }
+
+
 @pytest.mark.parametrize("name", list_models())
 def test_entry(name):
     """Counts, names, shapes and dtypes, and the contract of `types.Model`, from one trace."""
@@ -80,6 +104,7 @@ def test_entry(name):
     # Last endpoints, logits and head; logits are f32 although the network computes in bfloat16.
     contract.check_fields(type(found.model), name)
     contract.check_outputs(found.model, name, found.trace, batch=1)
+    assert table()[name] == row_of(name), "run `python -m tests.models.test_zoo`"
     variables = tree.flatten(found.trace.variables)
     kernels = [n for n in variables if in_head(found.model, n) and n.endswith("/kernel")]
     features = found.trace.endpoints["pre_logits"].shape[-1]
@@ -420,5 +445,8 @@ if __name__ == "__main__":
     GOLDEN.mkdir(exist_ok=True)
     for model_name in SHALLOW:
         (GOLDEN / f"{model_name}.txt").write_text(facts(model_name).names)
+    rows = {model_name: row_of(model_name) for model_name in MODELS}
+    lines = ",\n".join(f"{json.dumps(name)}: {json.dumps(row)}" for name, row in rows.items())
+    TABLE.write_text(f"{{\n{lines}\n}}\n")
     every = frozenset().union(*(facts(name).convolutions for name in list_models()))
     zoo_convolutions.FILE.write_text(zoo_convolutions.text_of(every))
