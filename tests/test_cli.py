@@ -181,13 +181,13 @@ def test_a_reader_that_has_gone_is_no_error(repository):
 
 
 def test_models_by_pattern(capsys):
-    assert main(["models", "*slowfast*", "--weights"]) == 0
+    assert cli.main(["models", "*slowfast*", "--weights"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == ["name", "params", "GMACs", "clip", "paper", "weights"]
     assert lines[1].startswith("slowfast_4x16_r50 ")
-    assert main(["models", "x3d_m", "--json"]) == 0
+    assert cli.main(["models", "x3d_m", "--json"]) == 0
     row = json.loads(capsys.readouterr().out)["x3d_m"]
     assert row["clip"] == [16, 224, 224, 3]
     assert row["endpoints"][-2:] == ["pre_logits", "logits"]
-    assert main(["models", "slwo*"]) == 1
+    assert cli.main(["models", "slwo*"]) == 1
     assert "no network matches 'slwo*'" in capsys.readouterr().err
