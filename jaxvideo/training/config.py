@@ -251,7 +251,10 @@ def default_workdir(config: Mapping[str, Any], name: str) -> Path:
 
 def identity(config: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the part of a config that determines the results of a run."""
-    return {key: value for key, value in config.items() if key not in HARMLESS}
+    kept = {key: value for key, value in config.items() if key not in HARMLESS}
+    if "data" in kept:  # the hint is only text of an error message
+        kept["data"] = {key: value for key, value in kept["data"].items() if key != "hint"}
+    return kept
 
 
 def _changed(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:

@@ -132,6 +132,7 @@ def test_the_run_directory_depends_on_what_is_not_a_default():
     same = json.loads(json.dumps(values))
     override(same, "log_seconds=1.0")
     override(same, "optim.dampening=0.0")
+    override(same, "data.hint=other words")
     assert default_workdir(values, "motion") == default_workdir(same, "motion")
     override(same, "optim.lr=0.1")
     assert default_workdir(values, "motion") != default_workdir(same, "motion")
