@@ -55,6 +55,19 @@ def small_memory():
         jax.clear_caches()
 
 
+@pytest.fixture(autouse=True)
+def same_compilation_cache():
+    """Restores the compilation cache: a run in this process may move it or switch it off."""
+    import jax
+    from jax.experimental.compilation_cache.compilation_cache import reset_cache
+
+    before = jax.config.jax_compilation_cache_dir
+    yield
+    if jax.config.jax_compilation_cache_dir != before:
+        jax.config.update("jax_compilation_cache_dir", before)
+        reset_cache()  # JAX keeps the directory, or its absence, of the first compilation
+
+
 def write_video(
     path: Path,
     frames: int = 30,
