@@ -15,9 +15,9 @@ from jaxvideo.data import flow
 from jaxvideo.data.decode import read_frames
 from jaxvideo.data.video import find_videos, open_video
 from jaxvideo.pretrained import Weights, save_weights
-from jaxvideo.training.step import init_variables
 from jaxvideo.types import DataError, Preprocessing, VideoError
 from tests.conftest import write_video
+from tests.models.test_backbones2d import random_variables
 
 PRE = Preprocessing(frames=4, size=40, crop=32)
 
@@ -44,7 +44,7 @@ def videos(tmp_path_factory):
 def weights(tmp_path_factory):
     """A file of random weights."""
     arguments = {"name": "f_r2d_10", "width": 1 / 16, "num_classes": 3}
-    variables = init_variables(create_model(**arguments), PRE, 0)
+    variables = random_variables(create_model(**arguments), PRE.shape)
     path = tmp_path_factory.mktemp("weights") / "w.safetensors"
     save_weights(path, Weights(variables, arguments, PRE, ("x", "y", "z"), {"source": "test"}))
     return str(path)

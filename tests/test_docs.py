@@ -62,8 +62,13 @@ def tables():
 
 @pytest.mark.parametrize("page", [p for p in PAGES if blocks(p, "python")], ids=lambda p: p.stem)
 def test_programs_run(page, net, video, tables, tmp_path, monkeypatch):
-    """Every ```python block runs; `load` checks its arguments and returns a tiny network."""
+    """Every ```python block runs, with smaller networks.
+
+    `load` checks its arguments and returns a tiny network. `create_model` returns the shallowest
+    network of the same kind, because compiling takes most of the time.
+    """
     real = inspect.signature(jaxvideo.load)
+    create = jaxvideo.create_model
 
     def load(*given, **named):
         arguments = real.bind(*given, **named).arguments
@@ -72,7 +77,12 @@ def test_programs_run(page, net, video, tables, tmp_path, monkeypatch):
             assert weights in SOURCES or arguments.get("source") in SOURCES
         return net
 
+    def create_model(name, **arguments):
+        assert name in list_models()
+        return create(name.replace("r2plus1d_18", "r2plus1d_10"), **arguments)
+
     monkeypatch.setattr(jaxvideo, "load", load, raising=False)
+    monkeypatch.setattr(jaxvideo, "create_model", create_model, raising=False)
     monkeypatch.chdir(tmp_path)
     shutil.copy(video, "clip.mp4")
     names: dict = {}
