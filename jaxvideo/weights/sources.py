@@ -24,7 +24,9 @@ class Source:
       naming: `(scope, scopes) -> scope` from our names to its names, see `weights.from_torch`.
       leaves: its names of kernel, bias, scale and running statistics; "{}" is the scope.
       to_ours: `(array, shape, flattened) -> array`, from its layout to ours.
+      adjust: `(our name, array) -> array`, a further change of an array in our layout.
       prefixes: prefixes that all its names may have; the first one that occurs in a file is used.
+        Those of trainers and wrappers, such as `model.`, are removed before (`weights.unwrap`).
       epsilon: epsilon of its BatchNorm.
       arguments: arguments of `create_model` that make our model compute the same as its network.
       preprocessing: fields of `Preprocessing` that differ from the model's own.
@@ -39,6 +41,7 @@ class Source:
     naming: from_torch.Naming
     leaves: Mapping[str, str] = dataclasses.field(default_factory=lambda: from_torch.TORCH_LEAVES)
     to_ours: Callable[..., np.ndarray] = from_torch.to_ours
+    adjust: Callable[[str, np.ndarray], np.ndarray] = lambda name, array: array
     prefixes: tuple[str, ...] = ("",)
     epsilon: float = 1e-5
     arguments: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -211,7 +214,6 @@ SOURCES: dict[str, Source] = {
             "csn_r101",
         ),
         from_torch.pytorchvideo,
-        prefixes=("model.",),
         arguments={"positions": "logits"},
         classes="kinetics400",
         others={
