@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import re
 import warnings
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -144,7 +145,7 @@ def read_weights(
         )
     else:
         found = _described_source(described, path, name)
-    arguments = {**found.arguments, **arguments}
+    arguments = {**found.arguments, **found.detect(arrays), **arguments}
     expects = dataclasses.replace(entry.preprocessing, **found.preprocessing)
     expects = for_clip(expects, frames, crop)
     clip = jax.ShapeDtypeStruct((1, *expects.shape), jnp.float32)
@@ -173,6 +174,8 @@ def read_weights(
     for ours, leaf in expected.items():
         theirs = names[ours]
         if ours in omitted or theirs not in arrays:
+            if found.zeros and ours not in omitted and re.search(found.zeros, ours):
+                loaded[ours] = np.zeros(leaf.shape, np.float32)
             continue
         used.add(theirs)
         array = arrays[theirs]
@@ -185,7 +188,9 @@ def read_weights(
     unread = {
         theirs: array
         for theirs, array in arrays.items()
-        if theirs not in used | omitted and not from_torch.IGNORED.search(theirs)
+        if theirs not in used | omitted
+        and not from_torch.IGNORED.search(theirs)
+        and not (found.ignored and re.search(found.ignored, theirs))
     }
     patterns = list(leave_out)
     if source is not None and not unread and _only_head_missing(expected, loaded, omitted, model):
