@@ -98,7 +98,7 @@ def ircsn_v2(scope: str, names: Collection[str]) -> str:
         return scope.replace("fc", "out_fc")
     stage, block, unit = _block(scope)
     rules = {r"^(conv|bn)_b$": r"\g<1>3", r"^(conv|bn)_c$": r"\g<1>4"}
-    return f"layer{stage + 1}.{block}.{_sampled(replaced(unit, {**rules, **_UNITS}))}"
+    return f"layer{stage + 1}.{block}.{_sampled(replaced(unit, {**_UNITS, **rules}))}"
 
 
 def _sampled(unit: str) -> str:

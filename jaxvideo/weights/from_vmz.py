@@ -1,4 +1,4 @@
-"""Names of CSN in VMZ's files, as functions of our names; see `from_torch`.
+"""Names of CSN and C3D in VMZ's files, as functions of our names; see `from_torch`.
 
 The other networks of VMZ are in `from_torch`.
 """
@@ -40,3 +40,9 @@ def csn_caffe2(scope: str, names: Collection[str]) -> str:
         r"/bn_i$": "/conv_2/bn",
     }
     return from_torch.vmz_caffe2(replaced(scope, rules), [replaced(n, rules) for n in names])
+
+
+def c3d_caffe2(scope: str, names: Collection[str]) -> str:
+    """Caffe2 pickles of C3D with BatchNorm."""
+    del names
+    return replaced(scope, {r"^bn(\d[ab])$": r"conv\1_bn", "^fc8$": "last_out_L*"})

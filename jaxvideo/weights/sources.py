@@ -106,14 +106,14 @@ SOURCES: dict[str, Source] = {
     "vmz-caffe2": Source(
         (
             *("*r2d_??", "mc?_??", "rmc?_??", "r3d_??", "r2plus1d_[13]?", "r2plus1d_152"),
-            *("csn_r50", "csn_r152", "ip_csn_r152"),
+            *("csn_r50", "csn_r152", "ip_csn_r152", "c3d_bn_vmz"),
         ),
         from_torch.vmz_caffe2,
         from_torch.CAFFE2_LEAVES,
         epsilon=1e-3,
         arguments={"mid_channels": "per_conv", "short_clips": "kept"},
         classes="kinetics400",
-        others=variants.csn(from_vmz.csn_caffe2),
+        others={**variants.csn(from_vmz.csn_caffe2), "c3d_bn_vmz": variants.C3D_VMZ},
     ),
     # Branch CVPR2018: uint8 minus ActivityNet's mean. The master branch uses mean and std.
     "hara": Source(_HARA, from_torch.hara, classes="kinetics400"),

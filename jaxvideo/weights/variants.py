@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from jaxvideo.weights import from_gluoncv, from_mmaction2
+from jaxvideo.weights import from_gluoncv, from_mmaction2, from_vmz
 from jaxvideo.weights.from_torch import Naming
 
 #: The whole map is averaged, also for crops that are larger than those of the training.
@@ -60,6 +60,14 @@ def csn(naming: Naming) -> dict[str, Mapping[str, Any]]:
     fields = {"naming": naming, "arguments": GLOBAL, "preprocessing": VMZ_255}
     return dict.fromkeys(("csn_r50", "csn_r152", "ip_csn_r152"), fields)
 
+
+#: C3D with BatchNorm in VMZ's Caffe2 pickles, whose convolutions need no bias.
+C3D_VMZ: dict[str, Any] = {
+    "naming": from_vmz.c3d_caffe2,
+    "arguments": {},
+    "preprocessing": VMZ_255,
+    "zeros": r"^params/conv\d[ab]/bias$",
+}
 
 _C3D = {
     "naming": from_mmaction2.c3d,
