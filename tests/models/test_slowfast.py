@@ -12,14 +12,8 @@ from jaxvideo import create_model
 from jaxvideo.layers import BatchNorm, Conv3D
 from jaxvideo.models import MODELS
 from jaxvideo.models.csn import Block as SeparatedBlock
-from jaxvideo.models.slowfast import (
-    NonLocal,
-    SlowFast,
-    Stage,
-    joint_answer,
-    slow_frames,
-    window_means,
-)
+from jaxvideo.models.heads import joint_answer, window_means
+from jaxvideo.models.slowfast import NonLocal, SlowFast, Stage, slow_frames
 from jaxvideo.models.summary import trace_of_clip
 from jaxvideo.pretrained import read_weights
 from jaxvideo.types import ConfigError, Lowering

@@ -10,7 +10,7 @@ import pytest
 from jaxvideo import create_model
 from jaxvideo.layers import BatchNorm
 from jaxvideo.models import MODELS
-from jaxvideo.models.slowfast import joint_answer
+from jaxvideo.models.heads import joint_answer
 from jaxvideo.models.summary import trace_of_clip
 from jaxvideo.models.x3d import X3D, Block, SqueezeExcite, round_width
 from jaxvideo.pretrained import read_weights
