@@ -11,7 +11,7 @@ The table of sources is `weights.sources`.
 
 from jaxvideo.pretrained.comparison import compare_with_reference
 from jaxvideo.pretrained.fitting import adopt, fresh_values
-from jaxvideo.pretrained.named import named_weights
+from jaxvideo.pretrained.named import named_weights, original_of
 from jaxvideo.pretrained.reading import load_weights, open_weights, read_weights
 from jaxvideo.pretrained.saving import Weights, save_weights
 from jaxvideo.weights.sources import SOURCES, Source, find_source, sources_of
@@ -26,6 +26,7 @@ __all__ = [
     "fresh_values",
     "load_weights",
     "named_weights",
+    "original_of",
     "open_weights",
     "read_weights",
     "save_weights",

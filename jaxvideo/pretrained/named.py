@@ -71,6 +71,15 @@ def cached(row: Row) -> Path:
         return store.keep_converted(row)
 
 
+def original_of(name: str, tag: str) -> Path | None:
+    """Returns the publisher's file of cached weights by name; None if it has been deleted."""
+    from jaxvideo.weights import store
+
+    row = zoo.find(name, tag)
+    path = store.folder(row) / row.files[0].name
+    return path if path.is_file() else None
+
+
 def cached_path(name: str, weights: str) -> str:
     """Returns the path of `zoo:TAG` for a network, or of `zoo:NETWORK/TAG`; other paths as is.
 
