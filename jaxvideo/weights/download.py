@@ -163,8 +163,10 @@ def _transfer(file: File, url: str, part: Path) -> None:
 
 
 def _write(answer, part: Path, start: int, total: int | None, file: File) -> None:
-    shown = bar(-(-total // _MB), f"{file.name}, MB", unit="MB", done=start // _MB) if total else (
-        contextlib.nullcontext(lambda done: None)
+    shown = (
+        bar(-(-total // _MB), f"{file.name}, MB", unit="MB", done=start // _MB)
+        if total
+        else (contextlib.nullcontext(lambda done: None))
     )
     size = start
     with part.open("r+b" if start else "wb") as stream, shown as update:

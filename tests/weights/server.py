@@ -13,7 +13,8 @@ class Server(ThreadingHTTPServer):
 
     Faults: ["status", N], ["redirect", PATH], ["page"], ["slow", event], and ["cut", bytes, times]
     with, optionally, a status that all later requests get.
-    `requests` lists `(path, Range header)`.
+    `requests` lists `(path, Range header)`. `headers` are more headers of an answer, by path;
+    `errors` are error codes of the Hugging Face Hub.
     """
 
     daemon_threads = True
@@ -25,6 +26,8 @@ class Server(ThreadingHTTPServer):
         self.files: dict[str, bytes] = {}
         self.faults: dict[str, list] = {}
         self.requests: list[tuple[str, str | None]] = []
+        self.headers: dict[str, dict[str, str]] = {}
+        self.errors: dict[str, str] = {}
         self.etags = True
 
     def url(self, path: str) -> str:
@@ -37,9 +40,14 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, *arguments):
         pass
 
+    def do_HEAD(self):
+        self.do_GET()
+
     def do_GET(self):
         wanted = self.headers.get("Range")
         self.server.requests.append((self.path, wanted))
+        if code := self.server.errors.get(self.path):
+            return self._answer(404, b"", {"X-Error-Code": code})
         kind, *how = self.server.faults.get(self.path, [""])
         if kind == "status":
             return self._answer(how[0], b"no such thing", {})
@@ -53,6 +61,7 @@ class _Handler(BaseHTTPRequestHandler):
         if kind == "slow":
             how[0].wait(10)
         headers = {"Content-Type": "application/octet-stream"}
+        headers |= self.server.headers.get(self.path, {})
         tag = f'"{hashlib.md5(content).hexdigest()}"'
         if self.server.etags:
             headers["ETag"] = tag
@@ -82,7 +91,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.send_header("Content-Length", str(len(body) if length is None else length))
         self.end_headers()
-        self.wfile.write(body)
+        if self.command != "HEAD":
+            self.wfile.write(body)
 
 
 @contextlib.contextmanager
