@@ -63,7 +63,9 @@ def test_the_card_of_published_weights(net):
     assert "| data terms | Kinetics: annotations CC BY 4.0" in text
     assert "| SHA-256 | abab" in text
     assert "| logits | 3.0e-06 |" in text
-    assert "Largest difference to pytorchvideo 0.1.5 on one random clip [1 x 4 x 20 x 20 x 3]" in text
+    assert (
+        "Largest difference to pytorchvideo 0.1.5 on one random clip [1 x 4 x 20 x 20 x 3]" in text
+    )
     assert "3 clips x 3 crops per video (4 frames, stride 2" in text
 
 

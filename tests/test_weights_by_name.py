@@ -17,10 +17,11 @@ import jaxvideo
 from jaxvideo.cli import main
 from jaxvideo.models import create_model
 from jaxvideo.pretrained import named
+from jaxvideo.pretrained.card import model_card
 from jaxvideo.training.initial import check_paths, initial_weights
 from jaxvideo.training.schema import Init
 from jaxvideo.types import CheckpointError, ConfigError
-from jaxvideo.weights import download, store, tree, zoo
+from jaxvideo.weights import download, reference, store, tree, zoo
 from tests.weights.published import arrays_of, caffe2_file, small
 from tests.weights.server import serving
 
@@ -293,14 +294,32 @@ def test_fetch_path_and_verify(published, capsys, tmp_path):
     assert "1 of 2 files differ" in err
 
 
-def test_convert_a_tag(published, capsys, tmp_path):
+def test_convert_a_tag(published, capsys, tmp_path, monkeypatch):
+    """The comparison with the original network is in the file and in the model card."""
     _, _, ours = published
+
+    def original(name, arrays, classes, clip):
+        assert "conv1_w" in arrays
+        return {"logits": np.full((len(clip), classes), 1e3, np.float32)}, "VMZ 1.0"
+
+    monkeypatch.setitem(reference.STAGES, "vmz-caffe2", original)
     out = tmp_path / "w.safetensors"
     assert main(["convert", "k400", "--model", NAME, "--out", str(out)]) == 0
-    assert "400 classes" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "400 classes" in said
+    assert "from VMZ 1.0" in said
     net = jaxvideo.load(out)
     assert same(net.variables, ours[TAG])
     assert net.card["tag"] == TAG
+    assert net.card["reference"]["clip"] == [1, 4, 32, 32, 3]
+    net.save(tmp_path / "again.safetensors")
+    again = jaxvideo.load(tmp_path / "again.safetensors")
+    assert again.card == net.card
+    assert "Largest difference to VMZ 1.0" in model_card(again._weights, "me/net")
+    assert main(["convert", "k300", "--model", NAME, "--out", str(out)]) == 1
+    assert "has no weights 'k300'" in capsys.readouterr().err
+    assert main(["convert", "--model", NAME, "--out", str(out)]) == 1
+    assert "IN is missing" in capsys.readouterr().err
 
 
 def test_weights_are_listed(capsys):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxvideo.cli.shared import add_command
+from jaxvideo.types import ConfigError
 
 
 def add(commands: Any) -> None:
@@ -70,6 +71,8 @@ def _convert(options: argparse.Namespace) -> int:
     )
     from jaxvideo.progress import echo
 
+    if not options.file and not options.source:
+        raise ConfigError(f"IN is missing: pass a file and --from, or a tag of {options.model}")
     how = {"leave_out": options.leave_out, "frames": options.frames, "crop": options.crop}
     original = options.file
     if options.source is None and options.file and not Path(options.file).exists():
