@@ -385,7 +385,7 @@ def load(
             f"source=LIBRARY (sources of {name}: {have}), or use create_model for random weights"
         )
     how = {key: arguments[key] for key in HOW if key in arguments}
-    if _is_tag(weights, source):
+    if pretrained.is_tag(weights, source):
         found = pretrained.named_weights(str(name), str(weights), path, **arguments)
         return _of_weights(found, weights, how)
     if path is not None:
@@ -394,15 +394,6 @@ def load(
     where = (None, str(weights)) if package else (os.fspath(weights), source)
     found = pretrained.read_weights(str(name), *where, **arguments)
     return _of_weights(found, weights, how)
-
-
-def _is_tag(weights: str | os.PathLike[str], source: str | None) -> bool:
-    """Returns True for weights by name: no source, no file, nor its name."""
-    from jaxvideo.pretrained import SOURCES
-
-    text = os.fspath(weights)
-    plain = isinstance(weights, str) and os.sep not in text and "." not in text
-    return plain and source is None and text not in SOURCES and not Path(text).exists()
 
 
 def _only_how(name, arguments: Mapping[str, Any], weights, source) -> None:

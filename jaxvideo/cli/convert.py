@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 from jaxvideo.cli.shared import add_command
@@ -64,6 +63,7 @@ def add(commands: Any) -> None:
 def _convert(options: argparse.Namespace) -> int:
     from jaxvideo.pretrained import (
         compare_with_reference,
+        is_tag,
         named_weights,
         original_of,
         read_weights,
@@ -75,7 +75,7 @@ def _convert(options: argparse.Namespace) -> int:
         raise ConfigError(f"IN is missing: pass a file and --from, or a tag of {options.model}")
     how = {"leave_out": options.leave_out, "frames": options.frames, "crop": options.crop}
     original = options.file
-    if options.source is None and options.file and not Path(options.file).exists():
+    if options.file and is_tag(options.file, options.source):
         weights = named_weights(options.model, options.file, **how)
         original = original_of(options.model, options.file)
     else:

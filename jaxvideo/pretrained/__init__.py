@@ -11,7 +11,7 @@ The table of sources is `weights.sources`.
 
 from jaxvideo.pretrained.comparison import compare_with_reference
 from jaxvideo.pretrained.fitting import adopt, fresh_values
-from jaxvideo.pretrained.named import named_weights, original_of
+from jaxvideo.pretrained.named import is_tag, named_weights, original_of
 from jaxvideo.pretrained.reading import load_weights, open_weights, read_weights
 from jaxvideo.pretrained.saving import Weights, save_weights
 from jaxvideo.weights.sources import SOURCES, Source, find_source, sources_of
@@ -24,6 +24,7 @@ __all__ = [
     "compare_with_reference",
     "find_source",
     "fresh_values",
+    "is_tag",
     "load_weights",
     "named_weights",
     "open_weights",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,18 @@ from jaxvideo.pretrained.reading import read_weights
 from jaxvideo.pretrained.saving import Weights, save_weights
 from jaxvideo.types import CheckpointError, ConfigError, Protocol
 from jaxvideo.weights import zoo
+from jaxvideo.weights.sources import SOURCES
 from jaxvideo.weights.zoo import Row
 
 #: Prefix of weights by name where a path may stand, too (`config.init.weights`).
 PREFIX = "zoo:"
+
+
+def is_tag(weights: str | os.PathLike[str], source: str | None = None) -> bool:
+    """Returns True if `weights` is the name of weights, and not a source, a file or its name."""
+    text = os.fspath(weights)
+    plain = isinstance(weights, str) and os.sep not in text and "." not in text
+    return plain and source is None and text not in SOURCES and not Path(text).exists()
 
 
 def named_weights(
