@@ -22,9 +22,11 @@ from jaxvideo.data.motion.spec import CLASSES
 from jaxvideo.data.samplers import SAMPLERS
 from jaxvideo.evaluation.metrics import METRICS
 from jaxvideo.models import MODELS
+from jaxvideo.pretrained import is_tag
 from jaxvideo.training.config import default_workdir, load_config
 from jaxvideo.training.losses import LOSSES
 from jaxvideo.training.optim import RULES, SCHEDULES
+from jaxvideo.weights import zoo
 from jaxvideo.weights.sources import SOURCES
 from tests.test_network import network
 
@@ -74,7 +76,10 @@ def test_programs_run(page, net, video, tables, tmp_path, monkeypatch):
         arguments = real.bind(*given, **named).arguments
         if weights := arguments.get("weights"):
             assert arguments["name"] in list_models()
-            assert weights in SOURCES or arguments.get("source") in SOURCES
+            named = is_tag(weights, arguments.get("source"))
+            assert named or weights in SOURCES or arguments.get("source") in SOURCES
+            if named:
+                zoo.find(arguments["name"], weights)
         return net
 
     def create_model(name, **arguments):

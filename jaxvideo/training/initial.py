@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from jaxvideo.models import create_model, differences, model_entry
-from jaxvideo.pretrained import SOURCES, adopt, read_weights
+from jaxvideo.pretrained import SOURCES, adopt, named, read_weights
 from jaxvideo.progress import LOG
 from jaxvideo.training import checkpoint
 from jaxvideo.training.config import expected_clips
@@ -35,10 +35,10 @@ def check_paths(init: Init) -> None:
       ConfigError: a path does not exist; the message names the first one.
     """
     for path in init.paths:
-        if not Path(path).exists() and path not in SOURCES:
+        if not Path(path).exists() and path not in SOURCES and not path.startswith(named.PREFIX):
             raise ConfigError(
-                f"config.init: {path!r} does not exist. Pass --config.init.weights=FILE, or "
-                "--config.init.path= to train from random weights"
+                f"config.init: {path!r} does not exist. Pass --config.init.weights=FILE or "
+                "=zoo:TAG, or --config.init.path= to train from random weights"
             )
 
 
@@ -100,6 +100,7 @@ def initial_weights(
     """
     arguments = dict(model)
     name = arguments.pop("name")
+    init = _downloaded(init, name)
     own = expected_clips(model_entry(name).preprocessing, given)
     shared: dict[str, Any] = {"num_classes": num_classes, "leave_out": init.leave_out, "seed": seed}
     if init.parts:
@@ -140,6 +141,16 @@ def initial_weights(
     shared |= {"frames": clips.frames, "crop": clips.crop}
     variables = adopt(flat, init.path, name, **shared, inflate_how=init.inflate, **arguments)
     return variables, {"name": name, **arguments}, clips, notes
+
+
+def _downloaded(init: Init, name: str) -> Init:
+    """Replaces weights by name (`zoo:TAG` or `zoo:NETWORK/TAG`) by their files in the cache."""
+    if init.path.startswith(named.PREFIX) and init.source:
+        raise ConfigError(f"init.source={init.source!r}: unset it, {init.path} needs none")
+    parts = {scope: named.cached_path(name, path) for scope, path in init.parts.items()}
+    return dataclasses.replace(
+        init, path=named.cached_path(name, init.path), weights="", parts=parts
+    )
 
 
 def _read(path: str) -> tuple[dict[str, np.ndarray], dict[str, Any] | None]:

