@@ -41,9 +41,18 @@ class Sampler(Protocol):
 def random(
     num_frames: int, step: float, preprocessing: Preprocessing, rng: np.random.Generator
 ) -> list[float]:
-    """Draws one window of frames at distance `step`, at any start at which it fits."""
-    start = int(rng.integers(last_start(num_frames, preprocessing.snippet, step) + 1))
-    return snippet(start, preprocessing.snippet, step)
+    """Draws one window of frames, at any start at which it fits.
+
+    With `spacing="stride"`, starts are whole numbers and the window ends with its last frame, as
+    in torchvision's and VMZ's `VideoClips`. With `spacing="linspace"`, the start is uniform in
+    `[0, num_frames - T * step]` and not rounded: `get_start_end_idx(clip_idx=-1)` in PySlowFast.
+    pytorchvideo's `RandomClipSampler` draws the same starts in seconds, but begins with the first
+    frame at or after them, and spreads fewer frames if the video is shorter.
+    """
+    p, apart = preprocessing, distance(step, preprocessing)
+    if p.spacing == "linspace":
+        return snippet(rng.uniform(0, free_frames(num_frames, step, p)), p.snippet, apart)
+    return snippet(int(rng.integers(last_start(num_frames, p.snippet, apart) + 1)), p.snippet, apart)
 
 
 def segments(
@@ -51,10 +60,11 @@ def segments(
 ) -> list[float]:
     """Draws one snippet in each of `preprocessing.segments` equal parts of the possible starts.
 
-    TSN, arXiv 1608.00859, section 3.1. If there are fewer starts than segments, starts are drawn
-    with replacement and sorted.
+    TSN, arXiv 1608.00859, section 3.1, and `_sample_indices` in TSN's code, except for short
+    videos: if there are fewer starts than segments, starts are drawn with replacement and sorted,
+    where that code takes the first frames.
     """
-    p = preprocessing
+    p, step = preprocessing, distance(step, preprocessing)
     choices = last_start(num_frames, p.snippet, step) + 1
     each = choices // p.segments
     if each:
@@ -74,7 +84,7 @@ def dense(
     its first frame and is extended by `preprocessing.short`.
     """
     start = int(rng.integers(last_dense_start(num_frames, preprocessing.snippet, step) + 1))
-    return snippet(start, preprocessing.snippet, step)
+    return snippet(start, preprocessing.snippet, distance(step, preprocessing))
 
 
 #: Samplers by the name that the config key `augment.sampler` selects. A program may add its own,
@@ -156,6 +166,25 @@ def draw(
 def snippet(start: float, frames: int, step: float) -> list[float]:
     """Returns the positions of `frames` frames from `start` at distance `step`."""
     return [start + i * step for i in range(frames)]
+
+
+def distance(step: float, preprocessing: Preprocessing) -> float:
+    """Returns the distance of a clip's frames, in frames of the video.
+
+    Args:
+      step: the stride in frames of the video, see `views.frame_step`.
+      preprocessing: its `spacing` is the rule.
+    """
+    frames = preprocessing.frames // preprocessing.segments
+    if preprocessing.spacing == "stride" or frames == 1:
+        return step
+    return max(frames * step - 1, 0) / (frames - 1)
+
+
+def free_frames(num_frames: int, step: float, preprocessing: Preprocessing) -> float:
+    """Returns how many frames remain beside a window of `frames * step` frames; 0 if none."""
+    frames = preprocessing.frames // preprocessing.segments
+    return max(num_frames - frames * step, 0.0)
 
 
 def last_start(num_frames: int, frames: int, step: float) -> int:

@@ -217,6 +217,7 @@ SOURCES: dict[str, Source] = {
         others={
             "c2d_r50": {"naming": from_torch.pytorchvideo_pooled},
             "i3d_r50": {"naming": from_torch.pytorchvideo_pooled},
+            "csn_r101": {"preprocessing": {"spacing": "linspace"}},
         },
     ),
     "pyslowfast": Source(
