@@ -52,7 +52,9 @@ def random(
     p, apart = preprocessing, distance(step, preprocessing)
     if p.spacing == "linspace":
         return snippet(rng.uniform(0, free_frames(num_frames, step, p)), p.snippet, apart)
-    return snippet(int(rng.integers(last_start(num_frames, p.snippet, apart) + 1)), p.snippet, apart)
+    return snippet(
+        int(rng.integers(last_start(num_frames, p.snippet, apart) + 1)), p.snippet, apart
+    )
 
 
 def segments(

@@ -81,7 +81,8 @@ def open_video(
 
     Args:
       source: path of a video file; path of a folder of frames, ordered by the numbers in their
-        names; encoded bytes of a video file, also an animated WebP; or frames, uint8 `[T, H, W, 3]` RGB, without times.
+        names; encoded bytes of a video file; or frames, uint8 `[T, H, W, 3]` RGB, without times.
+        A file may be an animated WebP.
       name: name of `bytes` in error messages.
 
     Raises:

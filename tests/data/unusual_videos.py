@@ -98,7 +98,10 @@ def packed(path, frames=13, filler=PLACEHOLDER):
         b_frames=1,
         gop=250,
         # Always I, P, B, P, B ... in the order of the file.
-        **{"qmin": "1", "qmax": "1", "b_strategy": "0", "sc_threshold": "1000000000"},
+        qmin="1",
+        qmax="1",
+        b_strategy="0",
+        sc_threshold="1000000000",
     )
     with av.open(str(plain)) as container, av.open(str(path), "w", format="avi") as out:
         source = container.streams.video[0]
