@@ -371,10 +371,15 @@ def _remarks(
     if layout.edited and hidden > 0 and not layout.cut:
         yield f"an edit list hides {hidden} of {total} frames"
     if frames.counted:
-        yield f"its frames are counted by decoding ({frames.counted})"
+        coded = sum(packet.size > 0 and not packet.discard for packet in packets)
+        differs = f": {len(frames.pts)} frames in {coded} packets" * (len(frames.pts) != coded)
+        yield f"its frames are counted by decoding ({frames.counted}){differs}"
     aspect = stream.sample_aspect_ratio
     if aspect and aspect != 1:
-        yield f"pixels are not square (sample aspect ratio {aspect.numerator}:{aspect.denominator})"
+        yield (
+            f"its pixels are not square (sample aspect ratio {aspect.numerator}:"
+            f"{aspect.denominator}); preprocessing.square_pixels corrects that"
+        )
 
 
 def _seconds(tag: str) -> float:

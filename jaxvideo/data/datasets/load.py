@@ -143,6 +143,7 @@ def load_splits(
     lists: Mapping[str, str] | None = None,
     classes: str = "classes.txt",
     quarantine: str = QUARANTINE,
+    check_frames: bool = True,
 ) -> dict[str, VideoDataset]:
     """Loads all splits of a data folder.
 
@@ -161,6 +162,7 @@ def load_splits(
       lists: file names by split, if they differ from `train.csv` etc.; form "csv" only.
       classes: file with class names, if the form has no class list of its own.
       quarantine: file in `root` of lines `path<TAB>reason`, videos to leave out; "" is none.
+      check_frames: compare declared numbers of frames with some folders of frames.
 
     Returns:
       Data sets by split, those of "train", "val" and "test" that exist.
@@ -168,7 +170,7 @@ def load_splits(
     Raises:
       ConfigError: unknown form or fold.
       DataError: a file is missing or has another form; a label is not a class; a video exists in
-        several places; or no video exists.
+        several places; no video exists; or a folder has another number of frames than declared.
     """
     if form not in ("auto", "tfds"):
         form_named(form)
@@ -208,7 +210,8 @@ def load_splits(
     }
     if not any(dataset.annotated > len(dataset.missing) for dataset in splits.values()):
         _raise_missing(root, splits)
-    _check_declared(splits)
+    if check_frames:
+        _check_declared(splits)
     counts = ", ".join(f"{split} {dataset.annotated:,}" for split, dataset in splits.items())
     folds = f", fold {fold}" * chosen.folds
     LOG.info(f"{root}: form {form}{folds}; {len(annotations.classes):,} classes; videos: {counts}")
