@@ -49,12 +49,11 @@ def random(
     pytorchvideo's `RandomClipSampler` draws the same starts in seconds, but begins with the first
     frame at or after them, and spreads fewer frames if the video is shorter.
     """
-    p, apart = preprocessing, distance(step, preprocessing)
+    p = preprocessing
     if p.spacing == "linspace":
-        return snippet(rng.uniform(0, free_frames(num_frames, step, p)), p.snippet, apart)
-    return snippet(
-        int(rng.integers(last_start(num_frames, p.snippet, apart) + 1)), p.snippet, apart
-    )
+        return positions(rng.uniform(0, free_frames(num_frames, step, p)), step, p)
+    start = int(rng.integers(last_start(num_frames, p.snippet, step) + 1))
+    return positions(start, step, p)
 
 
 def segments(
@@ -66,14 +65,14 @@ def segments(
     videos: if there are fewer starts than segments, starts are drawn with replacement and sorted,
     where that code takes the first frames.
     """
-    p, step = preprocessing, distance(step, preprocessing)
-    choices = last_start(num_frames, p.snippet, step) + 1
+    p = preprocessing
+    choices = last_start(num_frames, p.snippet, distance(step, p)) + 1
     each = choices // p.segments
     if each:
         starts = [i * each + int(rng.integers(each)) for i in range(p.segments)]
     else:
         starts = sorted(int(start) for start in rng.integers(choices, size=p.segments))
-    return [position for start in starts for position in snippet(start, p.snippet, step)]
+    return [position for start in starts for position in positions(start, step, p)]
 
 
 def dense(
@@ -86,7 +85,7 @@ def dense(
     its first frame and is extended by `preprocessing.short`.
     """
     start = int(rng.integers(last_dense_start(num_frames, preprocessing.snippet, step) + 1))
-    return snippet(start, preprocessing.snippet, distance(step, preprocessing))
+    return positions(start, step, preprocessing)
 
 
 #: Samplers by the name that the config key `augment.sampler` selects. A program may add its own,
@@ -148,26 +147,51 @@ def draw(
         one is negative.
     """
     p = preprocessing
-    positions = sampler(num_frames, step, p, rng)
+    drawn = sampler(num_frames, step, p, rng)
     name = getattr(sampler, "__name__", repr(sampler))
-    if len(positions) != p.segments * p.snippet:
+    if len(drawn) != p.segments * p.snippet:
         hint = "; for several segments use augment.sampler='' or 'segments'"
         raise ConfigError(
-            f"the sampler {name!r} returned {len(positions)} positions, but preprocessing.frames="
+            f"the sampler {name!r} returned {len(drawn)} positions, but preprocessing.frames="
             f"{p.frames}, segments={p.segments}, modality={p.modality!r} needs "
             f"{p.segments * p.snippet}{hint if p.segments > 1 else ''}"
         )
-    if min(positions) < 0:
+    if min(drawn) < 0:
         raise ConfigError(
-            f"the sampler {name!r} returned the position {min(positions)} for a video of "
+            f"the sampler {name!r} returned the position {min(drawn)} for a video of "
             f"{num_frames} frames; positions must be at least 0"
         )
-    return positions
+    return drawn
 
 
 def snippet(start: float, frames: int, step: float) -> list[float]:
     """Returns the positions of `frames` frames from `start` at distance `step`."""
     return [start + i * step for i in range(frames)]
+
+
+def positions(start: float, step: float, preprocessing: Preprocessing) -> list[float]:
+    """Returns the positions of one snippet, as `Preprocessing.spacing` states.
+
+    Those of "linspace" are rounded down, with the rounding errors of `torch.linspace` in float32 on
+    a CPU with fused multiply-add: they decide between two frames where a position is close to a
+    whole number.
+
+    Args:
+      start: position of the first frame.
+      step: the stride in frames of the video, see `views.frame_step`.
+      preprocessing: what the network expects.
+    """
+    p, frames = preprocessing, preprocessing.frames // preprocessing.segments
+    if p.spacing == "stride" or frames == 1:
+        return snippet(start, p.snippet, step)
+    first, last = np.float32(start), np.float32(start + max(frames * step - 1, 0))
+    apart, index = float((last - first) / np.float32(frames - 1)), np.arange(frames)
+    # From both ends to the middle, in double precision until the sum is rounded.
+    up, down = float(first) + apart * index, float(last) - apart * (frames - 1 - index)
+    spread = np.where(index < frames // 2, up, down).astype(np.float32)
+    # Motion needs one frame more than the network's input.
+    more = [float(last) + apart * (i + 1) for i in range(p.snippet - frames)]
+    return [*np.floor(spread).tolist(), *more]
 
 
 def distance(step: float, preprocessing: Preprocessing) -> float:

@@ -25,6 +25,7 @@ from jaxvideo.data.samplers import (
     free_frames,
     last_dense_start,
     last_start,
+    positions,
     snippet,
 )
 from jaxvideo.types import BLACK, Preprocessing, Protocol, View
@@ -94,8 +95,8 @@ def random_view(
     """
     p = preprocessing
     step, times = _timing(num_frames, fps, times, p)
-    positions = draw(sampler or find_sampler("", p), num_frames, step, p, rng)
-    frames = _indices(positions, num_frames, p.short, times)
+    drawn = draw(sampler or find_sampler("", p), num_frames, step, p, rng)
+    frames = _indices(drawn, num_frames, p.short, times)
     return View(window=crop.window(height, width, p, rng, pixel_aspect), frames=frames)
 
 
@@ -139,7 +140,6 @@ def protocol_views(
     """
     p = preprocessing
     step, times = _timing(num_frames, fps, times, p)
-    apart = distance(step, p)
     windows = fixed_windows(height, width, p, protocol.crops, pixel_aspect)
     sides = (False, True) if protocol.crops == 10 else (False,)
     if protocol.starts == "windows":
@@ -147,7 +147,7 @@ def protocol_views(
     else:
         clips = [
             _indices(
-                (position for start in starts for position in snippet(start, p.snippet, apart)),
+                (position for start in starts for position in positions(start, step, p)),
                 num_frames,
                 p.short,
                 times,
@@ -176,10 +176,10 @@ def _timing(
 
 
 def _indices(
-    positions: Iterable[float], num_frames: int, short: str, times: np.ndarray | None
+    places: Iterable[float], num_frames: int, short: str, times: np.ndarray | None
 ) -> tuple[int, ...]:
     """Returns the frame indices of positions."""
-    return tuple(_frame_at(position, num_frames, short, times) for position in positions)
+    return tuple(_frame_at(place, num_frames, short, times) for place in places)
 
 
 def _frame_at(position: float, num_frames: int, short: str, times: np.ndarray | None) -> int:
