@@ -41,7 +41,8 @@ def protocol_clips(
       VideoError: a frame cannot be decoded, or the stored flow does not exist.
     """
     shape = file.num_frames, file.height, file.width, file.fps
-    clips = protocol_views(*shape, preprocessing, protocol, times=file.times)
+    how = {"times": file.times, "pixel_aspect": file.pixel_aspect}
+    clips = protocol_views(*shape, preprocessing, protocol, **how)
     # Flow belongs to pairs of frames of one clip, and costs more than decoding.
     if preprocessing.host_flow or not _same_windows(clips):
         for views in clips:

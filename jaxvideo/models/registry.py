@@ -113,7 +113,7 @@ _LRCN_FLOW = dataclasses.replace(
     _LRCN, modality="flow", order="RGB", mean=(128.0,) * 2, std=(1.0,) * 2
 )
 _MOTIONNET = dataclasses.replace(_FRAME, frames=11, width=340, std=(255.0,) * 3)
-# PySlowFast and pytorchvideo; `frames` are the Fast pathway's.
+# PySlowFast and pytorchvideo, also how frames are spaced; `frames` are the Fast pathway's.
 _SLOWFAST = Preprocessing(
     frames=32,
     stride=2,
@@ -123,6 +123,7 @@ _SLOWFAST = Preprocessing(
     mean=(0.45,) * 3,
     std=(0.225,) * 3,
     short="hold",
+    spacing="linspace",
 )
 _R2PLUS1D_R50 = dataclasses.replace(_SLOWFAST, frames=16, stride=4)
 _R2PLUS1D_MMACTION2 = dataclasses.replace(
@@ -136,7 +137,7 @@ _R2PLUS1D_MMACTION2 = dataclasses.replace(
     short="loop",
 )
 # The paper: 32 frames, best at stride 2. It does not give the mean.
-_T3D = dataclasses.replace(_SLOWFAST, fps=None, short="loop")
+_T3D = dataclasses.replace(_SLOWFAST, fps=None, short="loop", spacing="stride")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -233,7 +234,7 @@ def _x3d(name: str, frames: int, stride: int, size: int, crop: int) -> Entry:
 
 def _csn(depth: int, preserved: bool = False) -> Entry:
     arguments = {"blocks": csn.BLOCKS[depth], "preserved": preserved}
-    preprocessing = dataclasses.replace(_SLOWFAST, short="loop")
+    preprocessing = dataclasses.replace(_SLOWFAST, short="loop", spacing="stride")
     return Entry(csn.CSN, arguments, preprocessing, "arXiv 1904.02811")
 
 

@@ -40,7 +40,7 @@ def splits_of(data: Data) -> dict[str, VideoDataset]:
 
 def pick(splits: dict[str, VideoDataset], data: Data, split: str) -> VideoDataset:
     """Returns one split. If there is no "val", as for UCF101, "test" replaces it."""
-    name = "test" if split == "val" and "val" not in splits else split
+    name = "test" if split == "val" and "val" not in splits and "test" in splits else split
     try:
         return pick_split(splits, data.root, name)
     except DataError as error:
