@@ -59,6 +59,12 @@ def add_network(command: argparse.ArgumentParser) -> None:
         metavar="RUN",
         help="run directory of `train.py`, or a .safetensors file that `convert` wrote",
     )
+    group.add_argument(
+        "--step",
+        metavar="STEP",
+        help="checkpoint of the run: its step, or best for the highest one-clip validation "
+        "accuracy (default: the newest)",
+    )
     group.add_argument("--model", metavar="NAME", help="name of the network, see `models`")
     group.add_argument(
         "--weights",
@@ -169,10 +175,14 @@ def open_network(options: argparse.Namespace) -> Network:
     """Returns the network that the options name, in the dtype of `--dtype`."""
     from jaxvideo.network import load
 
+    step = options.step
+    if step is not None and not options.checkpoint:
+        raise ConfigError(f"--step={step} needs --checkpoint RUN")
     if options.checkpoint and options.weights:
         raise ConfigError("--checkpoint and --weights are mutually exclusive; pass one of them")
     if options.checkpoint:
-        net = load(options.checkpoint)
+        step = int(step) if step and step.isdecimal() else step
+        net = load(options.checkpoint, step=step)
     elif options.model:
         net = load(options.model, options.weights or "default", options.source)
     elif options.weights:
