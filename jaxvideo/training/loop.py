@@ -22,6 +22,7 @@ from jaxvideo.precision import resolve_dtype
 from jaxvideo.progress import LOG
 from jaxvideo.training import checkpoint, distributed, run_folder
 from jaxvideo.training.config import read_config
+from jaxvideo.training.data_checks import check_inputs, record_videos
 from jaxvideo.training.initial import check_paths, first_weights
 from jaxvideo.training.inputs import load_data
 from jaxvideo.training.log import metrics_log
@@ -75,6 +76,9 @@ def train(config: Mapping[str, Any], workdir: str | os.PathLike[str]) -> dict[st
     run = _with_labels(run, multi_label=bool(train_set.label_sets))
     model = create_model(**run.model, num_classes=len(train_set.classes))
     check_split(run.parallel, model, run.preprocessing.shape)
+    check_inputs(run.preprocessing, train_set, val_set)
+    if distributed.writes():
+        record_videos(workdir, train_set)
     epoch_steps, total = _lengths(run, len(train_set))
     schedule = make_schedule(run.optim, steps_per_epoch=epoch_steps, epochs=run.epochs)
     plateau = make_plateau(run.optim)

@@ -9,7 +9,8 @@ from typing import Any
 
 from jaxvideo.data.datasets.dataset import VideoDataset
 from jaxvideo.evaluation.fusion import SCORES, Scores, save_scores, video_names
-from jaxvideo.evaluation.protocol import Result
+from jaxvideo.evaluation.intervals import few_videos
+from jaxvideo.evaluation.protocol import Result, describe_protocol
 from jaxvideo.progress import LOG, duration, write_file
 from jaxvideo.training import checkpoint, distributed
 from jaxvideo.training.config import differences, identity, read_config
@@ -98,8 +99,8 @@ def report(
         LOG.warning(f"excluded: {reason}")
     report = {
         "top1": result.top1,
-        "top5": result.top5,
-        "protocol": run.protocol.describe(run.preprocessing),
+        **({} if result.top5 is None else {"top5": result.top5}),
+        "protocol": describe_protocol(run.protocol, run.preprocessing, dataset.paths),
         "model": run.model,
         "videos": len(result.labels),
         "unreadable_videos": len(result.broken),
@@ -114,10 +115,13 @@ def report(
         found = (result.scores, result.labels, dataset.classes, videos, result.label_sets)
         save_scores(workdir / SCORES, Scores(*found))
         write_json(workdir / RESULT, report)
+    top5 = "" if result.top5 is None else f", top-5 {100 * result.top5:.1f} %"
     LOG.info(
-        f"video top-1 {100 * result.top1:.1f} %, top-5 {100 * result.top5:.1f} % "
-        f"of {len(result.labels)} videos, {duration(seconds)} after the start; {report['protocol']}"
+        f"video top-1 {100 * result.top1:.1f} %{top5} of {len(result.labels)} videos, "
+        f"{duration(seconds)} after the start; {report['protocol']}"
     )
+    if text := few_videos(len(result.labels)):
+        LOG.warning(text)
     LOG.info(f"result: {workdir / RESULT}")
     return report
 
