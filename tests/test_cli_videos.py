@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 import cv2
+import jax
 import numpy as np
 import pytest
 
@@ -28,7 +29,11 @@ CLASSES = tuple(f"class, {name!r}" for name in "abcdefghijkl")
 def weights(tmp_path_factory):
     """A file of random weights with 12 classes, whose names need quotes in CSV."""
     arguments = {"name": "f_r2d_10", "width": 1 / 16, "num_classes": len(CLASSES)}
-    variables = init_variables(create_model(**arguments), PRE, 0)
+    shapes = jax.eval_shape(lambda: init_variables(create_model(**arguments), PRE, 0))
+    rng = np.random.default_rng(0)
+    variables = jax.tree.map(
+        lambda leaf: rng.uniform(0.1, 0.5, leaf.shape).astype(np.float32), shapes
+    )
     path = tmp_path_factory.mktemp("weights") / "w.safetensors"
     save_weights(path, Weights(variables, arguments, PRE, CLASSES, {"source": "test"}))
     return str(path)
