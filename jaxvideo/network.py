@@ -10,12 +10,13 @@ Example:
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -23,8 +24,11 @@ import numpy as np
 
 from jaxvideo import models
 from jaxvideo.models import MODELS, create_model, in_head
-from jaxvideo.types import ConfigError, Preprocessing, Protocol
+from jaxvideo.types import ConfigError, Preprocessing, Protocol, VideoError
 from jaxvideo.weights import tree
+
+if TYPE_CHECKING:
+    from jaxvideo.evaluation.scoring import ClipScores
 
 #: Arguments of `create_model` that change how a network is computed, but not its parameters.
 HOW = ("dtype", "lowering")
@@ -39,17 +43,25 @@ class Prediction:
     Attributes:
       probabilities: f32 `[classes]`. They sum to 1 unless the network is multi-label.
       classes: the class names, in the same order.
+      clips: the clips whose mean this is, with the probabilities of each as `scores`, and its
+        first and last frame and its start and end in seconds. Equal clips are listed once.
     """
 
     probabilities: np.ndarray
     classes: tuple[str, ...]
+    clips: tuple[ClipScores, ...] = ()
 
     def top(self, count: int = 5) -> list[tuple[str, float]]:
         """Returns `(class, probability)` of the most probable classes, most probable first."""
-        if count < 1:
-            raise ConfigError(f"top(count={count}): count must be at least 1")
-        best = np.argsort(-self.probabilities, kind="stable")[:count]
+        best = top_classes(self.probabilities, count)
         return [(self.classes[i], float(self.probabilities[i])) for i in best]
+
+
+def top_classes(probabilities: np.ndarray, count: int) -> list[int]:
+    """Returns the indices of the most probable classes, most probable first."""
+    if count < 1:
+        raise ConfigError(f"top(count={count}): count must be at least 1")
+    return np.argsort(-probabilities, kind="stable")[:count].tolist()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -102,25 +114,64 @@ class Network:
         Example:
           net.predict("clip.mp4", clips=1).top(5)
         """
-        return self.predictor(clips=clips, crops=crops)(video)
+        (found,) = self.predict_each([video], clips=clips, crops=crops)
+        if isinstance(found, VideoError):
+            raise found
+        return found
 
-    def predictor(
-        self, *, clips: int | None = None, crops: int | None = None
-    ) -> Callable[[Video], Prediction]:
-        """Returns a function of a video that `predict` calls. It compiles once for all videos."""
-        from jaxvideo.evaluation.protocol import score_video
+    def predict_each(
+        self, videos: Sequence[Video], *, clips: int | None = None, crops: int | None = None
+    ) -> Iterator[Prediction | VideoError]:
+        """Classifies several videos; the next ones are read while one is computed.
+
+        Args:
+          videos, clips, crops: see `predict`.
+
+        Yields:
+          For each video, in order, its prediction, or the error if it cannot be read.
+
+        Raises:
+          ConfigError: the number of clips or crops is not allowed.
+        """
+        from jaxvideo.data.protocol_reader import read_tests
+        from jaxvideo.data.video import open_video
+        from jaxvideo.evaluation.scoring import score_videos
 
         protocol = self.tested(clips=clips, crops=crops)
-        step = self._step(protocol)
+        stream = read_tests(
+            lambda index: open_video(videos[index]),
+            range(len(videos)),
+            protocol.apply(self.preprocessing),
+            protocol,
+            ahead=2 * protocol.crops,
+        )
+        with contextlib.closing(stream):
+            for _, found in score_videos(self.scorer(protocol), stream, protocol.crops):
+                yield found if isinstance(found, VideoError) else self._prediction(found, protocol)
 
-        def predict(video: Video) -> Prediction:
-            scores = score_video(step, video, self.preprocessing, protocol)
+    def _prediction(self, clips: Sequence[ClipScores], protocol: Protocol) -> Prediction:
+        from jaxvideo.evaluation.scoring import mean_scores
+
+        def probabilities(scores: np.ndarray) -> np.ndarray:
             if protocol.aggregation == "logits":
                 scores = np.exp(scores - np.max(scores))
                 scores = scores / scores.sum()
-            return Prediction(np.asarray(scores, np.float32), self.classes)
+            return np.asarray(scores, np.float32)
 
-        return predict
+        own = [dataclasses.replace(clip, scores=probabilities(clip.scores)) for clip in clips]
+        return Prediction(probabilities(mean_scores(clips)), self.classes, tuple(own))
+
+    def scorer(
+        self, protocol: Protocol, *, all_devices: bool = False
+    ) -> Callable[[np.ndarray], jax.Array]:
+        """Returns the compiled function from uint8 views of the protocol to scores.
+
+        Args:
+          protocol: defines the clips and the kind of scores.
+          all_devices: see `inference.predict.make_scorer`.
+        """
+        clip = protocol.apply(self.preprocessing)
+        return self._scorers(clip, protocol.aggregation, all_devices)
 
     def tested(self, *, clips: int | None = None, crops: int | None = None) -> Protocol:
         """Returns the test protocol, with other numbers of clips and crops if they are given."""
@@ -274,18 +325,15 @@ class Network:
 
         return fold(self.model, self.variables, self.protocol.apply(self.preprocessing).shape)
 
-    def _step(self, protocol: Protocol) -> Callable[[np.ndarray], Any]:
-        clip = protocol.apply(self.preprocessing)
-        step = self._compiled(clip, protocol.aggregation)
-        return lambda views: step(self._folded, views)
-
     @functools.cached_property
-    def _compiled(self) -> Callable[[Preprocessing, str], Any]:
-        from jaxvideo.inference.predict import make_predictor
+    def _scorers(self) -> Callable[[Preprocessing, str, bool], Callable[[np.ndarray], jax.Array]]:
+        from jaxvideo.inference.predict import make_scorer
 
-        return functools.cache(
-            lambda clip, aggregation: make_predictor(self.model, clip, aggregation)
-        )
+        def make(clip: Preprocessing, aggregation: str, all_devices: bool):
+            how = clip, aggregation
+            return make_scorer(self.model, self._folded, *how, all_devices=all_devices)
+
+        return functools.cache(make)
 
     @functools.cached_property
     def _extractor(self) -> Callable[[str, bool, bool], Callable[[Video], dict[str, Any]]]:

@@ -118,6 +118,19 @@ def echo(text: str = "") -> None:
     _write_line(sys.stdout, text)
 
 
+def escape(name: str) -> str:
+    r"""Returns a file name as one printable line.
+
+    A byte that is not UTF-8 becomes `\xNN`, a line break `\n`, a backslash `\\`.
+
+    Example:
+      >>> print(escape("a\nb.mp4"), escape(b"\xe9t\xe9.mp4".decode("utf-8", "surrogateescape")))
+      a\nb.mp4 \xe9t\xe9.mp4
+    """
+    name = name.replace("\\", r"\\").replace("\n", r"\n").replace("\r", r"\r")
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
 def drop_output(stream: TextIO | None = None) -> None:
     """Discards everything written to `stream` (default: stdout) from now on."""
     with contextlib.suppress(OSError, ValueError):  # a stream without a file descriptor

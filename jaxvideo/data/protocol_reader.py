@@ -2,47 +2,83 @@
 
 Thirty views of 64 x 224 x 224 take 290 MB, so the clips of a video are read one after the other. A
 frame that several clips contain is decoded, cropped and scaled once and kept until the last of
-them. Several videos are read in parallel by threads and yielded in order.
+them. Several videos are read in parallel by threads and yielded in order. Equal clips of a short
+video are read once.
 """
 
 from __future__ import annotations
 
 import collections
 import contextlib
+import dataclasses
+import itertools
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 
 import numpy as np
 
-from jaxvideo.data.datasets.dataset import VideoDataset
 from jaxvideo.data.decode import cut, decode_frames
 from jaxvideo.data.pipeline import Loading, read_views
 from jaxvideo.data.video import VideoFile
 from jaxvideo.data.views import protocol_views
 from jaxvideo.types import BLACK, Preprocessing, Protocol, VideoError, View
 
+#: Opens a video by its index in a list, such as `VideoDataset.open`.
+Open = Callable[[int], contextlib.AbstractContextManager[VideoFile]]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Clip:
+    """A clip of a test protocol.
+
+    Attributes:
+      views: uint8 `[crops, T, H, W, C]`.
+      repeats: number of consecutive clips of the protocol that have the same frames, and that this
+        one represents; more than 1 only if the video is short.
+      frames: indices of the first and of the last frame.
+      seconds: time at which the first frame begins and the last one ends; None if the video has no
+        frame rate.
+    """
+
+    views: np.ndarray
+    repeats: int
+    frames: tuple[int, int]
+    seconds: tuple[float, float] | None
+
 
 def protocol_clips(
     file: VideoFile, preprocessing: Preprocessing, protocol: Protocol
-) -> Iterator[np.ndarray]:
-    """Yields the clips of a protocol in order, each with all its crops.
+) -> Iterator[Clip]:
+    """Yields the distinct clips of a protocol in order, each with all its crops.
 
-    The result equals that of `pipeline.read_views` for each clip.
+    The views equal those of `pipeline.read_views` for each clip.
 
     Args:
       file: an open video.
       preprocessing: preprocessing of a test clip, see `Protocol.apply`.
       protocol: the clips and crops.
 
-    Yields:
-      uint8 `[crops, T, H, W, C]`.
-
     Raises:
       VideoError: a frame cannot be decoded, or the stored flow does not exist.
     """
     shape = file.num_frames, file.height, file.width, file.fps
     how = {"times": file.times, "pixel_aspect": file.pixel_aspect}
-    clips = protocol_views(*shape, preprocessing, protocol, **how)
+    equal = itertools.groupby(protocol_views(*shape, preprocessing, protocol, **how))
+    clips, repeats = zip(*((views, len(list(same))) for views, same in equal), strict=True)
+    pixels = _read_clips(file, clips, preprocessing)
+    for views, array, count in zip(clips, pixels, repeats, strict=True):
+        shown = set(views[0].frames) - {BLACK}
+        first, last = min(shown), max(shown)
+        seconds = None
+        if file.fps:
+            seconds = float(file.times[first]), float(file.times[last]) + 1 / file.fps
+        yield Clip(array, count, (first, last), seconds)
+
+
+def _read_clips(
+    file: VideoFile, clips: Sequence[list[View]], preprocessing: Preprocessing
+) -> Iterator[np.ndarray]:
+    """Yields the crops of each clip: uint8 `[crops, T, H, W, C]`."""
     # Flow belongs to pairs of frames of one clip, and costs more than decoding.
     if preprocessing.host_flow or not _same_windows(clips):
         for views in clips:
@@ -65,21 +101,21 @@ def protocol_clips(
 
 
 def read_tests(
-    dataset: VideoDataset,
+    opening: Open,
     videos: Sequence[int],
     preprocessing: Preprocessing,
     protocol: Protocol,
     *,
     ahead: int,
     loading: Loading = Loading(),
-) -> Generator[tuple[int, np.ndarray | VideoError | None]]:
-    """Yields every clip of every video in order.
+) -> Generator[tuple[int, Clip | VideoError | None]]:
+    """Yields every distinct clip of every video in order.
 
     Closing the generator stops its threads.
 
     Args:
-      dataset: the videos.
-      videos: indices into the data set, in the order of reading.
+      opening: opens a video by its index.
+      videos: indices of the videos, in the order of reading.
       preprocessing: preprocessing of a test clip, see `Protocol.apply`.
       protocol: the clips and crops.
       ahead: maximum number of views in the queue; each thread may hold one more clip.
@@ -87,13 +123,13 @@ def read_tests(
         OpenCV release the GIL, and a clip from another process would have to be copied.
 
     Yields:
-      (video, clip) with a clip uint8 `[crops, T, H, W, C]`; (video, VideoError) if the video
-      cannot be read, or not to its end; and (video, None) at the end of every video.
+      (video, clip); (video, VideoError) if the video cannot be read, or not to its end; and
+      (video, None) at the end of every video.
     """
 
-    def read(video: int) -> Generator[np.ndarray | VideoError | None]:
+    def read(video: int) -> Generator[Clip | VideoError | None]:
         try:
-            with dataset.open(video) as file:
+            with opening(video) as file:
                 yield from protocol_clips(file, preprocessing, protocol)
         except VideoError as error:
             yield error
@@ -106,7 +142,7 @@ def read_tests(
 
 def _in_order(
     read: Callable[[int], Generator], tasks: Sequence[int], *, threads: int, ahead: int
-) -> Generator[tuple[int, np.ndarray | VideoError | None]]:
+) -> Generator[tuple[int, Clip | VideoError | None]]:
     """Yields (index of the task, piece) in the order of the tasks; None is a task's last piece.
 
     A thread blocks while `ahead` views are queued, unless its task is next and has nothing queued.
@@ -181,7 +217,7 @@ def _in_order(
 
 
 def _size(piece: object) -> int:
-    return len(piece) if isinstance(piece, np.ndarray) else 0
+    return len(piece.views) if isinstance(piece, Clip) else 0
 
 
 def _same_windows(clips: Sequence[Sequence[View]]) -> bool:

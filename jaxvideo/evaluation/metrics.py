@@ -5,7 +5,7 @@ are int `[M]`, the class of each video, or bool `[M, classes]` for multi-label d
 are not negative; a video of weight 2 counts as two videos. A NaN score never counts as right.
 
 To add a metric, write the function, add a row to `METRICS`, and add a test. The row then appears in
-`evaluate`, `fuse` and the report, with a bootstrap interval.
+`evaluate`, `fuse` and the report, with an interval.
 """
 
 from __future__ import annotations
@@ -25,6 +25,9 @@ class Metric:
       title: name in reports.
       function: `(scores, labels, weights) -> float`.
       labels: kind of labels that the metric is defined for.
+      min_classes: smallest number of classes for which the metric is reported. Top-5 accuracy of 5
+        classes is always 1.
+      proportion: the value is a share of the videos, so that its interval is Wilson's.
       batched: the function also takes weights `[M, K]` and returns `[K]`, which makes the bootstrap
         fast.
       biased: the value grows if videos repeat, so the bootstrap interval is corrected.
@@ -34,6 +37,8 @@ class Metric:
     title: str
     function: Callable[[np.ndarray, np.ndarray, np.ndarray], Any]
     labels: Literal["any", "single", "multi"] = "any"
+    min_classes: int = 0
+    proportion: bool = False
     batched: bool = False
     biased: bool = False
     bounds: tuple[float, float] = (0.0, 1.0)
@@ -44,9 +49,10 @@ class Metric:
         weights = np.ones(len(labels)) if weights is None else weights
         return float(self.function(scores, labels, weights))
 
-    def applies(self, labels: np.ndarray) -> bool:
-        """Returns True if the metric is defined for these labels."""
-        return self.labels in ("any", "single" if labels.ndim == 1 else "multi")
+    def applies(self, scores: np.ndarray, labels: np.ndarray) -> bool:
+        """Returns True if the metric is reported for these labels and this number of classes."""
+        kind = "single" if labels.ndim == 1 else "multi"
+        return self.labels in ("any", kind) and scores.shape[1] >= self.min_classes
 
 
 # --- Hits -----------------------------------------------------------------------------------
@@ -206,8 +212,8 @@ def _precision(scores: np.ndarray, own: np.ndarray, times: np.ndarray) -> np.nda
 
 #: Metrics by their names in `result.json`, in the order of a report.
 METRICS: dict[str, Metric] = {
-    "top1": Metric("top-1", top1, batched=True),
-    "top5": Metric("top-5", top5, batched=True),
+    "top1": Metric("top-1", top1, proportion=True, batched=True),
+    "top5": Metric("top-5", top5, min_classes=6, proportion=True, batched=True),
     "mean_class_accuracy": Metric(
         "mean class accuracy", mean_class_accuracy, labels="single", batched=True
     ),

@@ -6,21 +6,19 @@ import contextlib
 import dataclasses
 import functools
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
+from jaxvideo.data import flow
 from jaxvideo.data.datasets.dataset import VideoDataset
 from jaxvideo.data.pipeline import Loading, Share
-from jaxvideo.data.protocol_reader import protocol_clips, read_tests
-from jaxvideo.data.video import open_video
+from jaxvideo.data.protocol_reader import read_tests
 from jaxvideo.evaluation import metrics
+from jaxvideo.evaluation.scoring import Predict, mean_scores, score_videos
 from jaxvideo.progress import bar
 from jaxvideo.types import DataError, Preprocessing, Protocol, VideoError
-
-Predict = Callable[[np.ndarray], np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +30,8 @@ class Result:
         set.
       labels: int `[videos]`; the first label if a video has several.
       broken: path and reason of each unreadable video. They are excluded from all metrics.
-      clips: number of scored clips; the crops of a clip count once.
+      clips: number of scored clips; the crops of a clip count once, equal clips of a short video
+        count each.
       seconds: total time.
       data_wait: part of `seconds` spent waiting for data.
       videos: int `[videos]`, indices into the data set.
@@ -63,9 +62,10 @@ class Result:
         return float(metrics.topk_accuracy(self.scores, self.truth, 1))
 
     @property
-    def top5(self) -> float:
-        """Top-5 accuracy, 0 to 1."""
-        return float(metrics.topk_accuracy(self.scores, self.truth, 5))
+    def top5(self) -> float | None:
+        """Top-5 accuracy, 0 to 1; None if there are too few classes for it to mean something."""
+        metric = metrics.METRICS["top5"]
+        return metric(self.scores, self.truth) if metric.applies(self.scores, self.truth) else None
 
     @functools.cached_property
     def losses(self) -> np.ndarray:
@@ -88,30 +88,19 @@ class Result:
         return len(self.labels) / self.expected
 
 
-def score_video(
-    predict: Predict, video: Any, preprocessing: Preprocessing, protocol: Protocol
-) -> np.ndarray:
-    """Scores one video: the mean over the views of the protocol.
-
-    `predict` is called once per clip, with all its crops, because all views of a video at once
-    would need gigabytes.
-
-    Args:
-      predict: uint8 `[crops, T, H, W, C]` to scores `[crops, classes]`.
-      video: anything that `open_video` accepts.
-      preprocessing: preprocessing of training.
-      protocol: clips and crops.
-
-    Returns:
-      Scores `[classes]`.
+def describe_protocol(
+    protocol: Protocol, preprocessing: Preprocessing, paths: Sequence[str]
+) -> str:
+    """Returns `Protocol.describe` with the method and size of the stored flow of the videos.
 
     Raises:
-      VideoError: the video cannot be read.
+      DataError: the stored flow of two videos was computed by different methods or at different
+        sizes.
     """
-    p = protocol.apply(preprocessing)
-    with open_video(video) as file:
-        scores = [np.asarray(predict(views)) for views in protocol_clips(file, p, protocol)]
-    return np.concatenate(scores).mean(0)
+    stored = ""
+    if "flow" in preprocessing.modality and preprocessing.flow == "stored":
+        stored = flow.describe_stored(paths)
+    return protocol.describe(preprocessing, stored)
 
 
 def evaluate(
@@ -150,16 +139,15 @@ def evaluate(
     """
     started = time.perf_counter()
     videos = range(share.index, len(dataset), share.count)
-    broken: dict[int, str] = {}
     clips, waited = 0, 0.0
 
-    def read(report: Callable[[int, int, float], None]) -> Iterator[tuple[int, np.ndarray]]:
-        """Yields (video, views of a clip); counts clips, broken videos and waiting time."""
+    def read(report: Callable[[int, int, float], None]) -> Iterator[tuple[int, Any]]:
+        """Yields the clips of `read_tests`; counts clips and waiting time."""
         nonlocal clips, waited
         each = max(protocol.clips, 1)
         before = within = 0
         stream = read_tests(
-            dataset,
+            dataset.open,
             videos,
             protocol.apply(preprocessing),
             protocol,
@@ -173,42 +161,31 @@ def evaluate(
                 waited += time.perf_counter() - asked
                 if video < 0:
                     return
+                yield video, piece
                 if isinstance(piece, VideoError):
-                    broken[video] = str(piece)
                     continue
                 if piece is None:
                     before, within = before + each, 0
                 else:
-                    yield video, piece
-                    clips, within = clips + 1, min(within + 1, each)
+                    clips, within = clips + piece.repeats, min(within + piece.repeats, each)
                 report(before + within, each * len(videos), waited)
 
-    sums: dict[int, np.ndarray] = {}
-    views: Counter[int] = Counter()
-
-    def add(answer: np.ndarray, owners: Sequence[int]) -> None:
-        for video, row in zip(owners, np.asarray(answer, np.float64), strict=False):
-            sums[video] = sums.get(video, 0) + row
-            views[video] += 1
-
+    means: dict[int, np.ndarray] = {}
+    broken: dict[str, str] = {}
     shown = _clip_bar(protocol, len(videos), log_seconds)
     with contextlib.nullcontext(progress) if progress else shown as report:
-        pending = None
-        for batch, owners in _batches(read(report), batch_size):
-            answer = predict(batch)
-            if pending:
-                add(*pending)
-            pending = (answer, owners)
-        if pending:
-            add(*pending)
-    scored = [video for video in videos if video in sums and video not in broken]
-    classes = len(next(iter(sums.values()))) if sums else len(dataset.classes)
-    means = [sums[video] / views[video] for video in scored]
+        for video, found in score_videos(predict, read(report), batch_size):
+            if isinstance(found, VideoError):
+                broken[dataset.paths[video]] = str(found)
+            else:
+                means[video] = mean_scores(found)
+    scored = list(means)
+    classes = len(next(iter(means.values()))) if means else len(dataset.classes)
     sets = dataset.label_sets
     result = Result(
-        scores=np.array(means, np.float32).reshape(len(scored), classes),
+        scores=np.array(list(means.values()), np.float32).reshape(len(scored), classes),
         labels=np.asarray(dataset.labels, np.int64)[scored],
-        broken={dataset.paths[video]: why for video, why in broken.items()},
+        broken=broken,
         clips=clips,
         seconds=time.perf_counter() - started,
         data_wait=waited,
@@ -261,25 +238,3 @@ def _clip_bar(
             before = waited
 
         yield report
-
-
-def _batches(
-    clips: Iterable[tuple[int, np.ndarray]], batch_size: int
-) -> Iterator[tuple[np.ndarray, list[int]]]:
-    """Packs views into batches of fixed size together with their video indices.
-
-    The last batch is zero-padded.
-    """
-    batch, owners = None, []
-    for video, views in clips:
-        for view in views:
-            if batch is None:
-                # A new array per batch, because the device may still read the previous one.
-                batch = np.zeros((batch_size, *view.shape), np.uint8)
-            batch[len(owners)] = view
-            owners.append(video)
-            if len(owners) == batch_size:
-                yield batch, owners
-                batch, owners = None, []
-    if batch is not None:
-        yield batch, owners

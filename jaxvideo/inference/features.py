@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import hashlib
+import itertools
 import json
 import os
 import threading
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,18 +76,25 @@ class Extraction:
 
 
 def feature_files(paths: Sequence[str], out: str | os.PathLike[str]) -> dict[str, Path]:
-    """Maps each video to its feature file, `out/NAME.npz`.
+    """Maps each video to its feature file, `out/NAME.npz`, see `output_paths`."""
+    return output_paths(paths, out, ".npz")
+
+
+def output_paths(
+    paths: Sequence[str], out: str | os.PathLike[str], ending: str = ""
+) -> dict[str, Path]:
+    """Maps each video to `out/NAME` with the ending.
 
     NAME is the path of the video relative to its directory in `paths`. For a video that `paths`
     lists itself, NAME is the file name.
 
     Args:
       paths: videos and directories of videos.
-      out: directory of the feature files.
+      out: output directory.
 
     Raises:
       DataError: a path does not exist or contains no videos.
-      ConfigError: two videos would have the same feature file.
+      ConfigError: two videos would have the same output.
     """
     files: dict[str, Path] = {}
     whose: dict[Path, str] = {}
@@ -95,11 +103,11 @@ def feature_files(paths: Sequence[str], out: str | os.PathLike[str]) -> dict[str
             single = os.path.normpath(video) == os.path.normpath(path)
             name = os.path.basename(os.path.abspath(video))
             name = name if single else os.path.relpath(video, path)
-            target = Path(out, f"{name}.npz")
+            target = Path(out, f"{name}{ending}")
             if whose.setdefault(target, video) != video:
                 raise ConfigError(
                     f"{whose[target]} and {video} would both be written to {target}; pass the "
-                    "directory that contains both, or extract them into two directories"
+                    "directory that contains both, or write them into two directories"
                 )
             files[video] = target
     return files
@@ -226,11 +234,19 @@ def make_extractor(
             clips = _clips_of(video, p, extraction)
             starts = np.asarray([views[0].frames[0] for views in clips], np.int64)
             times = np.asarray(video.times)[starts]
-            found = rows(video, clips)
+            # A short video has equal clips, which are computed once.
+            equal = [(views, len(list(same))) for views, same in itertools.groupby(clips)]
+            found = rows(video, [views for views, _ in equal])
+            repeats = np.asarray([count for _, count in equal])
             if extraction.per_clip:
-                values = np.concatenate(list(found))
+                values = np.repeat(np.concatenate(list(found)), repeats, 0)
             else:
-                values = sum(part.sum(0, dtype=np.float64) for part in found) / len(clips)
+                values, done = 0.0, 0
+                for part in found:
+                    counts = repeats[done : done + len(part)]
+                    values = values + np.tensordot(counts, part.astype(np.float64), 1)
+                    done += len(part)
+                values = values / len(clips)
         if extraction.normalize:
             axes = tuple(range(int(extraction.per_clip), np.ndim(values)))
             norm = np.sqrt(np.square(values).sum(axes, keepdims=True))
@@ -252,30 +268,6 @@ def write_features(target: Path, arrays: Mapping[str, Any]) -> None:
             np.savez(file, **arrays)
     except OSError as error:
         raise ConfigError(f"{target} cannot be written ({error.strerror})") from error
-
-
-def endpoint_features(
-    paths: Iterable[str],
-    model: Any,
-    variables: Mapping[str, Any],
-    preprocessing: Preprocessing,
-    endpoint: str,
-) -> np.ndarray:
-    """Returns f32 features `[M, C]` of the middle clip of M videos, averaged over T, H and W.
-
-    Args:
-      paths: the videos.
-      model, variables, preprocessing: see `make_extractor`.
-      endpoint: see `Extraction`.
-
-    Raises:
-      ConfigError: the network has no such endpoint.
-      VideoError: a video cannot be read.
-    """
-    extract = make_extractor(
-        model, variables, preprocessing, Extraction(endpoint, Protocol(clips=1))
-    )
-    return np.stack([extract(path)["features"] for path in paths])
 
 
 def _endpoint(model: Any, preprocessing: Preprocessing, endpoint: str, *, keep_map: bool):

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 
 from jaxvideo.data import flow
 from jaxvideo.data.decode import read_frames
-from jaxvideo.data.video import VideoFile, open_video
+from jaxvideo.data.flow_pictures import pictures_info, write_colors, write_jpegs
+from jaxvideo.data.video import FLOW_ENDING, VideoFile, open_video
 from jaxvideo.types import HOST_FLOWS, ConfigError, VideoError
 
 # Flow fields per block. Memory does not depend on the length of the video.
@@ -18,37 +21,97 @@ _BLOCK = 32
 FLOW_METHODS = ("tvl1", *HOST_FLOWS, *(f"warped_{method}" for method in ("tvl1", *HOST_FLOWS)))
 
 
-def store_flow(path: str, method: str, size: int) -> bool:
-    """Computes the flow of a video and writes it to `data.flow.flow_path(path)`, next to the video.
+#: Forms of output: a lossless video, pairs of JPEG pictures, color pictures.
+FLOW_FORMATS = ("mkv", "jpeg", "png")
+
+
+@dataclasses.dataclass(frozen=True)
+class FlowRequest:
+    """The flow to compute.
+
+    Attributes:
+      method: one of `FLOW_METHODS`. "warped_" methods compensate the motion of the camera.
+      size: short side in pixels to which frames are scaled down first.
+      format: one of `FLOW_FORMATS`. "mkv": the file that networks with stored flow read. "jpeg":
+        `flow_x_00001.jpg` and `flow_y_00001.jpg`, as mmaction2 names them. "png": colors.
+    """
+
+    method: str = "tvl1"
+    size: int = 256
+    format: str = "mkv"
+
+    def __post_init__(self):
+        for name, value, allowed in (
+            ("method", self.method, FLOW_METHODS),
+            ("format", self.format, FLOW_FORMATS),
+        ):
+            if value not in allowed:
+                raise ConfigError(f"flow {name} {value!r}: allowed are {', '.join(allowed)}")
+        if self.size < 16:
+            raise ConfigError(f"flow: the short side is {self.size} pixels; it must be at least 16")
+
+    def target(self, video: str, out: Path | None = None) -> Path:
+        """Returns the file or folder of a video's flow.
+
+        Args:
+          video: path of the video.
+          out: the path that replaces that of the video; None: beside the video.
+        """
+        beside = flow.flow_path(video)
+        beside = beside if out is None else out.with_name(beside.name)
+        if self.format == "mkv":
+            return beside
+        return beside.with_name(beside.name.removesuffix(FLOW_ENDING))
+
+
+def difference(target: Path, request: FlowRequest) -> str | None:
+    """Compares existing flow with a request.
+
+    Returns:
+      None if `target` does not exist, "" if it is what the request would write, and otherwise a
+      description of the difference.
+    """
+    wanted = f"{request.method}, stored at short side {request.size}"
+    try:
+        if request.format != "mkv":
+            info = pictures_info(target)
+        else:
+            info = flow.stored_info(target) if target.exists() else None
+    except VideoError as error:
+        return str(error)
+    if info is None:
+        return None
+    sides = info.height, info.width
+    same = info.method == request.method and min(info.size, *sides) == min(request.size, *sides)
+    return "" if same else f"{target} has {info.settings}; requested: {wanted}"
+
+
+def store_flow(path: str, request: FlowRequest, target: Path | None = None) -> None:
+    """Computes the flow of a video and writes it, replacing what is there.
 
     Args:
       path: a video.
-      method: one of `FLOW_METHODS`. "warped_" methods compensate the motion of the camera.
-      size: short side in pixels to which frames are scaled down first.
-
-    Returns:
-      False if the file exists already; then nothing is computed.
+      request: the flow to compute.
+      target: the file or folder to write; None (default): beside the video.
 
     Raises:
-      ConfigError: the method or the size is not allowed.
       VideoError: the video cannot be read, or has only one frame.
+      DataError: the flow cannot be written.
 
     Example:
-      store_flow("clip.mp4", "dis", 256)
+      store_flow("clip.mp4", FlowRequest("dis", 256))
     """
-    if method not in FLOW_METHODS:
-        raise ConfigError(f"flow method {method!r}: allowed are {', '.join(FLOW_METHODS)}")
-    if size < 16:
-        raise ConfigError(f"flow: the short side is {size} pixels; it must be at least 16")
-    target = flow.flow_path(path)
-    if target.exists():
-        return False
+    target = target or request.target(path)
     with open_video(path) as video:
         if video.num_frames < 2:
             raise VideoError(f"{path}: the video has one frame; flow needs at least 2")
-        info = flow.FlowInfo(method, video.height, video.width)
-        flow.write_flow(target, _fields(video, method, size), video.fps or 25.0, info)
-    return True
+        info = flow.FlowInfo(request.method, video.height, video.width, size=request.size)
+        fields = _fields(video, request.method, request.size)
+        if request.format == "mkv":
+            flow.write_flow(target, fields, video.fps or 25.0, info)
+        else:
+            write = write_jpegs if request.format == "jpeg" else write_colors
+            write(target, fields, info)
 
 
 def _fields(video: VideoFile, method: str, size: int) -> Iterator[np.ndarray]:

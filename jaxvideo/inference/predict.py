@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jaxvideo.inference.prepare import prepare
 from jaxvideo.types import Preprocessing
@@ -61,8 +63,29 @@ def make_predictor(
       scores = np.asarray(predict(net.variables, views))
     """
     step = jax.jit(make_predict_step(model, preprocessing, aggregation))
+    if place is None:
+        return step
+    return lambda variables, video: step(variables, place(video))
 
-    def predict(variables: Any, video: np.ndarray) -> jax.Array:
-        return step(variables, place(video) if place else video)
 
-    return predict
+def make_scorer(
+    model, variables: Any, preprocessing: Preprocessing, aggregation: str, *, all_devices: bool
+) -> Callable[[np.ndarray], jax.Array]:
+    """Returns the compiled `score(video) -> scores` with the variables on the device.
+
+    Args:
+      model, preprocessing, aggregation: as for `make_predictor`.
+      variables: the variables, in which BatchNorm may be folded.
+      all_devices: True to split the views over all devices, whose number must divide N; False to
+        use the default device.
+    """
+    if not all_devices:
+        return functools.partial(make_predictor(model, preprocessing, aggregation), variables)
+    mesh = jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
+    split = NamedSharding(mesh, PartitionSpec("data"))
+    predict = make_predictor(
+        model, preprocessing, aggregation, place=lambda video: jax.device_put(video, split)
+    )
+    return functools.partial(
+        predict, jax.device_put(variables, NamedSharding(mesh, PartitionSpec()))
+    )

@@ -144,7 +144,7 @@ def _tiles(result: Result, numbers: Mapping[str, Estimate]) -> str:
         (
             METRICS[name].title if name in METRICS else name,
             f"{100 * n.value:.2f} %",
-            f"{100 * n.low:.2f} to {100 * n.high:.2f} %",
+            n.ends("{:.2f} to {:.2f} %") or "no interval",
         )
         for name, n in numbers.items()
     ]

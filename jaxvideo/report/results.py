@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxvideo.data.datasets.dataset import VideoDataset
 from jaxvideo.evaluation.fusion import SCORES, Scores, save_scores, video_names
-from jaxvideo.evaluation.intervals import Estimate
+from jaxvideo.evaluation.intervals import Estimate, few_videos
 from jaxvideo.evaluation.protocol import Result
 from jaxvideo.network import Network
 from jaxvideo.progress import write_file
@@ -30,7 +30,7 @@ def coverage_text(result: Result) -> str:
 
 def result_notes(result: Result, protocol: Protocol) -> list[str]:
     """Returns caveats that a reader of the metrics needs to know."""
-    notes = []
+    notes = [text] if (text := few_videos(len(result.labels))) else []
     if protocol.clips == 1 and protocol.crops == 1:
         notes.append(
             "One-clip validation: one center crop of one clip per video. Published numbers are "
@@ -58,6 +58,7 @@ def write_results(
     source: str,
     draws: int,
     worst: int,
+    warnings: Sequence[str] = (),
 ) -> Sequence[str]:
     """Writes `scores.npz`, which `fuse` reads, `report.html` and `result.json`.
 
@@ -72,19 +73,23 @@ def write_results(
       source: run directory or file of the weights.
       draws: number of bootstrap resamples.
       worst: number of videos of highest loss to show in the report.
+      warnings: further caveats, shown before those of `result_notes`.
 
     Returns:
-      The notes of `result_notes`.
+      All caveats.
 
     Raises:
       OSError: a file cannot be written.
     """
-    notes = result_notes(result, protocol)
+    notes = [*warnings, *result_notes(result, protocol)]
     names = video_names(dataset.paths)
     videos = tuple(names[video] for video in result.videos)
     report: dict[str, Any] = {
         **{name: number.value for name, number in numbers.items()},
-        "intervals": {name: [number.low, number.high] for name, number in numbers.items()},
+        "intervals": {
+            name: None if number.low is None else [number.low, number.high]
+            for name, number in numbers.items()
+        },
         "loss": result.loss,
         "protocol": facts["protocol"],
         "model": net.spec,
@@ -97,7 +102,8 @@ def write_results(
         "notes": notes,
         "views": dataclasses.asdict(protocol),
         "clip": dataclasses.asdict(protocol.apply(net.preprocessing)),
-        "bootstrap": {"draws": draws, "seed": 0, "level": 0.95},
+        "interval_level": 0.95,
+        "bootstrap": {"draws": draws, "seed": 0},
         "seconds": round(result.seconds, 1),
         "data_wait": round(result.data_wait, 1),
         "versions": versions(),

@@ -9,6 +9,7 @@ from jaxvideo.data.datasets.load import load_splits, pick_split
 from jaxvideo.data.motion.folder import check_motion, ensure_motion
 from jaxvideo.data.motion.spec import CLASSES
 from jaxvideo.progress import LOG
+from jaxvideo.training.data_checks import check_classes, check_overlap
 from jaxvideo.training.schema import Data
 from jaxvideo.types import DataError
 
@@ -94,10 +95,16 @@ def survey(data: Data) -> Survey:
 
 
 def load_data(data: Data) -> tuple[VideoDataset, VideoDataset]:
-    """Returns the training and the validation set; logs missing and quarantined videos."""
+    """Returns the training and the validation set; logs missing and quarantined videos.
+
+    Raises:
+      DataError: as `splits_of`, or all training videos have the same class.
+    """
     splits = splits_of(data)
     sets = pick(splits, data, "train"), pick(splits, data, "val")
     for name, dataset in zip(("training", "validation"), sets, strict=True):
         if dataset.missing or dataset.quarantined:
             LOG.info(f"{name}: {dataset.coverage}")
+    check_classes(sets[0], data.root)
+    check_overlap(*sets)
     return sets

@@ -17,6 +17,7 @@ from jaxvideo import startup
 from jaxvideo.data.pipeline import train_batches
 from jaxvideo.progress import LOG
 from jaxvideo.training import checkpoint, distributed, run_folder
+from jaxvideo.training.data_checks import record_videos
 from jaxvideo.training.inputs import load_data
 from jaxvideo.training.log import metrics_log
 from jaxvideo.training.memory import shortage_explained
@@ -61,6 +62,8 @@ def train(config: Mapping[str, Any], workdir: str | os.PathLike[str]) -> dict[st
 
     with contextlib.ExitStack() as stack:
         stack.enter_context(run_folder.claimed(workdir, values))
+        if distributed.writes():
+            record_videos(workdir, train_set)
         checkpoints = stack.enter_context(
             checkpoint.open_checkpoints(workdir, keep=run.checkpoint.keep)
         )

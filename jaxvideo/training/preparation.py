@@ -18,6 +18,7 @@ from jaxvideo.precision import resolve_dtype
 from jaxvideo.progress import LOG
 from jaxvideo.training import distributed, run_folder
 from jaxvideo.training.config import read_config
+from jaxvideo.training.data_checks import check_inputs
 from jaxvideo.training.initial import check_paths, first_weights
 from jaxvideo.training.inputs import Survey, survey
 from jaxvideo.training.memory import check_memory, memory_of, shortage_explained
@@ -108,6 +109,8 @@ def prepare(run: Run, values: Mapping[str, Any], workdir: Path) -> Prepared:
     if cache := startup.use_compilation_cache(run.compilation_cache):
         LOG.info(f"compilation cache: {cache}")
     run, given = first_weights(run, values["preprocessing"], recorded, data.classes)
+    if data.sets:
+        check_inputs(run.preprocessing, *data.sets)
     run = _with_labels(run, multi_label=data.several)
     model = create_model(**run.model, num_classes=len(data.classes))
     check_split(run.parallel, model, run.preprocessing.shape)

@@ -15,9 +15,9 @@ import numpy as np
 
 from jaxvideo.data.datasets.dataset import VideoDataset
 from jaxvideo.evaluation.fusion import SCORES, Scores, save_scores, video_names
-from jaxvideo.evaluation.intervals import interval
+from jaxvideo.evaluation.intervals import few_videos, interval
 from jaxvideo.evaluation.metrics import METRICS
-from jaxvideo.evaluation.protocol import Result
+from jaxvideo.evaluation.protocol import Result, describe_protocol
 from jaxvideo.progress import LOG, duration, write_file
 from jaxvideo.training import checkpoint, distributed
 from jaxvideo.training.config import complete, differences, identity, read_config
@@ -234,9 +234,9 @@ def report(
     top1 = interval(METRICS["top1"], result.scores, result.truth)
     report = {
         "top1": result.top1,
-        "top5": result.top5,
+        **({} if result.top5 is None else {"top5": result.top5}),
         "intervals": {"top1": [top1.low, top1.high]},
-        "protocol": run.protocol.describe(run.preprocessing),
+        "protocol": describe_protocol(run.protocol, run.preprocessing, dataset.paths),
         "model": run.model,
         "videos": len(result.labels),
         "unreadable_videos": len(result.broken),
@@ -254,11 +254,14 @@ def report(
         found = (result.scores, result.labels, dataset.classes, videos, result.label_sets)
         save_scores(workdir / SCORES, Scores(*found))
         write_json(workdir / RESULT, report)
+    top5 = "" if result.top5 is None else f", top-5 {100 * result.top5:.1f} %"
     LOG.info(
-        f"video top-1 {100 * result.top1:.1f} % (95 % interval {100 * top1.low:.1f} to "
-        f"{100 * top1.high:.1f} %), top-5 {100 * result.top5:.1f} % of {len(result.labels)} "
-        f"videos, {duration(seconds)} after the start; {report['protocol']}"
+        f"video top-1 {100 * result.top1:.1f} %{top1.ends(' (95 % interval {:.1f} to {:.1f} %)')}"
+        f"{top5} of {len(result.labels)} videos, {duration(seconds)} after the start; "
+        f"{report['protocol']}"
     )
+    if text := few_videos(len(result.labels)):
+        LOG.warning(text)
     LOG.info(f"result: {workdir / RESULT}")
     return report
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxvideo.data.datasets.dataset import VideoDataset
 from jaxvideo.data.pipeline import Share
-from jaxvideo.evaluation.protocol import Result, evaluate, join
+from jaxvideo.evaluation.protocol import Result, describe_protocol, evaluate, join
 from jaxvideo.inference import predict as inference
 from jaxvideo.progress import LOG
 from jaxvideo.training import distributed
@@ -79,7 +79,8 @@ def validate(run: Run, predict: Predict, state: TrainState, dataset, protocol: P
 
 def test(run: Run, model, state: TrainState, dataset: VideoDataset) -> Result:
     """Scores the validation videos with the test protocol of the config."""
-    LOG.info(f"testing: {run.protocol.describe(run.preprocessing)}")
+    protocol = describe_protocol(run.protocol, run.preprocessing, dataset.paths)
+    LOG.info(f"testing: {protocol}")
     predict = make_predictor(run, model, run.protocol)
     return validate(run, predict, state, dataset, run.protocol)
 

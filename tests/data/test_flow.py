@@ -1,5 +1,6 @@
 """Flow on the host: methods, camera motion, quantization, and files beside the videos."""
 
+import dataclasses
 import functools
 import sys
 
@@ -13,15 +14,18 @@ from jaxvideo.data.flow import (
     camera_motion,
     compensated,
     dequantize,
+    describe_stored,
     flow_info,
     flow_path,
     host_flow,
     mirror,
     quantize,
     read_flow_clip,
+    stored_info,
     warped_flow,
     write_flow,
 )
+from jaxvideo.data.flow_pictures import color_wheel, flow_colors, pictures_info, write_colors
 from jaxvideo.data.video import open_video
 from jaxvideo.types import HOST_FLOWS, ConfigError, DataError, VideoError, Window
 from tests.conftest import write_video
@@ -192,7 +196,7 @@ def test_every_byte_comes_back_in_any_order(stored, indices):
 
 def test_the_file_says_what_it_is(stored):
     with open_video(stored) as video:
-        assert flow_info(video) == INFO
+        assert flow_info(video) == dataclasses.replace(INFO, size=48)
         assert (video.num_frames, video.height, video.width) == (30, 96, 64)
         assert len(video.keyframes) == 30
         assert video.seekable
@@ -290,3 +294,66 @@ def test_host_side_needs_no_jax():
 
     program = "import sys, jaxvideo.data.flow; assert 'jax' not in sys.modules"
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+# --- Pictures -------------------------------------------------------------------------------
+
+
+def test_colors_of_the_middlebury_wheel():
+    """Values of `torchvision.utils.flow_to_image`; 55 hues from red over yellow and so on."""
+    wheel = color_wheel()
+    assert wheel.shape == (55, 3)
+    pure = [[255, 0, 0], [255, 255, 0], [0, 255, 0], [0, 255, 255], [0, 0, 255], [255, 0, 255]]
+    assert wheel[[0, 15, 21, 25, 36, 49]].tolist() == pure
+    right_down_left_up = np.float32([[[1, 0], [0, 1], [-1, 0], [0, -1]]])
+    expected = [[[255, 0, 0], [255, 229, 0], [0, 209, 255], [88, 0, 255]]]
+    assert flow_colors(right_down_left_up).tolist() == expected
+    # Half the speed is half the saturation; no motion is white; faster motion has the same color.
+    slow = flow_colors(np.float32([[[2, 0], [1, 0], [0, 0], [9, 0]]]), largest=2)
+    assert slow.tolist() == [[[255, 0, 0], [255, 127, 127], [255, 255, 255], [255, 0, 0]]]
+    with pytest.raises(DataError, match=r"shape \(4, 3\)"):
+        flow_colors(np.zeros((4, 3)))
+
+
+@pytest.mark.torch
+def test_colors_as_in_torchvision():
+    torch = pytest.importorskip("torch")
+    from jaxvideo.weights import reference
+
+    try:
+        convert = reference.torchvision().utils.flow_to_image
+    except (ImportError, AttributeError):
+        pytest.skip("needs torchvision, installed with --no-deps")
+    field = np.random.default_rng(0).normal(size=(20, 30, 2)).astype(np.float32) * 4
+    expected = convert(torch.tensor(field).permute(2, 0, 1)).permute(1, 2, 0).numpy()
+    np.testing.assert_array_equal(flow_colors(field), expected)
+
+
+def test_still_frames_are_white(tmp_path):
+    """Level 128 is 0.08 pixels, but stands for no motion."""
+    field = np.full((2, 16, 20, 2), 128, np.uint8)
+    field[1, :8, :, 0] = 255
+    write_colors(tmp_path / "v", field, FlowInfo("dis", 16, 20, size=16))
+    assert pictures_info(tmp_path / "v") == FlowInfo("dis", 16, 20, size=16)
+    first, second = (cv2.imread(str(tmp_path / "v" / f"flow_{n:05}.png")) for n in (1, 2))
+    assert first.min() == 255
+    assert second[0, 0].tolist() == [0, 0, 255]  # BGR
+    assert second[-1].min() == 255
+    assert pictures_info(tmp_path / "none") is None
+
+
+def test_files_without_a_recorded_size(tmp_path):
+    """Flow of older versions: the size is that of the fields."""
+    fields = np.full((2, 24, 32, 2), 128, np.uint8)
+    path = tmp_path / "v.flow.mkv"
+    write_flow(path, fields, 25.0, FlowInfo("tvl1", 48, 64))
+    assert stored_info(path) == FlowInfo("tvl1", 48, 64, size=24)
+    write_flow(path, fields, 25.0, FlowInfo("tvl1", 48, 64, size=24))
+    assert stored_info(path).settings == "tvl1, stored at short side 24"
+    # A video of 16 rows, smaller than the size, belongs to the same settings.
+    write_flow(tmp_path / "w.flow.mkv", fields[:, :16], 25.0, FlowInfo("tvl1", 16, 64))
+    videos = [str(tmp_path / f"{name}.mp4") for name in "vw"]
+    assert describe_stored(videos) == "tvl1, stored at short side 24"
+    write_flow(tmp_path / "w.flow.mkv", fields[:, :16], 25.0, FlowInfo("tvl1", 48, 64))
+    with pytest.raises(DataError, match=r"short side 16; .* has tvl1, stored at short side 24"):
+        describe_stored(videos)

@@ -249,6 +249,10 @@ def test_refusals(folder, dataset, packed, tmp_path):
             Packing(**wrong)
 
 
+def test_the_size_of_the_frames_is_known(packed):
+    assert load_packed(packed, "train").size == SMALL.size
+
+
 def test_a_shard_that_is_gone_names_the_video(folder, dataset, tmp_path):
     pack({"train": dataset}, tmp_path / "o", SMALL, root=folder)
     found = load_packed(tmp_path / "o", "train")

@@ -12,15 +12,18 @@ import pytest
 from jaxvideo import create_model
 from jaxvideo.cli import evaluate as command
 from jaxvideo.cli.train import overrides
+from jaxvideo.data.datasets.dataset import VideoDataset
 from jaxvideo.data.pipeline import read_views
 from jaxvideo.data.video import open_video
 from jaxvideo.data.views import protocol_views
 from jaxvideo.evaluation.fusion import load_scores
 from jaxvideo.inference.predict import make_predict_step
+from jaxvideo.network import load
 from jaxvideo.pretrained import Weights, save_weights
 from jaxvideo.progress import console
+from jaxvideo.training.data_checks import record_videos
 from jaxvideo.training.step import init_variables
-from jaxvideo.types import ConfigError, JaxvideoError, Preprocessing, Protocol
+from jaxvideo.types import ConfigError, DataError, JaxvideoError, Preprocessing, Protocol
 from tests.conftest import write_video
 
 PRE = Preprocessing(frames=4, size=40, crop=32)
@@ -158,6 +161,34 @@ def test_wrong_calls(folder, variables, tmp_path, arguments, text):
     file = weights(folder, variables)
     with pytest.raises(JaxvideoError, match=re.escape(text)):
         run(*data(folder), "--checkpoint", file, "--out", tmp_path, *arguments)
+
+
+def test_the_training_videos_of_a_run_are_counted(folder, variables, tmp_path, capsys, monkeypatch):
+    """A run directory records its videos; two of the three test videos are among them."""
+    net = load(weights(folder, variables))
+    run_folder = tmp_path / "run"
+    run_folder.mkdir()
+    paths = tuple(str(folder / f"{k}.mp4") for k in (0, 2))
+    record_videos(run_folder, VideoDataset(paths, (0, 1), CLASSES))
+    monkeypatch.setattr(command, "open_network", lambda options: net)
+    arguments = ["--checkpoint", run_folder, "--out", tmp_path, "--clips", "1", "--worst", "0"]
+    assert run(*data(folder), *arguments) == 0
+    printed = capsys.readouterr()
+    warning = "2 of the 4 videos are training videos of this run; the metrics are too high"
+    assert f"warning: {warning}. The first: {paths[0]}" in printed.err
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["notes"][0].startswith(warning)
+    assert result["notes"][1].startswith("Only 3 test videos")
+    assert "Only 3 test videos" in printed.out
+    assert "top5" not in result  # three classes
+    assert "top-5" not in printed.out + (tmp_path / "report.html").read_text()
+
+
+def test_one_class_is_refused(folder, variables, tmp_path):
+    for name in ("train.csv", "val.csv"):
+        (tmp_path / name).write_text(f"{folder}/0.mp4,x\n")
+    with pytest.raises(DataError, match="all videos have the class 'x'"):
+        run(*data(tmp_path), "--checkpoint", weights(folder, variables), "--out", tmp_path)
 
 
 def test_wrong_config_and_classes(folder, variables, tmp_path):

@@ -1,9 +1,11 @@
 """Compares every metric with a loop over videos, and intervals with their nominal coverage."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
-from jaxvideo.evaluation.intervals import estimates, interval
+from jaxvideo.evaluation.intervals import estimates, few_videos, interval, wilson
 from jaxvideo.evaluation.metrics import (
     METRICS,
     Metric,
@@ -155,7 +157,7 @@ def test_metric_from_outside():
     alone = interval(margin, scores, labels, draws=300)
     row = Metric("mean margin", margin, labels="single")
     found = estimates(scores, labels, metrics={**METRICS, "margin": row}, draws=300)
-    own = [name for name, metric in METRICS.items() if metric.applies(labels)]
+    own = [name for name, metric in METRICS.items() if metric.applies(scores, labels)]
     assert list(found) == [*own, "margin"]
     assert found["margin"] == alone
     assert found["top1"] == interval(METRICS["top1"], scores, labels, draws=300)
@@ -181,7 +183,8 @@ def test_intervals_are_those_of_a_bootstrap(multi):
     """The generic bootstrap by weights equals resampling rows."""
     scores, labels, several = draw(3, videos=200)
     truth = several if multi else labels
-    found = estimates(scores, truth, draws=4000)
+    drawn = {name: dataclasses.replace(row, proportion=False) for name, row in METRICS.items()}
+    found = estimates(scores, truth, metrics=drawn, draws=4000)
     metrics = {
         "top1": lambda s, t: topk_accuracy(s, t, 1),
         "top5": lambda s, t: topk_accuracy(s, t, 5),
@@ -232,7 +235,46 @@ def test_intervals_are_a_function_of_the_seed():
     scores, labels, _ = draw(0)
     assert estimates(scores, labels) == estimates(scores, labels)
     assert estimates(scores, labels) != estimates(scores, labels, seed=1)
-    assert str(estimates(np.eye(3), np.arange(3))["top1"]) == "100.00 % [100.00, 100.00]"
+
+
+@pytest.mark.parametrize(
+    ("right", "total", "low", "high"),
+    [
+        (81, 263, 0.2553, 0.3662),
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+    ],
+)
+def test_wilson_as_published(right, total, low, high):
+    """Newcombe, "Two-sided confidence intervals for the single proportion", 1998, table I."""
+    assert wilson(right, total) == pytest.approx((low, high), abs=5e-5)
+    mirrored = wilson(total - right, total)
+    assert mirrored == pytest.approx((1 - high, 1 - low), abs=5e-5)
+
+
+def test_wilson_solves_its_equation():
+    """The ends are the shares p with |right / total - p| = z sqrt(p (1 - p) / total)."""
+    for level, z in ((0.9, 1.6449), (0.95, 1.96), (0.99, 2.5758)):
+        for end in wilson(7, 11, level):
+            assert abs(7 / 11 - end) == pytest.approx(z * (end * (1 - end) / 11) ** 0.5, rel=1e-4)
+
+
+def test_few_videos_and_few_classes_do_not_flatter():
+    """Six videos, all right: no interval of width 0, no top-5 of fewer than six classes."""
+    scores, labels = np.eye(5)[[0, 1, 2, 3, 4, 0]], np.array([0, 1, 2, 3, 4, 0])
+    found = estimates(scores, labels)
+    assert list(found) == ["top1", "mean_class_accuracy"]
+    assert str(found["top1"]) == "100.00 % [60.97, 100.00]"
+    # Every resample has the same mean class accuracy.
+    assert str(found["mean_class_accuracy"]) == "100.00 %"
+    assert (found["mean_class_accuracy"].low, found["mean_class_accuracy"].high) == (None, None)
+    assert "top5" in estimates(np.eye(6), np.arange(6))
+    several = np.eye(5, dtype=bool)
+    assert list(estimates(np.eye(5), several)) == ["top1", "mean_average_precision"]
+    assert few_videos(29).startswith("Only 29 test videos: the intervals are wide")
+    assert few_videos(1).startswith("Only 1 test video:")
+    assert few_videos(30) == ""
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,11 @@ import pytest
 from jaxvideo.data import protocol_reader
 from jaxvideo.data.datasets.dataset import VideoDataset
 from jaxvideo.data.pipeline import Loading, Share, read_views
-from jaxvideo.data.protocol_reader import protocol_clips, read_tests
+from jaxvideo.data.protocol_reader import Clip, protocol_clips, read_tests
 from jaxvideo.data.video import open_video
 from jaxvideo.data.views import protocol_views
-from jaxvideo.evaluation.protocol import evaluate, join, score_video
+from jaxvideo.evaluation.protocol import evaluate, join
+from jaxvideo.evaluation.scoring import mean_scores, score_videos
 from jaxvideo.types import DataError, Preprocessing, Protocol, VideoError
 from tests.conftest import write_video
 
@@ -88,15 +89,79 @@ def test_three_videos_by_hand(data, protocol, batch_size):
     expected = [by_hand(predict, path, protocol) for path in data.paths]
     np.testing.assert_allclose(result.scores, expected, rtol=1e-5)
     assert set(calls) == {batch_size}
-    views = result.clips * protocol.crops
-    assert len(calls) == -(-views // batch_size)
+    distinct = 0
+    for path in data.paths:
+        with open_video(path) as video:
+            distinct += len(list(protocol_clips(video, protocol.apply(PRE), protocol)))
+    assert len(calls) == -(-distinct * protocol.crops // batch_size)
     if protocol.starts == "ends":
         assert result.clips == 3 * protocol.clips
     else:  # 6 consecutive frames; the remaining frames are one more clip
         assert result.clips == 2 + 1 + 5
-    np.testing.assert_allclose(
-        score_video(predict, data.paths[2], PRE, protocol), expected[2], rtol=1e-5
+
+
+def test_equal_clips_are_computed_once(data):
+    """A video that is shorter than a clip has one clip; one that is hardly longer has few."""
+    calls, predict = [], network("softmax")
+    short = VideoDataset((data.paths[1],), (0,), CLASSES)
+    result = evaluate(
+        lambda video: calls.append(len(video)) or predict(video),
+        short,
+        PRE,
+        Protocol(clips=10, crops=3),
+        batch_size=3,
     )
+    assert calls == [3]
+    assert result.clips == 10
+    expected = by_hand(predict, data.paths[1], Protocol(clips=10, crops=3))
+    np.testing.assert_allclose(result.scores[0], expected, rtol=1e-6)
+    # 12 frames and clips of 11: starts 0 and 1. Of 5 clips, i * 1 // 4 is 0 for the first 4.
+    p = dataclasses.replace(PRE, frames=11)
+    with open_video(data.paths[0]) as video:
+        found = list(protocol_clips(video, p, Protocol(clips=5)))
+    assert [clip.repeats for clip in found] == [4, 1]
+    assert [clip.frames for clip in found] == [(0, 10), (1, 11)]
+    np.testing.assert_allclose([clip.seconds for clip in found], [(0, 0.44), (0.04, 0.48)])
+    one = VideoDataset((data.paths[0],), (0,), CLASSES)
+    result = evaluate(predict, one, p, Protocol(clips=5), batch_size=2)
+    expected = by_hand(predict, data.paths[0], Protocol(clips=5), p)
+    np.testing.assert_allclose(result.scores[0], expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 8])
+def test_scores_of_each_clip(data, batch_size):
+    """The driver yields each video with its clips as soon as it is scored, and errors in place."""
+    paths = (data.paths[0], "/gone.mp4", *data.paths[1:])
+    predict, protocol, order = network("softmax"), Protocol(clips=3, crops=3), []
+
+    def counting(video):
+        order.append("call")
+        return predict(video)
+
+    stream = read_tests(lambda i: open_video(paths[i]), range(4), PRE, protocol, ahead=6)
+    found = {}
+    for number, clips in score_videos(counting, stream, batch_size):
+        order.append(number)
+        found[number] = clips
+    assert [one for one in order if one != "call"] == [0, 1, 2, 3]
+    assert "gone.mp4" in str(found.pop(1))
+    if batch_size == 3:  # one call per clip; the result of a call is read after the next one
+        assert order == [*["call"] * 4, 0, 1, "call", 2, "call", "call", 3]
+    for number, clips in found.items():
+        with open_video(paths[number]) as video:
+            size = video.num_frames, video.height, video.width, video.fps
+            views = protocol_views(*size, PRE, protocol, times=video.times)
+            rows = [np.mean(predict(read_views(video, crops, PRE)), 0) for crops in views]
+        repeated = [clip.scores for clip in clips for _ in range(clip.repeats)]
+        np.testing.assert_allclose(repeated, rows, rtol=1e-6)
+        np.testing.assert_allclose(mean_scores(clips), np.mean(rows, 0), rtol=1e-6)
+
+
+def test_frames_without_a_rate_have_no_seconds():
+    frames = np.zeros((8, 48, 64, 3), np.uint8)
+    with open_video(frames) as video:
+        (clip,) = protocol_clips(video, PRE, Protocol(clips=1))
+    assert (clip.frames, clip.seconds) == ((1, 6), None)
 
 
 def test_numbers_of_a_result(data):
@@ -111,7 +176,7 @@ def test_numbers_of_a_result(data):
     result = evaluate(brightness, folder, dark, Protocol(clips=3, crops=1), batch_size=2)
     np.testing.assert_allclose(result.scores[:, 0], 44 / 255, atol=0.01)
     assert result.top1 == pytest.approx(2 / 3)
-    assert result.top5 == 1.0
+    assert result.top5 is None  # of two classes it would be 1
     assert result.confusion.tolist() == [[0, 1], [0, 2]]
     assert (result.coverage, result.expected) == (1.0, 3)
     share = result.scores[0]
@@ -227,8 +292,9 @@ def test_clips_of_one_pass_are_those_read_alone(paths, changes, protocol):
             size = video.num_frames, video.height, video.width, video.fps
             expected = protocol_views(*size, p, protocol, times=video.times)
             clips = list(protocol_clips(video, p, protocol))
-            assert len(clips) == protocol.clips
-            for clip, views in zip(clips, expected, strict=True):
+            assert sum(clip.repeats for clip in clips) == protocol.clips
+            pixels = [clip.views for clip in clips for _ in range(clip.repeats)]
+            for clip, views in zip(pixels, expected, strict=True):
                 np.testing.assert_array_equal(clip, read_views(video, views, p))
 
 
@@ -266,7 +332,7 @@ def test_memory_is_bounded(threads, monkeypatch):
             with lock:
                 held += views
                 most = max(most, held)
-            yield np.zeros((views, 1), np.uint8)
+            yield Clip(np.zeros((views, 1), np.uint8), 1, (0, 0), None)
 
     class Nothing(VideoDataset):
         def open(self, index):
@@ -276,7 +342,7 @@ def test_memory_is_bounded(threads, monkeypatch):
     data = Nothing(("",) * 6, (0,) * 6, CLASSES)
     order = []
     for video, piece in read_tests(
-        data, range(6), PRE, Protocol(), ahead=ahead, loading=Loading(threads)
+        data.open, range(6), PRE, Protocol(), ahead=ahead, loading=Loading(threads)
     ):
         if piece is not None:
             order.append(video)
@@ -290,13 +356,13 @@ def test_memory_is_bounded(threads, monkeypatch):
 
 def test_a_fault_is_raised_and_threads_end(data, monkeypatch):
     def faulty(file, preprocessing, protocol):
-        yield np.zeros((1, 2), np.uint8)
+        yield Clip(np.zeros((1, 2), np.uint8), 1, (0, 0), None)
         raise RuntimeError("a fault")
 
     monkeypatch.setattr(protocol_reader, "protocol_clips", faulty)
     with pytest.raises(RuntimeError, match="a fault"):
-        list(read_tests(data, range(3), PRE, Protocol(), ahead=2))
-    stream = read_tests(data, range(3), PRE, Protocol(), ahead=1)
+        list(read_tests(data.open, range(3), PRE, Protocol(), ahead=2))
+    stream = read_tests(data.open, range(3), PRE, Protocol(), ahead=1)
     next(stream)
     stream.close()
     assert not [t for t in threading.enumerate() if t.name.startswith("test-reader")]

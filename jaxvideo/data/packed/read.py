@@ -30,9 +30,15 @@ class PackedDataset(VideoDataset):
     """Videos in ArrayRecord shards; `paths` are their names before packing.
 
     In another process, a copy opens the shards again.
+
+    Attributes:
+      folder: directory of the shards.
+      size: short side of the stored frames in pixels; smaller videos keep theirs. 0: unknown.
+      source: TFDS's data source.
     """
 
     folder: str = ""
+    size: int = 0
     source: Any = dataclasses.field(default=None, compare=False, repr=False)
 
     @contextlib.contextmanager
@@ -71,6 +77,7 @@ def load_packed(root: str | os.PathLike[str], split: str) -> PackedDataset:
         label_sets=label_sets if several else (),
         missing=(*table["missing"], *table["left_out"]),
         folder=os.fspath(root),
+        size=metadata["packing"]["size"],
         source=source,
     )
 
