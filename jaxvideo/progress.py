@@ -20,6 +20,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TextIO, TypeVar
 
+from jaxvideo import names
+
 T = TypeVar("T")
 
 #: The logger of the library.
@@ -106,7 +108,8 @@ def silence() -> None:
 def echo(text: str = "") -> None:
     """Writes one line of a command's result to stdout and flushes it.
 
-    Characters that the encoding of stdout lacks (file names need not be UTF-8) become `?`.
+    Characters that the encoding of stdout lacks are escaped, see `jaxvideo.names`. Pass a file name
+    through `names.escape`, since it may contain line breaks.
 
     Raises:
       BrokenPipeError: the reader of stdout has closed it.
@@ -128,7 +131,7 @@ def drop_output(stream: TextIO | None = None) -> None:
 
 def _write_line(stream: TextIO, text: str) -> None:
     encoding = getattr(stream, "encoding", None) or "utf-8"
-    text = text.encode(encoding, "replace").decode(encoding)
+    text = text.encode(encoding, names.ESCAPED).decode(encoding)
     # An open bar is removed from the terminal, and drawn again below the line.
     aside = _bar_class().external_write_mode(stream) if _OPEN_BARS[0] else contextlib.nullcontext()
     with aside:

@@ -12,6 +12,8 @@ import dataclasses
 import enum
 import typing
 
+from jaxvideo.names import one_line
+
 
 class JaxvideoError(Exception):
     """Base class of errors that a user can fix; the message suffices without a traceback."""
@@ -22,11 +24,19 @@ class DataError(JaxvideoError):
 
 
 class VideoError(DataError):
-    """A video cannot be read; the message names the file and the reason."""
+    """A video cannot be read; the message names the file and the reason, in one line."""
+
+    def __init__(self, message: str):
+        super().__init__(one_line(message))  # file names may contain line breaks
 
 
 class ConfigError(JaxvideoError, ValueError):
     """A name or value in a config or an argument is not allowed."""
+
+
+class UsageError(ConfigError):
+    """A command, option, config key, network or other name does not exist, or a value is not
+    allowed. The command line adds the usage of the command, and its exit status is 2."""
 
 
 class CheckpointError(JaxvideoError):

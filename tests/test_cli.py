@@ -108,7 +108,7 @@ def test_predictions_as_json_lines(videos, weights, capsys):
     ],
 )
 def test_predict_wants_weights(videos, arguments, text, capsys):
-    assert cli.main(["predict", str(videos[0]), *arguments]) == 1
+    assert cli.main(["predict", str(videos[0]), *arguments]) == 2
     assert text in capsys.readouterr().err
 
 
@@ -123,7 +123,7 @@ def test_flow_is_stored_beside_the_video(tmp_path, method, capsys):
         assert min(stored.height // 2, stored.width) == 32
     assert cli.main(["flow", str(path), "--method", method]) == 0
     assert "0 written, 1 skipped" in capsys.readouterr().out
-    assert cli.main(["flow", str(path), "--method", "brox"]) == 1
+    assert cli.main(["flow", str(path), "--method", "brox"]) == 2
     assert "flow method 'brox': allowed are tvl1" in capsys.readouterr().err
 
 
@@ -144,7 +144,7 @@ def test_frechet_distance_of_folders(tmp_path, weights, capsys):
         assert "covariance of full rank" in printed.err
     assert distances[1] > 1e-3
     assert distances[0] == pytest.approx(0, abs=1e-3 * distances[1])
-    assert cli.main(["fvd", one, one, "--checkpoint", weights, "--endpoint", "x"]) == 1
+    assert cli.main(["fvd", one, one, "--checkpoint", weights, "--endpoint", "x"]) == 2
     assert "Allowed are conv1, " in capsys.readouterr().err
 
 
@@ -189,5 +189,5 @@ def test_models_by_pattern(capsys):
     row = json.loads(capsys.readouterr().out)["x3d_m"]
     assert row["clip"] == [16, 224, 224, 3]
     assert row["endpoints"][-2:] == ["pre_logits", "logits"]
-    assert cli.main(["models", "slwo*"]) == 1
+    assert cli.main(["models", "slwo*"]) == 2
     assert "no network matches 'slwo*'" in capsys.readouterr().err

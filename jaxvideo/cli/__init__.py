@@ -1,8 +1,7 @@
-"""Command line: `python -m jaxvideo COMMAND`. One thin file per command."""
+"""Command line: `jaxvideo COMMAND`. One thin file per command."""
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 
@@ -30,8 +29,9 @@ from jaxvideo.cli import (
     train,
     tsne,
 )
+from jaxvideo.cli.parser import STATUSES, USAGE, Parser, refuse
 from jaxvideo.progress import LOG, console, drop_output
-from jaxvideo.types import JaxvideoError
+from jaxvideo.types import JaxvideoError, UsageError
 
 #: Commands in the order of the help text.
 COMMANDS = (
@@ -50,16 +50,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     the default `compiles=True` uses the compilation cache.
 
     Returns:
-      0: success; 1: an error with an explanation on stderr. argparse exits with 2 if the
-      arguments are wrong.
+      0: success; 1: an error with an explanation on stderr; 2: a name or value that the caller
+      gave is wrong. If the arguments cannot be parsed, SystemExit(2) is raised instead.
 
     Example:
       >>> main(["env", "--json"])  # doctest: +SKIP
     """
-    parser = argparse.ArgumentParser(
-        prog="python -m jaxvideo",
-        description="Video ConvNets in JAX: prediction, evaluation, features and data tools.",
-        epilog="`python -m jaxvideo COMMAND --help` describes a command.",
+    parser = Parser(
+        prog="jaxvideo",
+        description="Video ConvNets in JAX: prediction, training, features and data tools.",
+        epilog=f"`jaxvideo COMMAND --help` describes a command. {STATUSES.capitalize()}.",
     )
     parser.add_argument("--version", action="version", version=f"jaxvideo {__version__}")
     commands = parser.add_subparsers(
@@ -69,16 +69,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command.add(commands)
     options, others = parser.parse_known_args(arguments)
     if others and not hasattr(options, "changes"):
-        parser.error(f"unrecognized arguments: {' '.join(others)}")
+        options.parser.error(options.parser.unknown(others))
     with console(sys.stdout if options.command == "train" else sys.stderr):
         try:
             if others:
-                options.changes = train.overrides(others, "--")
+                options.changes = train.overrides(others, "--", options.parser)
             if getattr(options, "compiles", False):
                 startup.use_compilation_cache()
             status = options.run(options)
             sys.stdout.flush()
             return status
+        except UsageError as error:
+            refuse(options.parser, error)
+            return USAGE
         except JaxvideoError as error:
             LOG.error(error)
             return 1

@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from jaxvideo.cli.shared import add_command
-from jaxvideo.types import ConfigError
+from jaxvideo.types import UsageError
 
 
 def add(commands: Any) -> None:
@@ -43,7 +43,7 @@ def _aslan(options: argparse.Namespace) -> int:
     from jaxvideo.studies.svm import sklearn
 
     if not options.c > 0:
-        raise ConfigError(f"--c={options.c}: must be positive")
+        raise UsageError(f"--c={options.c}: must be positive")
     sklearn("svm")  # fails before the features are read
     pairs = aslan.read_pairs(options.pairs)
     videos = aslan.pair_videos(pairs)

@@ -13,18 +13,17 @@ def add(commands: Any) -> None:
     command = commands.add_parser("config", help="list the recipes, or show a config")
     actions = command.add_subparsers(dest="action", required=True, metavar="ACTION")
     listed = actions.add_parser("list", help="list the recipes")
-    listed.set_defaults(run=_list)
+    listed.set_defaults(run=_list, parser=listed)
     show = actions.add_parser(
         "show",
         help="show every key of a config with its value",
         description="Shows every key of a config with its value, as overrides of `jaxvideo train` "
         "(with `--config.` in front for train.py). Values that are not defaults are marked *. "
         "Keys of `preprocessing` that the config leaves open have the network's values.",
-        allow_abbrev=False,
     )
     show.add_argument("config", metavar="CONFIG", help="recipe, or config file (FILE.py)")
     show.add_argument("--json", action="store_true", help="print JSON instead")
-    show.set_defaults(run=_show, changes=[])
+    show.set_defaults(run=_show, changes=[], parser=show)
 
 
 def show_config(name: str, changes: list[str], *, as_json: bool = False) -> str:

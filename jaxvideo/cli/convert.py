@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from jaxvideo.cli.shared import add_command
+from jaxvideo.cli.shared import add_command, check_model
 
 
 def add(commands: Any) -> None:
@@ -60,6 +60,7 @@ def add(commands: Any) -> None:
 
 
 def _convert(options: argparse.Namespace) -> int:
+    check_model(options.model)
     from jaxvideo.pretrained import compare_with_reference, read_weights, save_weights
     from jaxvideo.progress import echo
 

@@ -14,7 +14,7 @@ from jaxvideo.cli.shared import (
     computed_in,
     open_network,
 )
-from jaxvideo.types import CheckpointError, ConfigError
+from jaxvideo.types import CheckpointError, ConfigError, UsageError
 
 # Sections of a config that affect the evaluation. All others belong to the network.
 _SETTABLE = ("data", "protocol", "loading", "eval_batch_size")
@@ -82,9 +82,9 @@ def _evaluate(options: argparse.Namespace) -> int:
     from jaxvideo.training.config import read_config
 
     if options.worst < 0:
-        raise ConfigError(f"--worst={options.worst}: must be at least 0")
+        raise UsageError(f"--worst={options.worst}: must be at least 0")
     if options.draws < 2:
-        raise ConfigError(f"--draws={options.draws}: must be at least 2")
+        raise UsageError(f"--draws={options.draws}: must be at least 2")
     run = read_config(_config(options))
     asked = {name: getattr(options, name) for name in ("clips", "crops", "aggregation")}
     given = {name: value for name, value in asked.items() if value is not None}
@@ -160,13 +160,13 @@ def _config(options: argparse.Namespace) -> dict[str, Any]:
         except (OSError, ValueError) as error:
             raise CheckpointError(f"{path} cannot be read ({error})") from error
     else:
-        raise ConfigError(
+        raise UsageError(
             "no config with a data set and a protocol; pass --config configs/NAME.py, or a run "
             "directory as --checkpoint"
         )
     for change in options.changes:
         if change.partition(".")[0].partition("=")[0] not in _SETTABLE:
-            raise ConfigError(
+            raise UsageError(
                 f"--{change}: only {', '.join(_SETTABLE)} can be overridden; the model and its "
                 "preprocessing come with the weights"
             )
@@ -247,7 +247,7 @@ def _predictor(net, protocol, batch_size: int):
 
     count = jax.device_count()
     if batch_size < 1 or batch_size % count:
-        raise ConfigError(f"--views={batch_size}: must be a multiple of the {count} devices")
+        raise UsageError(f"--views={batch_size}: must be a multiple of the {count} devices")
     mesh = jax.make_mesh((count,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     split = NamedSharding(mesh, PartitionSpec("data"))
     model, clip = net.model, protocol.apply(net.preprocessing)

@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from jaxvideo.cli.shared import add_command
-from jaxvideo.types import ConfigError
+from jaxvideo.types import UsageError
 
 _ROW = "{:<12}{:<9}{:<13}{:>7}{:>6}{:>7}{:>7}{:>12}{:>14}{:>9}"
 
@@ -91,15 +91,15 @@ def _expand(options: argparse.Namespace) -> int:
     out = Path(options.out)
     if options.objective == "published":
         if options.target:
-            raise ConfigError("--objective published prints all steps of the paper; omit --target")
+            raise UsageError("--objective published prints all steps of the paper; omit --target")
         steps = expansion.published()
     else:
         if not options.target:
-            raise ConfigError(
+            raise UsageError(
                 "--target is missing; pass multiply-adds, such as 2GMAC, 600MMAC or 2e9"
             )
         if options.steps is not None and options.steps < 1:
-            raise ConfigError(f"--steps={options.steps}: must be at least 1")
+            raise UsageError(f"--steps={options.steps}: must be at least 1")
         start = expansion.start_factors(options.start)
         target = expansion.parse_macs(options.target)
         steps = expansion.expand(start, target, _objective(options, out), steps=options.steps)

@@ -8,7 +8,8 @@ import json
 from typing import Any
 
 from jaxvideo.cli.shared import add_command
-from jaxvideo.types import ConfigError
+from jaxvideo.names import did_you_mean
+from jaxvideo.types import UsageError
 
 
 def add(commands: Any) -> None:
@@ -44,7 +45,8 @@ def _models(options: argparse.Namespace) -> int:
     }
     if not rows:
         weights = " with weights" if options.weights else ""
-        raise ConfigError(f"no network{weights} matches {options.pattern!r}; try '*PART*'")
+        near = did_you_mean(options.pattern.strip("*"), json.loads(text))
+        raise UsageError(f"no network{weights} matches {options.pattern!r}; try '*PART*'.{near}")
     if options.json:
         echo(json.dumps(rows, indent=2))
         return 0

@@ -61,7 +61,7 @@ def _pack(options: argparse.Namespace) -> int:
     from jaxvideo.data.packed.record import Packing
     from jaxvideo.data.packed.write import pack
     from jaxvideo.progress import LOG, echo, track
-    from jaxvideo.types import ConfigError
+    from jaxvideo.types import UsageError
 
     packing = Packing(
         format=options.format,
@@ -72,7 +72,7 @@ def _pack(options: argparse.Namespace) -> int:
     )
     workers = len(os.sched_getaffinity(0)) if options.workers is None else options.workers
     if workers < 0:
-        raise ConfigError(f"--workers={workers}: must be at least 0")
+        raise UsageError(f"--workers={workers}: must be at least 0")
     found = load_splits(options.root, options.form, fold=options.fold)
     splits = {split: dataset for split, dataset in found.items() if len(dataset)}
     for split, dataset in splits.items():

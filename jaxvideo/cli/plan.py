@@ -8,7 +8,7 @@ from typing import Any
 
 from jaxvideo.cli.shared import add_command, add_overrides
 from jaxvideo.precision import resolve_dtype
-from jaxvideo.types import ConfigError
+from jaxvideo.types import ConfigError, UsageError
 
 # Set before JAX and libtpu start. Otherwise libtpu would query the metadata server, wait for
 # local TPUs, and complain about a second process.
@@ -146,7 +146,7 @@ def _check(options: argparse.Namespace) -> None:
     for name in ("batch", "dataset_clips", "classes"):
         value = getattr(options, name)
         if value is not None and value < 1:
-            raise ConfigError(f"--{name.replace('_', '-')}={value}: must be at least 1")
+            raise UsageError(f"--{name.replace('_', '-')}={value}: must be at least 1")
 
 
 def _prepare(topology: str) -> int | None:
@@ -171,7 +171,7 @@ def _data(options: argparse.Namespace, run) -> tuple[int, int | None, str]:
     from jaxvideo.planning.plan import DATASETS
 
     if options.dataset and options.dataset not in DATASETS:
-        raise ConfigError(
+        raise UsageError(
             f"--dataset={options.dataset}: known are {', '.join(DATASETS)}; for other data sets "
             "pass --dataset-clips=N"
         )

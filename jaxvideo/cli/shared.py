@@ -7,8 +7,9 @@ import dataclasses
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from jaxvideo.names import did_you_mean, network_names
 from jaxvideo.precision import DTYPES, resolve_dtype
-from jaxvideo.types import ConfigError, DataError
+from jaxvideo.types import DataError, UsageError
 
 if TYPE_CHECKING:
     from jaxvideo.data.datasets.dataset import VideoDataset
@@ -36,7 +37,7 @@ def add_command(
     """
     description = f"{summary[0].upper()}{summary[1:]}. {details}".strip()
     command = commands.add_parser(name, help=summary, description=description)
-    command.set_defaults(run=run, compiles=compiles)
+    command.set_defaults(run=run, compiles=compiles, parser=command)
     return command
 
 
@@ -166,17 +167,19 @@ def add_c(command: argparse.ArgumentParser) -> None:
 
 def open_network(options: argparse.Namespace) -> Network:
     """Returns the network that the options name, in the dtype of `--dtype`."""
-    from jaxvideo.network import load
-
+    if options.model:
+        check_model(options.model)
     if (options.checkpoint is None) == (options.weights is None):
-        raise ConfigError(
+        raise UsageError(
             "no network: pass either --checkpoint RUN, or --model NAME --weights FILE --from "
             "LIBRARY"
         )
+    from jaxvideo.network import load
+
     if options.checkpoint:
         net = load(options.checkpoint)
     elif not options.model:
-        raise ConfigError(f"--weights={options.weights} needs --model NAME")
+        raise UsageError(f"--weights={options.weights} needs --model NAME")
     else:
         net = load(options.model, options.weights, options.source)
     if options.dtype is None:
@@ -185,6 +188,16 @@ def open_network(options: argparse.Namespace) -> Network:
     if dtype == net.arguments.get("dtype", "float32"):  # `spec` identifies extracted features
         return net
     return dataclasses.replace(net, arguments={**net.arguments, "dtype": dtype})
+
+
+def check_model(name: str) -> None:
+    """Raises UsageError if there is no such network; faster than importing the networks."""
+    names = network_names()
+    if name not in names:
+        raise UsageError(
+            f"--model={name}: no such network.{did_you_mean(name, names)} `jaxvideo models` lists "
+            f"all {len(names)}"
+        )
 
 
 def computed_in(net: Network) -> str:
@@ -202,7 +215,7 @@ def parse_c(options: argparse.Namespace) -> float | None:
     except ValueError:
         c = 0.0
     if not c > 0:
-        raise ConfigError(f"--c={options.c}: must be a positive number or auto")
+        raise UsageError(f"--c={options.c}: must be a positive number or auto")
     return c
 
 

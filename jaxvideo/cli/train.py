@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from jaxvideo import startup
+from jaxvideo.cli.parser import USAGE, Parser, refuse
+from jaxvideo.names import did_you_mean
 from jaxvideo.progress import LOG, console, echo
-from jaxvideo.types import ConfigError, Interrupted, JaxvideoError
+from jaxvideo.types import Interrupted, JaxvideoError, UsageError
 
 
 def add(commands: Any) -> None:
@@ -20,7 +22,6 @@ def add(commands: Any) -> None:
         description="Trains a network by a config, tests it and writes a run directory. The same "
         "command resumes an interrupted run. Any value of the config can be overridden: "
         "--optim.lr=0.05.",
-        allow_abbrev=False,
     )
     command.add_argument(
         "config",
@@ -28,17 +29,16 @@ def add(commands: Any) -> None:
         help="recipe, such as i3d_rgb or i3d_rgb:smoke, or config file (FILE.py)",
     )
     _add_options(command)
-    command.set_defaults(run=_run, changes=[])
+    command.set_defaults(run=_run, changes=[], parser=command)
 
 
 def make_parser() -> argparse.ArgumentParser:
     """Returns the parser of `train.py`."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python train.py",
         description="Trains a network by a config, tests it and writes a run directory. The same "
         "command resumes an interrupted run. Any value of the config can be overridden: "
         "--config.optim.lr=0.05.",
-        allow_abbrev=False,
     )
     parser.add_argument(
         "--config", metavar="FILE", required=True, help="config file, FILE.py or FILE.py:ARGUMENT"
@@ -49,39 +49,57 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs `train.py`; returns the exit status."""
-    options, others = make_parser().parse_known_args(arguments)
+    parser = make_parser()
+    options, others = parser.parse_known_args(arguments)
     with console(sys.stdout):
         try:
-            options.changes = overrides(others, "--config.")
+            options.changes = overrides(others, "--config.", parser)
             return _run(options)
+        except UsageError as error:
+            refuse(parser, error)
+            return USAGE
         except JaxvideoError as error:
             LOG.error(error)
             return 1
 
 
-def overrides(arguments: Sequence[str], prefix: str) -> list[str]:
+def overrides(arguments: Sequence[str], prefix: str, parser: Parser | None = None) -> list[str]:
     """Returns `a.b=value` for arguments such as `--config.a.b=value`.
 
     Args:
       arguments: those that argparse does not know.
       prefix: "--config." for `train.py`, "--" for commands.
+      parser: parser of the command, whose options are suggested too.
 
     Raises:
-      ConfigError: an argument of another form.
+      UsageError: an argument of another form, or a misspelled option.
     """
+    from jaxvideo.training.config import suggest_keys
+    from jaxvideo.training.schema import type_of
+
     other = "--" if prefix == "--config." else "--config."
     changes = []
     for argument in arguments:
         change = argument.removeprefix(prefix)
+        name = argument.partition("=")[0]
+        options = parser.options() if parser else []
+        near = ""
+        if prefix == "--" and argument.startswith("--") and "." not in name:
+            if not type_of(name[2:]):
+                near = suggest_keys(name[2:], prefix, [option[2:] for option in options])
+        elif change == argument and "." not in name:
+            near = did_you_mean(name, options)
+        if near:
+            raise UsageError(f"no option{' or config key' * (prefix == '--')} {name}.{near}")
         if change == argument or (prefix == "--" and change.startswith("config.")):
             meant = argument.removeprefix(other).lstrip("-")
             hint = f"; write {prefix}{meant}" if argument.startswith("--") else ""
-            raise ConfigError(
+            raise UsageError(
                 f"unknown argument {argument!r}{hint}. Values of the config are overridden by "
                 f"{prefix}KEY=VALUE, for instance {prefix}optim.lr=0.1"
             )
         if "=" not in change:
-            raise ConfigError(f"argument {argument!r} needs an equals sign: {argument}=VALUE")
+            raise UsageError(f"argument {argument!r} needs an equals sign: {argument}=VALUE")
         changes.append(change)
     return changes
 
@@ -113,6 +131,10 @@ def _run(options: argparse.Namespace) -> int:
 
         echo(show_config(options.config, options.changes))
         return 0
+    from jaxvideo.training.config import check_config, default_workdir, load_config
+
+    values = load_config(options.config, options.changes)
+    check_config(values)  # before JAX is imported
     # Orbax logs a line per file operation, and the traceback of every error that it also raises.
     from absl import logging
 
@@ -120,10 +142,8 @@ def _run(options: argparse.Namespace) -> int:
     with startup.abortable():
         from jaxvideo.report import run as pictures
         from jaxvideo.training import distributed
-        from jaxvideo.training.config import default_workdir, load_config
         from jaxvideo.training.loop import train
 
-    values = load_config(options.config, options.changes)
     name = Path(options.config.partition(":")[0]).stem
     workdir = Path(options.workdir) if options.workdir else default_workdir(values, name)
     distributed.start(

@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from jaxvideo.cli.shared import add_command, add_features, describe_inputs, labeled_splits
-from jaxvideo.types import ConfigError
+from jaxvideo.types import UsageError
 
 
 def add(commands: Any) -> None:
@@ -47,9 +47,9 @@ def _tsne(options: argparse.Namespace) -> int:
     from jaxvideo.studies.features import all_videos, match_features, read_features
 
     if options.limit < 2:
-        raise ConfigError(f"--limit={options.limit}: must be at least 2")
+        raise UsageError(f"--limit={options.limit}: must be at least 2")
     if options.seed < 0:
-        raise ConfigError(f"--seed={options.seed}: must be at least 0")
+        raise UsageError(f"--seed={options.seed}: must be at least 0")
     svm.sklearn("manifold")  # fails before the features are read
     dataset = all_videos(list(labeled_splits(options).values()))
     matched = match_features(options.features[0], dataset.paths)

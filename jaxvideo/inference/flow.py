@@ -10,7 +10,7 @@ import numpy as np
 from jaxvideo.data import flow
 from jaxvideo.data.decode import read_frames
 from jaxvideo.data.video import VideoFile, open_video
-from jaxvideo.types import HOST_FLOWS, ConfigError, VideoError
+from jaxvideo.types import HOST_FLOWS, ConfigError, UsageError, VideoError
 
 # Flow fields per block. Memory does not depend on the length of the video.
 _BLOCK = 32
@@ -37,7 +37,7 @@ def store_flow(path: str, method: str, size: int) -> bool:
       store_flow("clip.mp4", "dis", 256)
     """
     if method not in FLOW_METHODS:
-        raise ConfigError(f"flow method {method!r}: allowed are {', '.join(FLOW_METHODS)}")
+        raise UsageError(f"flow method {method!r}: allowed are {', '.join(FLOW_METHODS)}")
     if size < 16:
         raise ConfigError(f"flow: the short side is {size} pixels; it must be at least 16")
     target = flow.flow_path(path)

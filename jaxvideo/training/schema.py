@@ -11,7 +11,7 @@ import typing
 from typing import Any
 
 from jaxvideo.data.crops import RandomCrop
-from jaxvideo.types import ConfigError, Loading, Preprocessing, Protocol
+from jaxvideo.types import ConfigError, Loading, Preprocessing, Protocol, UsageError
 
 INFLATE = ("average", "center")
 
@@ -185,7 +185,7 @@ class Init:
         if self.paths and not self.path and not all(self.parts.values()):
             raise ConfigError(f"init.parts={self.parts}: every part needs a path")
         if self.inflate not in ("", *INFLATE):
-            raise ConfigError(
+            raise UsageError(
                 f"init.inflate={self.inflate!r}: allowed are '', {', '.join(map(repr, INFLATE))}"
             )
         if self.inflate and self.source:
@@ -325,7 +325,7 @@ class Parallel:
 
     def __post_init__(self):
         if self.axis not in AXES:
-            raise ConfigError(f"parallel.axis={self.axis!r}: allowed are {', '.join(AXES)}")
+            raise UsageError(f"parallel.axis={self.axis!r}: allowed are {', '.join(AXES)}")
         for name in ("split", "accumulate"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"parallel.{name}={getattr(self, name)}: must be at least 1")

@@ -23,7 +23,7 @@ from jaxvideo.data.datasets.form import Source
 from jaxvideo.data.datasets.forms import FORMS, annotation_files, folder_form, form_named
 from jaxvideo.data.datasets.locate import locate
 from jaxvideo.data.datasets.text import PAIR, read_pairs
-from jaxvideo.types import ConfigError, DataError
+from jaxvideo.types import ConfigError, DataError, UsageError
 
 #: Default name of the quarantine file.
 QUARANTINE = "quarantine.txt"
@@ -113,7 +113,7 @@ def load_dataset(
         videos does.
     """
     if split not in SPLITS:
-        raise ConfigError(f"split {split!r}: allowed are {', '.join(SPLITS)}")
+        raise UsageError(f"split {split!r}: allowed are {', '.join(SPLITS)}")
     return pick_split(load_splits(root, form, **how), root, split)
 
 

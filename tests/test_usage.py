@@ -1,0 +1,133 @@
+"""Wrong arguments: one error line that suggests names, the usage, and exit status 2."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from jaxvideo import cli
+from jaxvideo.cli import train as train_command
+from jaxvideo.names import MOST, nearest, network_names
+from jaxvideo.training.config import OTHER_NAMES, load_config
+from jaxvideo.training.schema import type_of
+from jaxvideo.types import UsageError
+
+
+def refused(main, arguments, capsys):
+    """Returns the error line and the usage line; checks that there is nothing else."""
+    try:
+        status = main(arguments)
+    except SystemExit as stop:
+        status = stop.code
+    printed = capsys.readouterr()
+    assert (status, printed.out) == (2, "")
+    error, usage = printed.err.splitlines()
+    return error, usage
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "usage"),
+    [
+        (["predic"], "no command 'predic'. Did you mean 'predict'?", "jaxvideo [OPTIONS] COMMAND"),
+        (["predict", "x", "--topk", "3"], "no option --topk. Did you mean '--top'?", "predict"),
+        (
+            ["predict", "x", "--dtype=fp16"],
+            "--dtype=fp16: allowed are float32, bfloat16",
+            "predict",
+        ),
+        (["fuse", "a", "--seed", "x"], "argument --seed: invalid int value: 'x'", "fuse [OPTIONS]"),
+        (["convert", "a"], "required: --from, --model, --out", "convert [OPTIONS]"),
+        (["config", "shwo"], "no action 'shwo'. Did you mean 'show'?", "config [OPTIONS] ACTION"),
+        (["models", "slwofast"], "Did you mean 'slowfast_r50'", "models [OPTIONS] [PATTERN]"),
+        (["data", ".", "--form", "ucf"], "Did you mean 'ucf101'?", "data [OPTIONS] ROOT"),
+        (["env", "now"], "too many arguments: now", "env [OPTIONS]"),
+        # U5, C21
+        (["train", "motion", "--optim.learning_rate=3"], "Did you mean 'optim.lr'?", "train"),
+        (["train", "motion", "--learning_rate=3"], "Did you mean '--optim.lr'?", "train"),
+        (["train", "motion", "--lr", "3"], "Did you mean '--optim.lr'?", "train"),
+        (["train", "motion", "--epoch=3"], "Did you mean '--epochs' or '--epoch_steps'?", "train"),
+        (["train", "motion", "--workdri=3"], "Did you mean '--workdir'?", "train"),
+        (["train", "motion", "--config.epochs=3"], "write --epochs=3", "train"),
+        (["train", "motion", "--batch_size=x"], "must be an integer", "train"),
+        (["train", "motion", "--model.dtype=fp16"], "float32, bfloat16, auto", "train"),
+        (["train", "motion", "--model.num_classes=7"], "that of the data set", "train"),
+        (["train", "motion", "--data.source=ucf102"], "Did you mean 'ucf101'?", "train"),
+        (["config", "show", "motion", "--optim=1"], "optim is a section", "config show"),
+        # U7
+        (["train", "motoin"], "Did you mean 'motion'?", "train [OPTIONS] CONFIG"),
+        (["train", "configs/i3d.py"], "Did you mean 'i3d_rgb', ", "train [OPTIONS] CONFIG"),
+        (["train", "finetune:r2plus1d18"], "no variant 'r2plus1d18'. Did you mean 'r2pl", "train"),
+        (["train", "i3d_rgb:smok"], "no variant 'smok'. Did you mean 'smoke'?", "train"),
+        (["plan", "--config", "motoin", "--topology", "8GB"], "Did you mean 'motion'?", "plan"),
+        (["evaluate", "--config", "motoin", "--checkpoint", "x"], "mean 'motion'?", "evaluate"),
+    ],
+)
+def test_the_nearest_names(arguments, error, usage, capsys, monkeypatch, repository):
+    monkeypatch.chdir(repository)
+    found = refused(cli.main, arguments, capsys)
+    assert found[0].startswith("error: ")
+    assert error in found[0]
+    assert found[1].startswith(f"usage: jaxvideo {usage.removeprefix('jaxvideo ')}")
+
+
+@pytest.mark.parametrize("option", ["--checkpoint", "--weights"])
+def test_an_unknown_network(option, tmp_path, capsys):
+    (tmp_path / "a.mp4").touch()
+    arguments = ["predict", str(tmp_path / "a.mp4"), "--model", "slow", option, "x"]
+    error, _ = refused(cli.main, arguments, capsys)
+    assert error.startswith("error: --model=slow: no such network. Did you mean 'slow_")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (["--config", "configs/wrong.py"], "neither a file (FILE.py) nor a recipe"),
+        (["--config=configs/motion.py", "--config.learning_rate=1"], "Did you mean 'optim.lr'?"),
+        (["--config=configs/motion.py", "--workdri=1"], "no option --workdri. Did you mean '--wo"),
+        (["--config=configs/motion.py", "--optim.lr=1"], "write --config.optim.lr=1"),
+        ([], "the following arguments are required: --config"),
+    ],
+)
+def test_of_the_training_program(arguments, error, capsys, monkeypatch, repository):
+    monkeypatch.chdir(repository)
+    found = refused(train_command.main, arguments, capsys)
+    assert error in found[0]
+    assert found[1].startswith("usage: python train.py [OPTIONS] --config FILE")
+
+
+def test_names_that_begin_alike_come_first():
+    """U14."""
+    assert nearest("slow", ["slwo", "fast", "slow_r50_nl", "slow_r50"])[:2] == [
+        "slow_r50",
+        "slow_r50_nl",
+    ]
+    assert len(nearest("r", network_names())) == MOST
+    assert nearest("CSN", network_names())[0].startswith("csn_")
+    assert nearest("", ["a"]) == nearest("qqq", ["a"]) == []
+
+
+def test_other_names_of_keys_lead_to_keys():
+    assert all(type_of(key) or key.startswith("model.") for key in OTHER_NAMES.values())
+    assert not [name for name in OTHER_NAMES if type_of(name)]
+
+
+def test_a_config_without_variants(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text("def get_config():\n    raise AssertionError('not called')\n")
+    with pytest.raises(UsageError, match=r"mine\.py has no variants; omit :smoke"):
+        load_config(f"{path}:smoke")
+
+
+def test_wrong_keys_are_found_before_jax_is_imported(repository):
+    """So that the error takes a second."""
+    program = (
+        "import sys\nfrom jaxvideo import cli\n"
+        "status = cli.main(['train', 'motion', '--model.dtype=fp16'])\n"
+        "status += cli.main(['train', 'finetune:r3d18'])\n"
+        "status += cli.main(['predict', 'train.py', '--model', 'r3d', '--weights', 'x'])\n"
+        "assert status == 6, status\n"
+        "slow = {'jax', 'flax', 'optax', 'orbax', 'grain'} & set(sys.modules)\n"
+        "assert not slow, slow\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=repository, env=os.environ)
