@@ -158,7 +158,20 @@ def test_fusion_of_runs(tmp_path, capsys):
     runs = [str(tmp_path / "rgb"), str(tmp_path / "flow")]
     assert cli.main(["fuse", *runs]) == 0
     printed = capsys.readouterr().out
-    assert [line.split()[0] for line in printed.splitlines()] == ["33.33", "66.67", "100.00"]
+    assert [line.split()[0] for line in printed.splitlines()[1:]] == ["33.33", "66.67", "100.00"]
+    (tmp_path / "rgb" / "result.json").write_text(json.dumps({"protocol": "10 clips"}))
+    assert cli.main(["fuse", *runs, "--weights", "1", "1.5"]) == 0  # U19
+    heads, first, second, _ = capsys.readouterr().out.splitlines()
+    assert heads.split() == ["top-1", "weight", "run", "protocol"]
+    assert first.split() == ["33.33", "%", "1", runs[0], "10", "clips"]
+    assert second.split() == ["66.67", "%", "1.5", runs[1], "-"]
+    assert cli.main(["fuse", *runs, "--weights", "1", "1.5", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [row["weight"] for row in found["runs"]] == [1, 1.5]
+    assert [row["protocol"] for row in found["runs"]] == ["10 clips", None]
+    assert found["fused"]["top1"]["value"] == 1
+    assert cli.main(["fuse", *runs, "--csv"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "1.0,,fused (scores),"
     assert cli.main(["fuse", *runs, "--weights", "1"]) == 1
     assert "one for each of 2" in capsys.readouterr().err
     assert cli.main(["fuse", runs[0], str(tmp_path)]) == 1

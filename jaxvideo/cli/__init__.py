@@ -43,6 +43,22 @@ COMMANDS = (
 )
 
 
+def make_parser() -> Parser:
+    """Returns the parser of all commands."""
+    parser = Parser(
+        prog="jaxvideo",
+        description="Video ConvNets in JAX: prediction, training, features and data tools.",
+        epilog=f"`jaxvideo COMMAND --help` describes a command. {STATUSES.capitalize()}.",
+    )
+    parser.add_argument("--version", action="version", version=f"jaxvideo {__version__}")
+    commands = parser.add_subparsers(
+        dest="command", required=True, metavar="COMMAND", title="commands"
+    )
+    for command in COMMANDS:
+        command.add(commands)
+    return parser
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command and returns its exit status.
 
@@ -56,17 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Example:
       >>> main(["env", "--json"])  # doctest: +SKIP
     """
-    parser = Parser(
-        prog="jaxvideo",
-        description="Video ConvNets in JAX: prediction, training, features and data tools.",
-        epilog=f"`jaxvideo COMMAND --help` describes a command. {STATUSES.capitalize()}.",
-    )
-    parser.add_argument("--version", action="version", version=f"jaxvideo {__version__}")
-    commands = parser.add_subparsers(
-        dest="command", required=True, metavar="COMMAND", title="commands"
-    )
-    for command in COMMANDS:
-        command.add(commands)
+    parser = make_parser()
     options, others = parser.parse_known_args(arguments)
     if others and not hasattr(options, "changes"):
         options.parser.error(options.parser.unknown(others))

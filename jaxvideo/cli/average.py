@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from jaxvideo.cli.shared import add_command
+from jaxvideo.cli.shared import Column, add_command, add_formats, percent, say, show_table
 from jaxvideo.types import CheckpointError, ConfigError
 
 
@@ -18,20 +18,20 @@ def add(commands: Any) -> None:
         "All runs must have the same model and test protocol.",
     )
     command.add_argument("runs", nargs="+", metavar="RUN", help="run directory with a result.json")
+    add_formats(command, "runs and their mean")
 
 
 def _average(options: argparse.Namespace) -> int:
     import json
     from pathlib import Path
 
-    from jaxvideo.progress import echo
-
     results = []
     for run in options.runs:
         path = Path(run) / "result.json"
         try:
             result = json.loads(path.read_text(encoding="utf-8"))
-            results.append({key: result[key] for key in ("top1", "top5", "protocol", "model")})
+            known = {key: result[key] for key in ("top1", "protocol", "model")}
+            results.append({**known, "top5": result.get("top5")})  # not with few classes
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise CheckpointError(
                 f"{run} is not the directory of a finished run ({error})"
@@ -41,9 +41,17 @@ def _average(options: argparse.Namespace) -> int:
     for what, values in (("protocols", protocols), ("models", models)):
         if len(values) > 1:
             raise ConfigError(f"the runs have different {what}:\n  " + "\n  ".join(sorted(values)))
-    for run, result in zip(options.runs, results, strict=True):
-        echo(f"{100 * result['top1']:6.2f} %  {100 * result['top5']:6.2f} %  {run}")
-    top1, top5 = (sum(r[k] for r in results) / len(results) for k in ("top1", "top5"))
-    echo(f"{100 * top1:6.2f} %  {100 * top5:6.2f} %  mean top-1 and top-5 of {len(results)} runs")
-    echo(protocols.pop())
+    names = [name for name in ("top1", "top5") if None not in [one[name] for one in results]]
+    columns = [Column(name, name.replace("p", "p-"), percent, right=True) for name in names]
+    rows = [
+        (*(result[name] for name in names), run)
+        for run, result in zip(options.runs, results, strict=True)
+    ]
+    means = {name: sum(result[name] for result in results) / len(results) for name in names}
+    protocol = protocols.pop()
+    if not options.json:
+        rows.append((*means.values(), f"mean of {len(results)} runs"))
+    facts = {"mean": means, "protocol": protocol}
+    show_table(options, [*columns, Column("run", name=True)], rows, name="runs", facts=facts)
+    say(options, protocol)
     return 0

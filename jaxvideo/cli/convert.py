@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from jaxvideo.cli.shared import add_command, check_model
+from jaxvideo.cli.shared import Column, add_command, add_formats, check_model, say, show_table
 
 
 def add(commands: Any) -> None:
@@ -57,12 +57,12 @@ def add(commands: Any) -> None:
         metavar="PIXELS",
         help="crop size, if parameters depend on it (fc6 of C3D; default: the network's)",
     )
+    add_formats(command, "differences from the other library by stage")
 
 
 def _convert(options: argparse.Namespace) -> int:
     check_model(options.model)
     from jaxvideo.pretrained import compare_with_reference, read_weights, save_weights
-    from jaxvideo.progress import echo
 
     weights = read_weights(
         options.model,
@@ -74,9 +74,19 @@ def _convert(options: argparse.Namespace) -> int:
     )
     reference = compare_with_reference(weights, options.file)
     manifest = save_weights(options.out, weights, reference=reference)
-    echo(f"{options.out}: {manifest['model']}, {len(weights.classes)} classes")
-    for stage, difference in reference.get("stages", {}).items():
-        echo(f"  {stage:<10} {difference:.1e} from {reference['package']}")
+    say(options, f"{options.out}: {manifest['model']}, {len(weights.classes)} classes")
     if "stages" not in reference:
-        echo(f"  not compared: {reference['why']}")
+        say(options, f"  not compared: {reference['why']}")
+    stages = [*reference.get("stages", {}).items()]
+    text = f"{{:.1e}} from {reference.get('package')}"
+    columns = (Column("stage", width=10), Column("difference", text=text))
+    facts = {
+        "file": options.out,
+        "model": manifest["model"],
+        "classes": len(weights.classes),
+        "reference": reference.get("package"),
+        "not_compared": reference.get("why"),
+    }
+    if stages or options.json or options.csv:
+        show_table(options, columns, stages, name="stages", facts=facts, heads=False, indent="  ")
     return 0

@@ -7,12 +7,16 @@ import dataclasses
 from typing import Any
 
 from jaxvideo.cli.shared import (
+    Column,
     add_command,
+    add_formats,
     add_network,
     add_overrides,
     add_views,
     computed_in,
     open_network,
+    say,
+    show_table,
 )
 from jaxvideo.types import CheckpointError, ConfigError, UsageError
 
@@ -70,6 +74,7 @@ def add(commands: Any) -> None:
     command.add_argument(
         "--out", metavar="DIR", help="output directory (default: beside the checkpoint)"
     )
+    add_formats(command, "metrics")
 
 
 def _evaluate(options: argparse.Namespace) -> int:
@@ -77,7 +82,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     from jaxvideo.evaluation.metrics import METRICS
     from jaxvideo.evaluation.protocol import evaluate
     from jaxvideo.models import arguments_for
-    from jaxvideo.progress import LOG, echo
+    from jaxvideo.progress import LOG
     from jaxvideo.report.results import coverage_text, write_results
     from jaxvideo.training.config import read_config
 
@@ -101,7 +106,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     out = _folder(options, protocol)
     facts = _facts(options, run, net, protocol, dataset, split)
     for what, how in facts.items():
-        echo(f"{what:<10} {how}")
+        say(options, f"{what:<10} {how}")
     network = _predictor(net, protocol, batch_size)
     result = evaluate(
         lambda video: network(video)[:, columns],
@@ -133,15 +138,20 @@ def _evaluate(options: argparse.Namespace) -> int:
         raise ConfigError(
             f"{out} cannot be written ({error.strerror}); choose another directory with --out"
         ) from error
-    echo()
+    say(options)
+    if options.json or options.csv:
+        rows = [(name, number.value, number.low, number.high) for name, number in numbers.items()]
+        more = {"notes": notes, "report": str(out / "report.html")}
+        heads = [Column(name) for name in ("metric", "value", "low", "high")]
+        show_table(options, heads, rows, name="metrics", facts=facts | more)
     for name, number in numbers.items():
-        echo(f"{METRICS[name].title:<20} {number}")
-    echo(f"{'coverage':<20} {coverage_text(result)}")
+        say(options, f"{METRICS[name].title:<20} {number}")
+    say(options, f"{'coverage':<20} {coverage_text(result)}")
     for reason in result.broken.values():
         LOG.warning(f"excluded: {reason}")
     for note in notes:
-        echo(note)
-    echo(f"report: {out / 'report.html'}")
+        say(options, note)
+    say(options, f"report: {out / 'report.html'}")
     return 0
 
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import csv
 import dataclasses
-from collections.abc import Callable
+import io
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from jaxvideo.names import did_you_mean, network_names
+from jaxvideo.names import did_you_mean, escape, network_names, one_line
 from jaxvideo.precision import DTYPES, resolve_dtype
+from jaxvideo.progress import echo
 from jaxvideo.types import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -39,6 +43,130 @@ def add_command(
     command = commands.add_parser(name, help=summary, description=description)
     command.set_defaults(run=run, compiles=compiles, parser=command)
     return command
+
+
+@dataclasses.dataclass(frozen=True)
+class Column:
+    """A column of a table that a command prints.
+
+    Attributes:
+      key: name in CSV and JSON.
+      title: heading for people. Empty (default): the key.
+      text: format of a value for people, such as "{:.2f}", or a function. None is printed as "-".
+      right: align right, as numbers are.
+      width: least width, for tables that are printed row by row.
+      name: values are file names, which `jaxvideo.names.escape` escapes for people and in CSV.
+    """
+
+    key: str
+    title: str = ""
+    text: str | Callable[[Any], str] = "{}"
+    right: bool = False
+    width: int = 0
+    name: bool = False
+
+    @property
+    def head(self) -> str:
+        """Heading for people."""
+        return self.title or self.key
+
+    def cell(self, value: Any) -> str:
+        """Formats a value for people, in one line."""
+        if value is None:
+            return "-"
+        if self.name:
+            return escape(value)
+        return one_line(self.text.format(value) if isinstance(self.text, str) else self.text(value))
+
+
+def percent(share: float) -> str:
+    """Formats a share as percent, for `Column.text`."""
+    return f"{100 * share:.2f} %"
+
+
+def add_formats(command: argparse.ArgumentParser, rows: str = "table") -> None:
+    """Adds --json and --csv, see `show_table`.
+
+    Args:
+      rows: name of what CSV contains, for the help.
+    """
+    group = command.add_mutually_exclusive_group()
+    group.add_argument("--json", action="store_true", help="print one JSON object instead of text")
+    group.add_argument("--csv", action="store_true", help=f"print the {rows} as CSV with a header")
+
+
+def say(options: argparse.Namespace, text: str = "") -> None:
+    """Prints a line for people; nothing with --json or --csv."""
+    if not (options.json or options.csv):
+        echo(text)
+
+
+def show_table(
+    options: argparse.Namespace,
+    columns: Sequence[Column],
+    rows: Iterable[Sequence[Any]],
+    *,
+    name: str = "rows",
+    facts: Mapping[str, Any] | None = None,
+    document: Callable[[], Any] | None = None,
+    heads: bool = True,
+    indent: str = "",
+    separator: str = "  ",
+) -> None:
+    """Prints a table: for people, or as --csv or --json.
+
+    CSV has the keys of the columns as header. None is an empty cell. JSON is one
+    object: `facts`, and the rows as a list of objects.
+
+    Args:
+      options: parsed options of `add_formats`.
+      columns: the columns.
+      rows: one value per column. Rows of an iterator are printed as they come, except as JSON.
+      name: key of the rows in JSON.
+      facts: other values of the JSON object.
+      document: returns the whole JSON value instead, after all rows.
+      heads: False to omit the headings for people.
+      indent: precedes each line for people.
+      separator: between two columns, for people.
+    """
+    if options.json:
+        found = [dict(zip((c.key for c in columns), row, strict=True)) for row in rows]
+        echo(json.dumps(document() if document else {**(facts or {}), name: found}, indent=2))
+        return
+    if options.csv:
+        echo(_csv_line([column.key for column in columns]))
+        for row in rows:
+            cells = [escape(v) if c.name and v else v for c, v in zip(columns, row, strict=True)]
+            echo(_csv_line(cells))
+        return
+    widths = [max(c.width, len(c.head) * heads) for c in columns]
+    if isinstance(rows, Sequence):
+        for row in rows:
+            cells = [column.cell(value) for column, value in zip(columns, row, strict=True)]
+            widths = [max(width, len(cell)) for width, cell in zip(widths, cells, strict=True)]
+
+    def line(cells: Iterable[str]) -> str:
+        parts = [
+            f"{cell:>{width}}" if column.right else f"{cell:<{width}}"
+            for column, cell, width in zip(columns, cells, widths, strict=True)
+        ]
+        return indent + separator.join(parts).rstrip()
+
+    if heads:
+        echo(line(column.head for column in columns))
+    for row in rows:
+        echo(line(c.cell(value) for c, value in zip(columns, row, strict=True)))
+
+
+def _csv_line(values: Iterable[Any]) -> str:
+    def cell(value: Any) -> Any:
+        if isinstance(value, list | tuple):
+            return " ".join(str(cell(one)) for one in value)
+        return one_line(value) if isinstance(value, str) else value
+
+    file = io.StringIO()
+    csv.writer(file, lineterminator="").writerow([cell(value) for value in values])
+    return file.getvalue()
 
 
 def add_videos(command: argparse.ArgumentParser) -> None:
@@ -243,9 +371,13 @@ def train_and_test(options: argparse.Namespace) -> tuple[VideoDataset, VideoData
 
 def describe_inputs(options: argparse.Namespace, values: Any) -> None:
     """Prints what the features are: one line per directory, and their number."""
-    from jaxvideo.progress import echo
+    for text in describe_folders(options.features):
+        say(options, text)
+    say(options, f"{values.shape[1]} features of {len(values)} videos")
+
+
+def describe_folders(folders: Sequence[str]) -> list[str]:
+    """Returns one line per directory of features."""
     from jaxvideo.studies.features import describe_features
 
-    for folder in options.features:
-        echo(describe_features(folder))
-    echo(f"{values.shape[1]} features of {len(values)} videos")
+    return [describe_features(folder) for folder in folders]

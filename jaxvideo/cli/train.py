@@ -11,7 +11,7 @@ from typing import Any
 from jaxvideo import startup
 from jaxvideo.cli.parser import USAGE, Parser, refuse
 from jaxvideo.names import did_you_mean
-from jaxvideo.progress import LOG, console, echo
+from jaxvideo.progress import LOG, console
 from jaxvideo.types import Interrupted, JaxvideoError, UsageError
 
 
@@ -32,7 +32,7 @@ def add(commands: Any) -> None:
     command.set_defaults(run=_run, changes=[], parser=command)
 
 
-def make_parser() -> argparse.ArgumentParser:
+def make_parser() -> Parser:
     """Returns the parser of `train.py`."""
     parser = Parser(
         prog="python train.py",
@@ -129,7 +129,7 @@ def _run(options: argparse.Namespace) -> int:
     if options.print_config:
         from jaxvideo.cli.config import show_config
 
-        echo(show_config(options.config, options.changes))
+        show_config(options.config, options.changes, argparse.Namespace(json=False, csv=False))
         return 0
     from jaxvideo.training.config import check_config, default_workdir, load_config
 

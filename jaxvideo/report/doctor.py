@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from jaxvideo.data.doctor import BROKEN, STATUSES, SUSPICIOUS, Record, short_path
+from jaxvideo.names import escape
 from jaxvideo.report.page import page, table, text
 
 # Maximum number of rows per table; the index has all.
@@ -83,7 +84,7 @@ def doctor_page(
             (number, _name(path, root)) for number, group in enumerate(doubles, 1) for path in group
         ]
         body += _table(("group", "video"), rows)
-    return page(f"Videos of {_printable(root)}", body)
+    return page(f"Videos of {escape(root)}", body)
 
 
 def _charts(records: Sequence[Record]) -> str:
@@ -136,9 +137,4 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 
 def _name(path: str, root: str) -> str:
-    return _printable(short_path(path, root))
-
-
-def _printable(path: str) -> str:
-    # File names need not be UTF-8.
-    return path.encode("utf-8", "replace").decode("utf-8")
+    return escape(short_path(path, root))

@@ -23,6 +23,7 @@ from jaxvideo.data.datasets.form import Source
 from jaxvideo.data.datasets.forms import FORMS, annotation_files, folder_form, form_named
 from jaxvideo.data.datasets.locate import locate
 from jaxvideo.data.datasets.text import PAIR, read_pairs
+from jaxvideo.names import unescape
 from jaxvideo.types import ConfigError, DataError, UsageError
 
 #: Default name of the quarantine file.
@@ -273,4 +274,6 @@ def _read_quarantine(root: Path, name: str) -> frozenset[str]:
         ) from None
     # A line with a tab is an entry even if it begins with '#', as names in HMDB51 do.
     lines = [line for line in lines if line.strip() and ("\t" in line or line[0] != "#")]
-    return frozenset(os.path.abspath(root / line.partition("\t")[0]) for line in lines)
+    names = [line.partition("\t")[0] for line in lines]
+    # Names in lists of other programs are not escaped.
+    return frozenset(os.path.abspath(root / one) for n in names for one in (n, unescape(n)))
