@@ -25,6 +25,7 @@ from jaxvideo.cli import (
     pca,
     plan,
     predict,
+    runs,
     svm,
     train,
     tsne,
@@ -35,7 +36,7 @@ from jaxvideo.types import JaxvideoError, UsageError
 
 #: Commands in the order of the help text.
 COMMANDS = (
-    *(predict, train, config, evaluate, extract, models, convert),
+    *(predict, train, config, runs, evaluate, extract, models, convert),
     *(data, doctor, pack, flow),
     *(fuse, average, plan),
     *(fvd, svm, pca, tsne, aslan, expand),

@@ -110,6 +110,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="run directory (default: one in runs/ that is named after the config and its values)",
     )
+    parser.add_argument("--name", metavar="NAME", help="short for --workdir runs/NAME")
     parser.add_argument(
         "--print-config", action="store_true", help="print the whole config and exit"
     )
@@ -126,6 +127,10 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
+    if options.name and (options.workdir or options.name in ("..", ".") or "/" in options.name):
+        raise UsageError(
+            f"--name={options.name}: must be the name of a directory in runs/, without --workdir"
+        )
     if options.print_config:
         from jaxvideo.cli.config import show_config
 
@@ -145,7 +150,10 @@ def _run(options: argparse.Namespace) -> int:
         from jaxvideo.training.loop import train
 
     name = Path(options.config.partition(":")[0]).stem
-    workdir = Path(options.workdir) if options.workdir else default_workdir(values, name)
+    if options.workdir or options.name:
+        workdir = Path(options.workdir or Path("runs", options.name))
+    else:
+        workdir = default_workdir(values, name)
     distributed.start(
         options.coordinator, options.processes, options.process, detect=options.distributed
     )

@@ -21,6 +21,7 @@ from jaxvideo.data.datasets.forms import FORMS
 from jaxvideo.names import did_you_mean, network_names
 from jaxvideo.precision import DTYPES
 from jaxvideo.training import schema
+from jaxvideo.training.loggers import check_loggers
 from jaxvideo.training.schema import Run
 from jaxvideo.training.values import describe_type, fits, frozen, parse
 from jaxvideo.types import ConfigError, Lowering, Preprocessing, UsageError
@@ -29,7 +30,10 @@ from jaxvideo.types import ConfigError, Lowering, Preprocessing, UsageError
 RECIPES = Path(__file__).parent.parent / "configs"
 
 #: Keys that do not affect the results of a run. A resumed run may change them.
-HARMLESS = ("loading", "log_seconds", "checkpoint", "compilation_cache", "parallel", "profile")
+HARMLESS = (
+    *("loading", "log_seconds", "checkpoint", "compilation_cache", "parallel", "profile"),
+    *("loggers", "log_steps"),
+)
 
 #: Keys by the names that other libraries give them, for suggestions.
 OTHER_NAMES = {
@@ -273,6 +277,7 @@ def check_config(config: Mapping[str, Any]) -> None:
         raise UsageError(
             f"config.model.lowering={model['lowering']!r}: allowed are {', '.join(lowerings)}"
         )
+    check_loggers(config.get("loggers", ()))
     if "num_classes" in model:
         raise UsageError(
             f"config.model.num_classes={model['num_classes']!r}: cannot be set, because the number "

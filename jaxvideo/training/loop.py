@@ -25,6 +25,7 @@ from jaxvideo.training.config import read_config
 from jaxvideo.training.initial import check_paths, first_weights
 from jaxvideo.training.inputs import load_data
 from jaxvideo.training.log import metrics_log
+from jaxvideo.training.loggers import Opening, check_loggers, log_steps, open_loggers
 from jaxvideo.training.monitoring import monitor, profiler, stop_signals
 from jaxvideo.training.optim import make_optimizer, make_plateau, make_schedule
 from jaxvideo.training.parallel import Layout, check_split, make_layout
@@ -53,6 +54,7 @@ def train(config: Mapping[str, Any], workdir: str | os.PathLike[str]) -> dict[st
       JaxvideoError: the config, the data or the run directory is invalid, or training failed.
     """
     values, run = _read(config, Path(workdir))
+    check_loggers(run.loggers, installed=True)
     workdir = Path(workdir)
     result = run_folder.claim(workdir, values) if distributed.writes() else None
     if (finished := distributed.broadcast(result)) is not None:
@@ -102,7 +104,9 @@ def train(config: Mapping[str, Any], workdir: str | os.PathLike[str]) -> dict[st
             state = checkpoint.restore(checkpoints, first, state)
             best = (checkpoint.describe(checkpoints) or {}).get("best")
             LOG.info(f"  resuming after step {first} of {total}")
-        log_metrics = stack.enter_context(metrics_log(workdir, first))
+        opening = Opening(workdir, values, first)
+        loggers = stack.enter_context(open_loggers(run.loggers, opening))
+        log_metrics = stack.enter_context(metrics_log(workdir, first, loggers))
         batches = train_batches(
             train_set,
             run.preprocessing,
@@ -120,7 +124,13 @@ def train(config: Mapping[str, Any], workdir: str | os.PathLike[str]) -> dict[st
         stack.enter_context(contextlib.closing(batches))
         stop_requested = stack.enter_context(stop_signals())
         trace = stack.enter_context(profiler(workdir, run.profile))
-        watch = stack.enter_context(monitor(run, model, train_set, first, total))
+
+        def rate(step: int) -> float:
+            scale = 1.0 if plateau is None else float(state.plateau.scale)
+            return float(np.asarray(schedule(step - 1))) * scale
+
+        steps_log = log_steps(loggers, rate, run.log_steps, run.batch_size)
+        watch = stack.enter_context(monitor(run, model, train_set, first, total, log=steps_log))
         key = jax.random.key(run.seed)
 
         def save(step: int, **metrics: Any) -> None:

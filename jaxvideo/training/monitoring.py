@@ -16,6 +16,7 @@ from jaxvideo.data.pipeline import Batch, error_text
 from jaxvideo.progress import LOG, bar
 from jaxvideo.training import distributed
 from jaxvideo.training.chips import mfu
+from jaxvideo.training.loggers import StepLog
 from jaxvideo.training.program import model_flops
 from jaxvideo.training.schema import Run
 from jaxvideo.types import DataError, TrainingError
@@ -41,8 +42,12 @@ class Monitor:
 
 
 @contextlib.contextmanager
-def monitor(run: Run, model, dataset: VideoDataset, first: int, total: int) -> Iterator[Monitor]:
+def monitor(
+    run: Run, model, dataset: VideoDataset, first: int, total: int, *, log: StepLog | None = None
+) -> Iterator[Monitor]:
     """Yields the monitor of steps `first + 1` to `total` and shows a progress bar.
+
+    `log` receives the metrics of each step.
 
     Raises (when metrics are read):
       TrainingError: a metric is not finite.
@@ -71,6 +76,8 @@ def monitor(run: Run, model, dataset: VideoDataset, first: int, total: int) -> I
             LOG.info(f"  step {step}/{total}  loss {values['loss']:.3f}  compiled")
         history.append(values)
         latest[0] = step
+        if log:
+            log.note(step, values, waited)
         update(step, waited=waited, note=lambda rate: f"loss {values['loss']:.3f}{used(rate)}")
 
     def note(step: int, batch: Batch, metrics: dict[str, jax.Array], waited: float) -> None:
@@ -89,6 +96,11 @@ def monitor(run: Run, model, dataset: VideoDataset, first: int, total: int) -> I
         history.clear()
         return {name: value / count for name, value in sums.items()}
 
+    def resume() -> None:
+        if log:
+            log.resume()
+        update(latest[0], idle=True)
+
     shown = bar(
         total,
         "step",
@@ -98,7 +110,7 @@ def monitor(run: Run, model, dataset: VideoDataset, first: int, total: int) -> I
         every=run.log_seconds,
     )
     with shown as update:
-        yield Monitor(note, read, means, lambda: update(latest[0], idle=True))
+        yield Monitor(note, read, means, resume)
 
 
 def _utilization(run: Run, model) -> Callable[[float], str]:

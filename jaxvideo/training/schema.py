@@ -350,6 +350,9 @@ class Run:
         limited to (1 + step) / (10 + step).
       profile: `(start, stop)`: trace these steps (`stop` excluded) into the run directory.
       log_seconds: seconds between two lines of progress.
+      loggers: where metrics are logged, rows of `jaxvideo.training.loggers.LOGGERS`: "tensorboard",
+        "wandb" (Weights & Biases) or "mlflow". `metrics.jsonl` is always written.
+      log_steps: steps between two records by step in the loggers. 0: only at the end of epochs.
       compilation_cache: directory of compiled programs. "default" (default): see
         `jaxvideo.startup.compilation_cache_directory`. Empty: no cache.
       model: `name` and arguments of `jaxvideo.create_model`. `dtype` is "float32", "bfloat16" or
@@ -371,6 +374,8 @@ class Run:
     ema: float = 0.0
     profile: tuple[int, ...] = ()
     log_seconds: float = 5.0
+    loggers: tuple[str, ...] = ("tensorboard",)
+    log_steps: int = 10
     compilation_cache: str = "default"
     model: dict[str, Any] = dataclasses.field(
         default_factory=lambda: {"name": "", "dtype": "float32"}
@@ -396,6 +401,8 @@ class Run:
                 "config.epochs=0.0 only tests the weights of config.init; "
                 "set config.init.weights, or a positive number of epochs"
             )
+        if self.log_steps < 0:
+            raise ConfigError(f"config.log_steps={self.log_steps}: must be at least 0")
         for name in ("ema", "label_smoothing"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"config.{name}={getattr(self, name)}: must be in [0, 1)")
