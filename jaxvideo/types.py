@@ -112,7 +112,7 @@ CHANNELS = {"rgb": 3, "rgb_diff": 3, "flow": 2, "rgb_flow": 5}
 HOST_FLOWS = ("farneback", "dis", "dualtvl1")
 #: Sources of flow. "tvl1": computed on the device. A row of `HOST_FLOWS`: computed on the host;
 #: with the prefix "warped_", after compensation for camera motion. "stored": read from files that
-#: `python -m jaxvideo flow` writes.
+#: `jaxvideo flow` writes.
 FLOWS = ("tvl1", *HOST_FLOWS, *(f"warped_{method}" for method in HOST_FLOWS), "stored")
 
 #: How to pad a clip if the video is shorter than the clip.

@@ -8,10 +8,12 @@ import pytest
 
 from jaxvideo import cli
 from jaxvideo.cli import train as train_command
+from jaxvideo.cli.parser import in_options
 from jaxvideo.names import MOST, nearest, network_names
+from jaxvideo.progress import LOG
 from jaxvideo.training.config import OTHER_NAMES, load_config
 from jaxvideo.training.schema import type_of
-from jaxvideo.types import UsageError
+from jaxvideo.types import ConfigError, UsageError
 
 
 def refused(main, arguments, capsys):
@@ -131,3 +133,53 @@ def test_wrong_keys_are_found_before_jax_is_imported(repository):
         "assert not slow, slow\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True, cwd=repository, env=os.environ)
+
+
+@pytest.mark.parametrize(
+    ("command", "message", "advice"),
+    [
+        ("predict", "source='hara' has no weights", "--from='hara' has no weights"),
+        (
+            "predict",
+            "Pass weights=FILE and source=LIBRARY",
+            "Pass --weights=FILE and --from=LIBRARY",
+        ),
+        ("predict", "protocol.crops=2: allowed are 1, 3", "--crops=2: allowed are 1, 3"),
+        ("evaluate", "set --config.data.root=DIR", "set --data.root=DIR"),
+        ("evaluate", "config.protocol.clips=0: must be 1", "--protocol.clips=0: must be 1"),
+        ("train", "a lower config.optim.lr, a warm-up", "a lower --optim.lr, a warm-up"),
+        ("train", "configs/config.py: no config.py", "configs/config.py: no config.py"),
+        ("fuse", "how='x': allowed are", "--how='x': allowed are"),
+        ("doctor", "threads=0: must be at least 1", "--threads=0: must be at least 1"),
+        ("expand", "target='x': must be a number", "--target='x': must be a number"),
+        ("extract", "every=3 of a model with width=0.5", "--every=3 of a model with width=0.5"),
+    ],
+)
+def test_messages_name_what_the_command_understands(command, message, advice):
+    """U18."""
+    action = next(a for a in cli.make_parser()._actions if a.dest == "command")
+    parser = action.choices[command]
+    assert in_options(message, parser) == advice
+    assert in_options(advice, parser) == advice
+    assert in_options(message, train_command.make_parser()) == message
+
+
+def test_warnings_and_errors_are_rewritten(monkeypatch, capsys):
+    def fail():
+        LOG.warning("config.optim.lr=1 is high")
+        raise ConfigError("json=1, see config.data.root")
+
+    monkeypatch.setattr("jaxvideo.cli.env._versions", fail)
+    assert cli.main(["env"]) == 1
+    assert capsys.readouterr().err == (
+        "warning: --optim.lr=1 is high\nerror: --json=1, see --data.root\n"
+    )
+    assert not LOG.filters
+
+
+def test_no_such_checkpoint(tmp_path, capsys):
+    """U11."""
+    (tmp_path / "a.mp4").touch()
+    for command in (["predict", str(tmp_path)], ["extract", str(tmp_path), "--out", "out"]):
+        assert cli.main([*command, "--checkpoint", "nope.safetensors"]) == 1
+        assert "error: nope.safetensors: no such file" in capsys.readouterr().err

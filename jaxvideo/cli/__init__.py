@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from jaxvideo import __version__, startup
 from jaxvideo.cli import (
@@ -30,7 +32,7 @@ from jaxvideo.cli import (
     train,
     tsne,
 )
-from jaxvideo.cli.parser import STATUSES, USAGE, Parser, refuse
+from jaxvideo.cli.parser import STATUSES, USAGE, Parser, in_options, refuse
 from jaxvideo.progress import LOG, console, drop_output
 from jaxvideo.types import JaxvideoError, UsageError
 
@@ -42,6 +44,15 @@ COMMANDS = (
     *(fvd, svm, pca, tsne, aslan, expand),
     env,
 )
+
+
+@contextlib.contextmanager
+def _filtered(change: Callable[[logging.LogRecord], bool]) -> Iterator[None]:
+    LOG.addFilter(change)
+    try:
+        yield
+    finally:
+        LOG.removeFilter(change)
 
 
 def make_parser() -> Parser:
@@ -77,7 +88,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options, others = parser.parse_known_args(arguments)
     if others and not hasattr(options, "changes"):
         options.parser.error(options.parser.unknown(others))
-    with console(sys.stdout if options.command == "train" else sys.stderr):
+
+    def advise(record: logging.LogRecord) -> bool:
+        """Lets warnings and errors name what this command understands."""
+        if record.levelno >= logging.WARNING:
+            record.msg, record.args = in_options(record.getMessage(), options.parser), ()
+        return True
+
+    stream = sys.stdout if options.command == "train" else sys.stderr
+    with console(stream), _filtered(advise):
         try:
             if others:
                 options.changes = train.overrides(others, "--", options.parser)

@@ -188,6 +188,7 @@ def _dataset(data, split: str | None):
     """Returns the name of the split and its videos."""
     from jaxvideo.training.inputs import pick, splits_of
 
+    data = dataclasses.replace(data, hint="")  # it names a command that trains
     splits = splits_of(data)
     split = split or ("val" if "val" in splits else "test")
     return split, pick(splits, data, split)

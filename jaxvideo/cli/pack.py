@@ -26,8 +26,8 @@ def add(commands: Any) -> None:
         "pack",
         _pack,
         "re-encode a data set into ArrayRecord shards that are fast to read (TFDS)",
-        "Train on the result with data.source=tfds. Unreadable videos are left out. Afterwards "
-        "size, quality and decoding speed are compared with the original files.",
+        "Train on the result with --data.root=OUT --data.source=tfds. Unreadable videos are left "
+        "out. Afterwards size, quality and decoding speed are compared with the original files.",
     )
     add_annotations(command)
     command.add_argument("out", metavar="OUT", help="output directory")

@@ -17,6 +17,9 @@ STATUSES = (
     "exit status: 0 success; 1 an error, or some videos failed; 2 wrong arguments; 130 interrupted"
 )
 
+# A key of a config in a message; not the end of `configs/config.py` or of a module's name.
+_KEY = re.compile(r"(?<![\w./])(?:--)?config\.(?!py\b)(?=[a-z_])([a-z_]+)")
+
 _CHOICE = re.compile(r"argument (\S+): invalid choice: '(.*?)' \(choose from (.*)\)")
 
 
@@ -59,8 +62,32 @@ class Parser(argparse.ArgumentParser):
         return f"no option {name}.{did_you_mean(name, self.options())}"
 
 
+def in_options(message: str, parser: argparse.ArgumentParser) -> str:
+    """Rewrites a message of the library, which names config keys and keyword arguments, for a user
+    of the command: `--optim.lr` for `config.optim.lr`, `--from=x` for `source=x`.
+
+    Args:
+      message: the message.
+      parser: parser of the command. Nothing is changed for that of `train.py`.
+    """
+    if parser.prog.endswith(".py"):
+        return message
+    message = _KEY.sub(r"--\1", message)
+    names = {
+        action.dest: action.option_strings[-1]
+        for action in parser._actions
+        if action.option_strings and action.dest not in ("help", "config")
+    }
+    if not names:
+        return message
+    words = "|".join(sorted(map(re.escape, names), key=len, reverse=True))
+    pattern = rf"(?<![\w.\-/])(?:protocol\.|data\.)?({words})=(?=[\w'\"\[({{.-])"
+    return re.sub(pattern, lambda match: f"{names[match[1]]}=", message)
+
+
 def refuse(parser: argparse.ArgumentParser, message: object) -> None:
     """Writes an error and the usage of the command to stderr, one line each."""
+    message = in_options(str(message), parser)
     text = f"error: {message}\n{usage(parser)}; `{parser.prog} --help` explains them\n"
     encoding = getattr(sys.stderr, "encoding", None) or "utf-8"
     sys.stderr.write(text.encode(encoding, ESCAPED).decode(encoding))

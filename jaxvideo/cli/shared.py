@@ -7,13 +7,14 @@ import csv
 import dataclasses
 import io
 import json
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from jaxvideo.names import did_you_mean, escape, network_names, one_line
 from jaxvideo.precision import DTYPES, resolve_dtype
 from jaxvideo.progress import echo
-from jaxvideo.types import DataError, UsageError
+from jaxvideo.types import CheckpointError, DataError, UsageError
 
 if TYPE_CHECKING:
     from jaxvideo.data.datasets.dataset import VideoDataset
@@ -304,6 +305,11 @@ def open_network(options: argparse.Namespace) -> Network:
         )
     from jaxvideo.network import load
 
+    if options.checkpoint and not os.path.exists(options.checkpoint):
+        raise CheckpointError(
+            f"{options.checkpoint}: no such file or directory; --checkpoint needs a run directory "
+            "or a .safetensors file of jaxvideo"
+        )
     if options.checkpoint:
         net = load(options.checkpoint)
     elif not options.model:

@@ -17,6 +17,7 @@ from jaxvideo.data.motion.folder import ensure_motion
 from jaxvideo.training.loop import train
 from jaxvideo.types import CheckpointError, ConfigError, DataError
 from tests.conftest import write_video
+from tests.training.test_loggers import events
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -107,6 +108,10 @@ def test_what_a_run_leaves(finished):
     records = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     assert [record["step"] for record in records] == [8, 16, 24]
     assert {"loss", "top1", "val_top1", "val_loss", "lr", "grad_norm"} <= set(records[0])
+    board = list(events(workdir / "tensorboard"))
+    for tag in ("step/loss", "step/top1", "step/lr", "step/data_wait", "step/clips_per_second"):
+        assert [step for step, name, _ in board if name == tag] == [10, 20], tag
+    assert [step for step, name, _ in board if name == "val_top1"] == [8, 16, 24]
     for picture in ("curves.png", "confusion.png"):
         assert (workdir / picture).read_bytes().startswith(b"\x89PNG")
     assert list((workdir / "tensorboard").glob("events.out.tfevents*"))
