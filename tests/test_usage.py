@@ -1,6 +1,7 @@
 """Wrong arguments: one error line that suggests names, the usage, and exit status 2."""
 
 import os
+import re
 import subprocess
 import sys
 
@@ -9,11 +10,13 @@ import pytest
 from jaxvideo import cli
 from jaxvideo.cli import train as train_command
 from jaxvideo.cli.parser import in_options
+from jaxvideo.cli.shared import check_output
 from jaxvideo.names import MOST, nearest, network_names
 from jaxvideo.progress import LOG
 from jaxvideo.training.config import OTHER_NAMES, load_config
 from jaxvideo.training.schema import type_of
 from jaxvideo.types import ConfigError, UsageError
+from tests.conftest import write_video
 
 
 def refused(main, arguments, capsys):
@@ -183,3 +186,51 @@ def test_no_such_checkpoint(tmp_path, capsys):
     for command in (["predict", str(tmp_path)], ["extract", str(tmp_path), "--out", "out"]):
         assert cli.main([*command, "--checkpoint", "nope.safetensors"]) == 1
         assert "error: nope.safetensors: no such file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("path", "folder", "problem"),
+    [
+        ("gone/w.png", False, "cannot be written: the directory {}/gone does not exist"),
+        ("file/w.png", False, "cannot be written: {}/file is a file"),
+        ("deep", False, "is a directory; name a file"),
+        ("file", True, "cannot be written: {}/file is a file"),
+        ("file/a/b", True, "cannot be written: {}/file is a file"),
+    ],
+)
+def test_outputs(tmp_path, path, folder, problem):
+    """U11."""
+    (tmp_path / "file").touch()
+    (tmp_path / "deep").mkdir()
+    with pytest.raises(ConfigError) as caught:
+        check_output(str(tmp_path / path), folder=folder)
+    assert str(caught.value) == f"--out={tmp_path / path}: {problem.format(tmp_path)}"
+    check_output(str(tmp_path / "new.png"))
+    check_output(str(tmp_path / "a" / "b"), folder=True)
+    assert {one.name for one in tmp_path.iterdir()} == {"file", "deep"}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["convert", "w.pth", "--from", "torchvision", "--model", "r3d_18", "--out", "{}/W"],
+        ["extract", "v", "--out", "{}", "--checkpoint", "x"],
+        ["pack", "v", "{}"],
+        ["pca", "f", "--annotations", "v", "--out", "{}/p.png"],
+        ["tsne", "f", "--annotations", "v", "--out", "{}/p.png"],
+        ["data", "v", "--sheet", "{}/s.png"],
+        ["expand", "--objective", "published", "--out", "{}"],
+        ["evaluate", "--config", "motion", "--checkpoint", "x", "--out", "{}"],
+        ["doctor", "v", "--out", "{}"],
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_outputs_are_checked_before_any_work(arguments, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "v").mkdir()
+    write_video(tmp_path / "v" / "a.mp4", frames=2)
+    (tmp_path / "file").touch()
+    before = sorted(tmp_path.rglob("*"))
+    assert cli.main([one.format(tmp_path / "file" / "x") for one in arguments]) == 1
+    assert re.search(r"cannot be written", capsys.readouterr().err)
+    assert sorted(tmp_path.rglob("*")) == before

@@ -5,7 +5,15 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from jaxvideo.cli.shared import Column, add_command, add_formats, check_model, say, show_table
+from jaxvideo.cli.shared import (
+    Column,
+    add_command,
+    add_formats,
+    check_model,
+    check_output,
+    say,
+    show_table,
+)
 
 
 def add(commands: Any) -> None:
@@ -62,6 +70,7 @@ def add(commands: Any) -> None:
 
 def _convert(options: argparse.Namespace) -> int:
     check_model(options.model)
+    check_output(options.out)
     from jaxvideo.pretrained import compare_with_reference, read_weights, save_weights
 
     weights = read_weights(

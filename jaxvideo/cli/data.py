@@ -11,6 +11,7 @@ from jaxvideo.cli.shared import (
     add_annotations,
     add_command,
     add_formats,
+    check_output,
     say,
     show_table,
 )
@@ -47,6 +48,8 @@ def _data(options: argparse.Namespace) -> int:
     from jaxvideo.data.datasets.load import autodetect, load_splits
     from jaxvideo.report.sheet import sample_frames, write_sheet
 
+    if options.sheet:
+        check_output(options.sheet, "--sheet")
     form = autodetect(options.root) if options.form == "auto" else options.form
     splits = load_splits(options.root, form, fold=options.fold, videos=options.videos)
     classes = next(iter(splits.values())).classes

@@ -13,6 +13,7 @@ from jaxvideo.cli.shared import (
     add_network,
     add_overrides,
     add_views,
+    check_output,
     computed_in,
     open_network,
     say,
@@ -90,6 +91,8 @@ def _evaluate(options: argparse.Namespace) -> int:
         raise UsageError(f"--worst={options.worst}: must be at least 0")
     if options.draws < 2:
         raise UsageError(f"--draws={options.draws}: must be at least 2")
+    if options.out:
+        check_output(options.out, folder=True)
     run = read_config(_config(options))
     asked = {name: getattr(options, name) for name in ("clips", "crops", "aggregation")}
     given = {name: value for name, value in asked.items() if value is not None}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from jaxvideo.cli.shared import Column, add_command, add_formats, say, show_table
+from jaxvideo.cli.shared import Column, add_command, add_formats, check_output, say, show_table
 from jaxvideo.types import UsageError
 
 _COLUMNS = (
@@ -99,6 +99,7 @@ def _expand(options: argparse.Namespace) -> int:
     from jaxvideo.studies import expansion
     from jaxvideo.studies.objectives import write_json
 
+    check_output(options.out, folder=True)
     out = Path(options.out)
     if options.objective == "published":
         if options.target:

@@ -11,6 +11,7 @@ from jaxvideo.cli.shared import (
     add_network,
     add_videos,
     add_views,
+    check_output,
     computed_in,
     open_network,
 )
@@ -83,6 +84,7 @@ def _extract(options: argparse.Namespace) -> int:
         raise UsageError(f"--every={options.every}: must be at least 1")
     if options.every is not None and options.clips is not None:
         raise UsageError("--every and --clips are mutually exclusive; omit one of them")
+    check_output(options.out, folder=True)
     files = feature_files(options.videos, options.out)
     net = open_network(options)
     preprocessing = net.preprocessing

@@ -12,6 +12,7 @@ from jaxvideo.cli.shared import (
     add_annotations,
     add_command,
     add_formats,
+    check_output,
     say,
     show_table,
 )
@@ -81,6 +82,7 @@ def _pack(options: argparse.Namespace) -> int:
     workers = len(os.sched_getaffinity(0)) if options.workers is None else options.workers
     if workers < 0:
         raise UsageError(f"--workers={workers}: must be at least 0")
+    check_output(options.out, "OUT", folder=True)
     found = load_splits(options.root, options.form, fold=options.fold)
     splits = {split: dataset for split, dataset in found.items() if len(dataset)}
     for split, dataset in splits.items():

@@ -11,6 +11,7 @@ from jaxvideo.cli.shared import (
     add_command,
     add_features,
     add_formats,
+    check_output,
     describe_folders,
     describe_inputs,
     parse_c,
@@ -47,11 +48,13 @@ def add(commands: Any) -> None:
 
 
 def _pca(options: argparse.Namespace) -> int:
-    from jaxvideo.report.features import draw_compactness
+    from jaxvideo.report.features import check_picture, draw_compactness
     from jaxvideo.studies import svm
     from jaxvideo.studies.features import labeled_features
 
     c = parse_c(options)
+    check_output(options.out)
+    check_picture(options.out)
     svm.sklearn("svm")  # fails before the features are read
     train_set, test_set = train_and_test(options)
     train, labels, _ = labeled_features(options.features, train_set)
@@ -81,6 +84,7 @@ def _pca(options: argparse.Namespace) -> int:
         "picture": options.out,
     }
     show_table(options, columns, computed(), facts=facts)
-    draw_compactness(options.out, {", ".join(options.features): rows})
+    title = f"Accuracy after PCA: {len(train)} training and {len(tested)} test videos"
+    draw_compactness(options.out, {", ".join(options.features): rows}, title)
     say(options, f"picture: {options.out}")
     return 0

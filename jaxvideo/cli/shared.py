@@ -9,12 +9,13 @@ import io
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jaxvideo.names import did_you_mean, escape, network_names, one_line
 from jaxvideo.precision import DTYPES, resolve_dtype
 from jaxvideo.progress import echo
-from jaxvideo.types import CheckpointError, DataError, UsageError
+from jaxvideo.types import CheckpointError, ConfigError, DataError, UsageError
 
 if TYPE_CHECKING:
     from jaxvideo.data.datasets.dataset import VideoDataset
@@ -97,8 +98,8 @@ def add_formats(command: argparse.ArgumentParser, rows: str = "table") -> None:
 
 
 def say(options: argparse.Namespace, text: str = "") -> None:
-    """Prints a line for people; nothing with --json or --csv."""
-    if not (options.json or options.csv):
+    """Prints a line for people; nothing with --json or --csv, if the command has them."""
+    if not (getattr(options, "json", False) or getattr(options, "csv", False)):
         echo(text)
 
 
@@ -332,6 +333,35 @@ def check_model(name: str) -> None:
             f"--model={name}: no such network.{did_you_mean(name, names)} `jaxvideo models` lists "
             f"all {len(names)}"
         )
+
+
+def check_output(path: str, option: str = "--out", *, folder: bool = False) -> None:
+    """Checks that an output can be written, before any work is done. Creates nothing.
+
+    Args:
+      path: file, or directory if `folder`. A directory is created later, with its parents; the
+        directory of a file must exist.
+      option: name of the option for the error message.
+      folder: see `path`.
+
+    Raises:
+      ConfigError: the output cannot be written.
+    """
+    target = Path(path)
+    place = target if folder else target.parent
+    while folder and not os.path.lexists(place) and place != place.parent:
+        place = place.parent
+    if not folder and target.is_dir():
+        problem = "is a directory; name a file"
+    elif not place.exists():
+        problem = f"cannot be written: the directory {place} does not exist"
+    elif not place.is_dir():
+        problem = f"cannot be written: {place} is a file"
+    elif not os.access(place, os.W_OK | os.X_OK):
+        problem = f"cannot be written: no permission to write to {place}"
+    else:
+        return
+    raise ConfigError(f"{option}={path}: {problem}")
 
 
 def computed_in(net: Network) -> str:
