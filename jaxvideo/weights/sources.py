@@ -12,7 +12,15 @@ from typing import Any
 import numpy as np
 
 from jaxvideo.types import ConfigError
-from jaxvideo.weights import from_gluoncv, from_mmaction2, from_tf, from_torch, from_vmz, variants
+from jaxvideo.weights import (
+    caffemodel,
+    from_gluoncv,
+    from_mmaction2,
+    from_tf,
+    from_torch,
+    from_vmz,
+    variants,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,6 +135,7 @@ SOURCES: dict[str, Source] = {
             "std": (0.2768, 0.2713, 0.2737),
         },
     ),
+    "tsn-caffe": Source(("tsn_rgb", "tsn_flow"), caffemodel.tsn, caffemodel.LEAVES),
     "c3d-caffe": Source(("c3d", "c3d_sports1m"), from_torch.c3d_caffe),
     "c3d-pytorch": Source(
         ("c3d", "c3d_sports1m"), from_torch.c3d_pytorch, arguments={"pools": "symmetric"}
