@@ -1,4 +1,4 @@
-"""Files of mmaction2, GluonCV, VMZ, video-nonlocal-net and EchoNet: the cases of `test_zoo_files`."""
+"""Files of other libraries with their own names: the cases of `test_zoo_files`."""
 
 from functools import partial
 
