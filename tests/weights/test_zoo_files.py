@@ -19,6 +19,7 @@ torch = pytest.importorskip("torch", reason="needs the extra [torch]")
 from tests.marks import some  # noqa: E402
 from tests.models import ports  # noqa: E402
 from tests.models.test_ports import clip_of, error, to_torch  # noqa: E402
+from tests.models.test_slowfast import hub  # noqa: E402, F401  (a fixture)
 from tests.weights import caffemodels  # noqa: E402
 from tests.weights import zoo_networks as zoo  # noqa: E402
 from tests.weights.zoo_cases import CASES, caffe2  # noqa: E402
@@ -53,6 +54,28 @@ def test_names_and_shapes(tmp_path, case):
         counted += 2 * 512 // 8 + 3 * 1024 // 8  # biases that are zero there
     assert ours == counted
     assert weights.model["num_classes"] == (1 if case == "echonet" else 5)
+
+
+def test_r2plus1d_of_pytorchvideo(hub, tmp_path):  # noqa: F811
+    """The softmaxes of the positions are averaged."""
+    from pytorchvideo.models.r2plus1d import create_r2plus1d
+
+    network = create_r2plus1d(
+        model_num_class=5, stem_dim_out=8, dropout_rate=0.5, head_pool_kernel_size=(2, 1, 1)
+    )
+    path, clip = tmp_path / "R2PLUS1D_16x4_R50.pyth", clip_of((1, 8, 64, 64, 3))
+    network = ports.randomize(network)
+    network.blocks[-1].proj.weight.data *= 1e-3  # so that the softmaxes are not 0 and 1
+    state = {f"model.{name}": tensor for name, tensor in network.state_dict().items()}
+    torch.save({"model_state": state, "optimizer_state": {}, "epoch": 196}, path)
+    weights = read_weights("r2plus1d_r50", path, "pytorchvideo", pool=1, **SMALL)
+    model = create_model(**weights.model)
+    logits, ends = jax.jit(partial(model.apply, train=False))(weights.variables, clip)
+    with torch.inference_mode():
+        expected = network(to_torch(clip)).numpy()
+    assert ends["pre_logits"].shape == (1, 1, 2, 2, 256)
+    assert 0.05 < expected.max() < 0.95
+    assert error(jax.nn.softmax(logits), expected) < 1e-4
 
 
 class Script(ports.I3DNet):
