@@ -109,8 +109,9 @@ def test_only_the_first_use_needs_torch(published, monkeypatch):
     monkeypatch.setattr(zoo, "table", lambda: (row,))
     with monkeypatch.context() as without_torch:
         without_torch.setitem(sys.modules, "torch", None)
-        with pytest.raises(CheckpointError, match=r"torch is not installed.*tried again in the"):
+        with pytest.raises(CheckpointError, match=r"torch is not installed.*the first use only"):
             jaxvideo.load("r3d_18", weights="k400")
+        assert not server.requests
     assert same(jaxvideo.load("r3d_18", weights="k400").variables, ours)
     monkeypatch.setitem(sys.modules, "torch", None)
     assert same(jaxvideo.load("r3d_18", weights="k400").variables, ours)
