@@ -55,7 +55,7 @@ def named_weights(
     _check_classes(row, **arguments)
     if path is not None:
         _check_own_file(row, Path(path))
-        return _read(row, path, **arguments)
+        return _read(row, Path(path), **arguments)
     return read_weights(name, cached(row), **arguments)
 
 
@@ -134,7 +134,7 @@ def card_of(row: Row) -> dict[str, Any]:
     }
 
 
-def _read(row: Row, path: str | Path, **arguments: Any) -> Weights:
+def _read(row: Row, path: Path, **arguments: Any) -> Weights:
     """Reads the publisher's file with the rules of its row."""
     # Shapes of parameters may depend on these two.
     shape = {key: row.preprocessing.get(key, 0) for key in ("frames", "crop")}
