@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -72,7 +71,6 @@ def cached(row: Row) -> Path:
     with store.locked(row):
         if path := store.converted(row):  # another process has made it
             return path
-        _check_reader(row)
         original = store.originals(row)
         try:
             weights = _read(row, original)
@@ -161,16 +159,6 @@ def _check_classes(
         f"classifier call jaxvideo.load(...).with_classes({num_classes}), or pass "
         f"leave_out=({patterns},)"
     )
-
-
-def _check_reader(row: Row) -> None:
-    """Raises an error before the download if the file could not be read afterwards."""
-    torch = any(file.name.endswith((".pt", ".pth", ".pyth")) for file in row.files)
-    if torch and importlib.util.find_spec("torch") is None:
-        raise CheckpointError(
-            f"{row.name} has torch's format, and torch is not installed: "
-            "pip install 'jaxvideo[torch]'. It is needed for the first use only"
-        )
 
 
 def _check_own_file(row: Row, path: Path) -> None:
