@@ -66,7 +66,7 @@ def cached(row: Row) -> Path:
     """
     from jaxvideo.weights import store
 
-    if path := store.converted(row):
+    if path := store.converted(row, warn=False):  # a cache that cannot be written has no lock
         return path
     with store.locked(row):
         if path := store.converted(row):  # another process has made it

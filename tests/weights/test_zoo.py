@@ -188,7 +188,7 @@ def test_network_can_be_created(name):
 
 
 def test_class_names_fit():
-    """Of the data set that the class list of the source is for."""
+    """Sources have class lists of Kinetics-400 only."""
     for row in ROWS:
         names = class_names(find_source(row.source, row.network))
         if len(names) == row.classes:
