@@ -74,7 +74,7 @@ def reader(codec: str) -> Callable[[Any], Packet]:
     inspect = _INSPECT.get(codec)
 
     def read(packet: Any) -> Packet:
-        found = inspect(packet) if inspect and packet.size else (1, None)
+        frames, kind = inspect(packet) if inspect and packet.size else (1, None)
         return Packet(
             packet.pts,
             packet.dts,
@@ -83,7 +83,8 @@ def reader(codec: str) -> Callable[[Any], Packet]:
             packet.is_keyframe,
             packet.is_corrupt,
             packet.is_discard,
-            *found,
+            frames,
+            kind,
         )
 
     return read
@@ -183,4 +184,8 @@ def _inspect_vp9(packet: Any) -> tuple[int, None]:
     return int(shown), None
 
 
-_INSPECT = {"mpeg4": _inspect_mpeg4, "vp8": _inspect_vp8, "vp9": _inspect_vp9}
+_INSPECT: dict[str, Callable[[Any], tuple[int, int | None]]] = {
+    "mpeg4": _inspect_mpeg4,
+    "vp8": _inspect_vp8,
+    "vp9": _inspect_vp9,
+}

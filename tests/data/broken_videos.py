@@ -296,11 +296,14 @@ def played(path):
             stream.thread_type = "NONE"
             stream.codec_context.options = {"max_pixels": str(2**26)}
             first = decoded_sizes(container, stream)
-            container.seek(0, unsupported_byte_offset=path.endswith(".h264"))
+            try:
+                container.seek(0, stream=stream)
+            except av.error.FFmpegError:  # no key frame at the beginning
+                container.seek(0, unsupported_byte_offset=True)
             sizes = first and decoded_sizes(container, stream)
     except (av.error.FFmpegError, AttributeError):  # no video stream
         return None
-    return len(first) if sizes == first and len(set(first)) == 1 else None
+    return len(first) if first and sizes == first and len(set(first)) == 1 else None
 
 
 def decoded_sizes(container, stream):
