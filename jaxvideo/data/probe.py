@@ -368,7 +368,8 @@ def _remarks(
         yield f"{videos} video streams; stream {stream.index} is read, the one FFmpeg selects"
     total = max(stream.frames, len(packets))
     hidden = total - sum(not packet.discard for packet in packets)
-    if layout.edited and hidden > 0 and not layout.cut:
+    discarded = any(packet.discard for packet in packets)
+    if hidden > 0 and (discarded or layout.edited) and not layout.cut:
         yield f"an edit list hides {hidden} of {total} frames"
     if frames.counted:
         coded = sum(packet.size > 0 and not packet.discard for packet in packets)
