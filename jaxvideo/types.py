@@ -105,6 +105,8 @@ HOST_FLOWS = ("farneback", "dis", "dualtvl1")
 #: `python -m jaxvideo flow` writes.
 FLOWS = ("tvl1", *HOST_FLOWS, *(f"warped_{method}" for method in HOST_FLOWS), "stored")
 
+#: How the frames of a clip are spaced, see `Preprocessing.spacing`.
+SPACINGS = ("stride", "linspace")
 #: How to pad a clip if the video is shorter than the clip.
 SHORT = ("loop", "hold", "pad")
 
@@ -137,6 +139,14 @@ class Preprocessing:
       short: how to pad a clip if the video is shorter than the clip. "loop": repeat the video (I3D,
         3D ResNet). "hold": repeat the last frame (the code of TSN, SlowFast and X3D). "pad": black
         frames; only for RGB, because flow to a black frame is undefined.
+      spacing: how the frames of a clip are spaced. "stride" (default): frame i is `i * stride`
+        frames after the first. "linspace": T frames are spread uniformly over `T * stride` frames,
+        from the first to the last: frame i is `i * (T * stride - 1) / (T - 1)` frames after the
+        first, rounded down (`temporal_sampling` in PySlowFast and `uniform_temporal_subsample` in
+        pytorchvideo); starts are then not rounded.
+      square_pixels: True if frames are seen as players show them, with the sample aspect ratio of
+        the file. False (default): pixels are taken as square, as in all libraries that published
+        weights come from. Packed videos do not store the ratio.
     """
 
     frames: int
@@ -153,6 +163,8 @@ class Preprocessing:
     flow: str = "tvl1"
     segments: int = 1
     short: str = "loop"
+    spacing: str = "stride"
+    square_pixels: bool = False
 
     def __post_init__(self):
         # JSON and config files contain lists; hashing and comparing require tuples.
@@ -193,6 +205,10 @@ class Preprocessing:
             )
         if self.short not in SHORT:
             raise ConfigError(f"preprocessing.short={self.short!r}: allowed are {', '.join(SHORT)}")
+        if self.spacing not in SPACINGS:
+            raise ConfigError(
+                f"preprocessing.spacing={self.spacing!r}: allowed are {', '.join(SPACINGS)}"
+            )
         if self.short == "pad" and self.modality != "rgb":
             raise ConfigError(
                 f"preprocessing.short='pad', modality={self.modality!r}: 'pad' requires modality "
@@ -245,7 +261,8 @@ class Protocol:
         tests single snippets, with 1 segment.
       starts: starts of the clips. "ends": spread uniformly from the first to the last possible
         start; a single clip is in the middle. "centers": the centers of equal parts of the possible
-        starts (TSN). "parts": the beginnings of these parts (SlowFast's code). "dense": as "ends",
+        starts (TSN). "parts": the beginnings of these parts (PySlowFast and pytorchvideo, with
+        `spacing="linspace"`). "dense": as "ends",
         but for clips of `frames * stride` frames (TSM's code: 64). "windows": all clips that do not
         overlap, the last one padded with its own frames (3D ResNet's code).
     """
@@ -299,6 +316,11 @@ class Protocol:
                 f"protocol.starts={self.starts!r}, segments={p.segments}: these starts require 1 "
                 "segment; set protocol.segments=1"
             )
+        if p.spacing == "linspace" and self.starts == "windows":
+            raise ConfigError(
+                "protocol.starts='windows', preprocessing.spacing='linspace': windows require "
+                "preprocessing.spacing='stride'"
+            )
         return p
 
     def describe(self, preprocessing: Preprocessing, stored: str = "") -> str:
@@ -334,7 +356,9 @@ class Protocol:
             frames += f" of {p.modality}" + f" by {stored or p.flow}" * ("flow" in p.modality)
         if p.short != "loop":
             frames += {"hold": ", last frame repeated", "pad": ", padded with black"}[p.short]
-        return f"{crops} per video ({frames}, stride {p.stride}{rate}, {scaled}, crop {p.crop})"
+        stride = f"stride {p.stride}" + ", spread to the last frame" * (p.spacing == "linspace")
+        square = ", square pixels" * p.square_pixels
+        return f"{crops} per video ({frames}, {stride}{rate}, {scaled}, crop {p.crop}{square})"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,16 +1,10 @@
 """Eight fake CPU devices, one compilation cache, and video files made once per session."""
 
 import gc
+import importlib.metadata
+import mmap
 import os
 import sys
-
-# Must run before JAX starts: the sharding tests compare a step on 8 devices with a step on 1.
-os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
-os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Most of the suite's time is spent in LLVM. Without LLVM's optimization the suite takes 60 % of the
-# time; XLA's own passes still run.
-os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-
 from fractions import Fraction
 from pathlib import Path
 
@@ -18,6 +12,31 @@ import av
 import numpy as np
 import pytest
 from absl import flags
+
+# Must run before JAX starts: the sharding tests compare a step on 8 devices with a step on 1.
+os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Most of the suite's time is spent in XLA's code generator. It is without LLVM's optimization here,
+# and with the older emitters, which need a fifth of the time; XLA's own passes still run.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+OLD_EMITTERS = "xla_cpu_use_fusion_emitters"
+
+
+def known_to_jaxlib(flag: str) -> bool:
+    """True if this version of jaxlib has an XLA flag; XLA ends the process at unknown ones."""
+    folder = Path(importlib.metadata.distribution("jaxlib").locate_file("jaxlib"))
+    for library in folder.glob("libjax_common*"):
+        with (
+            library.open("rb") as file,
+            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content,
+        ):
+            return content.find(flag.encode()) >= 0
+    return False
+
+
+GIVEN = os.environ.get("XLA_FLAGS", "")
+if OLD_EMITTERS not in GIVEN and known_to_jaxlib(OLD_EMITTERS):  # workers inherit the variable
+    os.environ["XLA_FLAGS"] = f"{GIVEN} --{OLD_EMITTERS}=false".strip()
 
 flags.FLAGS.mark_as_parsed()
 
@@ -53,6 +72,19 @@ def small_memory():
     pages = int(Path("/proc/self/statm").read_text().split()[1]) if sys.platform == "linux" else 0
     if pages * 4096 > 2e9 and (jax := sys.modules.get("jax")):
         jax.clear_caches()
+
+
+@pytest.fixture(autouse=True)
+def same_compilation_cache():
+    """Restores the compilation cache: a run in this process may move it or switch it off."""
+    import jax
+    from jax.experimental.compilation_cache.compilation_cache import reset_cache
+
+    before = jax.config.jax_compilation_cache_dir
+    yield
+    if jax.config.jax_compilation_cache_dir != before:
+        jax.config.update("jax_compilation_cache_dir", before)
+        reset_cache()  # JAX keeps the directory, or its absence, of the first compilation
 
 
 def write_video(

@@ -15,9 +15,9 @@ from jaxvideo.data import flow
 from jaxvideo.data.decode import read_frames
 from jaxvideo.data.video import find_videos, open_video
 from jaxvideo.pretrained import Weights, save_weights
-from jaxvideo.training.step import init_variables
 from jaxvideo.types import DataError, Preprocessing, VideoError
 from tests.conftest import write_video
+from tests.models.test_backbones2d import random_variables
 
 PRE = Preprocessing(frames=4, size=40, crop=32)
 
@@ -44,7 +44,7 @@ def videos(tmp_path_factory):
 def weights(tmp_path_factory):
     """A file of random weights."""
     arguments = {"name": "f_r2d_10", "width": 1 / 16, "num_classes": 3}
-    variables = init_variables(create_model(**arguments), PRE, 0)
+    variables = random_variables(create_model(**arguments), PRE.shape)
     path = tmp_path_factory.mktemp("weights") / "w.safetensors"
     save_weights(path, Weights(variables, arguments, PRE, ("x", "y", "z"), {"source": "test"}))
     return str(path)
@@ -102,8 +102,8 @@ def test_predictions_as_json_lines(videos, weights, capsys):
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        ([], "either --checkpoint RUN, or --model"),
-        (["--checkpoint", "r", "--weights", "w"], "either --checkpoint RUN, or --model"),
+        ([], "pass --checkpoint RUN, or --model NAME, whose best published weights"),
+        (["--checkpoint", "r", "--weights", "w"], "--checkpoint and --weights are mutually excl"),
         (["--weights", "w.pt"], "--weights=w.pt needs --model NAME"),
     ],
 )
@@ -183,11 +183,12 @@ def test_a_reader_that_has_gone_is_no_error(repository):
 def test_models_by_pattern(capsys):
     assert cli.main(["models", "*slowfast*", "--weights"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].split() == ["name", "params", "GMACs", "clip", "paper", "weights"]
+    assert lines[0].split() == ["name", "params", "GMACs", "clip", "paper", "tags", "files"]
     assert lines[1].startswith("slowfast_4x16_r50 ")
     assert cli.main(["models", "x3d_m", "--json"]) == 0
     row = json.loads(capsys.readouterr().out)["x3d_m"]
     assert row["clip"] == [16, 224, 224, 3]
     assert row["endpoints"][-2:] == ["pre_logits", "logits"]
+    assert row["tags"] == ["k400_pytorchvideo", "k400_pyslowfast"]
     assert cli.main(["models", "slwo*"]) == 1
     assert "no network matches 'slwo*'" in capsys.readouterr().err

@@ -12,9 +12,9 @@ from jaxvideo.precision import resolve_dtype
 from jaxvideo.pretrained import Weights, save_weights
 from jaxvideo.training import loop
 from jaxvideo.training.config import load_config
-from jaxvideo.training.step import init_variables
 from jaxvideo.types import ConfigError, DataError, Preprocessing
 from tests.conftest import write_video
+from tests.models.test_backbones2d import random_variables
 
 PRE = Preprocessing(frames=4, size=40, crop=32)
 
@@ -24,7 +24,7 @@ def weights(tmp_path_factory):
     """A directory with a file of random weights and two videos."""
     folder = tmp_path_factory.mktemp("dtype")
     arguments = {"name": "f_r2d_10", "width": 1 / 16, "num_classes": 3}
-    variables = init_variables(create_model(**arguments), PRE, 0)
+    variables = random_variables(create_model(**arguments), PRE.shape)
     weights = Weights(variables, arguments, PRE, ("x", "y", "z"), {"source": "test"})
     save_weights(folder / "w.safetensors", weights)
     (folder / "videos").mkdir()

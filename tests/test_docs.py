@@ -22,9 +22,11 @@ from jaxvideo.data.motion.spec import CLASSES
 from jaxvideo.data.samplers import SAMPLERS
 from jaxvideo.evaluation.metrics import METRICS
 from jaxvideo.models import MODELS
+from jaxvideo.pretrained import is_tag
 from jaxvideo.training.config import default_workdir, load_config
 from jaxvideo.training.losses import LOSSES
 from jaxvideo.training.optim import RULES, SCHEDULES
+from jaxvideo.weights import zoo
 from jaxvideo.weights.sources import SOURCES
 from tests.test_network import network
 
@@ -62,17 +64,30 @@ def tables():
 
 @pytest.mark.parametrize("page", [p for p in PAGES if blocks(p, "python")], ids=lambda p: p.stem)
 def test_programs_run(page, net, video, tables, tmp_path, monkeypatch):
-    """Every ```python block runs; `load` checks its arguments and returns a tiny network."""
+    """Every ```python block runs, with smaller networks.
+
+    `load` checks its arguments and returns a tiny network. `create_model` returns the shallowest
+    network of the same kind, because compiling takes most of the time.
+    """
     real = inspect.signature(jaxvideo.load)
+    create = jaxvideo.create_model
 
     def load(*given, **named):
         arguments = real.bind(*given, **named).arguments
         if weights := arguments.get("weights"):
             assert arguments["name"] in list_models()
-            assert weights in SOURCES or arguments.get("source") in SOURCES
+            named = is_tag(weights, arguments.get("source"))
+            assert named or weights in SOURCES or arguments.get("source") in SOURCES
+            if named:
+                zoo.find(arguments["name"], weights)
         return net
 
+    def create_model(name, **arguments):
+        assert name in list_models()
+        return create(name.replace("r2plus1d_18", "r2plus1d_10"), **arguments)
+
     monkeypatch.setattr(jaxvideo, "load", load, raising=False)
+    monkeypatch.setattr(jaxvideo, "create_model", create_model, raising=False)
     monkeypatch.chdir(tmp_path)
     shutil.copy(video, "clip.mp4")
     names: dict = {}

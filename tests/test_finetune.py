@@ -4,7 +4,6 @@ import fnmatch
 import importlib.util
 import json
 import sys
-from functools import partial
 from pathlib import Path
 
 import jax
@@ -13,6 +12,7 @@ import pytest
 
 from jaxvideo import create_model
 from jaxvideo.models import list_models, model_entry
+from jaxvideo.models.summary import trace_of_clip
 from jaxvideo.pretrained import Weights, save_weights
 from jaxvideo.progress import console
 from jaxvideo.training.checkpoint import load_variables
@@ -59,10 +59,7 @@ def test_patterns_name_layers_that_there_are(config, name):
     model = create_model(**run.model, num_classes=7)
     # Small clips have the same names.
     size = {"c3d": 112, "i3d": 32, "s3d": 32}.get(name[:3], 64)
-    channels = run.preprocessing.shape[-1]
-    clip = jax.ShapeDtypeStruct((1, 16, size, size, channels), np.float32)
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    params = jax.eval_shape(partial(model.init, train=False), key, clip)["params"]
+    params = trace_of_clip(model, (16, size, size, run.preprocessing.shape[-1])).variables["params"]
     schedule = make_schedule(run.optim, steps_per_epoch=10, epochs=run.epochs)
     make_optimizer(run.optim, schedule, params)  # raises if a pattern matches nothing
     names = tree.flatten(params)
@@ -113,16 +110,7 @@ def test_the_command_names_the_weights(config, key, weights):
     assert read_config(values.to_dict()).init.path == str(weights[0])
 
 
-@pytest.fixture
-def quick_compiler():
-    """Disables compiler optimization: sufficient precision, much shorter compilation."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 @pytest.mark.full
-@pytest.mark.usefixtures("quick_compiler")
 def test_a_run(config, folder, weights, tmp_path, capsys):
     """Hara's recipe trains conv5_x and fc only; fc has two classes."""
     path, before = weights

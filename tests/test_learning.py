@@ -30,7 +30,8 @@ SMALL = {
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory):
     """Both runs share the videos. Their programs are optimized, because they run long."""
-    rest = {k: v for k, v in os.environ.items() if k != "JAX_DISABLE_MOST_OPTIMIZATIONS"}
+    unoptimized = ("JAX_DISABLE_MOST_OPTIMIZATIONS", "XLA_FLAGS")
+    rest = {k: v for k, v in os.environ.items() if k not in unoptimized}
     cache = tmp_path_factory.mktemp("cache")
     return rest | {"JAX_NUM_CPU_DEVICES": "1", "JAXVIDEO_CACHE": str(cache)}
 

@@ -1,17 +1,17 @@
 """Reading weights without torch: our own files, errors, heads; and `convert`."""
 
 import dataclasses
+import functools
 import json
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxvideo import create_model, load_weights
 from jaxvideo.cli import main
 from jaxvideo.models import MODELS
-from jaxvideo.models.summary import trace
+from jaxvideo.models.summary import trace_of_clip
 from jaxvideo.network import load
 from jaxvideo.pretrained import (
     find_source,
@@ -26,11 +26,15 @@ from jaxvideo.weights import files, from_torch, tree
 NAME, SMALL = "resnet10_3d_b", {"width": 1 / 16}
 
 
+@functools.cache
+def shapes_of(name, clip, **arguments):
+    """Maps flat names of a network's variables to their shapes."""
+    return tree.flatten(trace_of_clip(create_model(name, **arguments), clip).variables)
+
+
 def hara_file(path, classes=400, **changes):
     """Writes a file with the names of the source "hara", by inverting the rules of the import."""
-    model = create_model(NAME, num_classes=classes, **SMALL)
-    clip = jnp.zeros((1, 16, 32, 32, 3))
-    shapes = tree.flatten(jax.eval_shape(lambda: model.init(jax.random.key(0), clip, train=False)))
+    shapes = shapes_of(NAME, (16, 32, 32, 3), num_classes=classes, **SMALL)
     rng = np.random.default_rng(0)
     scopes = {ours.split("/", 1)[1].rsplit("/", 1)[0] for ours in shapes}
     arrays = {}
@@ -120,9 +124,7 @@ def test_differences_are_listed(tmp_path):
 def test_clips_of_another_shape(tmp_path):
     """R2D's stem has one tap per frame, and our file stores the number of frames."""
     path, out = tmp_path / "r2d.npz", tmp_path / "w.safetensors"
-    model = create_model("r2d_10", num_classes=3, width=1 / 16)
-    clip = jnp.zeros((1, 8, 128, 128, 3))
-    shapes = tree.flatten(jax.eval_shape(lambda: model.init(jax.random.key(0), clip, train=False)))
+    shapes = shapes_of("r2d_10", (8, 128, 128, 3), num_classes=3, width=1 / 16)
     scopes = {ours.split("/", 1)[1].rsplit("/", 1)[0] for ours in shapes}
     arrays = {}
     for ours, leaf in shapes.items():
@@ -200,9 +202,7 @@ def test_sources_fit_the_registry():
 
 def test_convert_and_predict(tmp_path, video, capsys):
     path, out = tmp_path / "c3d.npz", tmp_path / "w.safetensors"
-    model = create_model("c3d_sports1m", num_classes=3, width=1 / 64)
-    clip = jnp.zeros((1, 16, 112, 112, 3))
-    shapes = tree.flatten(jax.eval_shape(lambda: model.init(jax.random.key(0), clip, train=False)))
+    shapes = shapes_of("c3d_sports1m", (16, 112, 112, 3), num_classes=3, width=1 / 64)
     rng = np.random.default_rng(0)
     arrays = {}
     for ours, leaf in shapes.items():
@@ -233,8 +233,7 @@ def test_hara_master_has_other_wide_networks():
 def test_convert_for_another_clip(tmp_path, capsys):
     """The first kernel of R2D has three channels per frame."""
     path, out = tmp_path / "r2d.npz", tmp_path / "w.safetensors"
-    shape = jax.ShapeDtypeStruct((1, 8, 112, 112, 3), jnp.float32)
-    shapes = tree.flatten(trace(create_model("r2d_10", num_classes=3), shape).variables)
+    shapes = shapes_of("r2d_10", (8, 112, 112, 3), num_classes=3)
     scopes = {name.split("/", 1)[1].rsplit("/", 1)[0] for name in shapes}
     arrays = {}
     for ours, leaf in shapes.items():

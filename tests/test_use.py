@@ -10,20 +10,20 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import jaxvideo
-from jaxvideo import create_model
+from jaxvideo.models.resnet3d import FACTORIZED, FULL, ResNet3D
+from jaxvideo.models.summary import trace_of_clip
 from jaxvideo.weights import tree
 from tests.conftest import write_video
+from tests.test_network import network as small_network
 from tests.test_network import random_values
-
-SMALL = {"name": "r2plus1d_10", "num_classes": 3, "width": 1 / 16}
 
 
 @pytest.fixture(scope="module")
 def network():
-    """A small network with values, and clips."""
-    model = create_model(**SMALL)
-    clips = np.random.default_rng(0).standard_normal((4, 4, 32, 32, 3), np.float32)
-    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), clips[:1], train=False))
+    """A network of two blocks with values, and clips. It has all operations of a ResNet."""
+    model = ResNet3D((FULL, FACTORIZED, FULL), blocks=(1, 1), num_classes=3, width=1 / 16)
+    clips = np.random.default_rng(0).standard_normal((4, 4, 16, 16, 3), np.float32)
+    shapes = trace_of_clip(model, clips.shape[1:]).variables
     flat = random_values(tree.flatten(shapes), 0)
     return model, tree.unflatten(flat), jnp.asarray(clips)
 
@@ -34,6 +34,11 @@ def logits_of(model, variables, clips):
 
 def loss_of(params, model, variables, clips):
     return (logits_of(model, {**variables, "params": params}, clips) ** 2).mean()
+
+
+# Compiled once for all tests.
+ANSWER = jax.jit(logits_of, static_argnums=0)
+VALUE_AND_GRADIENT = jax.jit(jax.value_and_grad(loss_of), static_argnums=1)
 
 
 def assert_close(found, expected):
@@ -53,7 +58,7 @@ def test_in_flax_nnx(network):
         "params": nnx.to_pure_dict(nnx.state(bridged, nnx.Param)),
         "batch_stats": nnx.to_pure_dict(nnx.state(bridged, nnx.BatchStat)),
     }
-    assert_close(logits, logits_of(model, variables, clips))
+    assert_close(logits, ANSWER(model, variables, clips))
 
 
 def test_under_shard_map(network):
@@ -66,17 +71,14 @@ def test_under_shard_map(network):
         in_specs=(P(), P("data")),
         out_specs=P("data"),
     )
-    assert_close(jax.jit(answer)(variables, clips), logits_of(model, variables, clips))
+    assert_close(jax.jit(answer)(variables, clips), ANSWER(model, variables, clips))
 
     def gradient(params, c):  # the gradient of replicated values is summed over the devices
         return jax.tree.map(lambda g: g / 4, jax.grad(loss_of)(params, model, variables, c))
 
     gradients = jax.shard_map(gradient, mesh=mesh, in_specs=(P(), P("data")), out_specs=P())
-    expected = jax.jit(jax.grad(loss_of), static_argnums=1)
-    assert_close(
-        jax.jit(gradients)(variables["params"], clips),
-        expected(variables["params"], model, variables, clips),
-    )
+    _, expected = VALUE_AND_GRADIENT(variables["params"], model, variables, clips)
+    assert_close(jax.jit(gradients)(variables["params"], clips), expected)
 
 
 def test_on_a_mesh_with_explicit_axes(network):
@@ -84,23 +86,21 @@ def test_on_a_mesh_with_explicit_axes(network):
     mesh = jax.make_mesh(
         (4,), ("data",), axis_types=(AxisType.Explicit,), devices=jax.devices()[:4]
     )
-    expected = jax.jit(jax.value_and_grad(loss_of), static_argnums=1)
-    value, gradients = expected(variables["params"], model, variables, clips)
+    expected = VALUE_AND_GRADIENT(variables["params"], model, variables, clips)
     with jax.set_mesh(mesh):
         split = jax.device_put(clips, NamedSharding(mesh, P("data")))
         logits = jax.jit(lambda v, c: logits_of(model, v, c))(variables, split)
         assert jax.typeof(logits).sharding.spec == P("data", None)
-        found = expected(variables["params"], model, variables, split)
-    assert_close(found, (value, gradients))
+        found = VALUE_AND_GRADIENT(variables["params"], model, variables, split)
+    assert_close(found, expected)
 
 
-def test_classify_and_extract_in_a_few_lines(tmp_path, network):
-    _, variables, _ = network
+def test_classify_and_extract_in_a_few_lines(tmp_path):
+    own = small_network()
     protocol = jaxvideo.types.Protocol(clips=1)
-    clips = jaxvideo.types.Preprocessing(frames=4, size=32, crop=32)
-    names = ("a", "b", "c")
-    arguments = {key: value for key, value in SMALL.items() if key != "name"}
-    net = jaxvideo.Network(SMALL["name"], arguments, variables, clips, protocol, names, {})
+    clips = jaxvideo.types.Preprocessing(frames=4, size=24, crop=20)
+    names = ("a", "b", "c", "d")
+    net = jaxvideo.Network(own.name, own.arguments, own.variables, clips, protocol, names, {})
     net.save(tmp_path / "mine.safetensors")
     video = write_video(tmp_path / "clip.mp4", frames=12)
 
@@ -120,24 +120,24 @@ def test_decode_views_and_prepare_without_train_py(tmp_path, network):
 
     model, variables, _ = network
     path = write_video(tmp_path / "clip.mp4", frames=12)
-    p = jaxvideo.types.Preprocessing(frames=4, size=32, crop=32)
+    p = jaxvideo.types.Preprocessing(frames=4, size=24, crop=16)
 
     with open_video(path) as video:
         size = video.num_frames, video.height, video.width, video.fps
         views = protocol_views(*size, p, jaxvideo.types.Protocol(clips=3))
         clips = prepare(np.concatenate([read_views(video, v, p) for v in views]), p, jnp.float32)
-    assert logits_of(model, variables, clips).shape == (3, 3)
+    assert ANSWER(model, variables, clips).shape == (3, 3)
 
 
 def test_optax_is_all_that_a_training_loop_needs(network):
     model, variables, clips = network
     optimizer = optax.adam(1e-2)
     params, moments = variables["params"], optimizer.init(variables["params"])
-    gradient = jax.jit(jax.value_and_grad(loss_of), static_argnums=1)
+    update = jax.jit(optimizer.update)
     losses = []
     for _ in range(3):
-        loss, gradients = gradient(params, model, variables, clips)
-        updates, moments = optimizer.update(gradients, moments)
-        params = optax.apply_updates(params, updates)
+        loss, gradients = VALUE_AND_GRADIENT(params, model, variables, clips)
+        updates, moments = update(gradients, moments)
+        params = jax.jit(optax.apply_updates)(params, updates)
         losses.append(float(loss))
     assert losses[-1] < losses[0]

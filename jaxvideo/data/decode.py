@@ -18,9 +18,13 @@ import numpy as np
 from av.error import FFmpegError
 from av.video.reformatter import VideoReformatter
 
-from jaxvideo.data.probe import reason
+from jaxvideo.data.probe import decoded, reason
 from jaxvideo.data.video import VideoFile, read_image
 from jaxvideo.types import VideoError, View
+
+
+class _PacketError(Exception):
+    """A packet cannot be decoded."""
 
 
 def read_clip(video: VideoFile, views: Sequence[View], size: int) -> np.ndarray:
@@ -104,38 +108,24 @@ def raw_frames(
         None (default) decodes all.
 
     Raises:
-      VideoError: the file cannot be rewound.
-      FFmpegError: a packet cannot be decoded, without `failed`.
+      FFmpegError: the file cannot be rewound or read.
+      _PacketError: a packet cannot be decoded, without `failed`.
     """
-    if start is None:
-        start = min(int(video.pts[0]), 0)
-    try:
-        video.container.seek(start, stream=video.stream, backward=True, any_frame=False)
-    except FFmpegError as error:
-        raise VideoError(f"{video.path}: cannot be rewound ({reason(error)})") from error
-    packets = video.container.demux(video.stream)
-    while True:
-        try:
-            packet = next(packets, None)
-        except FFmpegError:
-            if not video.damage:
-                raise
-            packet = None
-        if packet is not None and not packet.size:  # would signal the end to the decoder
-            continue
-        last = packet is None or (packet.pts, packet.dts) in video.cut
-        if needed is not None and packet is not None and not last:
-            skip = "DEFAULT" if packet.pts in needed else "NONREF"
-            video.stream.codec_context.skip_frame = skip
-        try:
-            # None flushes the frames that the decoder has delayed.
-            yield from video.stream.decode(None if last else packet)
-        except FFmpegError as error:
+    shown = False
+
+    def fail(text: str) -> None:
+        # Where a video begins between key frames, the decoder rejects packets until the first one.
+        if shown or start is not None or not video.counted:
             if failed is None:
-                raise
-            failed(reason(error))
-        if last:
-            return
+                raise _PacketError(text)
+            failed(text)
+
+    begin = video.start if start is None else start
+    container, stream, ends = video.container, video.stream, bool(video.damage)
+    frames = decoded(container, stream, begin, video.cut, ends=ends, failed=fail, needed=needed)
+    for frame in frames:
+        shown = True
+        yield frame
 
 
 def decode_frames(video: VideoFile, wanted: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
@@ -196,7 +186,7 @@ def decode_frames(video: VideoFile, wanted: Sequence[int]) -> Iterator[tuple[int
             yield target, _upright(video, frame, target, reformatter)
             position = target + 1
             remaining.pop(0)
-    except FFmpegError as error:
+    except (FFmpegError, _PacketError) as error:
         raise VideoError(
             f"{video.path}: frame {remaining[0]} of {video.num_frames} cannot be decoded "
             f"({reason(error)})"

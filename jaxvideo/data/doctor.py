@@ -3,7 +3,7 @@
 A video is *broken* if some clip of it cannot be read, so that training would skip it sometimes. It
 is *suspicious* if all frames can be read, but the file states more than it contains or its times
 are implausible. Otherwise it is *ok*. Broken videos are written to a quarantine file, and training
-leaves them out.
+leaves them out. Properties that are unusual but no fault, such as edit lists, are remarks.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import hashlib
 import json
 import math
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxvideo.data.datasets.folders import group_of
 from jaxvideo.data.decode import decode_frames, raw_frames
 from jaxvideo.data.video import VideoFile, frames_in, open_video
 from jaxvideo.progress import write_file
@@ -58,6 +60,8 @@ class Record:
       height, width: size of the upright frame.
       codec, pixel_format: FFmpeg's names; codec "images" for a folder of frames.
       gop: largest distance of key frames, a bound of the frames decoded before a clip starts.
+      pixel_aspect: width of a pixel divided by its height.
+      remarks: unusual properties, see `probe.FrameTable`, separated by "; ".
       size: size in bytes.
       modified: modification time in nanoseconds.
       digest: BLAKE2b of the file's bytes.
@@ -79,9 +83,30 @@ class Record:
     codec: str = ""
     pixel_format: str = ""
     gop: int = 0
+    pixel_aspect: float = 1.0
+    remarks: str = ""
     size: int = 0
     modified: int = 0
     digest: str = ""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Findings:
+    """What concerns several videos or the annotations.
+
+    Attributes:
+      copies: see `duplicates`.
+      leaks: see `leaks`.
+      recordings: see `recordings`.
+      wrong_counts: see `wrong_counts`.
+      remarks: see `remark_counts`.
+    """
+
+    copies: Sequence[Sequence[str]] = ()
+    leaks: Sequence[Sequence[tuple[str, str]]] = ()
+    recordings: Sequence[tuple[str, Mapping[str, int]]] = ()
+    wrong_counts: Sequence[tuple[str, int, int]] = ()
+    remarks: Sequence[tuple[str, int, str]] = ()
 
 
 def examine(path: str | os.PathLike[str]) -> Record:
@@ -147,7 +172,7 @@ def scan(
 
 def _examine(video: VideoFile) -> Record:
     problems, doubts = [], []
-    if video.images:
+    if video.stream is None:
         frames, reasons = _count_images(video)
         corrupt, other, missing, codec, pixels = 0, 0, 0, "images", ""
     else:
@@ -155,7 +180,7 @@ def _examine(video: VideoFile) -> Record:
         frames, corrupt, other, missing = _count_frames(video, reasons)
         codec, pixels = video.stream.codec_context.name, video.stream.codec_context.pix_fmt or ""
         if frames > video.num_frames:
-            doubts.append(f"{frames} frames, but {video.num_frames} packets")
+            doubts.append(f"{frames} frames, but its packets state {video.num_frames}")
     if reasons:
         problems.append(f"{len(reasons)} frames cannot be decoded ({reasons[0]})")
     elif missing:
@@ -191,6 +216,8 @@ def _examine(video: VideoFile) -> Record:
         codec=codec,
         pixel_format=pixels,
         gop=int(np.diff([0, *video.keyframes, video.num_frames]).max()),
+        pixel_aspect=round(video.pixel_aspect, 4),
+        remarks="; ".join(video.remarks),
     )
 
 
@@ -272,6 +299,47 @@ def leaks(
         for path in paths:
             groups[digests.get(path) or path][split, path] = None
     return [list(group) for group in groups.values() if len({split for split, _ in group}) > 1]
+
+
+def recordings(splits: Mapping[str, Sequence[str]]) -> list[tuple[str, dict[str, int]]]:
+    """Returns recordings with clips in several splits, by the names of the files.
+
+    Args:
+      splits: paths of each split.
+
+    Returns:
+      (name of the recording, number of its clips by split), see `folders.group_of`.
+    """
+    counts: dict[str, collections.Counter[str]] = {}
+    for split, paths in splits.items():
+        for path in paths:
+            if group := group_of(path):
+                counts.setdefault(group, collections.Counter())[split] += 1
+    return [(group, dict(own)) for group, own in sorted(counts.items()) if len(own) > 1]
+
+
+def wrong_counts(
+    records: Sequence[Record], declared: Mapping[str, int]
+) -> list[tuple[str, int, int]]:
+    """Returns (path, declared frames, found frames) of videos where these differ.
+
+    Args:
+      records: the videos.
+      declared: number of frames in the annotations by path; 0 if unknown.
+    """
+    found = [(record.path, declared.get(record.path, 0), record.frames) for record in records]
+    return [row for row in found if row[1] not in (0, row[2])]
+
+
+def remark_counts(records: Sequence[Record]) -> list[tuple[str, int, str]]:
+    """Returns (remark, number of videos, one of them); remarks that differ in numbers are one."""
+    kinds: dict[str, list[tuple[str, str]]] = {}
+    for record in records:
+        if record.remarks:
+            kind = re.sub(r"\d+", "#", record.remarks)
+            kinds.setdefault(kind, []).append((record.remarks, record.path))
+    rows = [(found[0][0], len(found), found[0][1]) for found in kinds.values()]
+    return sorted(rows, key=lambda row: -row[1])
 
 
 def write_index(path: str | os.PathLike[str], records: Iterable[Record], root: str) -> None:

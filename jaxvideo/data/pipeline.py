@@ -129,9 +129,13 @@ def train_batches(
                     crop=crop,
                     sampler=drawing,
                     times=file.times,
+                    pixel_aspect=file.pixel_aspect,
                 )
                 windows = [view.window]
-                windows += [crop.window(*size, preprocessing, rng) for _ in range(repeated - 1)]
+                windows += [
+                    crop.window(*size, preprocessing, rng, file.pixel_aspect)
+                    for _ in range(repeated - 1)
+                ]
                 return [dataclasses.replace(view, window=windows[copy]) for copy in copies]
 
             clips = _read(dataset, video, preprocessing, len(copies), choose)

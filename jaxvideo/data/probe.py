@@ -1,4 +1,4 @@
-"""Build the frame table of an opened video file from its packets.
+"""Build the frame table of an opened video file.
 
 A file may be damaged, and its header may be wrong. Frame counts in the header are compared with
 the file size before memory is allocated for them. If the packets end early, the video is the part
@@ -8,26 +8,18 @@ before that point, and `FrameTable.damage` describes what is missing.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import itertools
-import os
 import re
-from collections.abc import Callable, Sequence
-from typing import Any, BinaryIO
+from collections.abc import Callable, Collection, Container, Iterator, Sequence
+from typing import Any
 
 import av
 import numpy as np
 from av.error import FFmpegError
 
+from jaxvideo.data.boxes import Layout, check_count
+from jaxvideo.data.packets import INDEXED, Packet, doubt, is_packed
 from jaxvideo.types import VideoError
-
-# A packet of at most this size in an MPEG-4 AVI is the filler after a packed B-frame (HMDB51).
-# Decoders then return times that are not monotonic, so frames are found only by counting.
-_PACKED_BYTES = 10
-
-# Container formats with an index that leads to the requested key frame. In others, above all MPEG
-# streams, a seek may end at a frame whose reference frames the decoder lacks.
-_INDEXED = ("mov", "matroska", "avi", "flv")
 
 # Twice the pixels of 8K video. One such frame takes 200 MB as RGB.
 _MAX_PIXELS = 2**26
@@ -35,14 +27,13 @@ _MAX_PIXELS = 2**26
 # Lower bound of the size of a coded frame.
 _MIN_BYTES = 8
 
-# MP4 boxes that may begin a file, and the boxes that contain its sample tables.
-_FIRST_BOXES = (b"ftyp", b"styp", b"moov", b"moof", b"mdat", b"free", b"skip", b"wide", b"sidx")
-_NESTED_BOXES = (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"moof", b"traf")
+#: (pts, dts) of packets.
+Times = Collection[tuple[int | None, int | None]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FrameTable:
-    """The frames of a video in presentation order.
+    """The frames of a video in presentation order: a plain value without open files.
 
     Attributes:
       pts: presentation times `[num_frames]`, in units of the stream's time base.
@@ -52,12 +43,17 @@ class FrameTable:
       height, width: size of the upright frame, after rotation.
       fps: average frame rate; 0 if unknown.
       rotation: counterclockwise rotation that was applied, in degrees: 0, 90, 180 or 270.
+      pixel_aspect: width of a pixel of the upright frame, divided by its height.
       seekable: True if a frame can be found by its time; otherwise frames are counted from the
         start.
+      start: time to seek to before the first frame is decoded, in units of `pts`.
+      counted: why the frames were found by decoding the whole video (see `packets.doubt`); empty
+        if every packet is one frame.
       corrupt_packets: number of packets that FFmpeg marks as corrupt, including those that the
         end of the file truncates.
       cut: (pts, dts) of the truncated packets at the end; they are not in the table.
       damage: description of missing data; empty if the file is complete.
+      remarks: properties of the file that are unusual but no fault, one phrase each.
     """
 
     pts: np.ndarray
@@ -68,9 +64,13 @@ class FrameTable:
     fps: float
     rotation: int
     seekable: bool
+    start: int = 0
+    pixel_aspect: float = 1.0
+    counted: str = ""
     corrupt_packets: int = 0
     cut: frozenset[tuple[int | None, int | None]] = frozenset()
     damage: str = ""
+    remarks: tuple[str, ...] = ()
 
     @property
     def num_frames(self) -> int:
@@ -79,36 +79,35 @@ class FrameTable:
 
 
 @dataclasses.dataclass(frozen=True)
-class FileSize:
-    """Size of a video file in bytes, and which MP4 box its end truncates ("" if none)."""
+class _Frames:
+    """The frames of a stream, from its packets or its decoder.
 
-    size: int
-    cut_box: str
-
-
-def check_boxes(path: str, file: BinaryIO) -> FileSize:
-    """Checks the sample counts of an MP4 file against its size, before FFmpeg opens it.
-
-    FFmpeg allocates its index from these counts alone (`stsz` and `trun` of ISO/IEC 14496-12), so
-    four wrong bytes could allocate gigabytes. FFmpeg also does not report a truncated fragment.
-
-    Raises:
-      VideoError: the file is too small for the number of samples in its header.
+    Attributes:
+      pts: times of the frames in presentation order; indices if not `timed`.
+      timed: True if every frame has a time of its own.
+      keyframes: indices of the key frames.
+      first: the first decoded frame.
+      seekable, counted: see `FrameTable`.
+      damage: packets in the middle that cannot be decoded.
     """
-    size = file.seek(0, os.SEEK_END)
-    samples, cut_box = _scan_boxes(file, size)
-    _check_count(path, samples, size)
-    return FileSize(size, cut_box)
+
+    pts: np.ndarray
+    timed: bool
+    keyframes: np.ndarray
+    first: Any
+    seekable: bool
+    counted: str = ""
+    damage: str = ""
 
 
-def probe(path: str, container: Any, stream: Any, file: FileSize) -> FrameTable:
-    """Demuxes all packets of a stream and returns its frame table.
+def probe(path: str, container: Any, stream: Any, layout: Layout) -> FrameTable:
+    """Returns the frame table of a stream, from its packets or by decoding it (`packets.doubt`).
 
     Args:
       path: name of the video in error messages.
       container: opened PyAV container.
       stream: the container's video stream; its decoder threads are switched off.
-      file: result of `check_boxes`.
+      layout: result of `boxes.check_layout`.
 
     Raises:
       VideoError: unknown codec, no frame, no frame that can be decoded, frames of more than 2^26
@@ -122,55 +121,110 @@ def probe(path: str, container: Any, stream: Any, file: FileSize) -> FrameTable:
     codec.options = {"max_pixels": str(_MAX_PIXELS)}
     _check_size(path, codec.height, codec.width)
     # FFmpeg's seek takes quadratic time in the number of missing frames.
-    _check_count(path, stream.frames, file.size, _MIN_BYTES)
-    first, why, problem = None, "", ""
-    packets: list[_Packet] = []
-    try:
-        for packet in container.demux(stream):
-            if packet.size or packet.dts is not None:  # otherwise the end-of-stream marker
-                packets.append(_Packet.of(packet))
-            if packet.size and first is None:
-                first, why = _first_frame(functools.partial(_decode_at_once, packet))
-    except FFmpegError as error:
-        problem = reason(error)
-    if first is None:
-        first, late = _first_frame(stream.decode)
-        why = late or why
+    check_count(path, stream.frames, layout.size, _MIN_BYTES)
+    packets, first, problem = _demux(container, stream)
     cut = list(itertools.takewhile(lambda packet: packet.corrupt, reversed(packets)))
     whole = packets[: len(packets) - len(cut)]
-    shown = [packet for packet in whole if packet.size and not packet.discard]
+    coded = [packet for packet in whole if packet.size]
+    shown = [packet for packet in coded if not packet.discard]
     if not shown:
         raise VideoError(f"{path}: contains no frames" + f" ({problem})" * bool(problem))
-    if first is None:
-        raise VideoError(
-            f"{path}: none of its {len(shown)} frames can be decoded" + f" ({why})" * bool(why)
-        )
-    turns = round(first.rotation / 90) % 4
-    height, width = (first.height, first.width)[:: -1 if turns % 2 else 1]
+    lost = frozenset((packet.pts, packet.dts) for packet in cut if packet.time is not None)
+    why = doubt(container, stream, coded)
+    start, ends = min(0, *(packet.time or 0 for packet in coded)), bool(problem)
+    if not why and first is None:  # hidden by an edit list
+        first = _first_frame(decoded(container, stream, start, lost, ends=ends))
+    if why or first is None:
+        why = why or "the first frame cannot be decoded by itself"
+        frames = _count(path, container, stream, coded, start, lost, why, ends)
+    else:
+        frames = _from_packets(stream, shown, first, container.format.name)
+    turns = round(frames.first.rotation / 90) % 4
+    height, width = (frames.first.height, frames.first.width)[:: -1 if turns % 2 else 1]
     _check_size(path, height, width)
-
-    base = float(stream.time_base or 0)
-    timed = base > 0 and all(packet.time is not None for packet in shown)
-    pts = np.asarray([packet.time if timed else i for i, packet in enumerate(shown)], np.int64)
-    order = np.argsort(pts, kind="stable")
-    rate = float(stream.average_rate or 0)
-    pts = pts[order]
-    times = (pts - pts[0]) * (base if timed else 1 / rate if rate else 1.0)
-    fps = (len(times) - 1) / times[-1] if timed and times[-1] > 0 else rate
-    keyframes = np.flatnonzero(np.asarray([packet.key for packet in shown])[order])
+    base, rate = float(stream.time_base or 0), float(stream.average_rate or 0)
+    unit = base if frames.timed else 1 / rate if rate else 1.0
+    times = (frames.pts - frames.pts[0]) * unit
+    fps = (len(times) - 1) / times[-1] if frames.timed and times[-1] > 0 else rate
+    aspect = float(stream.sample_aspect_ratio or 1)
     return FrameTable(
-        pts=pts,
+        pts=frames.pts,
         times=times,
-        keyframes=keyframes,
+        keyframes=frames.keyframes,
         height=height,
         width=width,
         fps=float(fps),
         rotation=90 * turns,
-        seekable=timed and len(keyframes) > 0 and _can_seek(container, stream, shown, order, pts),
+        seekable=frames.seekable,
+        start=start,
+        pixel_aspect=1 / aspect if turns % 2 else aspect,
+        counted=frames.counted,
         corrupt_packets=sum(packet.corrupt for packet in packets),
-        cut=frozenset((packet.pts, packet.dts) for packet in cut if packet.time is not None),
-        damage=_missing_data(container, stream, whole, problem or file.cut_box),
+        cut=lost,
+        damage=_missing_data(container, stream, whole, problem, layout) or frames.damage,
+        remarks=tuple(_remarks(container, stream, packets, frames, layout)),
     )
+
+
+def decoded(
+    container: Any,
+    stream: Any,
+    start: int,
+    cut: Times = frozenset(),
+    *,
+    ends: bool = False,
+    failed: Callable[[str], None] | None = None,
+    needed: Container[int] | None = None,
+) -> Iterator[Any]:
+    """Yields PyAV frames in the order of the decoder, up to the last complete packet.
+
+    Args:
+      container, stream: PyAV objects.
+      start: a time in units of the stream's time base; decoding begins at the last key frame at or
+        before it.
+      cut: (pts, dts) of truncated packets, at which decoding ends.
+      ends: True if an error of the container is the end of the video.
+      failed: called with the reason if a packet cannot be decoded. Without it, the error is
+        raised.
+      needed: times of the frames to decode; others are skipped if no frame refers to them.
+        None (default) decodes all.
+
+    Raises:
+      FFmpegError: the file cannot be rewound; or a packet cannot be decoded, without `failed`.
+    """
+    _seek(container, stream, start)
+    packets = container.demux(stream)
+    while True:
+        try:
+            packet = next(packets, None)
+        except FFmpegError:
+            if not ends:
+                raise
+            packet = None
+        if packet is not None and not packet.size:  # would signal the end to the decoder
+            continue
+        last = packet is None or (packet.pts, packet.dts) in cut
+        if needed is not None and packet is not None and not last:
+            stream.codec_context.skip_frame = "DEFAULT" if packet.pts in needed else "NONREF"
+        try:
+            # None flushes the frames that the decoder has delayed.
+            yield from stream.decode(None if last else packet)
+        except FFmpegError as error:
+            if failed is None:
+                raise
+            failed(reason(error))
+        if last:
+            return
+
+
+def _seek(container: Any, stream: Any, start: int) -> None:
+    try:
+        container.seek(start, stream=stream, backward=True, any_frame=False)
+    except FFmpegError:
+        # Raw streams (.h264) have no times to seek to, but their first byte.
+        if start > 0:
+            raise
+        container.seek(0, unsupported_byte_offset=True)
 
 
 def reason(error: Exception) -> str:
@@ -178,42 +232,95 @@ def reason(error: Exception) -> str:
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
-def _scan_boxes(file: BinaryIO, size: int) -> tuple[int, str]:
-    """Returns the largest sample count of an MP4 file and the position of a truncated box.
+def _demux(container: Any, stream: Any) -> tuple[list[Packet], Any, str]:
+    """Returns all packets, the first frame if a packet alone suffices, and an error at the end."""
+    name, first, problem = stream.codec_context.name, None, ""
+    packets: list[Packet] = []
+    try:
+        for packet in container.demux(stream):
+            if packet.size or packet.dts is not None:  # otherwise the end-of-stream marker
+                packets.append(Packet.of(packet, name))
+            if len(packets) == 1 and packet.size and packet.is_keyframe:
+                first = _decode_at_once(packet)
+    except FFmpegError as error:
+        problem = reason(error)
+    return packets, first, problem
 
-    Returns (0, "") for files of other formats.
+
+def _decode_at_once(packet: Any) -> Any:
+    """Decodes one packet and flushes the decoder, which otherwise delays frames (B-frames).
+
+    Returns None if that gives no frame, for example because an edit list hides it.
     """
-    most, cut, ranges = 0, "", [(0, size)]
-    while ranges:
-        start, end = ranges.pop()
-        outermost = start == 0
-        while start < end:
-            file.seek(start)
-            head = file.read(min(20, end - start))
-            length, kind = int.from_bytes(head[:4], "big"), head[4:8]
-            if start == 0 and kind not in _FIRST_BOXES:
-                return 0, ""
-            if length == 1:
-                length = int.from_bytes(head[8:16], "big")
-            elif length == 0:
-                length = end - start
-            # A box that exceeds the file, or a fragment's header without its data.
-            if outermost and (len(head) < 8 or start + length + (kind == b"moof") > end):
-                cut = f"truncated after byte {start}"
-            if kind in _NESTED_BOXES:
-                ranges.append((start + 8, min(start + length, end)))
-            elif kind in (b"stsz", b"trun"):
-                place = 16 if kind == b"stsz" else 12
-                most = max(most, int.from_bytes(head[place : place + 4], "big"))
-            start += max(length, 8)
-    return most, cut
+    try:
+        return next(iter([*packet.decode(), *packet.stream.decode(None)]), None)
+    except FFmpegError:
+        return None
 
 
-def _check_count(path: str, frames: int, size: int, least: int = 1) -> None:
-    if frames * least > size:
+def _first_frame(frames: Iterator[Any]) -> Any:
+    try:
+        return next(frames, None)
+    except FFmpegError:
+        return None
+
+
+def _from_packets(stream: Any, shown: Sequence[Packet], first: Any, container: str) -> _Frames:
+    timed = bool(stream.time_base) and all(packet.time is not None for packet in shown)
+    pts = np.asarray([packet.time if timed else i for i, packet in enumerate(shown)], np.int64)
+    order = np.argsort(pts, kind="stable")
+    codec, in_order = stream.codec_context, bool((np.diff(order) > 0).all())
+    seekable = timed and bool((np.diff(pts[order]) > 0).all())
+    # AVI has no presentation times; the times of B-frames are then wrong. (An MPEG-4 header always
+    # states that B-frames are possible.)
+    if in_order:
+        seekable &= codec.name == "mpeg4" or not codec.has_b_frames
+    else:
+        seekable &= container != "avi"
+    keyframes = np.flatnonzero(np.asarray([packet.key for packet in shown])[order])
+    return _Frames(pts[order], timed, keyframes, first, seekable and len(keyframes) > 0)
+
+
+def _count(
+    path: str,
+    container: Any,
+    stream: Any,
+    coded: Sequence[Packet],
+    start: int,
+    cut: Times,
+    why: str,
+    ends: bool,
+) -> _Frames:
+    """Finds the frames by decoding the video once."""
+    found: list[tuple[int | None, bool]] = []
+    early: list[str] = []
+    late: list[str] = []
+    first = None
+
+    def failed(text: str) -> None:
+        (late if found else early).append(text)
+
+    try:
+        for frame in decoded(container, stream, start, cut, ends=ends, failed=failed):
+            first = first or frame
+            found.append((frame.pts, bool(frame.key_frame)))
+    except FFmpegError as error:
+        late.append(reason(error))
+    if first is None:
+        why = next(iter(early + late), "")
         raise VideoError(
-            f"{path}: the header states {frames} frames, but the file has only {size} bytes"
+            f"{path}: none of its {len(coded)} frames can be decoded" + f" ({why})" * bool(why)
         )
+    kind = container.format.name.split(",")[0]
+    given = [time for time, _ in found if time is not None]
+    timed = bool(stream.time_base) and len(given) == len(found) and not is_packed(coded)
+    pts = np.asarray(given if timed else range(len(found)), np.int64)
+    if (np.diff(pts) <= 0).any():
+        timed, pts = False, np.arange(len(found))
+    keyframes = np.flatnonzero([key for _, key in found])
+    seekable = timed and kind in INDEXED and kind != "avi" and len(keyframes) > 0
+    damage = f"{len(late)} packets cannot be decoded ({late[0]})" if late else ""
+    return _Frames(pts, timed, keyframes, first, seekable, why, damage)
 
 
 def _check_size(path: str, height: int, width: int) -> None:
@@ -223,70 +330,21 @@ def _check_size(path: str, height: int, width: int) -> None:
         )
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Packet:
-    """The fields of a packet that the frame table needs, without its data."""
-
-    pts: int | None
-    dts: int | None
-    duration: int
-    size: int
-    key: bool
-    corrupt: bool
-    discard: bool
-
-    @classmethod
-    def of(cls, packet: Any) -> _Packet:
-        return cls(
-            packet.pts,
-            packet.dts,
-            packet.duration or 0,
-            packet.size,
-            packet.is_keyframe,
-            packet.is_corrupt,
-            packet.is_discard,
-        )
-
-    @property
-    def time(self) -> int | None:
-        return self.dts if self.pts is None else self.pts
-
-    @property
-    def end(self) -> int:
-        return (self.time or 0) + self.duration
-
-
-def _decode_at_once(packet: Any) -> list[Any]:
-    """Decodes one packet and flushes the decoder, which otherwise delays frames (B-frames)."""
-    return [*packet.decode(), *packet.stream.decode(None)]
-
-
-def _first_frame(decode: Callable[[], Sequence[Any]]) -> tuple[Any, str]:
-    try:
-        return next(iter(decode()), None), ""
-    except FFmpegError as error:
-        return None, reason(error)
-
-
-def _can_seek(container, stream, packets: Sequence[_Packet], order, pts) -> bool:
-    """True if times identify frames: they are distinct, and equal to those of the decoder."""
-    kind, codec = container.format.name.split(",")[0], stream.codec_context
-    if kind not in _INDEXED or not (np.diff(pts) > 0).all():
-        return False
-    mpeg4, in_order = codec.name == "mpeg4", bool((np.diff(order) > 0).all())
-    if mpeg4 and any(packet.size <= _PACKED_BYTES for packet in packets):
-        return False
-    # AVI, and some MP4 files, have no presentation times; the times of B-frames are then wrong.
-    # (An MPEG-4 header always states that B-frames are possible.)
-    if in_order:
-        return mpeg4 or not codec.has_b_frames
-    return kind != "avi"
-
-
-def _missing_data(container, stream, packets: Sequence[_Packet], problem: str) -> str:
+def _missing_data(
+    container: Any, stream: Any, packets: Sequence[Packet], problem: str, layout: Layout
+) -> str:
     """Describes what the file states but does not contain; empty if nothing is missing."""
-    why = f" ({problem})" * bool(problem)
-    if stream.frames > len(packets):
+    there = len(packets)
+    if container.format.name == "avi":
+        # The header counts empty chunks of dropped frames, too. Decoding times do the same.
+        ends = [packet.dts for packet in packets if packet.dts is not None]
+        there = max(ends, default=-1) + 1 if layout.cut else stream.frames
+    elif layout.edited and not (layout.cut or problem):
+        there = stream.frames  # the edit list ends before the last sample
+    else:
+        problem = problem or layout.cut
+    why = f" ({problem or layout.cut})" * bool(problem or layout.cut)
+    if stream.frames > there:
         return f"contains only {len(packets)} of {stream.frames} frames{why}"
     if problem:
         return f"unreadable after {len(packets)} frames{why}"
@@ -300,6 +358,28 @@ def _missing_data(container, stream, packets: Sequence[_Packet], problem: str) -
         if stated > end + 1.5 * max(frame, 0.001):
             return f"ends after {end:.2f} of {stated:.2f} seconds"
     return ""
+
+
+def _remarks(
+    container: Any, stream: Any, packets: Sequence[Packet], frames: _Frames, layout: Layout
+) -> Iterator[str]:
+    videos = len(container.streams.video)
+    if videos > 1:
+        yield f"{videos} video streams; stream {stream.index} is read, the one FFmpeg selects"
+    total = max(stream.frames, len(packets))
+    hidden = total - sum(not packet.discard for packet in packets)
+    if layout.edited and hidden > 0 and not layout.cut:
+        yield f"an edit list hides {hidden} of {total} frames"
+    if frames.counted:
+        coded = sum(packet.size > 0 and not packet.discard for packet in packets)
+        differs = f": {len(frames.pts)} frames in {coded} packets" * (len(frames.pts) != coded)
+        yield f"its frames are counted by decoding ({frames.counted}){differs}"
+    aspect = stream.sample_aspect_ratio
+    if aspect and aspect != 1:
+        yield (
+            f"its pixels are not square (sample aspect ratio {aspect.numerator}:"
+            f"{aspect.denominator}); preprocessing.square_pixels corrects that"
+        )
 
 
 def _seconds(tag: str) -> float:

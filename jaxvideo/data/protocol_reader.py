@@ -62,7 +62,8 @@ def protocol_clips(
       VideoError: a frame cannot be decoded, or the stored flow does not exist.
     """
     shape = file.num_frames, file.height, file.width, file.fps
-    equal = itertools.groupby(protocol_views(*shape, preprocessing, protocol, times=file.times))
+    how = {"times": file.times, "pixel_aspect": file.pixel_aspect}
+    equal = itertools.groupby(protocol_views(*shape, preprocessing, protocol, **how))
     clips, repeats = zip(*((views, len(list(same))) for views, same in equal), strict=True)
     pixels = _read_clips(file, clips, preprocessing)
     for views, array, count in zip(clips, pixels, repeats, strict=True):

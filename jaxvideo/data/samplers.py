@@ -41,9 +41,19 @@ class Sampler(Protocol):
 def random(
     num_frames: int, step: float, preprocessing: Preprocessing, rng: np.random.Generator
 ) -> list[float]:
-    """Draws one window of frames at distance `step`, at any start at which it fits."""
-    start = int(rng.integers(last_start(num_frames, preprocessing.snippet, step) + 1))
-    return snippet(start, preprocessing.snippet, step)
+    """Draws one window of frames, at any start at which it fits.
+
+    With `spacing="stride"`, starts are whole numbers and the window ends with its last frame, as
+    in torchvision's and VMZ's `VideoClips`. With `spacing="linspace"`, the start is uniform in
+    `[0, num_frames - T * step]` and not rounded: `get_start_end_idx(clip_idx=-1)` in PySlowFast.
+    pytorchvideo's `RandomClipSampler` draws the same starts in seconds, but begins with the first
+    frame at or after them, and spreads fewer frames if the video is shorter.
+    """
+    p = preprocessing
+    if p.spacing == "linspace":
+        return positions(rng.uniform(0, free_frames(num_frames, step, p)), step, p)
+    start = int(rng.integers(last_start(num_frames, p.snippet, step) + 1))
+    return positions(start, step, p)
 
 
 def segments(
@@ -51,17 +61,18 @@ def segments(
 ) -> list[float]:
     """Draws one snippet in each of `preprocessing.segments` equal parts of the possible starts.
 
-    TSN, arXiv 1608.00859, section 3.1. If there are fewer starts than segments, starts are drawn
-    with replacement and sorted.
+    TSN, arXiv 1608.00859, section 3.1, and `_sample_indices` in TSN's code, except for short
+    videos: if there are fewer starts than segments, starts are drawn with replacement and sorted,
+    where that code takes the first frames.
     """
     p = preprocessing
-    choices = last_start(num_frames, p.snippet, step) + 1
+    choices = last_start(num_frames, p.snippet, distance(step, p)) + 1
     each = choices // p.segments
     if each:
         starts = [i * each + int(rng.integers(each)) for i in range(p.segments)]
     else:
         starts = sorted(int(start) for start in rng.integers(choices, size=p.segments))
-    return [position for start in starts for position in snippet(start, p.snippet, step)]
+    return [position for start in starts for position in positions(start, step, p)]
 
 
 def dense(
@@ -74,7 +85,7 @@ def dense(
     its first frame and is extended by `preprocessing.short`.
     """
     start = int(rng.integers(last_dense_start(num_frames, preprocessing.snippet, step) + 1))
-    return snippet(start, preprocessing.snippet, step)
+    return positions(start, step, preprocessing)
 
 
 #: Samplers by the name that the config key `augment.sampler` selects. A program may add its own,
@@ -136,26 +147,70 @@ def draw(
         one is negative.
     """
     p = preprocessing
-    positions = sampler(num_frames, step, p, rng)
+    drawn = sampler(num_frames, step, p, rng)
     name = getattr(sampler, "__name__", repr(sampler))
-    if len(positions) != p.segments * p.snippet:
+    if len(drawn) != p.segments * p.snippet:
         hint = "; for several segments use augment.sampler='' or 'segments'"
         raise ConfigError(
-            f"the sampler {name!r} returned {len(positions)} positions, but preprocessing.frames="
+            f"the sampler {name!r} returned {len(drawn)} positions, but preprocessing.frames="
             f"{p.frames}, segments={p.segments}, modality={p.modality!r} needs "
             f"{p.segments * p.snippet}{hint if p.segments > 1 else ''}"
         )
-    if min(positions) < 0:
+    if min(drawn) < 0:
         raise ConfigError(
-            f"the sampler {name!r} returned the position {min(positions)} for a video of "
+            f"the sampler {name!r} returned the position {min(drawn)} for a video of "
             f"{num_frames} frames; positions must be at least 0"
         )
-    return positions
+    return drawn
 
 
 def snippet(start: float, frames: int, step: float) -> list[float]:
     """Returns the positions of `frames` frames from `start` at distance `step`."""
     return [start + i * step for i in range(frames)]
+
+
+def positions(start: float, step: float, preprocessing: Preprocessing) -> list[float]:
+    """Returns the positions of one snippet, as `Preprocessing.spacing` states.
+
+    Those of "linspace" are rounded down, with the rounding errors of `torch.linspace` in float32 on
+    a CPU with fused multiply-add: they decide between two frames where a position is close to a
+    whole number.
+
+    Args:
+      start: position of the first frame.
+      step: the stride in frames of the video, see `views.frame_step`.
+      preprocessing: what the network expects.
+    """
+    p, frames = preprocessing, preprocessing.frames // preprocessing.segments
+    if p.spacing == "stride" or frames == 1:
+        return snippet(start, p.snippet, step)
+    first, last = np.float32(start), np.float32(start + max(frames * step - 1, 0))
+    apart, index = float((last - first) / np.float32(frames - 1)), np.arange(frames)
+    # From both ends to the middle, in double precision until the sum is rounded.
+    up, down = float(first) + apart * index, float(last) - apart * (frames - 1 - index)
+    spread = np.where(index < frames // 2, up, down).astype(np.float32)
+    # Motion needs one frame more than the network's input.
+    more = [float(last) + apart * (i + 1) for i in range(p.snippet - frames)]
+    return [*np.floor(spread).tolist(), *more]
+
+
+def distance(step: float, preprocessing: Preprocessing) -> float:
+    """Returns the distance of a clip's frames, in frames of the video.
+
+    Args:
+      step: the stride in frames of the video, see `views.frame_step`.
+      preprocessing: its `spacing` is the rule.
+    """
+    frames = preprocessing.frames // preprocessing.segments
+    if preprocessing.spacing == "stride" or frames == 1:
+        return step
+    return max(frames * step - 1, 0) / (frames - 1)
+
+
+def free_frames(num_frames: int, step: float, preprocessing: Preprocessing) -> float:
+    """Returns how many frames remain beside a window of `frames * step` frames; 0 if none."""
+    frames = preprocessing.frames // preprocessing.segments
+    return max(num_frames - frames * step, 0.0)
 
 
 def last_start(num_frames: int, frames: int, step: float) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import dataclasses
 import io
@@ -16,12 +17,26 @@ import numpy as np
 from av.error import FFmpegError
 from av.stream import Disposition
 
-from jaxvideo.data.probe import FrameTable, check_boxes, probe, reason
+from jaxvideo.data.animation import HEAD, Animation, is_animated_webp
+from jaxvideo.data.boxes import check_layout
+from jaxvideo.data.probe import FrameTable, probe, reason
+from jaxvideo.progress import LOG
 from jaxvideo.types import DataError, VideoError
 
-#: File name endings of the frames in a folder, and of videos.
+#: File name endings of the frames in a folder, in lower case.
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
-VIDEOS = (".mp4", ".avi", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".gif")
+#: File name endings of videos, in lower case.
+VIDEOS = (
+    *(".mp4", ".avi", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".gif"),
+    *(".3g2", ".3gp", ".asf", ".divx", ".dv", ".f4v", ".m1v", ".m2t", ".m2ts", ".m2v", ".mjpeg"),
+    *(".mjpg", ".mpe", ".mpv", ".mts", ".mxf", ".ogm", ".ogv", ".qt", ".rm", ".rmvb", ".ts"),
+    *(".vob", ".xvid", ".264", ".265", ".avc", ".h264", ".h265", ".hevc"),
+)
+#: File name endings of annotations, in lower case.
+LISTS = (".csv", ".tsv", ".txt", ".json")
+
+# Stored flow beside the frames of a folder: mmaction2's and TSN's names. "#" is a number.
+_FLOW_SERIES = re.compile(r"(flow_)?([xy])_?#\.\w+")
 
 #: The stored flow of `NAME.mp4` is `NAME.flow.mkv`; it does not count as a video.
 FLOW_ENDING = ".flow.mkv"
@@ -67,12 +82,13 @@ def open_video(
     Args:
       source: path of a video file; path of a folder of frames, ordered by the numbers in their
         names; encoded bytes of a video file; or frames, uint8 `[T, H, W, 3]` RGB, without times.
+        A file may be an animated WebP.
       name: name of `bytes` in error messages.
 
     Raises:
       VideoError: the source does not exist, is not a video, has no video stream or no frame that
         can be decoded, has frames of more than 2^26 pixels, or states more frames than it can
-        hold. The message names the file.
+        hold; a folder holds videos, or frames of several names. The message names the file.
     """
     if isinstance(source, np.ndarray):
         yield _array_video(source)
@@ -83,18 +99,20 @@ def open_video(
         return
     try:
         with io.BytesIO(source) if isinstance(source, bytes) else open(path, "rb") as file:
-            size = check_boxes(path, file)
+            if is_animated_webp(file.read(HEAD)):
+                file.seek(0)
+                yield _animated_video(path, file.read())
+                return
+            layout = check_layout(path, file)
         container = av.open(io.BytesIO(source) if isinstance(source, bytes) else path, **_OPEN)
     except (OSError, ValueError, FFmpegError) as error:
         raise VideoError(f"{path}: cannot be opened as a video ({reason(error)})") from error
     with container:
-        # FFmpeg presents the cover picture of an audio file as a video stream.
-        covers = [s.disposition & Disposition.attached_pic for s in container.streams.video]
-        streams = [s for s, cover in zip(container.streams.video, covers, strict=True) if not cover]
-        if not streams:
+        stream = _best_stream(container)
+        if stream is None:
             raise VideoError(f"{path}: has no video stream")
-        table = probe(path, container, streams[0], size)
-        yield VideoFile(path=path, container=container, stream=streams[0], **vars(table))
+        table = probe(path, container, stream, layout)
+        yield VideoFile(path=path, container=container, stream=stream, **vars(table))
 
 
 def reader_video(
@@ -124,39 +142,139 @@ def reader_video(
     )
 
 
+@dataclasses.dataclass
+class Ignored:
+    """Counts the files of a folder that are no videos.
+
+    Attributes:
+      side: number of side files that macOS adds to copied folders (`._clip.mp4`).
+      endings: number of other files by ending, without annotations and stored flow.
+    """
+
+    side: int = 0
+    endings: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+
+    def add(self, name: str) -> None:
+        """Counts a file that is not a video."""
+        if is_side_file(name):
+            self.side += 1
+        elif not name.lower().endswith((*LISTS, FLOW_ENDING)) and not name.startswith("."):
+            self.endings[os.path.splitext(name)[1].lower() or "no ending"] += 1
+
+    def log(self, folder: str | os.PathLike[str]) -> None:
+        """Logs one line for each kind of file, if there are any."""
+        if self.side:
+            LOG.info(f"{folder}: ignored {self.side:,} side files of macOS (._*)")
+        if self.endings:
+            found = self.endings.most_common()
+            some = ", ".join(f"{ending} ({count:,})" for ending, count in found[:8])
+            more = ", ..." if len(found) > 8 else ""
+            LOG.info(
+                f"{folder}: ignored {self.endings.total():,} files that are neither videos nor "
+                f"annotations: {some}{more}"
+            )
+
+
 def find_videos(paths: Sequence[str | os.PathLike[str]]) -> list[str]:
     """Expands paths to videos.
 
     A file and a folder of frames are one video each. Any other folder is searched recursively,
-    in sorted order.
+    in sorted order. A folder with a video in it or below it is not a folder of frames. Files that
+    are no videos are counted in the log.
 
     Raises:
-      DataError: a path does not exist, or a folder contains no video.
+      DataError: a path does not exist; a folder contains no video; or it contains images and, in
+        folders below, frames.
     """
     found = []
     for path in [os.fspath(path) for path in paths]:
         if not os.path.exists(path):
             raise DataError(f"{path}: no such file or folder")
-        below = _videos_below(path) if os.path.isdir(path) else [path]
+        ignored = Ignored()
+        below = videos_below(path, ignored) if os.path.isdir(path) else [path]
         if not below:
+            seen = f"; it contains {', '.join(ignored.endings)} files" * bool(ignored.endings)
             raise DataError(
-                f"{path}: contains no video ({', '.join(VIDEOS)}) and no folder of frames"
+                f"{path}: contains no video ({', '.join(VIDEOS)}) and no folder of frames{seen}"
             )
+        ignored.log(path)
         found += below
     return found
 
 
+def videos_below(folder: str, ignored: Ignored) -> list[str]:
+    """Returns the videos in a folder and below it, in sorted order; files and folders of frames.
+
+    The result is the folder itself if it contains images and there is no video in it or below it.
+
+    Args:
+      folder: the folder.
+      ignored: counts the files that are no videos.
+
+    Raises:
+      DataError: the folder contains images and, in folders below, frames.
+    """
+    files, below, images = [], [], []
+    with os.scandir(folder) as entries:
+        inside = sorted((e.name, e.is_dir()) for e in entries)
+    for name, is_folder in inside:
+        path = os.path.join(folder, name)
+        if is_folder:
+            below += videos_below(path, ignored)
+        elif is_video(name):
+            files.append(path)
+        elif _is_image(name):
+            images.append(name)
+        else:
+            ignored.add(name)
+    if not images or files or any(is_video(path) for path in below):
+        for name in images:
+            ignored.add(name)
+        return sorted(files + below)
+    if below:
+        raise DataError(
+            f"{folder}: either a folder of {len(images):,} frames ({images[0]}, ...) or a folder "
+            f"with {len(below):,} folders of frames ({below[0]}, ...); move the images away, or "
+            "pass the folders below"
+        )
+    return [folder]
+
+
+def is_side_file(name: str) -> bool:
+    """True for the name of a side file of macOS, which contains no video."""
+    return name.startswith("._")
+
+
 def is_video(name: str) -> bool:
-    """True if a file name is that of a video; stored flow is not a video."""
-    return name.lower().endswith(VIDEOS) and not name.endswith(FLOW_ENDING)
+    """True if a file name or path is that of a video; stored flow and side files are none."""
+    named = name.lower().endswith(VIDEOS) and not name.endswith(FLOW_ENDING)
+    return named and not is_side_file(os.path.basename(name))
 
 
 def frames_in(folder: str | os.PathLike[str]) -> list[str]:
-    """Returns the paths of a folder's images, ordered by the numbers in their names.
+    """Returns the paths of a folder's frames, ordered by the numbers in their names.
 
-    `frame_2.jpg` comes before `frame_10.jpg`.
+    `frame_2.jpg` comes before `frame_10.jpg`. Stored flow (`flow_x_00001.jpg` and
+    `flow_y_00001.jpg`, or `x_0001.jpg` and `y_0001.jpg`) beside the frames is left out.
+
+    Raises:
+      VideoError: the images have names of several kinds, such as `img_1.jpg` and `mask_1.png`.
     """
-    names = [name for name in os.listdir(folder) if name.lower().endswith(IMAGES)]
+    series: dict[str, list[str]] = {}
+    for name in os.listdir(folder):
+        if _is_image(name):
+            series.setdefault(re.sub(r"\d+", "#", name).lower(), []).append(name)
+    flow = {kind: found[2] for kind in series if (found := _FLOW_SERIES.fullmatch(kind))}
+    if set(flow.values()) == {"x", "y"}:
+        series = {kind: names for kind, names in series.items() if kind not in flow} or series
+    if len(series) > 1 and any(len(names) > 1 for names in series.values()):
+        counts = sorted(((len(names), kind) for kind, names in series.items()), reverse=True)
+        found = ", ".join(f"{count:,} like {kind}" for count, kind in counts[:4])
+        raise VideoError(
+            f"{os.fspath(folder)}: contains images with names of several kinds ({found}); keep "
+            "one kind"
+        )
+    names = [name for own in series.values() for name in own]
     names.sort(key=lambda name: [int(p) if p.isdigit() else p for p in re.split(r"(\d+)", name)])
     return [os.path.join(folder, name) for name in names]
 
@@ -177,25 +295,37 @@ def read_image(path: str) -> np.ndarray:
     return picture
 
 
-def _videos_below(folder: str) -> list[str]:
-    if frames_in(folder):
-        return [folder]
-    found = []
-    for name in sorted(os.listdir(folder)):
-        path = os.path.join(folder, name)
-        if os.path.isdir(path):
-            found += _videos_below(path)
-        elif is_video(name):
-            found.append(path)
-    return found
+def _best_stream(container: Any) -> Any:
+    """Returns the video stream that FFmpeg selects (`av_find_best_stream`), None if there is none.
+
+    FFmpeg presents the cover picture of an audio file as a video stream; it is left out.
+    """
+    streams = container.streams.video
+    videos = [s for s in streams if not s.disposition & Disposition.attached_pic]
+    best = container.streams.best("video") if videos else None
+    return best if best in videos else next(iter(videos), None)
+
+
+def _is_image(name: str) -> bool:
+    return name.lower().endswith(IMAGES) and not is_side_file(name)
 
 
 def _folder_video(path: str) -> VideoFile:
+    videos = sum(is_video(name) for name in os.listdir(path))
+    if videos:
+        raise VideoError(f"{path}: is a folder of {videos:,} videos, not a folder of frames")
     images = frames_in(path)
     if not images:
         raise VideoError(f"{path}: contains no frames ({', '.join(IMAGES)})")
     size = read_image(images[0]).shape
     return _untimed_video(path, len(images), size, images=tuple(images))
+
+
+def _animated_video(path: str, content: bytes) -> VideoFile:
+    animation = Animation(path, content)
+    keyframes = np.arange(len(animation.times))
+    size = animation.height, animation.width
+    return reader_video(path, animation.read, animation.times, keyframes, *size)
 
 
 def _array_video(frames: np.ndarray) -> VideoFile:

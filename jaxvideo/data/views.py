@@ -19,10 +19,13 @@ from jaxvideo.data.crops import RandomCrop, fixed_windows
 from jaxvideo.data.samplers import (
     EPSILON,
     Sampler,
+    distance,
     draw,
     find_sampler,
+    free_frames,
     last_dense_start,
     last_start,
+    positions,
     snippet,
 )
 from jaxvideo.types import BLACK, Preprocessing, Protocol, View
@@ -73,6 +76,7 @@ def random_view(
     crop: RandomCrop = RandomCrop(),
     sampler: Sampler | None = None,
     times: np.ndarray | None = None,
+    pixel_aspect: float = 1.0,
 ) -> View:
     """Draws a training view.
 
@@ -84,15 +88,16 @@ def random_view(
       sampler: a row of `samplers.SAMPLERS`; None (default): as the preprocessing needs.
       times: seconds of every frame from the first, ascending. They are used only if the
         preprocessing states a frame rate and the video's rate varies.
+      pixel_aspect: width of a pixel divided by its height, see `Preprocessing.square_pixels`.
 
     Raises:
       ConfigError: the sampler returns another number of positions than the preprocessing needs.
     """
     p = preprocessing
     step, times = _timing(num_frames, fps, times, p)
-    positions = draw(sampler or find_sampler("", p), num_frames, step, p, rng)
-    frames = _indices(positions, num_frames, p.short, times)
-    return View(window=crop.window(height, width, p, rng), frames=frames)
+    drawn = draw(sampler or find_sampler("", p), num_frames, step, p, rng)
+    frames = _indices(drawn, num_frames, p.short, times)
+    return View(window=crop.window(height, width, p, rng, pixel_aspect), frames=frames)
 
 
 def protocol_views(
@@ -104,6 +109,7 @@ def protocol_views(
     protocol: Protocol,
     *,
     times: np.ndarray | None = None,
+    pixel_aspect: float = 1.0,
 ) -> list[list[View]]:
     """Returns the views of a test protocol.
 
@@ -114,28 +120,34 @@ def protocol_views(
     | "ends" | floor(i (N - L) / (K - 1)); one clip: the middle | VMZ |
     | "dense" | as "ends", with `frames * stride` for L | TSM's code |
     | "centers" | floor((i + 1/2) (N - L + 1) / K); also the snippets of segments | TSN |
-    | "parts" | floor(i (N - L) / K) | SlowFast's code |
+    | "parts" | floor(i (N - L) / K) | |
     | "windows" | every `frames * stride` frames; the last window may be incomplete | 3D ResNet |
+
+    With `Preprocessing.spacing="linspace"`, L is `frames * stride`, and starts of "parts" and
+    "ends" are not rounded. "parts" is then `get_start_end_idx` and `temporal_sampling` of
+    PySlowFast, as if it had decoded the whole video; its selective decoding begins with the first
+    frame at or after the start. So does pytorchvideo (`ConstantClipsPerVideoSampler`,
+    `uniform_temporal_subsample`), which also spreads fewer frames if the video is shorter.
 
     Args:
       num_frames, height, width, fps: properties of the video.
       preprocessing: preprocessing of a test clip, see `Protocol.apply`.
       protocol: starts of the clips, and crops.
-      times: as in `random_view`.
+      times, pixel_aspect: as in `random_view`.
 
     Returns:
       For each clip its crops, which have the same frames.
     """
     p = preprocessing
     step, times = _timing(num_frames, fps, times, p)
-    windows = fixed_windows(height, width, p, protocol.crops)
+    windows = fixed_windows(height, width, p, protocol.crops, pixel_aspect)
     sides = (False, True) if protocol.crops == 10 else (False,)
     if protocol.starts == "windows":
         clips = _windows(num_frames, step, p, times)
     else:
         clips = [
             _indices(
-                (position for start in starts for position in snippet(start, p.snippet, step)),
+                (position for start in starts for position in positions(start, step, p)),
                 num_frames,
                 p.short,
                 times,
@@ -164,10 +176,10 @@ def _timing(
 
 
 def _indices(
-    positions: Iterable[float], num_frames: int, short: str, times: np.ndarray | None
+    places: Iterable[float], num_frames: int, short: str, times: np.ndarray | None
 ) -> tuple[int, ...]:
     """Returns the frame indices of positions."""
-    return tuple(_frame_at(position, num_frames, short, times) for position in positions)
+    return tuple(_frame_at(place, num_frames, short, times) for place in places)
 
 
 def _frame_at(position: float, num_frames: int, short: str, times: np.ndarray | None) -> int:
@@ -184,10 +196,15 @@ def _frame_at(position: float, num_frames: int, short: str, times: np.ndarray | 
 
 def _starts(
     num_frames: int, step: float, preprocessing: Preprocessing, protocol: Protocol
-) -> list[list[int]]:
+) -> list[list[float]]:
     """Returns the starts of the segments of each clip."""
     p, k = preprocessing, protocol.clips
-    last = last_start(num_frames, p.snippet, step)
+    if p.spacing == "linspace" and p.segments == 1 and protocol.starts in ("parts", "ends"):
+        free = free_frames(num_frames, step, p)
+        if protocol.starts == "parts":
+            return [[free * i / k] for i in range(k)]
+        return [[free * i / (k - 1)] for i in range(k)] if k > 1 else [[free / 2]]
+    last = last_start(num_frames, p.snippet, distance(step, p))
     if p.segments > 1 or protocol.starts == "centers":
         # Clip i of k takes the i-th of k equal parts of every segment.
         part = (last + 1) / p.segments

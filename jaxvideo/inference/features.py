@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from jaxvideo.data.pipeline import read_views
-from jaxvideo.data.samplers import last_start
+from jaxvideo.data.samplers import distance, last_start
 from jaxvideo.data.video import VideoFile, find_videos, open_video
 from jaxvideo.data.views import clip_frames, frame_step, protocol_views
 from jaxvideo.progress import replacing
@@ -295,12 +295,12 @@ def _endpoint(model: Any, preprocessing: Preprocessing, endpoint: str, *, keep_m
 
 
 def _clips_of(video: VideoFile, p: Preprocessing, extraction: Extraction) -> list[list[View]]:
-    n, times = video.num_frames, video.times
+    n, times, aspect = video.num_frames, video.times, video.pixel_aspect
     size = n, video.height, video.width, video.fps
     if not extraction.every:
-        return protocol_views(*size, p, extraction.protocol, times=times)
-    (views,) = protocol_views(*size, p, _one_clip(extraction.protocol))
-    step = frame_step(video.fps, p)
+        return protocol_views(*size, p, extraction.protocol, times=times, pixel_aspect=aspect)
+    (views,) = protocol_views(*size, p, _one_clip(extraction.protocol), pixel_aspect=aspect)
+    step = distance(frame_step(video.fps, p), p)
     starts = range(0, last_start(n, p.snippet, step) + 1, extraction.every)
     shown = times if p.fps and n > 1 and times[-1] > 0 else None
     frames = [

@@ -26,7 +26,7 @@ import jax.numpy as jnp
 
 from jaxvideo.layers import BatchNorm, Conv3D, conv_norm, max_pool
 from jaxvideo.models.contract import check_clip, scaled
-from jaxvideo.models.slowfast import POSITIONS, joint_answer, window_means
+from jaxvideo.models.heads import POSITIONS, joint_answer, window_means
 from jaxvideo.types import ConfigError, Lowering
 
 

@@ -15,6 +15,7 @@ from jaxvideo.models import (
     inception,
     inception_two_stream,
     p3d,
+    r2plus1d,
     recurrent,
     slowfast,
     transfer,
@@ -22,7 +23,7 @@ from jaxvideo.models import (
     two_stream,
     x3d,
 )
-from jaxvideo.models.resnet3d import RESNEXT, WIDE, ResNet3D, hara, tran
+from jaxvideo.models.resnet3d import MMACTION2, RESNEXT, WIDE, ResNet3D, hara, tran
 from jaxvideo.types import Preprocessing
 
 # Kinetics statistics of VMZ and torchvision, for pixels in [0, 1].
@@ -112,7 +113,7 @@ _LRCN_FLOW = dataclasses.replace(
     _LRCN, modality="flow", order="RGB", mean=(128.0,) * 2, std=(1.0,) * 2
 )
 _MOTIONNET = dataclasses.replace(_FRAME, frames=11, width=340, std=(255.0,) * 3)
-# PySlowFast and pytorchvideo; `frames` are the Fast pathway's.
+# PySlowFast and pytorchvideo, also how frames are spaced; `frames` are the Fast pathway's.
 _SLOWFAST = Preprocessing(
     frames=32,
     stride=2,
@@ -122,9 +123,21 @@ _SLOWFAST = Preprocessing(
     mean=(0.45,) * 3,
     std=(0.225,) * 3,
     short="hold",
+    spacing="linspace",
+)
+_R2PLUS1D_R50 = dataclasses.replace(_SLOWFAST, frames=16, stride=4)
+_R2PLUS1D_MMACTION2 = dataclasses.replace(
+    _SLOWFAST,
+    frames=8,
+    stride=8,
+    fps=None,
+    range=(0.0, 255.0),
+    mean=(123.675, 116.28, 103.53),
+    std=(58.395, 57.12, 57.375),
+    short="loop",
 )
 # The paper: 32 frames, best at stride 2. It does not give the mean.
-_T3D = dataclasses.replace(_SLOWFAST, fps=None, short="loop")
+_T3D = dataclasses.replace(_SLOWFAST, fps=None, short="loop", spacing="stride")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,8 +159,9 @@ class Entry:
     defaults: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
-def _tran(kind: str, depth: int) -> Entry:
-    return Entry(ResNet3D, tran(kind, depth), _RESNET, "arXiv 1711.11248")
+def _tran(kind: str, depth: int, **clip: Any) -> Entry:
+    preprocessing = dataclasses.replace(_RESNET, **clip)
+    return Entry(ResNet3D, tran(kind, depth), preprocessing, "arXiv 1711.11248")
 
 
 def _hara(depth: int, source: str = "arXiv 1711.09577", **form: Any) -> Entry:
@@ -220,7 +234,7 @@ def _x3d(name: str, frames: int, stride: int, size: int, crop: int) -> Entry:
 
 def _csn(depth: int, preserved: bool = False) -> Entry:
     arguments = {"blocks": csn.BLOCKS[depth], "preserved": preserved}
-    preprocessing = dataclasses.replace(_SLOWFAST, short="loop")
+    preprocessing = dataclasses.replace(_SLOWFAST, short="loop", spacing="stride")
     return Entry(csn.CSN, arguments, preprocessing, "arXiv 1904.02811")
 
 
@@ -294,6 +308,13 @@ MODELS: dict[str, Entry] = {
     "tsn_flow": _tsn(_TSN_FLOW, snippet=5, dropout_rate=0.7),
     "tsn_rgb_diff": _tsn(_TSN_DIFF, snippet=5),
     "tsn_resnet50_rgb": _tsn(_TSN_RESNET, backbone="resnet50", num_classes=400, dropout_rate=0.4),
+    "tsn_resnet50_flow": _tsn(
+        dataclasses.replace(_TSN_FLOW, std=(128.0,) * 2),
+        backbone="resnet50",
+        snippet=5,
+        num_classes=400,
+        dropout_rate=0.4,
+    ),
     "tsn_resnet101_rgb": _tsn(_TSN_RESNET, backbone="resnet101", num_classes=400, dropout_rate=0.4),
     "hidden_two_stream": _hidden("motionnet"),
     "hidden_two_stream_tiny": _hidden("tiny_motionnet"),
@@ -302,6 +323,7 @@ MODELS: dict[str, Entry] = {
     "lrcn_flow": _lrcn(_LRCN_FLOW, "fc6", hidden=1024),
     "slow_r50": _slowfast("slow_r50", frames=8, stride=8),
     "slow_4x16_r50": _slowfast("slow_r50", frames=4, stride=16),
+    "slow_r101": _slowfast("slow_r101", frames=8, stride=8),
     "slow_r50_nl": _slowfast("slow_r50_nl", frames=8, stride=8),
     "fast_r50": _slowfast("fast_r50"),
     "slowfast_4x16_r50": _slowfast("slowfast_4x16_r50"),
@@ -371,6 +393,10 @@ MODELS: dict[str, Entry] = {
     "rmc4_34": _tran("rmc4", 34),
     "rmc5_34": _tran("rmc5", 34),
     "r2plus1d_34": _tran("r2plus1d", 34),
+    "r2plus1d_34_mmaction2": Entry(ResNet3D, MMACTION2, _R2PLUS1D_MMACTION2, "arXiv 1711.11248"),
+    "r2plus1d_50": _tran("r2plus1d", 50),
+    "r2plus1d_152": _tran("r2plus1d", 152, frames=32),
+    "r2plus1d_r50": Entry(r2plus1d.R2Plus1D, {}, _R2PLUS1D_R50, "arXiv 1711.11248"),
     "resnet10_3d_a": _hara(10, shortcut="A"),
     "resnet10_3d_b": _hara(10, shortcut="B"),
     "resnet18_3d_a": _hara(18, "arXiv 1708.07632", shortcut="A"),

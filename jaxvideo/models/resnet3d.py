@@ -118,7 +118,13 @@ class ResidualBlock(nn.Module):
             t, h, w = self.strides
             x = x[:, ::t, ::h, ::w]
             return jnp.pad(x, [(0, 0)] * 4 + [(0, features - x.shape[-1])])
-        projection = self.conv(features, (1, 1, 1), self.strides, name="projection")
+        if self.shortcut == FACTORIZED:
+            mid, one = mid_width(x.shape[-1], features, d=1), (1, 1, 1)
+            projection = Conv2Plus1D(
+                features, mid, one, self.strides, self.conv, self.norm, name="projection"
+            )
+        else:
+            projection = self.conv(features, (1, 1, 1), self.strides, name="projection")
         return conv_norm(projection, self.norm(name="bn_projection"), x, train=train)
 
 
@@ -150,9 +156,12 @@ class ResNet3D(nn.Module):
       width: factor of all numbers of channels; 1.0 is the papers'.
       widen: inner channels of conv2_x over those of the stem (Hara's k).
       groups: groups of the bottlenecks' 3x3x3 convolutions (ResNeXt's cardinality).
-      shortcut: if shapes change, "A" (zero padding, no parameters) or "B" (projection).
+      shortcut: if shapes change, "A" (zero padding, no parameters), "B" (projection), or "(2+1)D"
+        (a factorized projection, in mmaction2).
       preactivation: BN and ReLU before the convolutions; none follows the last block.
       hara: True: Hara's stem with 7 temporal taps and a max pool. False: Tran's with 3 and none.
+      stem_mid: mid width of R(2+1)D's stem at 64 channels; 83 (by the formula) in mmaction2.
+      stem_pool: True: a 1 x 3 x 3 max pool of stride 2 in space follows the stem.
       mid_channels: mid width of R(2+1)D: "per_conv" (paper, VMZ) or "per_block" (torchvision).
         "auto" (default) is "per_conv" for fresh parameters and otherwise that of the parameters.
       short_clips: "strided": time is halved in conv3_x, conv4_x and conv5_x for every clip
@@ -176,6 +185,8 @@ class ResNet3D(nn.Module):
     shortcut: str = "B"
     preactivation: bool = False
     hara: bool = False
+    stem_mid: int = 45
+    stem_pool: bool = False
     mid_channels: str = free("auto")
     short_clips: str = "strided"
     dropout_rate: float = 0.0
@@ -189,7 +200,7 @@ class ResNet3D(nn.Module):
     def __call__(self, x: jax.Array, *, train: bool) -> tuple[jax.Array, dict[str, jax.Array]]:
         for field, allowed in (
             ("mid_channels", ("auto", "per_conv", "per_block")),
-            ("shortcut", ("A", "B")),
+            ("shortcut", ("A", "B", FACTORIZED)),
             ("short_clips", ("strided", "kept")),
         ):
             if getattr(self, field) not in allowed:
@@ -216,6 +227,8 @@ class ResNet3D(nn.Module):
         if self.hara:
             x = max_pool(x, (3, 3, 3), (2, 2, 2), 1)
             endpoints["pool1"] = x
+        elif self.stem_pool:
+            endpoints["pool1"] = x = max_pool(x, (1, 3, 3), (1, 2, 2), (0, 1, 1))
         for index, (kind, blocks) in enumerate(zip(self.kinds[1:], self.blocks, strict=True)):
             name = f"conv{index + 2}_x"
             features = width * self.widen * 2**index
@@ -251,7 +264,7 @@ class ResNet3D(nn.Module):
         kind, t = self.kinds[0], 7 if self.hara else 3
         if kind == FACTORIZED:
             # Tran: 45 for 64 channels (appendix); the formula yields 83.
-            tran = max(45 * width // 64, 1)
+            tran = max(self.stem_mid * width // 64, 1)
             mid = mid_width(x.shape[-1], width, t, 7) if self.hara else tran
             conv1 = Conv2Plus1D(width, mid, (t, 7, 7), (1, 2, 2), conv, norm, name="conv1")
         else:
@@ -291,15 +304,23 @@ BLOCKS = {
 
 
 def tran(kind: str, depth: int) -> dict[str, Any]:
-    """Returns the arguments of a network of arXiv 1711.11248."""
-    return {"kinds": KINDS[kind], "blocks": BLOCKS[depth]}
+    """Returns the arguments of a network of arXiv 1711.11248; bottlenecks from 50 layers on."""
+    deep = {"expansion": 4} if depth >= 50 else {}
+    return {"kinds": KINDS[kind], "blocks": BLOCKS[depth], **deep}
 
 
 def hara(depth: int, kind: str = "r3d", **form: Any) -> dict[str, Any]:
     """Returns the arguments of a network of arXiv 1711.09577; `form` holds further arguments."""
-    expansion = 4 if depth >= 50 else 0
-    return {**tran(kind, depth), "hara": True, "expansion": expansion, **form}
+    return {"expansion": 0, **tran(kind, depth), "hara": True, **form}
 
+
+#: R(2+1)D-34 of mmaction2: see the attributes of `ResNet3D`.
+MMACTION2: dict[str, Any] = {
+    **tran("r2plus1d", 34),
+    "stem_mid": 83,
+    "stem_pool": True,
+    "shortcut": FACTORIZED,
+}
 
 #: Variants of `hara`: bottlenecks with twice the inner channels, and these in 32 groups.
 WIDE: dict[str, Any] = {"widen": 2, "expansion": 2}

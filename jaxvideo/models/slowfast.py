@@ -34,8 +34,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxvideo.layers import BatchNorm, Conv3D, average_predictions, avg_pool, conv_norm, max_pool
+from jaxvideo.layers import BatchNorm, Conv3D, conv_norm, max_pool
 from jaxvideo.models.contract import check_clip, scaled
+from jaxvideo.models.heads import POSITIONS, joint_answer, window_means
 from jaxvideo.types import ConfigError, Lowering
 
 #: Temporal kernel size of a stage: one for all blocks, or one per block.
@@ -44,7 +45,6 @@ Taps = int | Sequence[int]
 STAGES = ("res2", "res3", "res4", "res5")
 LATERALS = ("time_conv", "time_to_channel", "time_to_channel_sum", "time_sample", "none")
 SAMPLINGS = ("linspace", "stride")
-POSITIONS = ("softmax", "sigmoid", "logits", "global")
 
 
 class Bottleneck(nn.Module):
@@ -78,30 +78,37 @@ class NonLocal(nn.Module):
     """A non-local block (arXiv 1711.07971, section 3.3); keys and values have half the resolution.
 
     Attributes:
-      kind: normalization of the affinities, "softmax" or "dot_product".
+      kind, pool, scaled: see `non_local_kind` and others of `SlowFast`.
     """
 
     kind: str
     conv: Callable[..., Any]
     norm: Callable[..., Any]
+    pool: str = "first"
+    scaled: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         if self.kind not in ("softmax", "dot_product"):
             raise ConfigError(f"non_local_kind={self.kind!r}: allowed are softmax, dot_product")
+        if self.pool not in ("first", "last", "none"):
+            raise ConfigError(f"non_local_pool={self.pool!r}: allowed are first, last, none")
         inner = x.shape[-1] // 2
 
-        def embedded(x, name):
+        def embedded(x, name, pool):
+            if pool == "first":
+                x = max_pool(x, (1, 2, 2), (1, 2, 2))
             conv = self.conv(inner, (1, 1, 1), use_bias=True, name=name)
-            return conv_norm(conv, None, x, train=train).reshape(len(x), -1, inner)
+            x = conv_norm(conv, None, x, train=train)
+            if pool == "last":
+                x = max_pool(x, (1, 2, 2), (1, 2, 2))
+            return x.reshape(len(x), -1, inner)
 
-        small = max_pool(x, (1, 2, 2), (1, 2, 2))
-        theta, phi, g = (
-            embedded(part, name) for part, name in ((x, "theta"), (small, "phi"), (small, "g"))
-        )
+        theta = embedded(x, "theta", "none")
+        phi, g = embedded(x, "phi", self.pool), embedded(x, "g", self.pool)
         affinity = jnp.einsum("nqc,nkc->nqk", theta, phi).astype(jnp.float32)
         if self.kind == "softmax":
-            affinity = jax.nn.softmax(affinity * inner**-0.5)
+            affinity = jax.nn.softmax(affinity * inner**-0.5 if self.scaled else affinity)
         else:
             affinity = affinity / affinity.shape[-1]
         y = jnp.einsum("nqk,nkc->nqc", affinity.astype(g.dtype), g)
@@ -116,6 +123,7 @@ class Stage(nn.Module):
 
     Attributes:
       non_local: indices, from 0, of the blocks that a non-local block follows.
+      non_local_form: kind, pool and scaled of `NonLocal`.
     """
 
     inner: int
@@ -123,7 +131,7 @@ class Stage(nn.Module):
     taps: Sequence[int]
     stride: int
     non_local: Sequence[int]
-    non_local_kind: str
+    non_local_form: tuple[str, str, bool]
     conv: Callable[..., Any]
     norm: Callable[..., Any]
 
@@ -141,7 +149,8 @@ class Stage(nn.Module):
             )(x, train=train)
             if index in self.non_local:
                 name = f"non_local_{index + 1}"
-                block = NonLocal(self.non_local_kind, self.conv, self.norm, name=name)
+                kind, *form = self.non_local_form
+                block = NonLocal(kind, self.conv, self.norm, *form, name=name)
                 x = block(x, train=train)
         return x
 
@@ -164,10 +173,18 @@ class SlowFast(nn.Module):
         same, added instead of concatenated (requires alpha = beta); "time_sample", every alpha-th
         frame; "none".
       lateral_taps: temporal kernel size of "time_conv".
+      lateral_norm: False: "time_conv" has neither BN nor ReLU (mmaction2).
       sampling: choice of the Slow frames: "linspace" (the released code) or "stride" (the paper).
       time_pool: size of the max pool in time after res2 (C2D, I3D).
+      stem_strides: strides in time of conv1 and of the pool after it; 2 in I3D of mmaction2 and
+        GluonCV.
+      stem_padding: padding of that pool in space; 0 in the code of arXiv 1711.07971.
       non_local: (stage, block indices from 0) of the non-local blocks, in the Slow pathway.
-      non_local_kind: see `NonLocal`.
+      non_local_kind: normalization of the affinities, "softmax" or "dot_product".
+      non_local_pool: max pool of keys and values: "first", before their convolutions (PySlowFast);
+        "last", after them (mmaction2); "none" (GluonCV).
+      non_local_scaled: the softmax divides by the square root of the channels; False in I3D of
+        mmaction2.
       width: factor of all numbers of channels; 1.0 is the paper's.
       dropout_rate: dropout before the classifier.
       positions: head at test if the last map is larger than `pool`. "softmax", "sigmoid"
@@ -189,10 +206,15 @@ class SlowFast(nn.Module):
     beta: int = 8
     lateral: str = "time_conv"
     lateral_taps: int = 5
+    lateral_norm: bool = True
     sampling: str = "linspace"
     time_pool: int = 1
+    stem_strides: Sequence[int] = (1, 1)
+    stem_padding: int = 1
     non_local: Sequence[tuple[str, Sequence[int]]] = ()
     non_local_kind: str = "softmax"
+    non_local_pool: str = "first"
+    non_local_scaled: bool = True
     num_classes: int = 400
     width: float = 1.0
     dropout_rate: float = 0.5
@@ -275,10 +297,11 @@ class SlowFast(nn.Module):
     @nn.nowrap
     def _stem(self, train, path, name, x, taps, width):
         del path
-        conv = self._conv(width, (taps[0], 7, 7), (1, 2, 2), name=name)
+        (strided, pooled), pad = self.stem_strides, self.stem_padding
+        conv = self._conv(width, (taps[0], 7, 7), (strided, 2, 2), name=name)
         norm = self._norm(name=name.replace("conv1", "bn1"))
         x = conv_norm(conv, norm, x, train=train, activation="relu")
-        return max_pool(x, (1, 3, 3), (1, 2, 2), (0, 1, 1))
+        return max_pool(x, (1, 3, 3), (pooled, 2, 2), (0, pad, pad))
 
     @nn.nowrap
     def _stage(self, train, index, path, name, x, taps, width):
@@ -291,7 +314,7 @@ class SlowFast(nn.Module):
             (given,) * blocks if isinstance(given, int) else tuple(given),
             1 if index == 0 else 2,
             () if path == "fast" else tuple(dict(self.non_local).get(stage, ())),
-            self.non_local_kind,
+            (self.non_local_kind, self.non_local_pool, self.non_local_scaled),
             parts._conv,
             parts._norm,
             name=name,
@@ -306,8 +329,8 @@ class SlowFast(nn.Module):
         if self.lateral == "time_conv":
             kernel, strides = (self.lateral_taps, 1, 1), (alpha, 1, 1)
             conv = self._conv(2 * c, kernel, strides, name=f"lateral_{layer}")
-            norm = self._norm(name=f"lateral_bn_{layer}")
-            y = conv_norm(conv, norm, fast, train=train, activation="relu")
+            norm = self._norm(name=f"lateral_bn_{layer}") if self.lateral_norm else None
+            y = conv_norm(conv, norm, fast, train=train, activation="relu" if norm else "")
         elif self.lateral == "time_sample":
             y = fast[:, ::alpha]
         else:
@@ -335,37 +358,6 @@ class SlowFast(nn.Module):
         endpoints["fc"] = x
         logits = joint_answer(x, self.positions)
         return logits, {**endpoints, "pre_logits": features, "logits": logits}
-
-
-def window_means(x: jax.Array, pool: int) -> jax.Array:
-    """Averages all windows of T x `pool` x `pool`: the positions of a fully convolutional head.
-
-    Args:
-      x: `[N, T, H, W, C]`.
-      pool: side of the window; H or W if the map is smaller.
-
-    Returns:
-      `[N, 1, H', W', C]`.
-    """
-    return avg_pool(x, (x.shape[1], *(min(pool, side) for side in x.shape[2:4])), (1, 1, 1))
-
-
-def joint_answer(x: jax.Array, positions: str) -> jax.Array:
-    """Combines the logits of all positions, `[N, T, H, W, classes]` to `[N, classes]`.
-
-    Args:
-      x: the logits.
-      positions: "softmax" or "sigmoid": the softmax or sigmoid of the result is the mean over the
-        positions. Otherwise the result is the mean of the logits.
-    """
-    x = x.reshape(len(x), -1, x.shape[-1])
-    if positions == "softmax" and x.shape[1] > 1:
-        return average_predictions(*jnp.moveaxis(x, 1, 0))
-    if positions == "sigmoid" and x.shape[1] > 1:
-        # log p - log(1 - p) of the mean p; the number of positions cancels.
-        yes, no = (jax.nn.logsumexp(jax.nn.log_sigmoid(one), axis=1) for one in (x, -x))
-        return yes - no
-    return x.mean(1)
 
 
 def slow_frames(x: jax.Array, alpha: int, sampling: str) -> jax.Array:
@@ -403,6 +395,7 @@ _8X8: dict[str, Any] = {"alpha": 4}
 #: Arguments by name: the released networks; see above for the differences from the paper.
 VARIANTS: dict[str, Mapping[str, Any]] = {
     "slow_r50": _SLOW,
+    "slow_r101": {**_SLOW, **_R101},
     "fast_r50": {"slow_taps": ()},
     "slow_r50_nl": {**_SLOW, "non_local": _NL_R50},
     "slowfast_4x16_r50": {},

@@ -32,7 +32,7 @@ import jax.numpy as jnp
 
 from jaxvideo.layers import BatchNorm, Conv3D, conv_norm
 from jaxvideo.models.contract import check_clip, check_width
-from jaxvideo.models.slowfast import POSITIONS, joint_answer, window_means
+from jaxvideo.models.heads import POSITIONS, joint_answer, window_means
 from jaxvideo.types import ConfigError, Lowering
 
 # Blocks and channels of res2 to res5, before the factors `depth` and `widen`.

@@ -15,16 +15,16 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxvideo.models import create_model
 from jaxvideo.planning.cost import Cost, read_program
 from jaxvideo.training.chips import Chip
 from jaxvideo.training.config import Run
+from jaxvideo.training.memory import Memory, memory_of
 from jaxvideo.training.optim import make_optimizer, make_plateau, make_schedule
 from jaxvideo.training.parallel import Layout, make_layout
-from jaxvideo.training.program import jit_step, model_flops
+from jaxvideo.training.program import batch_shapes, jit_step, model_flops
 from jaxvideo.training.step import TrainState, first_state, init_variables
 from jaxvideo.types import Lowering
 
@@ -84,44 +84,16 @@ def lowered_step(run: Run, num_classes: int, layout: Layout, *, epoch_steps: int
         lambda v: first_state(v, optimizer, plateau, ema=bool(run.ema)), variables
     )
     shardings = layout.state(shapes, run.parallel.fsdp)
-    n = run.batch_size
-    batch = {
-        "video": jax.ShapeDtypeStruct((n, *run.preprocessing.video_shape), jnp.uint8),
-        "label": jax.ShapeDtypeStruct((n,), jnp.int32),
-        "weight": jax.ShapeDtypeStruct((n,), jnp.float32),
-        "sample": jax.ShapeDtypeStruct((n, 3), jnp.int32),
-    }
     return Step(
         jit_step(run, model, optimizer, layout, shardings),
         jax.tree.map(at, shapes, shardings),
-        {k: at(v, layout.video if k == "video" else layout.rows) for k, v in batch.items()},
+        batch_shapes(run, layout),
         at(jax.eval_shape(lambda: jax.random.key(0)), layout.whole),
     )
 
 
 class DoesNotFit(Exception):
     """The compiler cannot fit the step into the memory of the chip."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Memory:
-    """Memory of one device while the step runs, in bytes.
-
-    Attributes:
-      arguments: state and batch.
-      outputs: results that do not reuse the memory of a donated argument.
-      temporaries: intermediate arrays.
-      program: machine code and constants.
-    """
-
-    arguments: int
-    outputs: int
-    temporaries: int
-    program: int
-
-    @property
-    def total(self) -> int:
-        return self.arguments + self.outputs + self.temporaries + self.program
 
 
 @dataclasses.dataclass(frozen=True)
@@ -193,19 +165,14 @@ def make_plan(
             raise
         raise DoesNotFit(_shortage(str(error))) from error
     seconds = time.perf_counter() - started
-    stats = compiled.memory_analysis()
-    assert stats is not None
+    memory = memory_of(compiled)
+    assert memory is not None
     costs = compiled.cost_analysis() or {}
     return Plan(
         batch=run.batch_size,
         devices=len(devices),
         kind=devices[0].device_kind,
-        memory=Memory(
-            stats.argument_size_in_bytes,
-            stats.output_size_in_bytes - stats.alias_size_in_bytes,
-            stats.temp_size_in_bytes,
-            stats.generated_code_size_in_bytes,
-        ),
+        memory=memory,
         flops=costs.get("flops", 0.0) * len(devices),
         model_flops=model_flops(create_model(**run.model, num_classes=num_classes), run),
         cost=read_program(compiled.as_text() or ""),

@@ -27,22 +27,25 @@ def compare_with_reference(weights: Weights, path: str | Path | None) -> dict[st
       `package`, `clip` (its shape), and `stages`: the largest difference over the largest value,
       per endpoint and for the logits. If the networks were not compared: only `why`, the reason.
     """
-    if weights.origin["source"] != "torchvision":
-        source = weights.origin["source"]
-        return {"why": f"only torchvision is supported, and the source is {source}"}
+    from jaxvideo.weights import reference
+
+    source, name = weights.origin.get("source"), weights.model["name"]
+    if source not in reference.STAGES:
+        known = " and ".join(reference.STAGES)
+        return {"why": f"only {known} are supported, and the source is {source}"}
     if path is None:
         return {"why": "no file was given"}
-    if weights.origin["left_out"]:
+    if weights.origin.get("left_out"):
         return {"why": "parts of the file were left out"}
+    clip = _random_clip(weights, source)
     try:
-        from jaxvideo.weights import reference
-
-        clip = _random_clip(weights)
-        stages, package = reference.torchvision_stages(
-            weights.model["name"], files.read_arrays(path), weights.model["num_classes"], clip
+        stages, package = reference.STAGES[source](
+            name, files.read_arrays(path), weights.model["num_classes"], clip
         )
     except ImportError as error:
-        return {"why": f"{error.name or 'torchvision'} is not installed (extra [torch])"}
+        return {"why": f"{error.name or source} is not installed"}
+    except LookupError as error:
+        return {"why": str(error)}
     model = create_model(**weights.model)
     logits, endpoints = jax.jit(partial(model.apply, train=False))(weights.variables, clip)
     ours = {**endpoints, "logits": logits}
@@ -53,7 +56,8 @@ def compare_with_reference(weights: Weights, path: str | Path | None) -> dict[st
     return {"package": package, "clip": list(clip.shape), "stages": differences}
 
 
-def _random_clip(weights: Weights) -> np.ndarray:
+def _random_clip(weights: Weights, source: str) -> np.ndarray:
     frames, *rest = weights.preprocessing.shape
-    shape = (1, min(frames, _MOST_FRAMES), *rest)
-    return np.random.default_rng(0).standard_normal(shape, np.float32)
+    # Heads of pytorchvideo are made for one number of frames.
+    frames = frames if source == "pytorchvideo" else min(frames, _MOST_FRAMES)
+    return np.random.default_rng(0).standard_normal((1, frames, *rest), np.float32)

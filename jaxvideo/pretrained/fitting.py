@@ -105,6 +105,7 @@ def check_fit(
     unread: Mapping[str, Any],
     model: Any,
     theirs: Mapping[str, str] | None = None,
+    source: str | None = None,
 ) -> None:
     """Checks that names and shapes of arrays are those of a network.
 
@@ -116,10 +117,20 @@ def check_fit(
       model: the network.
       theirs: our names to the names in the file, which the message also lists; None if they are
         the same.
+      source: the library of the file, for the message.
 
     Raises:
-      CheckpointError: they differ; the message lists the differences.
+      CheckpointError: they differ; the message lists the differences. If less than half of the
+        parameters are there, it lists some names of both sides instead.
     """
+    if theirs is not None and source and 2 * len(loaded) < len(wanted):
+        raise CheckpointError(
+            f"{where} does not fit the model: {len(loaded)} of {len(wanted)} parameters are in "
+            f"the file under the names of {source!r}.\n"
+            f"  the file has     {_sample([*unread, *(theirs[n] for n in loaded)])}\n"
+            f"  {source + ' has':<16} {_sample([theirs[n] for n in wanted])}\n"
+            "Check the source, the network, and that the file contains its weights"
+        )
     try:
         tree.check_same(wanted, {**loaded, **unread}, where)
     except CheckpointError as error:
@@ -135,6 +146,12 @@ def check_fit(
                 f"leave_out=({patterns},) starts it with fresh values"
             )
         raise CheckpointError(text) from None
+
+
+def _sample(names: Sequence[str]) -> str:
+    """Returns the first and last of many names, and their number."""
+    shown = [*names[:4], "...", *names[-2:]] if len(names) > 7 else names
+    return f"{len(names)} names: {', '.join(shown)}"
 
 
 def fresh_values(

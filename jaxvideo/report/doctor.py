@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from jaxvideo.data.doctor import BROKEN, STATUSES, SUSPICIOUS, Record, short_path
+from jaxvideo.data.doctor import BROKEN, STATUSES, SUSPICIOUS, Findings, Record, short_path
 from jaxvideo.report.page import page, table, text
 
 # Maximum number of rows per table; the index has all.
@@ -33,8 +33,7 @@ def doctor_page(
     records: Sequence[Record],
     splits: Mapping[str, Sequence[str]],
     missing: Mapping[str, Sequence[str]],
-    doubles: Sequence[Sequence[str]],
-    leaked: Sequence[Sequence[tuple[str, str]]],
+    found: Findings,
 ) -> str:
     """Builds the HTML document.
 
@@ -43,12 +42,11 @@ def doctor_page(
       records: results of the scan.
       splits: existing paths of each split.
       missing: missing names of each split.
-      doubles: result of `data.doctor.duplicates`.
-      leaked: result of `data.doctor.leaks`.
+      found: what concerns several videos or the annotations.
     """
     counts = collections.Counter(record.status for record in records)
     tiles = [(len(records), "videos"), *((counts[status], status) for status in STATUSES)]
-    tiles += [(len(doubles), "groups of copies"), (len(leaked), "in several splits")]
+    tiles += [(len(found.copies), "groups of copies"), (len(found.leaks), "in several splits")]
     body = _STYLE + '<div class="tiles">'
     body += "".join(f'<div class="tile"><b>{n:,}</b>{text(name)}</div>' for n, name in tiles)
     body += "</div>"
@@ -61,28 +59,50 @@ def doctor_page(
     if whole:
         body += '<h2>Properties</h2><div class="charts">' + _charts(whole) + "</div>"
     for status, why in (
-        (BROKEN, "At least one clip of each cannot be read. They are in the quarantine list."),
-        (SUSPICIOUS, "All frames can be read, but the file is inconsistent."),
+        (
+            BROKEN,
+            "At least one clip of each cannot be read. They are in the quarantine list, so that "
+            "training leaves them out.",
+        ),
+        (SUSPICIOUS, "All frames can be read, but the file is inconsistent. Training reads them."),
     ):
-        found = [record for record in records if record.status == status]
-        if found:
-            rows = [(_name(r.path, root), r.frames, r.packets, r.reason) for r in found]
+        own = [record for record in records if record.status == status]
+        if own:
+            rows = [(_name(r.path, root), r.frames, r.packets, r.reason) for r in own]
             body += f"<h2>{status.capitalize()}</h2><p>{why}</p>"
             body += _table(("video", "decoded", "promised", "reason"), rows)
-    if leaked:
+    if found.wrong_counts:
+        body += "<h2>Other frames than the annotations state</h2><p>Training stops.</p>"
+        rows = [(_name(path, root), stated, there) for path, stated, there in found.wrong_counts]
+        body += _table(("video", "stated", "found"), rows)
+    if found.leaks:
         body += "<h2>In several splits</h2><p>Training and test data overlap.</p>"
         rows = [
             (number, split, _name(path, root))
-            for number, group in enumerate(leaked, 1)
+            for number, group in enumerate(found.leaks, 1)
             for split, path in group
         ]
         body += _table(("group", "split", "video"), rows)
-    if doubles:
-        body += "<h2>Copies</h2><p>Identical files.</p>"
+    if found.recordings:
+        body += "<h2>Recordings with clips in several splits</h2>"
+        body += "<p>Training reads them, and accuracies are too high.</p>"
         rows = [
-            (number, _name(path, root)) for number, group in enumerate(doubles, 1) for path in group
+            (_printable(name), ", ".join(f"{split} {count:,}" for split, count in own.items()))
+            for name, own in found.recordings
+        ]
+        body += _table(("recording", "clips"), rows)
+    if found.copies:
+        body += "<h2>Copies</h2><p>Identical files. Training reads every copy.</p>"
+        rows = [
+            (number, _name(path, root))
+            for number, group in enumerate(found.copies, 1)
+            for path in group
         ]
         body += _table(("group", "video"), rows)
+    if found.remarks:
+        body += "<h2>Unusual</h2><p>No fault: training reads them as players show them.</p>"
+        rows = [(remark, count, _name(path, root)) for remark, count, path in found.remarks]
+        body += _table(("property", "videos", "for example"), rows)
     return page(f"Videos of {_printable(root)}", body)
 
 

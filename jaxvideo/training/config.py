@@ -30,7 +30,10 @@ from jaxvideo.types import ConfigError, Lowering, Preprocessing
 RECIPES = Path(__file__).parent.parent / "configs"
 
 #: Keys that do not affect the results of a run. A resumed run may change them.
-HARMLESS = ("loading", "log_seconds", "checkpoint", "compilation_cache", "parallel", "profile")
+HARMLESS = (
+    *("loading", "log_seconds", "checkpoint", "compilation_cache", "parallel", "profile"),
+    "note",
+)
 
 
 def load_config(name: str, overrides: Iterable[str] = ()) -> dict[str, Any]:
@@ -191,6 +194,22 @@ def read_config(config: Mapping[str, Any]) -> Run:
             f"config.model.lowering={run.model['lowering']!r}: allowed are {', '.join(lowerings)}"
         )
     return run
+
+
+def complete(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns every key of a config with its value, as nested dicts of JSON types.
+
+    Keys of `preprocessing` that the config leaves open have the network's values; `fps=0` is the
+    frame rate of the video file. `init.weights` becomes `init.path`.
+
+    Raises:
+      ConfigError: see `read_config`.
+    """
+    values = json.loads(json.dumps(dataclasses.asdict(read_config(config))))
+    values["model"] = {**schema.defaults()["model"], **values["model"]}
+    values["preprocessing"]["fps"] = values["preprocessing"]["fps"] or 0.0
+    values["init"]["weights"] = ""
+    return values
 
 
 def check_keys(values: Mapping[str, Any]) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from jaxvideo.data.datasets.dataset import VideoDataset
 from jaxvideo.data.datasets.load import load_splits, pick_split
-from jaxvideo.data.motion.folder import ensure_motion
+from jaxvideo.data.motion.folder import check_motion, ensure_motion
+from jaxvideo.data.motion.spec import CLASSES
 from jaxvideo.progress import LOG
 from jaxvideo.training.data_checks import check_classes, check_overlap
 from jaxvideo.training.schema import Data
@@ -41,7 +44,7 @@ def splits_of(data: Data) -> dict[str, VideoDataset]:
 
 def pick(splits: dict[str, VideoDataset], data: Data, split: str) -> VideoDataset:
     """Returns one split. If there is no "val", as for UCF101, "test" replaces it."""
-    name = "test" if split == "val" and "val" not in splits else split
+    name = "test" if split == "val" and "val" not in splits and "test" in splits else split
     try:
         return pick_split(splits, data.root, name)
     except DataError as error:
@@ -51,6 +54,44 @@ def pick(splits: dict[str, VideoDataset], data: Data, split: str) -> VideoDatase
 def _with_hint(error: DataError, data: Data) -> DataError:
     hint = f". Set the data directory: --config.data.root=DIR. {data.hint}".rstrip()
     return DataError(f"{error}{hint if data.source != 'motion' else ''}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Survey:
+    """What a run needs to know of its data before it starts.
+
+    Attributes:
+      classes: class names in the order of the labels.
+      videos, val_videos: number of training and of validation videos.
+      several: True if videos have several labels.
+      sets: training and validation set; None if they are not rendered yet.
+    """
+
+    classes: tuple[str, ...]
+    videos: int
+    val_videos: int
+    several: bool = False
+    sets: tuple[VideoDataset, VideoDataset] | None = None
+
+
+def survey(data: Data) -> Survey:
+    """Reads the annotations of a data set. The motion data set is checked, but not rendered.
+
+    Raises:
+      DataError: the data do not exist or have another form.
+    """
+    if data.source == "motion":
+        check_motion(data.root or None, train=data.train_videos, val=data.val_videos)
+        if not data.train_videos or not data.val_videos:
+            raise DataError(
+                f"config.data.train_videos={data.train_videos}, val_videos={data.val_videos}: "
+                "both must be at least 8"
+            )
+        return Survey(CLASSES, data.train_videos, data.val_videos)
+    sets = load_data(data)
+    train_set, val_set = sets
+    several = bool(train_set.label_sets)
+    return Survey(train_set.classes, len(train_set), len(val_set), several, sets)
 
 
 def load_data(data: Data) -> tuple[VideoDataset, VideoDataset]:

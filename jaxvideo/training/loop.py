@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import json
 import os
 import time
 from collections.abc import Mapping
@@ -17,23 +15,16 @@ import numpy as np
 
 from jaxvideo import startup
 from jaxvideo.data.pipeline import train_batches
-from jaxvideo.models import arguments_for, create_model
-from jaxvideo.precision import resolve_dtype
 from jaxvideo.progress import LOG
 from jaxvideo.training import checkpoint, distributed, run_folder
-from jaxvideo.training.config import read_config
-from jaxvideo.training.data_checks import check_inputs, record_videos
-from jaxvideo.training.initial import check_paths, first_weights
+from jaxvideo.training.data_checks import record_videos
 from jaxvideo.training.inputs import load_data
 from jaxvideo.training.log import metrics_log
+from jaxvideo.training.memory import shortage_explained
 from jaxvideo.training.monitoring import monitor, profiler, stop_signals
-from jaxvideo.training.optim import make_optimizer, make_plateau, make_schedule
-from jaxvideo.training.parallel import Layout, check_split, make_layout
-from jaxvideo.training.program import jit_step
-from jaxvideo.training.schema import Run
-from jaxvideo.training.step import TrainState, first_state, init_variables
+from jaxvideo.training.preparation import prepare, read_run
 from jaxvideo.training.validation import make_predictor, one_clip, test, validate
-from jaxvideo.types import Interrupted, Lowering
+from jaxvideo.types import Interrupted
 
 #: Keys of a batch that the training step receives.
 BATCH = ("video", "label", "weight", "sample")
@@ -53,59 +44,41 @@ def train(config: Mapping[str, Any], workdir: str | os.PathLike[str]) -> dict[st
     Raises:
       JaxvideoError: the config, the data or the run directory is invalid, or training failed.
     """
-    values, run = _read(config, Path(workdir))
-    workdir = Path(workdir)
-    result = run_folder.claim(workdir, values) if distributed.writes() else None
+    workdir, started = Path(workdir), time.perf_counter()
+    values, run = read_run(config, workdir)
+    result = run_folder.check(workdir, values) if distributed.writes() else None
     if (finished := distributed.broadcast(result)) is not None:
         LOG.info(f"{workdir}: already finished, video top-1 {100 * finished['top1']:.1f} %")
         LOG.info("  to train again, pass another --workdir or delete this one")
         return finished
     LOG.info(f"run directory: {workdir}")
-    if cache := startup.use_compilation_cache(run.compilation_cache):
-        LOG.info(f"compilation cache: {cache}")
-    train_set, val_set = load_data(run.data)
-    LOG.info(
-        f"data: {len(train_set)} training and {len(val_set)} validation videos, "
-        f"{len(train_set.classes)} classes"
-    )
-
-    started = time.perf_counter()
-    sizes = {"batch_size": run.batch_size, "eval_batch_size": run.eval_batch_size}
-    layout = make_layout(run.parallel, sizes)
-    run, given = first_weights(run, values["preprocessing"], workdir, len(train_set.classes))
-    run = _with_labels(run, multi_label=bool(train_set.label_sets))
-    model = create_model(**run.model, num_classes=len(train_set.classes))
-    check_split(run.parallel, model, run.preprocessing.shape)
-    check_inputs(run.preprocessing, train_set, val_set)
-    if distributed.writes():
-        record_videos(workdir, train_set)
-    epoch_steps, total = _lengths(run, len(train_set))
-    schedule = make_schedule(run.optim, steps_per_epoch=epoch_steps, epochs=run.epochs)
-    plateau = make_plateau(run.optim)
-    dtype = run.model.get("dtype", "float32")
-    LOG.info(f"model: {run.model['name']}{f', {dtype}' * (dtype != 'float32')}; compiling ...")
-    with startup.abortable():
-        optimizer, state, shardings = _initial_state(run, model, schedule, plateau, layout, given)
-    parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-    LOG.info(
-        f"  {parameters:,} parameters; {total} steps of {run.batch_size} clips on {_devices()}"
-    )
-    train_step = jit_step(run, model, optimizer, layout, shardings)
+    if run.note:
+        LOG.info(run.note)
+    ready = prepare(run, values, workdir)
+    run, layout, epoch_steps, total = ready.run, ready.layout, ready.epoch_steps, ready.total
+    train_set, val_set = ready.data.sets or load_data(run.data)
     protocol = one_clip(train_set)
-    predict = make_predictor(run, model, protocol)
+    predict = make_predictor(run, ready.model, protocol)
 
     with contextlib.ExitStack() as stack:
-        # Until the first step is compiled, Ctrl-C has nothing to save.
-        starting = stack.enter_context(contextlib.ExitStack())
-        starting.enter_context(startup.abortable())
+        stack.enter_context(run_folder.claimed(workdir, values))
+        if distributed.writes():
+            record_videos(workdir, train_set)
         checkpoints = stack.enter_context(
             checkpoint.open_checkpoints(workdir, keep=run.checkpoint.keep)
         )
-        first, best = checkpoint.latest_step(checkpoints) or 0, None
+        stack.enter_context(shortage_explained(run, "the training step"))
+        state = ready.init(ready.given)
+        first, described = checkpoint.latest_step(checkpoints) or 0, {}
+        parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+        LOG.info(
+            f"  {parameters:,} parameters; {total} steps of {run.batch_size} clips on {_devices()}"
+        )
         if first:
             state = checkpoint.restore(checkpoints, first, state)
-            best = (checkpoint.describe(checkpoints) or {}).get("best")
+            described = checkpoint.describe(checkpoints) or {}
             LOG.info(f"  resuming after step {first} of {total}")
+        best = described.get("best")
         log_metrics = stack.enter_context(metrics_log(workdir, first))
         batches = train_batches(
             train_set,
@@ -124,15 +97,18 @@ def train(config: Mapping[str, Any], workdir: str | os.PathLike[str]) -> dict[st
         stack.enter_context(contextlib.closing(batches))
         stop_requested = stack.enter_context(stop_signals())
         trace = stack.enter_context(profiler(workdir, run.profile))
-        watch = stack.enter_context(monitor(run, model, train_set, first, total))
-        key = jax.random.key(run.seed)
+        broken = run_folder.BrokenList(workdir, train_set)
+        watch = stack.enter_context(
+            monitor(run, ready.model, train_set, first, total, described.get("epoch"), broken.add)
+        )
+        key = jax.device_put(jax.random.key(run.seed), layout.whole)
 
         def save(step: int, **metrics: Any) -> None:
-            described = run_folder.describe(run, values, train_set, step)
-            checkpoint.save(checkpoints, state, step, {**described, "best": best}, **metrics)
+            description = run_folder.describe(run, values, train_set, step)
+            description |= {"best": best, "epoch": watch.sums()}
+            checkpoint.save(checkpoints, state, step, description, **metrics)
 
         if not total:
-            starting.close()
             save(0)
         for step in range(first + 1, total + 1):
             asked = time.perf_counter()
@@ -140,8 +116,7 @@ def train(config: Mapping[str, Any], workdir: str | os.PathLike[str]) -> dict[st
             waited = time.perf_counter() - asked
             trace(step)
             arrays = {name: layout.put(name, batch[name]) for name in BATCH}
-            state, metrics = train_step(state, arrays, key)
-            starting.close()
+            state, metrics = ready.step(state, arrays, key)
             watch.note(step, batch, metrics, waited)
             stopped = stop_requested(step)
             ends_epoch = step % epoch_steps == 0 or step == total
@@ -149,11 +124,11 @@ def train(config: Mapping[str, Any], workdir: str | os.PathLike[str]) -> dict[st
             if ends_epoch:
                 means = watch.means()
                 result = validate(run, predict, state, val_set, protocol)
-                means["lr"] = float(np.asarray(schedule(step - 1)))
-                if plateau is not None:
+                means["lr"] = float(np.asarray(ready.schedule(step - 1)))
+                if ready.plateau is not None:
                     means["lr"] *= float(state.plateau.scale)
                     loss = jnp.asarray(result.loss, jnp.float32)
-                    _, scaling = plateau.update(state.params, state.plateau, value=loss)
+                    _, scaling = ready.plateau.update(state.params, state.plateau, value=loss)
                     state = state.replace(plateau=jax.device_put(scaling, layout.whole))
                 validated = {"val_loss": result.loss, "val_top1": result.top1}
                 if best is None or result.top1 > best["val_top1"]:
@@ -177,60 +152,10 @@ def train(config: Mapping[str, Any], workdir: str | os.PathLike[str]) -> dict[st
                 )
 
     with startup.abortable():  # the final state is already saved
-        result = test(run, model, state, val_set)
+        result = test(run, ready.model, state, val_set)
     seconds = time.perf_counter() - started
-    report = run_folder.report(run, workdir, result, val_set, seconds, best)
+    report = run_folder.report(run, workdir, result, val_set, seconds, best, broken.names())
     return distributed.broadcast(report)
-
-
-def _read(config: Mapping[str, Any], workdir: Path) -> tuple[dict[str, Any], Run]:
-    """Returns a copy of the config with "auto" dtype resolved, and the validated `Run`."""
-    values = json.loads(json.dumps(config))
-    run = read_config(values)
-    if run.model.get("dtype") == "auto":
-        # A resumed run keeps its dtype, even on another machine.
-        dtype = run_folder.recorded_dtype(workdir) or resolve_dtype("auto")
-        values["model"]["dtype"] = distributed.broadcast(dtype)
-        run = read_config(values)
-    create_model(**run.model)  # report a wrong name before the data are loaded
-    if not workdir.exists():
-        check_paths(run.init)
-    values.setdefault("preprocessing", {})
-    return values, run
-
-
-def _with_labels(run: Run, *, multi_label: bool) -> Run:
-    """Returns the run with the model arguments for its labels, see `models.arguments_for`."""
-    arguments = dict(run.model)
-    name = arguments.pop("name")
-    arguments = arguments_for(name, arguments, exclusive=not multi_label)
-    return dataclasses.replace(run, model={"name": name, **arguments})
-
-
-def _lengths(run: Run, videos: int) -> tuple[int, int]:
-    """Returns the number of steps per epoch and of the whole run."""
-    clips = videos * run.augment.views_per_video
-    epoch_steps = run.epoch_steps or max(clips // run.batch_size, 1)
-    return epoch_steps, max(round(run.epochs * epoch_steps), 1 if run.epochs else 0)
-
-
-def _initial_state(run: Run, model, schedule, plateau, layout: Layout, given):
-    """Returns the optimizer, the initial state and its shardings."""
-    # Initial parameters do not depend on the lowering; DIRECT compiles fastest.
-    simple = model.clone(lowering=Lowering.DIRECT)
-
-    @jax.jit  # traced once, used twice
-    def variables():
-        return init_variables(simple, run.preprocessing, run.seed)
-
-    shapes = given or jax.eval_shape(variables)
-    optimizer = make_optimizer(run.optim, schedule, shapes["params"])
-
-    def init(given) -> TrainState:
-        return first_state(given or variables(), optimizer, plateau, ema=bool(run.ema))
-
-    shardings = layout.state(jax.eval_shape(init, given), run.parallel.fsdp)
-    return optimizer, jax.jit(init, out_shardings=shardings)(given), shardings
 
 
 def _devices() -> str:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -31,27 +32,47 @@ class Monitor:
         `waited` is the time in seconds that the loop waited for data.
       read: reads the metrics of the last step.
       means: calls `read`, then returns the mean metrics since the previous call of `means`.
+      sums: sums of the metrics since the previous call of `means`, for the checkpoint.
       resume: called after a pause such as a validation, to exclude its time from the speed.
     """
 
     note: Callable[[int, Batch, dict[str, jax.Array], float], None]
     read: Callable[[], None]
     means: Callable[[], dict[str, float]]
+    sums: Callable[[], dict[str, Any]]
     resume: Callable[[], None]
 
 
 @contextlib.contextmanager
-def monitor(run: Run, model, dataset: VideoDataset, first: int, total: int) -> Iterator[Monitor]:
+def monitor(
+    run: Run,
+    model,
+    dataset: VideoDataset,
+    first: int,
+    total: int,
+    epoch: Mapping[str, Any] | None = None,
+    on_broken: Callable[[int, str], None] = lambda video, reason: None,
+) -> Iterator[Monitor]:
     """Yields the monitor of steps `first + 1` to `total` and shows a progress bar.
+
+    Args:
+      run: the run.
+      model: the network.
+      dataset: the training set.
+      first, total: last finished step, and last step of the run.
+      epoch: `Monitor.sums` of the checkpoint from which the run resumes, so that the means of an
+        interrupted epoch are over all its steps.
+      on_broken: called with the index of each unreadable video, once, and the reason.
 
     Raises (when metrics are read):
       TrainingError: a metric is not finite.
       DataError: too many videos cannot be read.
     """
-    note_broken = _broken_watch(dataset, run.data.max_broken)
+    note_broken = _broken_watch(dataset, run.data.max_broken, on_broken)
     used = _utilization(run, model)
     pending: list[tuple] = []
-    history: list[dict[str, float]] = []
+    sums: dict[str, float] = dict((epoch or {}).get("sums", {}))
+    count = [int((epoch or {}).get("steps", 0))]
     latest = [first]
 
     def read() -> None:
@@ -67,9 +88,11 @@ def monitor(run: Run, model, dataset: VideoDataset, first: int, total: int) -> I
                     f"{name} is {value} at step {step}; training stops and keeps its checkpoints. "
                     "Try a lower config.optim.lr, a warm-up or config.optim.clip_norm"
                 )
-        if not history and step == first + 1:
-            LOG.info(f"  step {step}/{total}  loss {values['loss']:.3f}  compiled")
-        history.append(values)
+        if step == first + 1:
+            LOG.info(f"  step {step}/{total}  loss {values['loss']:.3f}")
+        for name, value in values.items():
+            sums[name] = sums.get(name, 0.0) + value
+        count[0] += 1
         latest[0] = step
         update(step, waited=waited, note=lambda rate: f"loss {values['loss']:.3f}{used(rate)}")
 
@@ -81,13 +104,10 @@ def monitor(run: Run, model, dataset: VideoDataset, first: int, total: int) -> I
 
     def means() -> dict[str, float]:
         read()
-        sums: dict[str, float] = {}
-        for values in history:
-            for name, value in values.items():
-                sums[name] = sums.get(name, 0.0) + value
-        count = len(history)
-        history.clear()
-        return {name: value / count for name, value in sums.items()}
+        found = {name: value / count[0] for name, value in sums.items()}
+        sums.clear()
+        count[0] = 0
+        return found
 
     shown = bar(
         total,
@@ -98,7 +118,13 @@ def monitor(run: Run, model, dataset: VideoDataset, first: int, total: int) -> I
         every=run.log_seconds,
     )
     with shown as update:
-        yield Monitor(note, read, means, lambda: update(latest[0], idle=True))
+        yield Monitor(
+            note,
+            read,
+            means,
+            lambda: {"sums": dict(sums), "steps": count[0]},
+            lambda: update(latest[0], idle=True),
+        )
 
 
 def _utilization(run: Run, model) -> Callable[[float], str]:
@@ -119,8 +145,10 @@ def _utilization(run: Run, model) -> Callable[[float], str]:
     return used
 
 
-def _broken_watch(dataset: VideoDataset, most: float) -> Callable[[np.ndarray, Batch], None]:
-    """Returns `note(videos, batch)`, which logs each unreadable video once.
+def _broken_watch(
+    dataset: VideoDataset, most: float, on_broken: Callable[[int, str], None]
+) -> Callable[[np.ndarray, Batch], None]:
+    """Returns `note(videos, batch)`, which logs each unreadable video once and calls `on_broken`.
 
     It raises a DataError if the share of unreadable videos exceeds `most`. `videos`, int32 `[N]`,
     are the indices of the unreadable videos of the global batch, the same on all processes, and
@@ -140,6 +168,7 @@ def _broken_watch(dataset: VideoDataset, most: float) -> Callable[[np.ndarray, B
             elsewhere = f"{dataset.paths[video]}: another process logs the reason"
             broken.setdefault(video, reasons.get(video, elsewhere))
             LOG.warning(f"skipped, {len(broken)} so far: {broken[video]}")
+            on_broken(video, broken[video])
         if len(broken) > max(most * len(dataset), 1):
             lines = "\n".join(f"  {reason}" for reason in list(broken.values())[:20])
             raise DataError(

@@ -157,7 +157,8 @@ def make_schedule(optim: Optim, *, steps_per_epoch: int, epochs: float) -> optax
         return optax.constant_schedule(optim.lr)
     if warmup and warmup >= total:
         raise ConfigError(
-            f"optim.warmup_epochs={optim.warmup_epochs}: must be less than config.epochs={epochs}"
+            f"optim.warmup_epochs={optim.warmup_epochs:g}: must be less than "
+            f"config.epochs={epochs:g} in steps, and is {warmup} of {total}"
         )
     after = SCHEDULES[optim.schedule](optim, Span(warmup, total, steps_per_epoch))
     if not warmup:
@@ -166,6 +167,23 @@ def make_schedule(optim: Optim, *, steps_per_epoch: int, epochs: float) -> optax
         optim.warmup_factor * optim.lr, float(np.asarray(after(0))), warmup
     )
     return optax.join_schedules([rise, after], [warmup])
+
+
+def same_rates(optim: Optim, epochs: float, longer: float) -> bool:
+    """Returns True if a run of `epochs` has the learning rates of a longer run's beginning.
+
+    It is then the beginning of the longer run. False for schedules that end with the run, such as
+    a cosine.
+
+    Example:
+      >>> same_rates(Optim(schedule="constant"), 2.0, 4.0)
+      True
+    """
+    steps = 1000  # per epoch; schedules scale with it
+    one = make_schedule(optim, steps_per_epoch=steps, epochs=epochs)
+    other = make_schedule(optim, steps_per_epoch=steps, epochs=longer)
+    places = np.unique(np.linspace(0, max(round(epochs * steps) - 1, 0), 200).astype(int))
+    return all(np.asarray(one(step)) == np.asarray(other(step)) for step in places)
 
 
 def make_plateau(optim: Optim) -> optax.GradientTransformationExtraArgs | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from jaxvideo.models.summary import trace_of_clip
 from jaxvideo.training.parallel import Layout
@@ -25,8 +26,30 @@ def jit_step(run: Run, model, optimizer, layout: Layout, shardings: Any):
         accumulate=run.parallel.accumulate,
         remat=run.parallel.remat,
         ema=run.ema,
+        frozen=run.optim.frozen,
+        frozen_stats=run.optim.frozen_stats,
     )
     return jax.jit(step, donate_argnums=0, out_shardings=(shardings, layout.whole))
+
+
+def batch_shapes(run: Run, layout: Layout, classes: int = 0) -> dict[str, jax.ShapeDtypeStruct]:
+    """Returns shapes, dtypes and shardings of the batch of a step, see `make_train_step`.
+
+    Args:
+      run: the config.
+      layout: devices of the run.
+      classes: number of classes if videos have several labels; 0 (default): one label per video.
+    """
+    n, rows = run.batch_size, layout.rows
+    label = ((n, classes), jnp.float32) if classes else ((n,), jnp.int32)
+    return {
+        "video": jax.ShapeDtypeStruct(
+            (n, *run.preprocessing.video_shape), jnp.uint8, sharding=layout.video
+        ),
+        "label": jax.ShapeDtypeStruct(*label, sharding=rows),
+        "weight": jax.ShapeDtypeStruct((n,), jnp.float32, sharding=rows),
+        "sample": jax.ShapeDtypeStruct((n, 3), jnp.int32, sharding=rows),
+    }
 
 
 def model_flops(model: Any, run: Run) -> int:

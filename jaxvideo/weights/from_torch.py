@@ -188,13 +188,6 @@ def c3d_pytorch(scope: str, names: Collection[str]) -> str:
     return re.sub(r"^conv([12])a$", r"conv\1", scope)
 
 
-def c3d_mmaction2(scope: str, names: Collection[str]) -> str:
-    """mmaction2: fc8 is the head, all other layers are the backbone."""
-    del names
-    rules = {r"^(conv.*)$": r"backbone.\1.conv", r"^(fc[67])$": r"backbone.\1"}
-    return replaced(scope, {**rules, r"^fc8$": "cls_head.fc_cls"})
-
-
 def p3d(scope: str, names: Collection[str]) -> str:
     """pseudo-3d-pytorch; the 2-D layers of its last stage have other names."""
     del names
@@ -352,6 +345,16 @@ def pytorchvideo(scope: str, names: Collection[str], pooled: bool = False) -> st
 def pytorchvideo_pooled(scope: str, names: Collection[str]) -> str:
     """pytorchvideo's C2D and I3D."""
     return pytorchvideo(scope, names, pooled=True)
+
+
+def pytorchvideo_r2plus1d(scope: str, names: Collection[str]) -> str:
+    """pytorchvideo's R(2+1)D-50."""
+    rules = {
+        r"\.conv_b$": ".conv_b.conv_xy",
+        r"\.conv_t$": ".conv_b.conv_t",
+        r"\.norm_t$": ".conv_b.norm",
+    }
+    return replaced(pytorchvideo(scope, names), rules)
 
 
 def pyslowfast(scope: str, names: Collection[str]) -> str:

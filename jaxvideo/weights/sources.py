@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from jaxvideo.types import ConfigError
-from jaxvideo.weights import from_tf, from_torch
+from jaxvideo.weights import from_gluoncv, from_mmaction2, from_tf, from_torch, from_vmz, variants
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +24,12 @@ class Source:
       naming: `(scope, scopes) -> scope` from our names to its names, see `weights.from_torch`.
       leaves: its names of kernel, bias, scale and running statistics; "{}" is the scope.
       to_ours: `(array, shape, flattened) -> array`, from its layout to ours.
+      adjust: `(our name, array) -> array`, a further change of an array in our layout.
+      detect: `(names in the file) -> arguments`, arguments that the file determines.
+      ignored: pattern of names in a file that are not read.
+      zeros: pattern of our names that are zero if a file does not have them.
       prefixes: prefixes that all its names may have; the first one that occurs in a file is used.
+        Those of trainers and wrappers, such as `model.`, are removed before (`weights.unwrap`).
       epsilon: epsilon of its BatchNorm.
       arguments: arguments of `create_model` that make our model compute the same as its network.
       preprocessing: fields of `Preprocessing` that differ from the model's own.
@@ -39,6 +44,10 @@ class Source:
     naming: from_torch.Naming
     leaves: Mapping[str, str] = dataclasses.field(default_factory=lambda: from_torch.TORCH_LEAVES)
     to_ours: Callable[..., np.ndarray] = from_torch.to_ours
+    adjust: Callable[[str, np.ndarray], np.ndarray] = lambda name, array: array
+    detect: Callable[[Collection[str]], Mapping[str, Any]] = lambda names: {}
+    ignored: str = ""
+    zeros: str = ""
     prefixes: tuple[str, ...] = ("",)
     epsilon: float = 1e-5
     arguments: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -56,12 +65,6 @@ _HARA = (
     "resnext*_3d",
     "r2plus1d_*_hara",
 )
-_IMAGENET = {
-    "range": (0.0, 1.0),
-    "mean": (0.485, 0.456, 0.406),
-    "std": (0.229, 0.224, 0.225),
-    "order": "RGB",
-}
 _I3D = ("i3d_rgb", "i3d_flow")
 _S3D_TORCHVISION = {"naming": from_torch.torchvision_s3d, "epsilon": 1e-3, "arguments": {}}
 # For the teacher only; the preprocessing is the model's own.
@@ -90,19 +93,27 @@ SOURCES: dict[str, Source] = {
     ),
     # The networks of VMZ and moabitcoin/ig65m-pytorch in torch.
     "vmz": Source(
-        ("r2plus1d_34", "r2plus1d_18", "r3d_34", "mc*_18", "rmc*_18", "r3d_18"),
+        (
+            *("r2plus1d_34", "r2plus1d_18", "r3d_34", "mc*_18", "rmc*_18", "r3d_18"),
+            *("r2plus1d_152", "csn_r152", "ip_csn_r152"),
+        ),
         from_torch.torchvision,
         epsilon=1e-3,
         arguments={"mid_channels": "per_conv"},
         classes="kinetics400",
+        others=variants.csn(from_vmz.csn),
     ),
     "vmz-caffe2": Source(
-        ("*r2d_??", "mc?_??", "rmc?_??", "r3d_??", "r2plus1d_??"),
+        (
+            *("*r2d_??", "mc?_??", "rmc?_??", "r3d_??", "r2plus1d_[13]?", "r2plus1d_152"),
+            *("csn_r50", "csn_r152", "ip_csn_r152", "c3d_bn_vmz"),
+        ),
         from_torch.vmz_caffe2,
         from_torch.CAFFE2_LEAVES,
         epsilon=1e-3,
         arguments={"mid_channels": "per_conv", "short_clips": "kept"},
         classes="kinetics400",
+        others={**variants.csn(from_vmz.csn_caffe2), "c3d_bn_vmz": variants.C3D_VMZ},
     ),
     # Branch CVPR2018: uint8 minus ActivityNet's mean. The master branch uses mean and std.
     "hara": Source(_HARA, from_torch.hara, classes="kinetics400"),
@@ -120,17 +131,28 @@ SOURCES: dict[str, Source] = {
     "c3d-pytorch": Source(
         ("c3d", "c3d_sports1m"), from_torch.c3d_pytorch, arguments={"pools": "symmetric"}
     ),
+    # SlowOnly is our Slow.
     "mmaction2": Source(
-        ("c3d", "c3d_sports1m"),
-        from_torch.c3d_mmaction2,
-        arguments={"pools": "symmetric"},
-        preprocessing={"order": "RGB"},
+        (*variants.MMACTION2, "slow_r50", "slow_4x16_r50", "slow_r101"),
+        from_mmaction2.mmaction2,
+        arguments=variants.GLOBAL,
+        preprocessing=variants.IMAGENET_255,
+        classes="kinetics400",
+        others=variants.MMACTION2,
+    ),
+    # The networks in torch. TSN is `resnet*_v1b` there, and Slow is `i3d_slow_*`.
+    "gluoncv": Source(
+        (*variants.GLUONCV, "tsn_resnet50_rgb", "tsn_resnet101_rgb"),
+        from_gluoncv.resnet,
+        preprocessing=variants.IMAGENET_GLUONCV,
+        classes="kinetics400",
+        others=variants.GLUONCV,
     ),
     "p3d-pytorch": Source(
         ("p3d_*",),
         from_torch.p3d,
         arguments={"form": "port"},
-        preprocessing={**_IMAGENET, "size": 256, "width": 340},
+        preprocessing={**variants.IMAGENET, "size": 256, "width": 340},
         classes="kinetics400",
     ),
     # The authors' checkpoints. Those trained from scratch on Kinetics-600 have no prefix.
@@ -209,14 +231,21 @@ SOURCES: dict[str, Source] = {
             "i3d_r50",
             *_X3D,
             "csn_r101",
+            "r2plus1d_r50",
         ),
         from_torch.pytorchvideo,
-        prefixes=("model.",),
         arguments={"positions": "logits"},
         classes="kinetics400",
         others={
             "c2d_r50": {"naming": from_torch.pytorchvideo_pooled},
             "i3d_r50": {"naming": from_torch.pytorchvideo_pooled},
+            # The head of R(2+1)D has a softmax.
+            "r2plus1d_r50": {
+                "naming": from_torch.pytorchvideo_r2plus1d,
+                "arguments": {"positions": "softmax"},
+                "preprocessing": {"spacing": "linspace"},
+            },
+            "csn_r101": {"preprocessing": {"spacing": "linspace"}},
         },
     ),
     "pyslowfast": Source(
@@ -234,6 +263,21 @@ SOURCES: dict[str, Source] = {
         arguments={"positions": "softmax"},
         classes="kinetics400",
         others={"slow_r50_nl": _SLOW_NL_PYSLOWFAST},
+    ),
+    # The code of arXiv 1711.07971 in Caffe2. PySlowFast has the same names.
+    "video-nonlocal-net": Source(
+        ("i3d_r50", "c2d_r50"),
+        from_torch.pyslowfast_caffe2,
+        from_torch.CAFFE2_LEAVES,
+        arguments={"positions": "softmax", "stem_padding": 0},
+        preprocessing=variants.NON_LOCAL,
+        classes="kinetics400",
+    ),
+    "echonet": Source(
+        ("r2plus1d_18",),
+        from_torch.torchvision,
+        arguments={"mid_channels": "per_block"},
+        preprocessing=variants.ECHONET,
     ),
 }
 

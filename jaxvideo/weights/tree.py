@@ -90,14 +90,23 @@ def check_same(expected: Mapping[str, Any], found: Mapping[str, Any], where: str
     Raises:
       CheckpointError: they differ; the message lists the differences.
     """
-    lines = [f"  missing   {n} {tuple(expected[n].shape)}" for n in expected if n not in found]
-    lines += [f"  unknown   {n} {tuple(found[n].shape)}" for n in found if n not in expected]
-    lines += [
-        f"  shape     {n} {tuple(found[n].shape)}, the model has {tuple(expected[n].shape)}"
-        for n in expected
-        if n in found and tuple(expected[n].shape) != tuple(found[n].shape)
-    ]
-    if lines:
-        shown = "\n".join(lines[:20])
-        more = f"\n  ... and {len(lines) - 20} more" if len(lines) > 20 else ""
-        raise CheckpointError(f"{where} does not fit the model:\n{shown}{more}")
+    kinds = (
+        [f"  missing   {n} {tuple(expected[n].shape)}" for n in expected if n not in found],
+        [f"  unknown   {n} {tuple(found[n].shape)}" for n in found if n not in expected],
+        [
+            f"  shape     {n} {tuple(found[n].shape)}, the model has {tuple(expected[n].shape)}"
+            for n in expected
+            if n in found and tuple(expected[n].shape) != tuple(found[n].shape)
+        ],
+    )
+    if any(kinds):
+        shown = [line for lines in kinds for line in _shortened(lines)]
+        raise CheckpointError("\n".join([f"{where} does not fit the model:", *shown]))
+
+
+def _shortened(lines: Sequence[str], most: int = 10) -> list[str]:
+    """Returns the first lines, and how many more there are of their kind."""
+    if len(lines) <= most:
+        return list(lines)
+    kind = lines[0].split()[0]
+    return [*lines[: most - 2], f"  {kind:<9} ... and {len(lines) - most + 2} more"]

@@ -240,8 +240,8 @@ def mmaction_frames(root):
     write(root, "k_train_list_rawframes.txt", "some/a 163 1\nsome/b 122 0\n")
     write(root, "k_val_list_rawframes.txt", "other/c 3 1\n")
     write(root, "classes.txt", "zumba\nyoga\n")
-    touch(root, "rawframes_train/some/a/img_00001.jpg", "rawframes_train/some/b/img_00001.jpg")
-    touch(root, "rawframes_val/other/c/img_00001.jpg")
+    for folder, count in (("train/some/a", 163), ("train/some/b", 122), ("val/other/c", 3)):
+        touch(root, *(f"rawframes_{folder}/img_{k:05}.jpg" for k in range(1, count + 1)))
     return {
         "train": {"rawframes_train/some/a": "yoga", "rawframes_train/some/b": "zumba"},
         "val": {"rawframes_val/other/c": "yoga"},
@@ -251,7 +251,7 @@ def mmaction_frames(root):
 def mmaction_several(root):
     write(root, "train.txt", "a.mp4 2 0\nb.mp4 1\n")
     write(root, "val.txt", "c 163 1 2\n")
-    touch(root, "videos/a.mp4", "videos/b.mp4", "rawframes/c/1.jpg")
+    touch(root, "videos/a.mp4", "videos/b.mp4", *(f"rawframes/c/{k}.jpg" for k in range(163)))
     return {
         "train": {"videos/a.mp4": "2 + 0", "videos/b.mp4": "1"},
         "val": {"rawframes/c": "1 + 2"},
@@ -265,7 +265,8 @@ def mmaction_json(root):
         [{"filename": "a.mp4", "label": 1}, {"filename": "b.mp4", "label": [0]}],
     )
     write(root, "anno_val.json", [{"frame_dir": "c", "total_frames": 9, "label": 0}])
-    touch(root, "videos_train/a.mp4", "videos_train/b.mp4", "rawframes_val/c/1.jpg")
+    touch(root, "videos_train/a.mp4", "videos_train/b.mp4")
+    touch(root, *(f"rawframes_val/c/{k}.jpg" for k in range(9)))
     return {
         "train": {"videos_train/a.mp4": "1", "videos_train/b.mp4": "0"},
         "val": {"rawframes_val/c": "0"},

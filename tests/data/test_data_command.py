@@ -32,9 +32,14 @@ def test_training_data_of_a_form(tmp_path, caplog):
     train_set, val_set = load_data(Data(source="auto", root=str(tmp_path)))
     assert rows(train_set, tmp_path) == expected["train"]
     assert rows(val_set, tmp_path) == expected["test"]
-    assert not caplog.messages
+    read, warned = caplog.messages
+    assert read.endswith("form ucf101, fold 1; 2 classes; videos: train 2, test 1")
+    assert warned.endswith("1 of 2 classes (ApplyEyeMakeup) have no test video")
+    caplog.clear()
     load_data(Data(source="ucf101", root=str(tmp_path), fold=2))
-    assert caplog.messages == ["training: 1 of 2 videos exist (missing: v_ApplyEyeMakeup_g01_c01)"]
+    assert caplog.messages[-1] == (
+        "training: 1 of 2 videos exist (missing: v_ApplyEyeMakeup_g01_c01)"
+    )
 
 
 def test_training_data_of_lists(tmp_path):

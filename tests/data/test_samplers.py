@@ -1,5 +1,7 @@
 """Each row of the table of samplers, and one that a program adds."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -7,9 +9,11 @@ from jaxvideo.data import samplers, views
 from jaxvideo.data.datasets.dataset import VideoDataset
 from jaxvideo.data.pipeline import Loading, train_batches
 from jaxvideo.data.samplers import SAMPLERS, find_sampler
+from jaxvideo.models import list_models, model_entry
 from jaxvideo.training.config import read_config
 from jaxvideo.training.schema import Augment
 from jaxvideo.types import ConfigError, Preprocessing, Protocol
+from jaxvideo.weights.sources import find_source
 from tests.conftest import write_video
 
 ONE = Preprocessing(frames=4, stride=2, size=64, crop=56)
@@ -160,3 +164,98 @@ def test_segments_of_training():
     few = views.random_view(3, 64, 64, 25.0, pre, rng).frames
     assert list(few[::2]) == sorted(few[::2])
     assert max(few) < 3
+
+
+# --- Spacing of PySlowFast and pytorchvideo ------------------------------------------------
+
+
+def pyslowfast(num_frames, p, fps, start):
+    """`temporal_sampling` of PySlowFast's decoder, on all frames of a video."""
+    torch = pytest.importorskip("torch")
+    last = start + p.frames * p.stride * fps / p.fps - 1
+    return tuple(torch.linspace(start, last, p.frames).clamp(0, num_frames - 1).long().tolist())
+
+
+#: The networks of PySlowFast: frames, stride, and the first and the last of ten clips in 300 frames
+#: at 30 fps.
+PYSLOWFAST = {
+    "slow_r50": ((0, 9, 18, 27, 36, 45, 54, 63), (212, 221, 230, 239, 248, 257, 266, 275)),
+    "slow_4x16_r50": ((0, 21, 42, 63), (212, 233, 254, 275)),
+    "x3d_xs": ((0, 15, 31, 47), (226, 242, 258, 273)),
+    "x3d_s": (
+        (0, 6, 12, 19, 25, 32, 38, 44, 51, 57, 64, 70, 77),
+        (199, 206, 212, 219, 225, 231, 238, 244, 251, 257, 263, 270, 276),
+    ),
+    "x3d_m": (
+        (0, 5, 10, 15, 21, 26, 31, 36, 42, 47, 52, 57, 63, 68, 73, 79),
+        (198, 203, 208, 213, 219, 224, 229, 234, 240, 245, 250, 255, 261, 266, 271, 277),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PYSLOWFAST)
+def test_the_clips_of_pyslowfast(name):
+    p = model_entry(name).preprocessing
+    clips = views.protocol_views(300, 300, 400, 30.0, p, Protocol(10, starts="parts"))
+    assert (clips[0][0].frames, clips[9][0].frames) == PYSLOWFAST[name]
+
+
+@pytest.mark.parametrize("fps", [30.0, 25.0, 29.97, 15.0, 60.0])
+def test_every_clip_equals_that_of_pyslowfast(fps):
+    """Also for short videos, which repeat their last frame."""
+    for frames, stride in ((8, 8), (4, 16), (32, 2), (4, 12), (13, 6), (16, 5), (1, 1)):
+        p = Preprocessing(frames, stride, 30.0, 64, crop=64, short="hold", spacing="linspace")
+        for num_frames in (5, 47, 65, 137, 250, 251, 299, 300, 301, 1000):
+            for count in (1, 3, 10):
+                protocol = Protocol(count, starts="parts")
+                clips = views.protocol_views(num_frames, 64, 64, fps, p, protocol)
+                free = max(num_frames - frames * stride * fps / 30, 0)
+                for i, (view,) in enumerate(clips):
+                    assert view.frames == pyslowfast(num_frames, p, fps, free * i / count)
+
+
+def test_training_clips_of_pyslowfast():
+    """The start is uniform and not rounded: `random.uniform(0, delta)`."""
+    p = model_entry("slow_r50").preprocessing
+    rng, same = np.random.default_rng(3), np.random.default_rng(3)
+    for num_frames in (300, 70, 30):
+        for _ in range(50):
+            found = views.random_view(num_frames, 300, 400, 25.0, p, rng).frames
+            start = same.uniform(0, max(num_frames - 64 * 25 / 30, 0))
+            same.integers(77, size=2)  # position of the crop
+            assert found == pyslowfast(num_frames, p, 25.0, start)
+            rng, same = (np.random.default_rng(len(found) + num_frames) for _ in range(2))
+    # Frames 9 apart, but 8 with the spacing of most libraries.
+    steps = {int(np.diff(clip).max()) for clip in frames("random", p, 300, fps=30.0)}
+    assert steps == {9}
+    even = dataclasses.replace(p, spacing="stride")
+    assert {int(np.diff(clip).max()) for clip in frames("random", even, 300, fps=30.0)} == {8}
+
+
+def test_the_clips_of_pytorchvideo():
+    """`uniform_temporal_subsample` of the 80 frames of a clip that begins at a frame."""
+    torch = pytest.importorskip("torch")
+    p = model_entry("x3d_m").preprocessing
+    clips = views.protocol_views(280, 300, 400, 30.0, p, Protocol(10, starts="parts"))
+    for i, (view,) in enumerate(clips):
+        first = 20 * i  # (280 - 80) / 10
+        inside = torch.linspace(0, 79, 16).clamp(0, 79).long()
+        assert view.frames == tuple((first + inside).tolist())
+
+
+def test_which_networks_have_this_spacing():
+    """Those of PySlowFast. CSN's own code takes every second frame, pytorchvideo's CSN does not."""
+    spaced = {name for name in list_models() if model_entry(name).preprocessing.spacing != "stride"}
+    assert {name.partition("_")[0] for name in spaced} == {
+        *("slow", "slowfast", "fast", "x3d", "x2d", "c2d", "i3d")
+    }
+    assert "i3d_rgb" not in spaced
+    assert find_source("pytorchvideo", "csn_r101").preprocessing == {"spacing": "linspace"}
+
+
+def test_spacing_and_windows_exclude_each_other():
+    p = model_entry("slow_r50").preprocessing
+    with pytest.raises(ConfigError, match="windows require preprocessing"):
+        Protocol(0, starts="windows").apply(p)
+    with pytest.raises(ConfigError, match=r"spacing='even': allowed are stride, linspace"):
+        Preprocessing(frames=8, spacing="even")

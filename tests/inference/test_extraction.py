@@ -22,9 +22,10 @@ from jaxvideo.inference.features import (
     write_features,
 )
 from jaxvideo.models import MODELS
-from jaxvideo.models.summary import trace_of_clip
 from jaxvideo.types import ConfigError, DataError, Preprocessing, Protocol, VideoError, View
 from tests.conftest import write_video
+from tests.marks import some
+from tests.models.test_zoo import facts
 
 PRE = Preprocessing(frames=4, size=40, crop=32, mean=(0.4, 0.5, 0.6), std=(0.2, 0.2, 0.3))
 MIDDLE = Protocol(clips=1)
@@ -136,18 +137,22 @@ def test_refusals(tmp_path):
 
 
 ONE_PER_CLASS = {entry.build: name for name, entry in reversed(MODELS.items())}
+EACH = [(name, end) for name in ONE_PER_CLASS.values() for end in ("pre_logits", "prob")]
+# Logits are `[N, classes]` in every network, see `tests/models/test_zoo.py`.
+CHOSEN = [pair for pair in EACH if pair[1] == "pre_logits" or pair[0] in ("c3d", "i3d_rgb")]
 
 
-@pytest.mark.parametrize("name", ONE_PER_CLASS.values())
-def test_features_of_every_class_of_networks(name):
+@pytest.mark.parametrize("pair", some(EACH, CHOSEN), ids=str)
+def test_features_of_every_class_of_networks(pair):
     """One vector per clip, also for networks that classify several positions or steps."""
-    model, p = create_model(name, width=1 / 8), MODELS[name].preprocessing
-    traced = trace_of_clip(model, p.shape)
+    name, endpoint = pair
+    model, p = create_model(name), MODELS[name].preprocessing
+    traced = facts(name).trace
     video = jax.ShapeDtypeStruct((2, *p.video_shape), np.uint8)
-    for endpoint, like in (("pre_logits", "pre_logits"), ("prob", "logits")):
-        compute = features._endpoint(model, p, endpoint, keep_map=False)
-        found = jax.eval_shape(compute, traced.variables, video)
-        assert (found.shape, found.dtype) == ((2, traced.endpoints[like].shape[-1]), np.float32)
+    compute = features._endpoint(model, p, endpoint, keep_map=False)
+    found = jax.eval_shape(compute, traced.variables, video)
+    like = "logits" if endpoint == "prob" else endpoint
+    assert (found.shape, found.dtype) == ((2, traced.endpoints[like].shape[-1]), np.float32)
 
 
 def test_names_of_files(tmp_path):

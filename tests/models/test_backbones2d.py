@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from jaxvideo.layers.conv import multiply_adds
+from jaxvideo.layers.parameters import shapes_only
 from jaxvideo.models.backbones2d import (
     BACKBONES,
     CONVNETS,
@@ -28,16 +29,17 @@ from jaxvideo.weights import tree
 def shapes_of(model, shape):
     """Shapes of variables and endpoints; nothing is run."""
     clip = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
-    variables = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), clip)
     seen = {}
 
-    def forward(variables, x):
-        out = model.apply(variables, x, train=False)
+    def forward(x):
+        out, variables = model.init_with_output(jax.random.key(0), x, train=False)
         features, ends = out if isinstance(out, tuple) else (out, {})
         seen.update({name: end.shape[1:] for name, end in ends.items()})
-        return features
+        return variables, features
 
-    return variables, jax.eval_shape(forward, variables, clip).shape, seen
+    with shapes_only():
+        variables, features = jax.eval_shape(forward, clip)
+    return variables, features.shape, seen
 
 
 def size(variables):

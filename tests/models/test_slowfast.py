@@ -12,14 +12,9 @@ from jaxvideo import create_model
 from jaxvideo.layers import BatchNorm, Conv3D
 from jaxvideo.models import MODELS
 from jaxvideo.models.csn import Block as SeparatedBlock
-from jaxvideo.models.slowfast import (
-    NonLocal,
-    SlowFast,
-    Stage,
-    joint_answer,
-    slow_frames,
-    window_means,
-)
+from jaxvideo.models.heads import joint_answer, window_means
+from jaxvideo.models.slowfast import NonLocal, SlowFast, Stage, slow_frames
+from jaxvideo.models.summary import trace_of_clip
 from jaxvideo.pretrained import read_weights
 from jaxvideo.types import ConfigError, Lowering
 from jaxvideo.weights import tree
@@ -111,11 +106,9 @@ def test_windows_of_a_map():
 )
 def test_the_heads_positions(name, crop, places):
     model, frames = create_model(name), MODELS[name].preprocessing.frames
-    clip = jax.ShapeDtypeStruct((1, frames, crop, crop, 3), jnp.float32)
-    key = jax.random.key(0)
-    (logits, ends), _ = jax.eval_shape(partial(model.init_with_output, train=False), key, clip)
-    assert ends["fc"].shape == (1, 1, *places, 400)
-    assert logits.shape == (1, 400)
+    traced = trace_of_clip(model, (frames, crop, crop, 3))
+    assert traced.endpoints["fc"].shape == (1, 1, *places, 400)
+    assert traced.logits.shape == (1, 400)
 
 
 @pytest.mark.parametrize("kind", ["softmax", "dot_product"])

@@ -1,10 +1,7 @@
 """Names of variables of SlowFast, one-pathway ResNets and CSN in other libraries."""
 
 import re
-from functools import partial
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -13,13 +10,12 @@ from jaxvideo.models import MODELS
 from jaxvideo.pretrained import SOURCES, find_source, read_weights
 from jaxvideo.types import CheckpointError
 from jaxvideo.weights import from_torch, tree
+from tests.models.test_zoo import facts
 
 
 def shapes_of(name, **arguments):
     """Maps flat names of a network's variables to their shapes."""
-    model, clip = create_model(name, **arguments), MODELS[name].preprocessing.shape
-    clip, key = jax.ShapeDtypeStruct((1, *clip), jnp.float32), jax.random.key(0)
-    return tree.flatten(jax.eval_shape(partial(model.init, train=False), key, clip))
+    return tree.flatten(facts(name, **arguments).trace.variables)
 
 
 def torch_names(name, naming, leaves=from_torch.TORCH_LEAVES, **arguments):

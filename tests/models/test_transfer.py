@@ -11,6 +11,7 @@ import pytest
 from jaxvideo import create_model
 from jaxvideo.inference.prepare import prepare
 from jaxvideo.layers import BatchNorm
+from jaxvideo.layers.parameters import shapes_only
 from jaxvideo.models import MODELS
 from jaxvideo.models.densenet3d import BLOCKS, VARIANTS, DenseNet3D
 from jaxvideo.models.inception import InceptionTrunk
@@ -198,7 +199,10 @@ def filled(shapes, seed=0):
 
 
 def shapes_of(model, *clip):
-    return jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), clip_of(*clip))
+    with shapes_only():
+        return jax.eval_shape(
+            lambda x: model.init(jax.random.key(0), x, train=False), clip_of(*clip)
+        )
 
 
 def clip_of(*shape):

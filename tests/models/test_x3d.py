@@ -1,7 +1,6 @@
 """X3D: its rules by hand, its names in other libraries, and pytorchvideo's network."""
 
 import math
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +10,8 @@ import pytest
 from jaxvideo import create_model
 from jaxvideo.layers import BatchNorm
 from jaxvideo.models import MODELS
-from jaxvideo.models.slowfast import joint_answer
+from jaxvideo.models.heads import joint_answer
+from jaxvideo.models.summary import trace_of_clip
 from jaxvideo.models.x3d import X3D, Block, SqueezeExcite, round_width
 from jaxvideo.pretrained import read_weights
 from jaxvideo.types import Lowering
@@ -80,10 +80,9 @@ def test_stages(name, blocks, inner, hidden):
 )
 def test_the_heads_positions(name, crop, places):
     model, frames = create_model(name), MODELS[name].preprocessing.frames
-    clip, key = jax.ShapeDtypeStruct((1, frames, crop, crop, 3), jnp.float32), jax.random.key(0)
-    (logits, ends), _ = jax.eval_shape(partial(model.init_with_output, train=False), key, clip)
-    assert ends["fc2"].shape == (1, 1, places, places, 400)
-    assert logits.shape == (1, 400)
+    traced = trace_of_clip(model, (frames, crop, crop, 3))
+    assert traced.endpoints["fc2"].shape == (1, 1, places, places, 400)
+    assert traced.logits.shape == (1, 400)
 
 
 def test_squeeze_and_excitation_by_hand():

@@ -19,6 +19,7 @@ from jaxvideo.weights import tree
 
 PRE = Preprocessing(frames=4, size=24, crop=20)
 FLAT = {"name": "f_r2d_10", "width": 1 / 16}
+CLASSES = ("a", "b", "c")
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +44,7 @@ def run(tmp_path_factory):
 @pytest.mark.full
 def test_from_a_run(run):
     folder, expected = run
-    variables, model, clips, notes = initial_weights(Init(str(folder)), FLAT, 3, {}, 0)
+    variables, model, clips, notes, _ = initial_weights(Init(str(folder)), FLAT, CLASSES, {}, 0)
     jax.tree.map(np.testing.assert_array_equal, variables, expected)
     assert model == FLAT
     assert clips == PRE
@@ -54,7 +55,7 @@ def test_another_head_and_other_pixels(run):
     folder, expected = run
     init = Init(str(folder), leave_out=("fc/*",))
     given = {"mean": (0.5, 0.5, 0.5), "frames": 8, "stride": None}
-    variables, _, clips, notes = initial_weights(init, FLAT, 9, given, 0)
+    variables, _, clips, notes, _ = initial_weights(init, FLAT, tuple("abcdefghi"), given, 0)
     assert clips == dataclasses.replace(PRE, mean=(0.5, 0.5, 0.5), frames=8)
     assert variables["params"].pop("fc")["kernel"].shape == (32, 9)
     params = {name: leaf for name, leaf in expected["params"].items() if name != "fc"}
@@ -67,7 +68,7 @@ def test_inflated(run):
     folder, expected = run
     deep = {"name": "r3d_10", "width": 1 / 16}
     init = Init(str(folder), inflate="center")
-    variables, _, clips, _ = initial_weights(init, deep, 3, {}, 0)
+    variables, _, clips, _, _ = initial_weights(init, deep, CLASSES, {}, 0)
     own = model_entry("r3d_10").preprocessing
     assert (clips.frames, clips.crop, clips.mean) == (own.frames, own.crop, PRE.mean)
     kernel = variables["params"]["conv1"]["kernel"]
@@ -79,7 +80,7 @@ def test_inflated(run):
 def test_another_epsilon_gives_the_same_numbers(run):
     folder, expected = run
     other = {**FLAT, "bn_epsilon": 1e-3}
-    variables, model, _, _ = initial_weights(Init(str(folder)), other, 3, {}, 0)
+    variables, model, *_ = initial_weights(Init(str(folder)), other, CLASSES, {}, 0)
     assert model == other
     found = variables["batch_stats"]["bn1"]["var"]
     np.testing.assert_allclose(
@@ -90,7 +91,8 @@ def test_another_epsilon_gives_the_same_numbers(run):
 def test_arguments_come_with_the_weights(run):
     """`width` need not be repeated."""
     folder, expected = run
-    variables, model, _, _ = initial_weights(Init(str(folder)), {"name": FLAT["name"]}, 3, {}, 0)
+    given = {"name": FLAT["name"]}
+    variables, model, *_ = initial_weights(Init(str(folder)), given, CLASSES, {}, 0)
     assert model == FLAT
     jax.tree.map(np.testing.assert_array_equal, variables, expected)
 
@@ -120,8 +122,9 @@ def test_arguments_come_with_the_weights(run):
     ],
 )
 def test_what_does_not_fit(run, fields, model, classes, error, text):
+    names = tuple("abcdefghi")[:classes]
     with pytest.raises(error, match=text):
-        initial_weights(Init(str(run[0]), **fields), model, classes, {}, 0)
+        initial_weights(Init(str(run[0]), **fields), model, names, {}, 0)
 
 
 def test_wrong_init():
@@ -132,7 +135,7 @@ def test_wrong_init():
     with pytest.raises(ConfigError, match="convert the file first"):
         Init("x", source="hara", inflate="center")
     with pytest.raises(CheckpointError, match=r"no\.pt: no such file"):
-        initial_weights(Init("no.pt", source="hara"), {"name": "resnet18_3d_a"}, 3, {}, 0)
+        initial_weights(Init("no.pt", source="hara"), {"name": "resnet18_3d_a"}, CLASSES, {}, 0)
 
 
 @pytest.mark.full
@@ -154,13 +157,13 @@ def test_streams_from_parts(tmp_path):
         frames=8, size=32, crop=32, modality="rgb_flow", mean=(0.0,) * 5, std=(1.0,) * 5
     )
     clips = dataclasses.asdict(clips)
-    variables, model, _, _ = initial_weights(Init(parts=paths), both, 3, clips, 0)
+    variables, model, *_ = initial_weights(Init(parts=paths), both, CLASSES, clips, 0)
     assert model == both
     for scope, own in expected.items():
         for kind in ("params", "batch_stats"):
             jax.tree.map(np.testing.assert_array_equal, variables[kind][scope], own[kind])
     with pytest.raises(CheckpointError, match="missing   batch_stats/flow/"):
-        initial_weights(Init(parts={"rgb": paths["rgb"]}), both, 3, clips, 0)
+        initial_weights(Init(parts={"rgb": paths["rgb"]}), both, CLASSES, clips, 0)
 
 
 def test_wrong_parts():
@@ -169,3 +172,84 @@ def test_wrong_parts():
     with pytest.raises(ConfigError, match="every part needs a path"):
         Init(parts={"rgb": "b", "flow": ""})
     assert Init(parts={"rgb": "", "flow": ""}).paths == []
+
+
+@pytest.fixture(scope="module")
+def named(run, tmp_path_factory):
+    """A file and a run directory with the classes a, b and c."""
+    _, variables = run
+    model = {**FLAT, "num_classes": 3}
+    path = tmp_path_factory.mktemp("named") / "w.safetensors"
+    save_weights(path, Weights(variables, model, PRE, CLASSES, {"source": "test"}))
+    folder = tmp_path_factory.mktemp("named_run")
+    state = TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=variables["params"],
+        batch_stats=variables["batch_stats"],
+        opt_state=optax.sgd(0.1).init(variables["params"]),
+        plateau=None,
+    )
+    described = {"model": model, "preprocessing": dataclasses.asdict(PRE), "classes": CLASSES}
+    with checkpoint.open_checkpoints(folder, keep=1) as checkpoints:
+        checkpoint.save(checkpoints, state, 1, described)
+    return {"file": str(path), "run": str(folder)}
+
+
+@pytest.mark.parametrize("kind", ["file", "run"])
+def test_the_classifier_is_aligned_by_name(named, run, kind):
+    head = run[1]["params"]["fc"]
+    found = initial_weights(Init(named[kind]), FLAT, ("c", "a", "b"), {}, 0)
+    ours = found.variables["params"]["fc"]
+    np.testing.assert_array_equal(ours["kernel"], head["kernel"][:, [2, 0, 1]])
+    np.testing.assert_array_equal(ours["bias"], head["bias"][jnp.array([2, 0, 1])])
+    assert found.fresh == []
+    assert "order of the data's classes" in found.notes[0]
+    same = initial_weights(Init(named[kind]), FLAT, CLASSES, {}, 0)
+    np.testing.assert_array_equal(same.variables["params"]["fc"]["kernel"], head["kernel"])
+    assert same.notes == []
+
+
+@pytest.mark.parametrize("kind", ["file", "run"])
+def test_new_classes_start_from_random_values(named, run, kind):
+    head = run[1]["params"]["fc"]
+    found = initial_weights(Init(named[kind]), FLAT, ("x", "b", "y", "z"), {}, 0)
+    kernel = np.asarray(found.variables["params"]["fc"]["kernel"])
+    assert kernel.shape == (32, 4)
+    np.testing.assert_array_equal(kernel[:, 1], head["kernel"][:, 1])
+    assert found.fresh == ["x", "y", "z"]
+    assert "3 of 4 classes are not in the initial weights" in found.notes[0]
+    for column in (0, 2, 3):
+        assert np.abs(kernel[:, column]).max() > 0
+        assert all(
+            np.abs(kernel[:, column] - old).max() > 0 for old in np.asarray(head["kernel"]).T
+        )
+    other = initial_weights(Init(named[kind]), FLAT, ("x", "b", "y", "z"), {}, 1)
+    assert np.abs(kernel - other.variables["params"]["fc"]["kernel"]).max() > 0
+
+
+def test_a_classifier_that_is_left_out(named):
+    found = initial_weights(Init(named["file"], leave_out=("fc/*",)), FLAT, ("c", "a"), {}, 0)
+    assert found.variables["params"]["fc"]["kernel"].shape == (32, 2)
+    assert found.notes == []
+    assert found.fresh == []
+
+
+def test_classes_without_names(run, tmp_path):
+    """The number must agree; the order is kept, with a warning."""
+    names = tuple(f"class {i}" for i in range(3))
+    path = tmp_path / "w.safetensors"
+    save_weights(path, Weights(run[1], {**FLAT, "num_classes": 3}, PRE, names, {"source": "test"}))
+    found = initial_weights(Init(str(path)), FLAT, CLASSES, {}, 0)
+    np.testing.assert_array_equal(
+        found.variables["params"]["fc"]["kernel"], run[1]["params"]["fc"]["kernel"]
+    )
+    assert "do not name their classes" in found.notes[0]
+    with pytest.raises(CheckpointError, match=r"leave_out=\("):
+        initial_weights(Init(str(path)), FLAT, ("a", "b"), {}, 0)
+
+
+def test_steps_of_files(named):
+    with pytest.raises(ConfigError, match="is not a run directory"):
+        initial_weights(Init(named["file"], step="best"), FLAT, CLASSES, {}, 0)
+    with pytest.raises(CheckpointError, match="no checkpoint step=7"):
+        initial_weights(Init(named["run"], step="7"), FLAT, CLASSES, {}, 0)

@@ -9,20 +9,25 @@ import sys
 import time
 from pathlib import Path
 
+import absl.logging
 import numpy as np
 import pytest
 
 from configs import i3d_rgb, motion
+from jaxvideo import cli
+from jaxvideo.cli.train import main
 from jaxvideo.data.motion.folder import ensure_motion
+from jaxvideo.training.checkpoint import load_variables
 from jaxvideo.training.loop import train
 from jaxvideo.types import CheckpointError, ConfigError, DataError
+from jaxvideo.weights import tree
 from tests.conftest import write_video
 
 ROOT = Path(__file__).parent.parent.parent
 
 TINY = [
     "--config=configs/motion.py",
-    "--config.model.name=f_r2d_18",
+    "--config.model.name=f_r2d_10",
     "--config.model.width=0.0625",
     "--config.data.train_videos=32",
     "--config.data.val_videos=16",
@@ -57,9 +62,9 @@ def command(environment, workdir, *arguments):
     return [sys.executable, "train.py", *TINY, root, f"--workdir={workdir}", *arguments]
 
 
-def run(environment, workdir, *arguments, program=None):
+def run(environment, workdir, *arguments):
     return subprocess.run(
-        program or command(environment, workdir, *arguments),
+        command(environment, workdir, *arguments),
         cwd=ROOT,
         env=environment,
         capture_output=True,
@@ -71,20 +76,9 @@ def run(environment, workdir, *arguments, program=None):
 
 def weights(workdir):
     """Returns all arrays of the newest checkpoint, by name."""
-    program = (
-        "import sys, numpy as np\n"
-        "from jaxvideo.training.checkpoint import load_variables\n"
-        "from jaxvideo.weights.tree import flatten\n"
-        "variables, described = load_variables(sys.argv[1])\n"
-        "assert described['data']['next_batch'] == int(sys.argv[3]), described['data']\n"
-        "np.savez(sys.argv[2], **flatten(variables))\n"
-    )
-    out = Path(workdir) / "weights.npz"
-    subprocess.run(
-        [sys.executable, "-c", program, str(workdir), str(out), str(STEPS)], cwd=ROOT, check=True
-    )
-    with np.load(out) as file:
-        return dict(file)
+    variables, described = load_variables(workdir)
+    assert described["data"]["next_batch"] == STEPS, described["data"]
+    return tree.flatten(variables)
 
 
 @pytest.fixture(scope="module")
@@ -186,21 +180,11 @@ def test_interrupted_and_continued_ends_with_the_same_weights(
     assert steps == [8, 16, 24]
 
 
-def test_predict_with_the_classes_of_the_checkpoint(environment, finished):
+def test_predict_with_the_classes_of_the_checkpoint(environment, finished, capsys):
     workdir, _ = finished
     video = next((Path(environment["MOTION"]) / "val" / "up").glob("*.mp4"))
-    program = [
-        sys.executable,
-        "-m",
-        "jaxvideo",
-        "predict",
-        str(video),
-        "--checkpoint",
-        str(workdir),
-    ]
-    done = run(environment, None, program=program)
-    assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
+    assert cli.main(["predict", str(video), "--checkpoint", str(workdir)]) == 0
+    lines = capsys.readouterr().out.splitlines()
     assert lines[1] == str(video)
     shares = [float(line.split()[0]) for line in lines[2:]]
     assert len(shares) == 5
@@ -208,9 +192,8 @@ def test_predict_with_the_classes_of_the_checkpoint(environment, finished):
     assert {line.split()[2] for line in lines[2:]} <= set(
         (Path(environment["MOTION"]) / "classes.txt").read_text().split()
     )
-    missing = run(environment, None, program=[*program[:4], "/gone.mp4", *program[5:]])
-    assert missing.returncode == 1
-    assert missing.stderr.startswith("error: /gone.mp4")
+    assert cli.main(["predict", "/gone.mp4", "--checkpoint", str(workdir)]) == 1
+    assert capsys.readouterr().err.startswith("error: /gone.mp4")
 
 
 def refused(done, *texts):
@@ -248,8 +231,10 @@ def test_compiled_programs_are_kept(environment, finished, tmp_path):
     assert f"compilation cache: {kept}" in finished[1]
     assert list(kept.glob("jit_*"))  # not train_step: jaxlib cannot serialize calls of oneDNN
     (tmp_path / "file").touch()
-    folder = f"--config.compilation_cache={tmp_path}/file/cache"
-    refused(run(environment, tmp_path / "run", folder), "compilation_cache", "'' for none")
+    config = small_config(environment)
+    config.compilation_cache = f"{tmp_path}/file/cache"
+    with pytest.raises(ConfigError, match=r"compilation_cache=.* cannot be written.*'' for none"):
+        train(config.to_dict(), tmp_path / "run")
 
 
 @pytest.mark.parametrize(
@@ -259,14 +244,21 @@ def test_compiled_programs_are_kept(environment, finished, tmp_path):
         ("--config.optim.lr=fast", ["optim.lr", "fast"]),
     ],
 )
-def test_bad_overrides(environment, tmp_path, override, texts):
-    done = run(environment, tmp_path / "run", override)
-    refused(done, *texts)
+def test_bad_overrides(environment, tmp_path, override, texts, capsys, monkeypatch):
+    """In this process: `train.py` only calls `main`."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(absl.logging, "set_verbosity", lambda level: None)
+    assert main(command(environment, tmp_path / "run", override)[2:]) == 1
+    (error,) = capsys.readouterr().err.splitlines()
+    assert error.startswith("error: ")
+    for text in texts:
+        assert text in error
+    assert not (tmp_path / "run").exists()
 
 
 def small_config(environment):
     """TINY's config, for a run in this process, which has eight devices."""
-    config = motion.get_config("f_r2d_18")
+    config = motion.get_config("f_r2d_10")
     for argument in TINY[2:]:
         key, _, value = argument.removeprefix("--config.").partition("=")
         config.update_from_flattened_dict({key: ast.literal_eval(value)})
@@ -302,9 +294,9 @@ def test_a_checkpoint_of_another_model(environment, finished, tmp_path):
     shutil.copytree(finished[0], workdir)
     (workdir / "result.json").unlink()
     config = json.loads((workdir / "run.json").read_text())
-    config["model"]["name"] = "mc2_18"
+    config["model"]["name"] = "mc2_10"
     (workdir / "run.json").write_text(json.dumps(config))
-    done = run(environment, workdir, "--config.model.name=mc2_18")
+    done = run(environment, workdir, "--config.model.name=mc2_10")
     refused(done, "does not fit the model", "conv1/kernel")
 
 

@@ -27,6 +27,7 @@ from jaxvideo.training.step import (
 )
 from jaxvideo.types import ConfigError, Lowering, Preprocessing
 from tests.marks import some
+from tests.models.test_backbones2d import random_variables
 
 PRE = Preprocessing(frames=4, size=16, crop=16, mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3))
 
@@ -34,8 +35,7 @@ PRE = Preprocessing(frames=4, size=16, crop=16, mean=(0.4, 0.5, 0.6), std=(0.2, 
 def setup(kind="r2plus1d", **arguments):
     """Two stages of one block contain all operations and compile in seconds."""
     model = ResNet3D(KINDS[kind][:3], blocks=(1, 1), num_classes=5, width=1 / 8, **arguments)
-    light = model.clone(lowering=Lowering.DIRECT)
-    variables = jax.jit(lambda: init_variables(light, PRE, 0))()
+    variables = jax.tree.map(jnp.asarray, random_variables(model, PRE.shape))
     optim = Optim(lr=0.1, schedule="constant", weight_decay=1e-3)
     schedule = make_schedule(optim, steps_per_epoch=1, epochs=1)
     optimizer = make_optimizer(optim, schedule, variables["params"])
@@ -79,7 +79,8 @@ def test_eight_devices_equal_one(groups):
 
 
 def test_a_step_learns_and_moves_statistics():
-    model, optimizer, state = setup()
+    # DIRECT compiles fastest; the other tests of whole steps use the default lowerings.
+    model, optimizer, state = setup(lowering=Lowering.DIRECT)
     step = jax.jit(make_train_step(model, optimizer, PRE, flip=False, label_smoothing=0.1))
     data, losses = batch(), []
     for _ in range(40):
@@ -91,7 +92,7 @@ def test_a_step_learns_and_moves_statistics():
 
 
 def test_samples_without_weight_do_not_count():
-    model, optimizer, state = setup("f_r2d")
+    model, optimizer, state = setup("f_r2d", lowering=Lowering.DIRECT)
     step = jax.jit(make_train_step(model, optimizer, PRE, flip=False))
     data = batch()
     data["weight"][8:] = 0

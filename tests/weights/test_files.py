@@ -59,7 +59,7 @@ class Hostile:
 def test_a_hostile_pickle_is_not_run(tmp_path, wrapper):
     mark, path = tmp_path / "ran", tmp_path / "w.pkl"
     path.write_bytes(pickle.dumps(wrapper(Hostile(mark))))
-    with pytest.raises(CheckpointError, match=r"w\.pkl contains more than arrays and"):
+    with pytest.raises(CheckpointError, match=r"w\.pkl contains more than weights and"):
         files.read_arrays(path)
     assert not mark.exists()
 

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from jaxvideo.models import MODELS, create_model
-from jaxvideo.models.summary import trace_of_clip
+from jaxvideo.models import MODELS
 from jaxvideo.weights import tree
 from jaxvideo.weights.sources import SOURCES, find_source, names_in_file, sources_of
+from tests.models.test_zoo import facts
 
 GOLDEN = Path(__file__).with_suffix(".json")
 
@@ -17,10 +17,8 @@ def names(source: str) -> dict[str, str]:
     """Our names to theirs, for stem, a block and head of the first model of the source."""
     name = next(name for name in MODELS if source in sources_of(name))
     found = find_source(source, name)
-    shapes = trace_of_clip(
-        create_model(name, **found.arguments), MODELS[name].preprocessing.shape
-    ).variables
-    every = list(names_in_file(tree.flatten(shapes), found, ()).items())
+    shapes = tree.flatten(facts(name, **found.arguments).trace.variables)
+    every = list(names_in_file(shapes, found, ()).items())
     return dict(sorted(every[:24] + every[-24:]))
 
 

@@ -36,11 +36,13 @@ class Annotations:
       splits: rows by "train", "val" and "test", in the order of the files.
       anywhere: True if names are file names without ending, or names of folders of frames,
         anywhere below the data folder; False if names are paths.
+      frames: number of frames by name, where the annotations state it.
     """
 
     classes: tuple[str, ...]
     splits: dict[str, list[Row]]
     anywhere: bool
+    frames: dict[str, int] = dataclasses.field(default_factory=dict)
 
 
 #: Videos of each split before their labels are indexed: (file and line for errors, name, labels).
@@ -81,6 +83,8 @@ def index_of(classes: Sequence[str]) -> Callable[[str, str], int]:
         value = index.get(label)
         if value is None and is_index(label) and int(label) < len(classes):
             value = int(label)
+        if value is None and re.fullmatch(r"-\d+", label):
+            raise DataError(f"{where}: the label {label} is negative; indices begin at 0")
         if value is None:
             some = ", ".join(classes[:5]) + (", ..." if len(classes) > 5 else "")
             raise DataError(

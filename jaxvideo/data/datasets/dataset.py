@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+from collections.abc import Iterator
 
 from jaxvideo.data.video import VideoFile, open_video
+from jaxvideo.types import VideoError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,6 +21,7 @@ class VideoDataset:
       label_sets: all class indices of each video, if some video has several; otherwise empty.
       missing: annotated videos that do not exist, named as in the annotations.
       quarantined: paths that the quarantine file excludes.
+      declared: number of frames of each video in the annotations, 0 if unknown; or empty.
     """
 
     paths: tuple[str, ...]
@@ -27,6 +30,7 @@ class VideoDataset:
     label_sets: tuple[tuple[int, ...], ...] = ()
     missing: tuple[str, ...] = ()
     quarantined: tuple[str, ...] = ()
+    declared: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -45,10 +49,20 @@ class VideoDataset:
             text += f" (missing: {', '.join(self.missing[:3])}{more})"
         return text + f", {len(self.quarantined):,} in quarantine" * bool(self.quarantined)
 
-    def open(self, index: int) -> contextlib.AbstractContextManager[VideoFile]:
+    @contextlib.contextmanager
+    def open(self, index: int) -> Iterator[VideoFile]:
         """Opens the video at `index`; a context manager.
 
         Raises:
-          VideoError: the video cannot be read.
+          VideoError: the video cannot be read, or has another number of frames than declared.
         """
-        return open_video(self.paths[index])
+        with open_video(self.paths[index]) as video:
+            declared = self.declared[index] if self.declared else 0
+            if declared not in (0, video.num_frames):
+                raise VideoError(wrong_count(self.paths[index], declared, video.num_frames))
+            yield video
+
+
+def wrong_count(path: str, declared: int, found: int) -> str:
+    """Returns the message for a number of frames that differs from the annotations."""
+    return f"{path}: the annotations state {declared} frames, but there are {found}"

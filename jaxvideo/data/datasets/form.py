@@ -9,7 +9,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from jaxvideo.data.datasets.annotations import Annotations, split_of
+from jaxvideo.data.datasets.locate import video_exists
+from jaxvideo.data.datasets.pair_lists import is_unlabeled
 from jaxvideo.data.datasets.text import read_classes
+from jaxvideo.data.video import LISTS, is_side_file
 from jaxvideo.types import DataError
 
 # Folders that contain annotation files: the data folder itself, and those of published archives.
@@ -22,7 +25,6 @@ _FOLDERS = (
     "testTrainMulti_7030_splits",
     "ucfTrainTestlist",
 )
-_ENDINGS = (".csv", ".tsv", ".txt", ".json")
 _HEAD = 1 << 16
 
 
@@ -60,6 +62,15 @@ class Candidate:
         return next((line for line in head if line and not line.startswith("#")), "")
 
     @functools.cached_property
+    def unlabeled(self) -> bool:
+        """True for a list of videos without labels."""
+        if self.is_json:
+            return False
+        with self.path.open(encoding="utf-8-sig", errors="replace") as file:
+            lines = file.read(_HEAD).splitlines()
+        return is_unlabeled([line.strip() for line in lines[:1000]])
+
+    @functools.cached_property
     def split(self) -> str | None:
         """The split in the file name."""
         return split_of(self.path.name)[0]
@@ -86,6 +97,7 @@ class Source:
       files: the annotation files of the form in `root`.
       fold: number of the split into training and test, from 1.
       lists: file names by split, instead of `files`; only if `Form.lists`.
+      videos: the folder of the videos; None: `root`.
       classes: name of the file with class names, if the form has no class list of its own.
     """
 
@@ -94,6 +106,11 @@ class Source:
     fold: int = 1
     lists: Mapping[str, str] = dataclasses.field(default_factory=dict)
     classes: str = "classes.txt"
+    videos: Path | None = None
+
+    def exists(self, name: str) -> bool:
+        """True if the path of a video in a list exists."""
+        return video_exists(self.videos or self.root, name)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -124,7 +141,8 @@ def candidates(root: Path) -> Iterator[Candidate]:
     for folder in _FOLDERS:
         place = root / folder
         for path in sorted(place.iterdir()) if place.is_dir() else ():
-            if path.suffix.lower() in _ENDINGS and path.is_file():
+            named = path.suffix.lower() in LISTS and not is_side_file(path.name)
+            if named and path.is_file():
                 yield Candidate(path)
 
 

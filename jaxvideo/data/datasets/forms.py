@@ -53,12 +53,17 @@ def form_named(name: str) -> Form:
 
 def annotation_files(root: Path) -> dict[str, tuple[Path, ...]]:
     """Returns the annotation files of a data folder by the name of their form."""
-    found: dict[str, list[Path]] = {}
+    found: dict[str, list[Candidate]] = {}
     for file in candidates(root):
         name = form_of(file)
         if name:
-            found.setdefault(name, []).append(file.path)
-    return {name: tuple(paths) for name, paths in found.items()}
+            found.setdefault(name, []).append(file)
+    if len(found) > 1 and "csv" in found:
+        # A list without labels does not decide the form.
+        found["csv"] = [file for file in found["csv"] if not (file.split and file.unlabeled)]
+        if not found["csv"]:
+            del found["csv"]
+    return {name: tuple(file.path for file in files) for name, files in found.items()}
 
 
 def form_of(file: Candidate) -> str | None:

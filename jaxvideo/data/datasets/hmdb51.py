@@ -27,7 +27,7 @@ def _read(source: Source) -> Annotations:
     for label, path in sorted(files.items()):
         # The names of some videos begin with '#'.
         for line, text in read_lines(path, _LINE, comment=None):
-            file, _, use = text.rpartition(" ")
+            file, use = [*text.rsplit(None, 1), ""][:2]
             if use not in ("0", "1", "2") or not file:
                 raise DataError(
                     f"{path}, line {line}: {text!r} is not of the form '{_LINE}' (1 is training, "

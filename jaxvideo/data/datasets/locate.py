@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from jaxvideo.data.datasets.annotations import SPLITS, Annotations, Row
-from jaxvideo.data.video import is_video
+from jaxvideo.data.video import Ignored, is_video
 from jaxvideo.progress import LOG
 from jaxvideo.types import DataError
 
@@ -40,6 +40,15 @@ def locate(root: Path, annotations: Annotations) -> dict[str, list[str | None]]:
         split: [_path(root, row.name, split, exists) for row in rows]
         for split, rows in annotations.splits.items()
     }
+
+
+def video_exists(root: Path, name: str) -> bool:
+    """True if the path of a video in a list exists below the folder of the videos."""
+    return any(
+        os.path.exists(root / base.format(split=split) / name)
+        for base in _BASES
+        for split in SPLITS
+    )
 
 
 def _listing_report(root: Path) -> Callable[[int], None]:
@@ -83,6 +92,7 @@ def _places(root: Path, wanted: set[str], report: Callable[[int], None]) -> dict
     A folder with a wanted name is taken for a folder of frames and not listed.
     """
     places: dict[str, list[str]] = {}
+    ignored = Ignored()
     folders = [(str(root), 0)]
     while folders:
         folder, depth = folders.pop()
@@ -97,8 +107,12 @@ def _places(root: Path, wanted: set[str], report: Callable[[int], None]) -> dict
             own = stem if stem in wanted else stem.removeprefix("v_")
             if own in wanted and (is_folder or is_video(name)):
                 places.setdefault(own, []).append(path)
-            elif is_folder and not name.startswith(".") and depth < _DEPTH:
-                folders.append((path, depth + 1))
+            elif is_folder:
+                if not name.startswith(".") and depth < _DEPTH:
+                    folders.append((path, depth + 1))
+            elif not is_video(name):
+                ignored.add(name)
+    ignored.log(root)
     return places
 
 

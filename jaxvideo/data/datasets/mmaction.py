@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from jaxvideo.data.datasets.annotations import Annotations, Found, indexed, is_i
 from jaxvideo.data.datasets.form import Candidate, Form, Source, files_by_split, given_classes
 from jaxvideo.data.datasets.text import bad_entry, read_json, read_lines
 from jaxvideo.data.video import VIDEOS
+from jaxvideo.progress import LOG
 from jaxvideo.types import DataError
 
 _LINE = "path/of/frames 163 1"
@@ -23,20 +25,29 @@ def _matches(file: Candidate) -> bool:
     if file.is_json:
         named = '"filename"' in file.json_list or '"frame_dir"' in file.json_list
         return named and '"label"' in file.json_list
-    numbered = re.fullmatch(r"(\S+)((?: \d+){2,})", file.first_line)
+    numbered = re.fullmatch(r"(\S+)((?:\s+\d+){2,})", file.first_line)
     return file.split is not None and numbered is not None
 
 
 def _read(source: Source) -> Annotations:
     found: Found = {}
+    frames: dict[str, int] = {}
     for split, path in files_by_split(source, LAYOUT).items():
-        read = _read_json if path.suffix == ".json" else _read_lines
-        found[split] = list(read(path))
-    return indexed(found, given_classes(source), anywhere=False)
+        if path.suffix == ".json":
+            found[split] = list(_read_json(path, frames))
+        else:
+            found[split] = list(_read_lines(path, source, frames))
+        counted = sum(name in frames for _, name, _ in found[split])
+        columns = "path, frames, label" if counted else "path, label"
+        LOG.info(f"{path}: {len(found[split]):,} rows, columns: {columns}")
+    read = indexed(found, given_classes(source), anywhere=False)
+    return dataclasses.replace(read, frames=frames)
 
 
-def _read_lines(path: Path) -> Iterator[tuple[str, str, list[str]]]:
-    for line, text in read_lines(path, _LINE):
+def _read_lines(
+    path: Path, source: Source, frames: dict[str, int]
+) -> Iterator[tuple[str, str, list[str]]]:
+    for line, text in read_lines(path, _LINE, exists=source.exists):
         name, *numbers = text.split()
         # The number of frames follows a folder, but not a video file.
         labels = numbers if name.lower().endswith(VIDEOS) else numbers[1:]
@@ -45,15 +56,19 @@ def _read_lines(path: Path) -> Iterator[tuple[str, str, list[str]]]:
                 f"{path}, line {line}: {text!r} is not of the form '{_LINE}' "
                 "(folder, number of frames, label)"
             )
+        if len(labels) < len(numbers):
+            frames[name] = int(numbers[0])
         yield f"{path}, line {line}", name, labels
 
 
-def _read_json(path: Path) -> Iterator[tuple[str, str, list[str]]]:
+def _read_json(path: Path, frames: dict[str, int]) -> Iterator[tuple[str, str, list[str]]]:
     for entry in read_json(path, LAYOUT):
         try:
             name = entry.get("filename") or entry["frame_dir"]
             labels = entry["label"] if isinstance(entry["label"], list) else [entry["label"]]
-        except (KeyError, TypeError, AttributeError):
+            if entry.get("total_frames"):
+                frames[name] = int(entry["total_frames"])
+        except (KeyError, TypeError, ValueError, AttributeError):
             raise bad_entry(path, "an entry", entry, LAYOUT) from None
         yield f"{path}, {name}", name, [str(label) for label in labels]
 

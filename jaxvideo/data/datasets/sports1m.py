@@ -16,7 +16,7 @@ LAYOUT = (
 
 
 def _matches(file: Candidate) -> bool:
-    return re.match(r"https?://\S+ \d+(,\d+)*$", file.first_line) is not None
+    return re.match(r"https?://\S+\s+\d+(,\d+)*$", file.first_line) is not None
 
 
 def _read(source: Source) -> Annotations:
@@ -27,7 +27,7 @@ def _read(source: Source) -> Annotations:
     for split, path in files_by_split(source, LAYOUT).items():
         rows = found.setdefault(split, [])
         for line, text in read_lines(path, _LINE):
-            url, _, labels = text.rpartition(" ")
+            url, labels = [*text.rsplit(None, 1), ""][:2]
             _, known, video = url.strip().rpartition("v=")
             if not (known and video):
                 raise DataError(f"{path}, line {line}: {text!r} is not of the form '{_LINE}'")

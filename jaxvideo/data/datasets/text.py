@@ -5,14 +5,24 @@ from __future__ import annotations
 import csv
 import json
 import os
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from jaxvideo.progress import LOG
 from jaxvideo.types import DataError
 
-#: Form of a line that `read_pairs` reads.
+#: Form of a line that `pair_lists.read_pairs` reads.
 PAIR = "path/of/video.mp4 label"
+
+# First lines of a list of class names that are no class, in lower case.
+_CLASS_HEADERS = (
+    *("name", "names", "class", "classes", "class_name", "class name", "label", "labels"),
+    *("category", "action", "classname"),
+)
+_NUMBER_FIRST = re.compile(r"(?P<number>\d+)(\s*[,;]\s*|\s+)(?P<name>\S.*)")
+_NUMBER_LAST = re.compile(r"(?P<name>.*\S)(\s*[,;]\s*|\s+)(?P<number>\d+)")
 
 
 def read_text(path: Path, expected: str) -> str:
@@ -33,57 +43,93 @@ def read_text(path: Path, expected: str) -> str:
         raise DataError(f"{path} cannot be read as text ({error})") from error
 
 
-def read_lines(path: Path, form: str, comment: str | None = "#") -> list[tuple[int, str]]:
+def read_lines(
+    path: Path,
+    form: str,
+    comment: str | None = "#",
+    exists: Callable[[str], bool] | None = None,
+) -> list[tuple[int, str]]:
     """Reads the numbers and texts of the lines that are neither empty nor a comment.
 
     Args:
       path: the file.
       form: an example of a line for the error message.
       comment: first character of a comment line; None if there are no comments.
+      exists: tells if the video with a name exists. A line that begins with such a name is not a
+        comment.
 
     Raises:
       DataError: the file does not exist, is not text, or has no such line.
     """
     content = read_text(path, f"lines '{form}'")
     numbered = [(i, line.strip()) for i, line in enumerate(content.splitlines(), start=1)]
-    lines = [(i, text) for i, text in numbered if text and not (comment and text[0] == comment)]
+
+    def counts(text: str) -> bool:
+        if not comment or text[0] != comment:
+            return True
+        return exists is not None and exists(text.split()[0])
+
+    lines = [(i, text) for i, text in numbered if text and counts(text)]
     if not lines:
         raise DataError(f"{path} is empty; expected: lines '{form}'")
     return lines
 
 
-def read_pairs(path: Path) -> list[tuple[int, str, str]]:
-    """Reads (line number, video, label) of lines `video label`.
-
-    The separator is a tab if the line has one, otherwise the last comma, otherwise the last space.
-
-    Raises:
-      DataError: the file does not exist or is empty, or a line has another form.
-    """
-    rows = []
-    for number, text in read_lines(path, PAIR):
-        separator = "\t" if "\t" in text else "," if "," in text else " "
-        name, found, label = (part.strip() for part in text.rpartition(separator))
-        if not (name and label) or (separator == " " and not found and " " not in text):
-            raise DataError(
-                f"{path}, line {number}: {text!r} is not of the form '{PAIR}' "
-                "(separated by a tab, a comma or a space)"
-            )
-        rows.append((number, name, label))
-    return rows
-
-
 def read_classes(path: str | os.PathLike[str]) -> tuple[str, ...]:
     """Reads class names, one per line, in the order of their indices.
 
+    Lines may have the index before or after the name (`0,abseiling`, `0 abseiling`, `abseiling 0`),
+    which then is the order, and a header (`id,name`).
+
     Raises:
-      DataError: the file does not exist or is empty, or a name occurs twice.
+      DataError: the file does not exist or is empty, a name occurs twice, or the indices are not 0
+        to the number of classes minus 1.
     """
-    names = tuple(text for _, text in read_lines(Path(path), "one class name per line"))
+    lines = [text for _, text in read_lines(Path(path), "one class name per line")]
+    numbered = _numbered(lines)
+    if numbered is None and len(lines) > 1 and (found := _numbered(lines[1:])) is not None:
+        numbered, lines = found, lines[1:]
+        LOG.info(f"{path}: {len(lines):,} classes with their indices; header skipped")
+    elif numbered is None and lines[0].lower() in _CLASS_HEADERS and len(lines) > 1:
+        lines = lines[1:]
+        LOG.info(f"{path}: {len(lines):,} classes; header skipped")
+    names = tuple(lines)
+    if numbered is not None:
+        indices = sorted(numbered)
+        if indices == list(range(1, len(lines) + 1)):
+            first = numbered[1]
+            raise DataError(
+                f"{path}: the numbers begin at 1, but indices begin at 0: {first!r} is either "
+                f"class 1 or class 0. Number the classes from 0, or delete the numbers if "
+                f"{first!r} is class 0"
+            )
+        if indices != list(range(len(lines))) and re.search(r"[,;\t]", lines[0]):
+            raise DataError(
+                f"{path}: the numbers before or after the names are not 0 to {len(lines) - 1}; "
+                "they are either indices, and some are missing, or parts of the names. Correct or "
+                "delete them"
+            )
+        if indices == list(range(len(lines))):  # otherwise names such as "100 m run"
+            names = tuple(numbered[index] for index in indices)
     if len(set(names)) != len(names):
         twice = sorted({n for n in names if names.count(n) > 1})
         raise DataError(f"{path}: class names occur twice: {', '.join(twice[:5])}")
     return names
+
+
+def _numbered(lines: Sequence[str]) -> dict[int, str] | None:
+    """Returns names by number if all lines have a number before or after the name."""
+    for form in (_NUMBER_FIRST, _NUMBER_LAST):
+        found = [form.fullmatch(line) for line in lines]
+        if all(found):
+            numbers = [int(match["number"]) for match in found if match]
+            if len(set(numbers)) == len(numbers):
+                return {
+                    number: match["name"].strip().strip('"')
+                    for number, match in zip(numbers, found, strict=True)
+                    if match
+                }
+    return None
 
 
 def columns(line: str) -> set[str]:

@@ -28,7 +28,7 @@ def _read(source: Source) -> Annotations:
         raise DataError(f"{folder}: there is no fold {source.fold}, only {folds}")
     numbers: dict[str, str] = {}
     for line, text in read_lines(folder / "classInd.txt", "1 ApplyEyeMakeup"):
-        number, _, name = text.partition(" ")
+        number, name = [*text.split(None, 1), ""][:2]
         if number != str(len(numbers) + 1) or not name:
             raise DataError(
                 f"{folder / 'classInd.txt'}, line {line}: {text!r}; expected: "
@@ -40,7 +40,7 @@ def _read(source: Source) -> Annotations:
         path = folder / f"{split}list{source.fold:02d}.txt"
         for line, text in read_lines(path, _LINE):
             where = f"{path}, line {line}"
-            name, _, number = text.partition(" ")
+            name, number = [*text.split(None, 1), ""][:2]
             label, _, file = name.rpartition("/")
             if not (label and file):
                 raise DataError(f"{where}: {text!r} is not of the form '{_LINE}'")

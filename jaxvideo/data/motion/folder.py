@@ -54,26 +54,14 @@ def ensure_motion(
       DataError: counts, seed or threads out of range; scikit-image is not installed; the folder
         contains other files or a set with other parameters, or cannot be written.
     """
-    if train % len(CLASSES) or val % len(CLASSES) or train < 0 or val < 0:
-        raise DataError(f"train={train} and val={val} must be multiples of {len(CLASSES)}")
-    if seed < 0 or (threads is not None and threads < 1):
-        raise DataError(f"seed={seed} must be at least 0 and threads={threads} at least 1")
+    if threads is not None and threads < 1:
+        raise DataError(f"threads={threads} must be at least 1")
     wanted = {"version": VERSION, "train": train, "val": val, "seed": seed}
-    if root is None:
-        folder = cache_directory() / f"motion-v{VERSION}-{train}-{val}-{seed}"
-        advice = " Set JAXVIDEO_CACHE to a folder that is writable and has space."
-    else:
-        folder, advice = Path(root), ""
-
+    folder, finished = check_motion(root, train=train, val=val, seed=seed)
+    if finished:  # without the lock: a finished set may be read-only
+        return folder
+    advice = " Set JAXVIDEO_CACHE to a folder that is writable and has space." * (root is None)
     try:
-        if _finished(folder, wanted):  # without the lock: a finished set may be read-only
-            return folder
-        # Anything that is not installed raises here, before a folder exists.
-        find_codec()
-        for split in SPLITS:
-            photos(split)
-        faces()
-        horse()
         folder.mkdir(parents=True, exist_ok=True)
         with _locked(folder) as alone:
             if not _finished(folder, wanted):
@@ -82,6 +70,37 @@ def ensure_motion(
         reason = error.strerror or error
         raise DataError(f"cannot write the motion set to {folder}: {reason}.{advice}") from error
     return folder
+
+
+def check_motion(
+    root: str | os.PathLike | None = None, *, train: int = 1200, val: int = 320, seed: int = 0
+) -> tuple[Path, bool]:
+    """Checks the arguments of `ensure_motion` and what it needs; writes nothing.
+
+    Returns:
+      The folder, and True if it holds the complete set.
+
+    Raises:
+      DataError: see `ensure_motion`.
+    """
+    if train % len(CLASSES) or val % len(CLASSES) or train < 0 or val < 0:
+        raise DataError(f"train={train} and val={val} must be multiples of {len(CLASSES)}")
+    if seed < 0:
+        raise DataError(f"seed={seed} must be at least 0")
+    name = f"motion-v{VERSION}-{train}-{val}-{seed}"
+    folder = cache_directory() / name if root is None else Path(root)
+    try:
+        finished = _finished(folder, {"version": VERSION, "train": train, "val": val, "seed": seed})
+    except OSError as error:
+        raise DataError(f"{folder} cannot be read: {error.strerror or error}") from error
+    if not finished:
+        # Anything that is not installed raises here, before a folder exists.
+        find_codec()
+        for split in SPLITS:
+            photos(split)
+        faces()
+        horse()
+    return folder, finished
 
 
 def _num_cores() -> int:
