@@ -38,7 +38,6 @@ ALLOWED = {
         "models",
         "weights",
         "pretrained",
-        "data",
         "evaluation",
         "inference",
         "training",
