@@ -155,7 +155,7 @@ def _writer(
         return json_line
     if options.csv:
         times = ("start", "end", "first_frame", "last_frame") if options.timeline else ()
-        columns = ("video", *times, "rank", "index", "class", "probability", "error")
+        columns: list[str] = ["video", *times, "rank", "index", "class", "probability", "error"]
         echo(",".join(columns))
         return csv_rows
     echo(f"{about['model']}: {about['protocol']}")
