@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from jaxvideo.types import ConfigError
+from jaxvideo.types import UsageError
 
 #: Allowed names. "auto" is bfloat16 if the device multiplies it in hardware, otherwise float32.
 DTYPES = ("float32", "bfloat16", "auto")
@@ -25,7 +25,7 @@ def resolve_dtype(name: str, platform: str | None = None) -> str:
       'bfloat16'
     """
     if name not in DTYPES:
-        raise ConfigError(f"dtype={name!r}: allowed are {', '.join(DTYPES)}")
+        raise UsageError(f"dtype={name!r}: allowed are {', '.join(DTYPES)}")
     if name != "auto":
         return name
     import jax

@@ -20,6 +20,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TextIO, TypeVar
 
+from jaxvideo import names
+
 T = TypeVar("T")
 
 #: The logger of the library.
@@ -106,7 +108,8 @@ def silence() -> None:
 def echo(text: str = "") -> None:
     """Writes one line of a command's result to stdout and flushes it.
 
-    Characters that the encoding of stdout lacks (file names need not be UTF-8) become `?`.
+    Characters that the encoding of stdout lacks are escaped, see `jaxvideo.names`. Pass a file name
+    through `names.escape`, since it may contain line breaks.
 
     Raises:
       BrokenPipeError: the reader of stdout has closed it.
@@ -116,19 +119,6 @@ def echo(text: str = "") -> None:
       2 videos
     """
     _write_line(sys.stdout, text)
-
-
-def escape(name: str) -> str:
-    r"""Returns a file name as one printable line.
-
-    A byte that is not UTF-8 becomes `\xNN`, a line break `\n`, a backslash `\\`.
-
-    Example:
-      >>> print(escape("a\nb.mp4"), escape(b"\xe9t\xe9.mp4".decode("utf-8", "surrogateescape")))
-      a\nb.mp4 \xe9t\xe9.mp4
-    """
-    name = name.replace("\\", r"\\").replace("\n", r"\n").replace("\r", r"\r")
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def drop_output(stream: TextIO | None = None) -> None:
@@ -141,7 +131,7 @@ def drop_output(stream: TextIO | None = None) -> None:
 
 def _write_line(stream: TextIO, text: str) -> None:
     encoding = getattr(stream, "encoding", None) or "utf-8"
-    text = text.encode(encoding, "replace").decode(encoding)
+    text = text.encode(encoding, names.ESCAPED).decode(encoding)
     # An open bar is removed from the terminal, and drawn again below the line.
     aside = _bar_class().external_write_mode(stream) if _OPEN_BARS[0] else contextlib.nullcontext()
     with aside:

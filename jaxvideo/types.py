@@ -12,6 +12,8 @@ import dataclasses
 import enum
 import typing
 
+from jaxvideo.names import one_line
+
 
 class JaxvideoError(Exception):
     """Base class of errors that a user can fix; the message suffices without a traceback."""
@@ -22,11 +24,19 @@ class DataError(JaxvideoError):
 
 
 class VideoError(DataError):
-    """A video cannot be read; the message names the file and the reason."""
+    """A video cannot be read; the message names the file and the reason, in one line."""
+
+    def __init__(self, message: str):
+        super().__init__(one_line(message))  # file names may contain line breaks
 
 
 class ConfigError(JaxvideoError, ValueError):
     """A name or value in a config or an argument is not allowed."""
+
+
+class UsageError(ConfigError):
+    """A command, option, config key, network or other name does not exist, or a value is not
+    allowed. The command line adds the usage of the command, and its exit status is 2."""
 
 
 class CheckpointError(JaxvideoError):
@@ -102,7 +112,7 @@ CHANNELS = {"rgb": 3, "rgb_diff": 3, "flow": 2, "rgb_flow": 5}
 HOST_FLOWS = ("farneback", "dis", "dualtvl1")
 #: Sources of flow. "tvl1": computed on the device. A row of `HOST_FLOWS`: computed on the host;
 #: with the prefix "warped_", after compensation for camera motion. "stored": read from files that
-#: `python -m jaxvideo flow` writes.
+#: `jaxvideo flow` writes.
 FLOWS = ("tvl1", *HOST_FLOWS, *(f"warped_{method}" for method in HOST_FLOWS), "stored")
 
 #: How the frames of a clip are spaced, see `Preprocessing.spacing`.

@@ -108,7 +108,7 @@ def test_predictions_as_json_lines(videos, weights, capsys):
     ],
 )
 def test_predict_wants_weights(videos, arguments, text, capsys):
-    assert cli.main(["predict", str(videos[0]), *arguments]) == 1
+    assert cli.main(["predict", str(videos[0]), *arguments]) == 2
     assert text in capsys.readouterr().err
 
 
@@ -123,7 +123,7 @@ def test_flow_is_stored_beside_the_video(tmp_path, method, capsys):
         assert min(stored.height // 2, stored.width) == 32
     assert cli.main(["flow", str(path), "--method", method]) == 0
     assert "0 written, 1 skipped" in capsys.readouterr().out
-    assert cli.main(["flow", str(path), "--method", "brox"]) == 1
+    assert cli.main(["flow", str(path), "--method", "brox"]) == 2
     assert "flow method 'brox': allowed are tvl1" in capsys.readouterr().err
 
 
@@ -144,7 +144,7 @@ def test_frechet_distance_of_folders(tmp_path, weights, capsys):
         assert "covariance of full rank" in printed.err
     assert distances[1] > 1e-3
     assert distances[0] == pytest.approx(0, abs=1e-3 * distances[1])
-    assert cli.main(["fvd", one, one, "--checkpoint", weights, "--endpoint", "x"]) == 1
+    assert cli.main(["fvd", one, one, "--checkpoint", weights, "--endpoint", "x"]) == 2
     assert "Allowed are conv1, " in capsys.readouterr().err
 
 
@@ -158,7 +158,20 @@ def test_fusion_of_runs(tmp_path, capsys):
     runs = [str(tmp_path / "rgb"), str(tmp_path / "flow")]
     assert cli.main(["fuse", *runs]) == 0
     printed = capsys.readouterr().out
-    assert [line.split()[0] for line in printed.splitlines()] == ["33.33", "66.67", "100.00"]
+    assert [line.split()[0] for line in printed.splitlines()[1:]] == ["33.33", "66.67", "100.00"]
+    (tmp_path / "rgb" / "result.json").write_text(json.dumps({"protocol": "10 clips"}))
+    assert cli.main(["fuse", *runs, "--weights", "1", "1.5"]) == 0  # U19
+    heads, first, second, _ = capsys.readouterr().out.splitlines()
+    assert heads.split() == ["top-1", "weight", "run", "protocol"]
+    assert first.split() == ["33.33", "%", "1", runs[0], "10", "clips"]
+    assert second.split() == ["66.67", "%", "1.5", runs[1], "-"]
+    assert cli.main(["fuse", *runs, "--weights", "1", "1.5", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [row["weight"] for row in found["runs"]] == [1, 1.5]
+    assert [row["protocol"] for row in found["runs"]] == ["10 clips", None]
+    assert found["fused"]["top1"]["value"] == 1
+    assert cli.main(["fuse", *runs, "--csv"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "1.0,,fused (scores),"
     assert cli.main(["fuse", *runs, "--weights", "1"]) == 1
     assert "one for each of 2" in capsys.readouterr().err
     assert cli.main(["fuse", runs[0], str(tmp_path)]) == 1
@@ -190,5 +203,5 @@ def test_models_by_pattern(capsys):
     assert row["clip"] == [16, 224, 224, 3]
     assert row["endpoints"][-2:] == ["pre_logits", "logits"]
     assert row["tags"] == ["k400_pytorchvideo", "k400_pyslowfast"]
-    assert cli.main(["models", "slwo*"]) == 1
+    assert cli.main(["models", "slwo*"]) == 2
     assert "no network matches 'slwo*'" in capsys.readouterr().err

@@ -149,7 +149,7 @@ def test_console_formats_and_restores(capsys, caplog):
         progress.LOG.warning("w")
         progress.LOG.error(ValueError("e"))
         progress.LOG.debug("hidden")
-    assert stream.getvalue() == "100 % of ?\n"
+    assert stream.getvalue() == "100 % of \\xff\n"
     assert capsys.readouterr() == ("", "warning: w\nerror: e\n")
     assert (log.level, log.propagate, log.handlers) == before
     assert not caplog.records

@@ -18,11 +18,12 @@ ROOT = Path(__file__).parent.parent
 CONFIGS = sorted(p for p in (ROOT / "configs").glob("*.py") if p.stem != "common")
 
 # Allowed imports between the packages of jaxvideo. None: anything.
-BASE = {"types", "version", "progress", "startup"}
+BASE = {"types", "version", "names", "progress", "startup"}
 ALLOWED = {
     "version": set(),
-    "types": set(),
-    "progress": set(),
+    "names": set(),
+    "types": {"names"},
+    "progress": {"names"},
     "startup": {"types", "progress"},
     "layers": BASE,
     "precision": {"types", "layers"},

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from jaxvideo.cli.shared import add_command
+from jaxvideo.cli.shared import Column, add_command, add_formats, percent, say, show_table
 from jaxvideo.types import CheckpointError, ConfigError
 
 
@@ -18,6 +18,7 @@ def add(commands: Any) -> None:
         "All runs must have the same model and test protocol.",
     )
     command.add_argument("runs", nargs="+", metavar="RUN", help="run directory with a result.json")
+    add_formats(command, "runs and their mean")
 
 
 def _average(options: argparse.Namespace) -> int:
@@ -25,7 +26,6 @@ def _average(options: argparse.Namespace) -> int:
     from pathlib import Path
 
     from jaxvideo.evaluation.metrics import METRICS
-    from jaxvideo.progress import echo
 
     results = []
     for run in options.runs:
@@ -44,11 +44,16 @@ def _average(options: argparse.Namespace) -> int:
         if len(values) > 1:
             raise ConfigError(f"the runs have different {what}:\n  " + "\n  ".join(sorted(values)))
     names = [name for name in ("top1", "top5") if None not in [one[name] for one in results]]
-    for run, result in zip(options.runs, results, strict=True):
-        echo("  ".join([*(f"{100 * result[name]:6.2f} %" for name in names), run]))
-    means = [sum(result[name] for result in results) / len(results) for name in names]
-    titles = " and ".join(METRICS[name].title for name in names)
-    values = "  ".join(f"{100 * mean:6.2f} %" for mean in means)
-    echo(f"{values}  mean {titles} of {len(results)} runs")
-    echo(protocols.pop())
+    columns = [Column(name, METRICS[name].title, percent, right=True) for name in names]
+    rows = [
+        (*(result[name] for name in names), run)
+        for run, result in zip(options.runs, results, strict=True)
+    ]
+    means = {name: sum(result[name] for result in results) / len(results) for name in names}
+    protocol = protocols.pop()
+    if not options.json:
+        rows.append((*means.values(), f"mean of {len(results)} runs"))
+    facts = {"mean": means, "protocol": protocol}
+    show_table(options, [*columns, Column("run", name=True)], rows, name="runs", facts=facts)
+    say(options, protocol)
     return 0

@@ -5,56 +5,59 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from jaxvideo.progress import echo
+from jaxvideo.cli.shared import Column, add_formats, show_table
 from jaxvideo.types import ConfigError
+
+# Columns of `config show --csv`.
+_KEYS = ("key", "value", "changed")
 
 
 def add(commands: Any) -> None:
     command = commands.add_parser("config", help="list the recipes, or show a config")
     actions = command.add_subparsers(dest="action", required=True, metavar="ACTION")
     listed = actions.add_parser("list", help="list the recipes")
-    listed.set_defaults(run=_list)
+    add_formats(listed)
+    listed.set_defaults(run=_list, parser=listed)
     show = actions.add_parser(
         "show",
         help="show every key of a config with its value",
         description="Shows every key of a config with its value, as overrides of `jaxvideo train` "
         "(with `--config.` in front for train.py). Values that are not defaults are marked *. "
         "Keys of `preprocessing` that the config leaves open have the network's values.",
-        allow_abbrev=False,
     )
     show.add_argument("config", metavar="CONFIG", help="recipe, or config file (FILE.py)")
-    show.add_argument("--json", action="store_true", help="print JSON instead")
-    show.set_defaults(run=_show, changes=[])
+    add_formats(show)
+    show.set_defaults(run=_show, changes=[], parser=show)
 
 
-def show_config(name: str, changes: list[str], *, as_json: bool = False) -> str:
-    """Returns every key of a config with its value, one per line.
+def show_config(name: str, changes: list[str], options: argparse.Namespace) -> None:
+    """Prints every key of a config with its value; `options` are those of `add_formats`.
 
     Raises:
       ConfigError: the config does not exist, or has a wrong key or value.
     """
-    import json
-
     from jaxvideo.training import schema
     from jaxvideo.training.config import complete, load_config
     from jaxvideo.training.values import frozen
 
     values = load_config(name, changes)
     shown = complete(values)
-    if as_json:
-        return json.dumps(shown, indent=2)
     defaults = _flat(schema.defaults())
-    lines = []
+    people, rows = not (options.json or options.csv), []
     for key, value in _flat(shown).items():
         section, _, name_ = key.rpartition(".")
         given = values.get(section, {}).get(name_) if section == "preprocessing" else value
         differs = frozen(given) != frozen(defaults.get(key))
-        lines.append(f"{'*' if differs else ' '} --{key}={_text(value)}")
-    return "\n".join(lines)
+        if people:
+            rows.append(("*" if differs else " ", f"--{key}={_text(value)}"))
+        else:
+            rows.append((key, _tuples(value), differs))
+    columns = [Column("mark"), Column("override")] if people else map(Column, _KEYS)
+    show_table(options, [*columns], rows, document=lambda: shown, heads=False, separator=" ")
 
 
 def _show(options: argparse.Namespace) -> int:
-    echo(show_config(options.config, options.changes, as_json=options.json))
+    show_config(options.config, options.changes, options)
     return 0
 
 
@@ -63,13 +66,12 @@ def _list(options: argparse.Namespace) -> int:
 
     from jaxvideo.training.config import RECIPES
 
-    del options
     paths = sorted(path for path in RECIPES.glob("*.py") if path.stem != "common")
     if not paths:
         raise ConfigError(f"{RECIPES} has no recipes: the installation is incomplete")
-    for path in paths:
-        summary = (ast.get_docstring(ast.parse(path.read_text())) or "").partition("\n")[0]
-        echo(f"{path.stem:<26} {summary}")
+    texts = [ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) for path in paths]
+    rows = [(p.stem, (text or "").partition("\n")[0]) for p, text in zip(paths, texts, strict=True)]
+    show_table(options, [Column("recipe"), Column("summary")], rows, name="recipes", heads=False)
     return 0
 
 

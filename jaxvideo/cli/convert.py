@@ -5,8 +5,16 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from jaxvideo.cli.shared import add_command
-from jaxvideo.types import ConfigError
+from jaxvideo.cli.shared import (
+    Column,
+    add_command,
+    add_formats,
+    check_model,
+    check_output,
+    say,
+    show_table,
+)
+from jaxvideo.types import UsageError
 
 
 def add(commands: Any) -> None:
@@ -58,9 +66,12 @@ def add(commands: Any) -> None:
         metavar="PIXELS",
         help="crop size, if parameters depend on it (fc6 of C3D; default: the network's)",
     )
+    add_formats(command, "differences from the other library by stage")
 
 
 def _convert(options: argparse.Namespace) -> int:
+    check_model(options.model)
+    check_output(options.out)
     from jaxvideo.pretrained import (
         compare_with_reference,
         is_tag,
@@ -69,10 +80,9 @@ def _convert(options: argparse.Namespace) -> int:
         read_weights,
         save_weights,
     )
-    from jaxvideo.progress import echo
 
     if not options.file and not options.source:
-        raise ConfigError(f"IN is missing: pass a file and --from, or a tag of {options.model}")
+        raise UsageError(f"IN is missing: pass a file and --from, or a tag of {options.model}")
     how = {"leave_out": options.leave_out, "frames": options.frames, "crop": options.crop}
     original = options.file
     if options.file and is_tag(options.file, options.source):
@@ -82,9 +92,19 @@ def _convert(options: argparse.Namespace) -> int:
         weights = read_weights(options.model, options.file, options.source, **how)
     reference = compare_with_reference(weights, original)
     manifest = save_weights(options.out, weights, reference=reference)
-    echo(f"{options.out}: {manifest['model']}, {len(weights.classes)} classes")
-    for stage, difference in reference.get("stages", {}).items():
-        echo(f"  {stage:<10} {difference:.1e} from {reference['package']}")
+    say(options, f"{options.out}: {manifest['model']}, {len(weights.classes)} classes")
     if "stages" not in reference:
-        echo(f"  not compared: {reference['why']}")
+        say(options, f"  not compared: {reference['why']}")
+    stages = [*reference.get("stages", {}).items()]
+    text = f"{{:.1e}} from {reference.get('package')}"
+    columns = (Column("stage", width=10), Column("difference", text=text))
+    facts = {
+        "file": options.out,
+        "model": manifest["model"],
+        "classes": len(weights.classes),
+        "reference": reference.get("package"),
+        "not_compared": reference.get("why"),
+    }
+    if stages or options.json or options.csv:
+        show_table(options, columns, stages, name="stages", facts=facts, heads=False, indent="  ")
     return 0

@@ -5,10 +5,17 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from jaxvideo.cli.shared import add_command
+from jaxvideo.cli.shared import Column, add_command, add_formats, show_table
+from jaxvideo.names import escape, one_line
+from jaxvideo.progress import echo
 
 # Printed lines per list; the report has all.
 _LINES = 20
+
+_COLUMNS = (
+    Column("path", name=True),
+    *map(Column, ("status", "reason", "frames", "fps", "codec")),
+)
 
 
 def add(commands: Any) -> None:
@@ -46,6 +53,7 @@ def add(commands: Any) -> None:
     command.add_argument(
         "--videos", default="", metavar="DIR", help="directory of the videos (default: DATA)"
     )
+    add_formats(command, "videos")
 
 
 def _doctor(options: argparse.Namespace) -> int:
@@ -55,7 +63,7 @@ def _doctor(options: argparse.Namespace) -> int:
     from pathlib import Path
 
     from jaxvideo.data import doctor
-    from jaxvideo.progress import echo, track, write_file
+    from jaxvideo.progress import track, write_file
     from jaxvideo.report.doctor import doctor_page
     from jaxvideo.types import DataError
 
@@ -101,7 +109,23 @@ def _doctor(options: argparse.Namespace) -> int:
     states = ", ".join(f"{counts[status]:,} {status}" for status in doctor.STATUSES)
     same = sum(known.get(record.path) is record for record in records)
     again = f", {same:,} unchanged since the last scan" * bool(same)
-    echo(f"{root}: {len(records):,} videos, {states} ({seconds:.1f} s{again})")
+    if options.json or options.csv:
+        rows = [(r.path, r.status, r.reason or None, r.frames, r.fps, r.codec) for r in records]
+        facts = {
+            "root": root,
+            "counts": {status: counts[status] for status in doctor.STATUSES},
+            "missing": missing,
+            "in_several_splits": found.leaks,
+            "copies": found.copies,
+            "recordings_in_several_splits": found.recordings,
+            "other_frame_counts": found.wrong_counts,
+            "remarks": found.remarks,
+            "report": str(report),
+            "quarantine": str(quarantine) if broken else None,
+        }
+        show_table(options, _COLUMNS, rows, name="videos", facts=facts)
+        return 1 if broken or found.wrong_counts else 0
+    echo(f"{escape(root)}: {len(records):,} videos, {states} ({seconds:.1f} s{again})")
     for split, own in splits.items():
         gone = f", {len(missing[split]):,} missing" * bool(missing[split])
         echo(f"{split}: {len(own):,} videos{gone}")
@@ -110,12 +134,12 @@ def _doctor(options: argparse.Namespace) -> int:
         (doctor.SUSPICIOUS, "training reads them"),
     ):
         own = [record for record in records if record.status == status]
-        lines = [f"{doctor.short_path(r.path, root)}: {r.reason}" for r in own]
+        lines = [f"{_short(r.path, root)}: {one_line(r.reason)}" for r in own]
         _list(f"{status} ({copes})", lines)
     _list(
         "other frames than the annotations state (training stops)",
         [
-            f"{doctor.short_path(path, root)}: {stated} stated, {there} found"
+            f"{_short(path, root)}: {stated} stated, {there} found"
             for path, stated, there in found.wrong_counts
         ],
     )
@@ -126,7 +150,7 @@ def _doctor(options: argparse.Namespace) -> int:
     _list(
         "recordings with clips in several splits (training reads them; accuracies are too high)",
         [
-            f"{name}: " + ", ".join(f"{split} {count:,}" for split, count in own.items())
+            f"{escape(name)}: " + ", ".join(f"{split} {count:,}" for split, count in own.items())
             for name, own in found.recordings
         ],
     )
@@ -137,16 +161,17 @@ def _doctor(options: argparse.Namespace) -> int:
     _list(
         "unusual (training reads them as players show them)",
         [
-            f"{count:,} videos, for example {doctor.short_path(path, root)}: {remark}"
+            f"{count:,} videos, for example {_short(path, root)}: {remark}"
             for remark, count, path in found.remarks
         ],
     )
-    echo(f"report: {report}")
+    echo(f"report: {escape(str(report))}")
     if broken:
         place = out.resolve() / quarantine.name
         here = out.resolve() == Path(root).resolve()
-        how = "" if here else f" with --config.data.quarantine={place}"
-        echo(f"quarantine: {quarantine}; training leaves these videos out{how}")
+        how = "" if here else f" with --data.quarantine={place}"
+        text = f"quarantine: {quarantine}; `jaxvideo train` leaves these videos out{how}"
+        echo(one_line(text))
     return 1 if broken or found.wrong_counts else 0
 
 
@@ -185,14 +210,16 @@ def _videos(options: argparse.Namespace):
 
 
 def _joined(root: str, group) -> str:
+    return ", ".join(f"{split} {_short(path, root)}".strip() for split, path in group)
+
+
+def _short(path: str, root: str) -> str:
     from jaxvideo.data.doctor import short_path
 
-    return ", ".join(f"{split} {short_path(path, root)}".strip() for split, path in group)
+    return escape(short_path(path, root))
 
 
 def _list(what: str, lines: list[str]) -> None:
-    from jaxvideo.progress import echo
-
     if lines:
         echo(f"{what}:")
     for line in lines[:_LINES]:

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from jaxvideo.cli.shared import add_command
+from jaxvideo.cli.shared import Column, add_command, add_formats, show_table
 
 # Distribution names. The first installed one of each group is shown.
 _PACKAGES = (
@@ -48,23 +48,13 @@ def add(commands: Any) -> None:
         "Includes the CPU and GPU, the usable convolution implementations, the caches and the "
         "relevant environment variables.",
     )
-    command.add_argument(
-        "--json", action="store_true", help="print one JSON object instead of a table"
-    )
+    add_formats(command)
 
 
 def _env(options: argparse.Namespace) -> int:
-    import json
-
-    from jaxvideo.progress import echo
-
     rows = {**_versions(), **_machine(), **_devices(), **_convolution(), **_caches(), **_settings()}
-    if options.json:
-        echo(json.dumps(rows, indent=2))
-        return 0
-    wide = max(map(len, rows))
-    for label, text in rows.items():
-        echo(f"{label:<{wide}}  {text}")
+    columns = [Column("name"), Column("value")]
+    show_table(options, columns, [*rows.items()], document=lambda: rows, heads=False)
     return 0
 
 

@@ -7,14 +7,19 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from jaxvideo.cli.shared import (
+    Column,
     add_command,
+    add_formats,
     add_network,
     add_overrides,
     add_views,
+    check_output,
     computed_in,
     open_network,
+    say,
+    show_table,
 )
-from jaxvideo.types import CheckpointError, ConfigError, DataError
+from jaxvideo.types import CheckpointError, ConfigError, DataError, UsageError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -81,6 +86,7 @@ def add(commands: Any) -> None:
     command.add_argument(
         "--out", metavar="DIR", help="output directory (default: beside the checkpoint)"
     )
+    add_formats(command, "metrics")
 
 
 def _evaluate(options: argparse.Namespace) -> int:
@@ -88,15 +94,17 @@ def _evaluate(options: argparse.Namespace) -> int:
     from jaxvideo.evaluation.metrics import METRICS
     from jaxvideo.evaluation.protocol import evaluate
     from jaxvideo.models import arguments_for
-    from jaxvideo.progress import LOG, echo
+    from jaxvideo.progress import LOG
     from jaxvideo.report.results import coverage_text, write_results
     from jaxvideo.training.config import read_config
     from jaxvideo.training.data_checks import check_inputs
 
     if options.worst < 0:
-        raise ConfigError(f"--worst={options.worst}: must be at least 0")
+        raise UsageError(f"--worst={options.worst}: must be at least 0")
     if options.draws < 2:
-        raise ConfigError(f"--draws={options.draws}: must be at least 2")
+        raise UsageError(f"--draws={options.draws}: must be at least 2")
+    if options.out:
+        check_output(options.out, folder=True)
     run = read_config(_config(options))
     asked = {name: getattr(options, name) for name in ("clips", "crops", "aggregation")}
     given = {name: value for name, value in asked.items() if value is not None}
@@ -113,7 +121,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     out = _folder(options, protocol)
     facts = _facts(options, run, net, protocol, dataset, split)
     for what, how in facts.items():
-        echo(f"{what:<10} {how}")
+        say(options, f"{what:<10} {how}")
     for warning in (shared := _shared(options, dataset)):
         LOG.warning(warning)
     check_inputs(net.preprocessing, dataset)
@@ -149,15 +157,20 @@ def _evaluate(options: argparse.Namespace) -> int:
         raise ConfigError(
             f"{out} cannot be written ({error.strerror}); choose another directory with --out"
         ) from error
-    echo()
+    say(options)
+    if options.json or options.csv:
+        rows = [(name, number.value, number.low, number.high) for name, number in numbers.items()]
+        more = {"notes": notes, "report": str(out / "report.html")}
+        heads = [Column(name) for name in ("metric", "value", "low", "high")]
+        show_table(options, heads, rows, name="metrics", facts=facts | more)
     for name, number in numbers.items():
-        echo(f"{METRICS[name].title:<20} {number}")
-    echo(f"{'coverage':<20} {coverage_text(result)}")
+        say(options, f"{METRICS[name].title:<20} {number}")
+    say(options, f"{'coverage':<20} {coverage_text(result)}")
     for reason in result.broken.values():
         LOG.warning(f"excluded: {reason}")
     for note in notes[len(shared) :]:
-        echo(note)
-    echo(f"report: {out / 'report.html'}")
+        say(options, note)
+    say(options, f"report: {out / 'report.html'}")
     return 0
 
 
@@ -176,13 +189,13 @@ def _config(options: argparse.Namespace) -> dict[str, Any]:
         except (OSError, ValueError) as error:
             raise CheckpointError(f"{path} cannot be read ({error})") from error
     else:
-        raise ConfigError(
+        raise UsageError(
             "no config with a data set and a protocol; pass --config configs/NAME.py, or a run "
             "directory as --checkpoint"
         )
     for change in options.changes:
         if change.partition(".")[0].partition("=")[0] not in _SETTABLE:
-            raise ConfigError(
+            raise UsageError(
                 f"--{change}: only {', '.join(_SETTABLE)} can be overridden; the model and its "
                 "preprocessing come with the weights"
             )
@@ -194,6 +207,7 @@ def _dataset(data, split: str | None):
     """Returns the name of the split and its videos."""
     from jaxvideo.training.inputs import pick, splits_of
 
+    data = dataclasses.replace(data, hint="")  # it names a command that trains
     splits = splits_of(data)
     split = split or ("val" if "val" in splits else "test")
     dataset = pick(splits, data, split)
@@ -267,14 +281,14 @@ def _scorer(net: Network, protocol: Protocol, batch_size: int, columns: np.ndarr
 
     count = jax.device_count()
     if batch_size < 1 or batch_size % count:
-        raise ConfigError(f"--views={batch_size}: must be a multiple of the {count} devices")
+        raise UsageError(f"--views={batch_size}: must be a multiple of the {count} devices")
     score = net.scorer(protocol, all_devices=True)
     return lambda video: score(video)[:, columns]
 
 
 def _shared(options: argparse.Namespace, dataset: VideoDataset) -> list[str]:
     """Returns a warning if the run was trained on videos of the data set."""
-    from jaxvideo.progress import escape
+    from jaxvideo.names import escape
     from jaxvideo.training.data_checks import shared_videos
 
     shared = shared_videos(options.checkpoint, dataset) if options.checkpoint else []

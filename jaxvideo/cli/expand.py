@@ -5,10 +5,21 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from jaxvideo.cli.shared import add_command
-from jaxvideo.types import ConfigError
+from jaxvideo.cli.shared import Column, add_command, add_formats, check_output, say, show_table
+from jaxvideo.types import UsageError
 
-_ROW = "{:<12}{:<9}{:<13}{:>7}{:>6}{:>7}{:>7}{:>12}{:>14}{:>9}"
+_COLUMNS = (
+    Column("move", width=10),
+    Column("network", width=7),
+    Column("size", "T x S^2", width=11),
+    Column("fps", text="{:.3g}", right=True, width=5),
+    Column("bottleneck", "b", "{:g}", right=True, width=4),
+    Column("depth", "d", "{:g}", right=True, width=5),
+    Column("width", text="{:g}", right=True, width=5),
+    Column("macs", "MACs", "{:,}", right=True, width=13),
+    Column("parameters", text="{:,}", right=True, width=12),
+    Column("value", text="{:.4g}", right=True, width=7),
+)
 
 
 def add(commands: Any) -> None:
@@ -46,6 +57,7 @@ def add(commands: Any) -> None:
         default="runs/expand",
         help="output directory: steps.json and all candidates (default: runs/expand)",
     )
+    add_formats(command)
     motion = command.add_argument_group("options of --objective motion")
     motion.add_argument(
         "--base-crop",
@@ -84,38 +96,38 @@ def _expand(options: argparse.Namespace) -> int:
     import dataclasses
     from pathlib import Path
 
-    from jaxvideo.progress import echo
     from jaxvideo.studies import expansion
     from jaxvideo.studies.objectives import write_json
 
+    check_output(options.out, folder=True)
     out = Path(options.out)
     if options.objective == "published":
         if options.target:
-            raise ConfigError("--objective published prints all steps of the paper; omit --target")
+            raise UsageError("--objective published prints all steps of the paper; omit --target")
         steps = expansion.published()
     else:
         if not options.target:
-            raise ConfigError(
+            raise UsageError(
                 "--target is missing; pass multiply-adds, such as 2GMAC, 600MMAC or 2e9"
             )
         if options.steps is not None and options.steps < 1:
-            raise ConfigError(f"--steps={options.steps}: must be at least 1")
+            raise UsageError(f"--steps={options.steps}: must be at least 1")
         start = expansion.start_factors(options.start)
         target = expansion.parse_macs(options.target)
         steps = expansion.expand(start, target, _objective(options, out), steps=options.steps)
-    heads = ("move", "network", "T x S^2", "fps", "b", "d", "width", "MMACs", "parameters", "value")
-    echo(_ROW.format(*heads))
     rows = []
-    for step in steps:
-        f = step.factors
-        value = "-" if step.value is None else f"{step.value:.4g}"
-        numbers = f"{f.fps:.3g}", f"{f.bottleneck:g}", f"{f.depth:g}", f"{f.width:g}"
-        counts = f"{step.macs / 1e6:.1f}", f"{step.parameters:,}"
-        size = f"{f.frames} x {f.crop}^2"
-        echo(_ROW.format(step.move, step.name, size, *numbers, *counts, value))
-        rows.append(dataclasses.asdict(step))
-        write_json(out / "steps.json", rows)
-    echo(f"steps: {out / 'steps.json'}")
+
+    def finished():  # a step takes hours
+        for step in steps:
+            rows.append(dataclasses.asdict(step))
+            write_json(out / "steps.json", rows)
+            f = step.factors
+            numbers = (f.fps, f.bottleneck, f.depth, f.width, step.macs, step.parameters)
+            yield (step.move, step.name, f"{f.frames} x {f.crop}^2", *numbers, step.value)
+
+    path = str(out / "steps.json")
+    show_table(options, _COLUMNS, finished(), document=lambda: {"steps": rows, "file": path})
+    say(options, f"steps: {path}")
     return 0
 
 

@@ -11,10 +11,11 @@ from jaxvideo.cli.shared import (
     add_network,
     add_videos,
     add_views,
+    check_output,
     computed_in,
     open_network,
 )
-from jaxvideo.types import ConfigError, DataError
+from jaxvideo.types import DataError, UsageError
 
 
 def add(commands: Any) -> None:
@@ -78,11 +79,12 @@ def _extract(options: argparse.Namespace) -> int:
     from jaxvideo.progress import LOG, echo, track
 
     if options.threads < 1:
-        raise ConfigError(f"--threads={options.threads}: must be at least 1")
+        raise UsageError(f"--threads={options.threads}: must be at least 1")
     if options.every is not None and options.every < 1:
-        raise ConfigError(f"--every={options.every}: must be at least 1")
+        raise UsageError(f"--every={options.every}: must be at least 1")
     if options.every is not None and options.clips is not None:
-        raise ConfigError("--every and --clips are mutually exclusive; omit one of them")
+        raise UsageError("--every and --clips are mutually exclusive; omit one of them")
+    check_output(options.out, folder=True)
     files = feature_files(options.videos, options.out)
     net = open_network(options)
     preprocessing = net.preprocessing

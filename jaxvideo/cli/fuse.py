@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import json
+from pathlib import Path
 from typing import Any
 
-from jaxvideo.cli.shared import add_command
+from jaxvideo.cli.shared import Column, add_command, add_formats, percent, say, show_table
 
 
 def add(commands: Any) -> None:
@@ -14,7 +17,8 @@ def add(commands: Any) -> None:
         "fuse",
         _fuse,
         "fuse the scores of several runs on the same videos (late fusion)",
-        "Prints the top-1 accuracy of each run and the metrics of the weighted sum.",
+        "Prints the top-1 accuracy, weight and protocol of each run, and the metrics of the "
+        "weighted sum.",
     )
     command.add_argument("runs", nargs="+", metavar="RUN", help="run directory, or its scores.npz")
     weights = command.add_mutually_exclusive_group()
@@ -38,13 +42,14 @@ def add(commands: Any) -> None:
         help="what is summed: scores (as stored), softmax (of logits), or relu (negative scores "
         "set to 0, rows normalized) (default: scores)",
     )
+    add_formats(command, "runs and their fusion")
 
 
 def _fuse(options: argparse.Namespace) -> int:
     from jaxvideo.evaluation.fusion import align, fuse, held_out, load_scores, tune
     from jaxvideo.evaluation.intervals import estimates, few_videos
     from jaxvideo.evaluation.metrics import METRICS, topk_accuracy
-    from jaxvideo.progress import LOG, echo
+    from jaxvideo.progress import LOG
 
     found = [load_scores(run) for run in options.runs]
     runs = align(found, options.runs)
@@ -62,11 +67,35 @@ def _fuse(options: argparse.Namespace) -> int:
             f"other videos (a share of {options.tune:g}, seed {options.seed})"
         )
     truth = runs[0].truth
-    for name, run in zip(options.runs, runs, strict=True):
-        echo(f"{100 * topk_accuracy(run.scores, truth, 1):6.2f} %  {name}")
     fused = estimates(fuse([run.scores for run in runs], weights, options.how), truth)
+    shares = [1.0] * len(runs) if weights is None else [float(weight) for weight in weights]
+    columns = (
+        Column("top1", "top-1", percent, right=True),
+        Column("weight", text="{:.3g}", right=True),
+        Column("run", name=True),
+        Column("protocol"),
+    )
+    rows: list[tuple[Any, ...]] = [
+        (topk_accuracy(run.scores, truth, 1), share, name, _protocol(name))
+        for name, run, share in zip(options.runs, runs, shares, strict=True)
+    ]
+    numbers = {name: dataclasses.asdict(number) for name, number in fused.items()}
+    facts = {"fused": numbers, "videos": len(truth), "rule": how}
+    if options.csv:
+        rows.append((fused["top1"].value if "top1" in fused else None, None, how, None))
+    show_table(options, columns, rows, name="runs", facts=facts)
     first, *others = (f"{value} {METRICS[name].title}" for name, value in fused.items())
-    echo(f"{first:>6}, {', '.join(others)} of {len(truth)} videos, {how}")
+    say(options, f"{first:>6}, {', '.join(others)} of {len(truth)} videos, {how}")
     if text := few_videos(len(truth)):
         LOG.warning(text)
     return 0
+
+
+def _protocol(run: str) -> str | None:
+    """Returns the test protocol of a run; None if `result.json` does not exist or lacks it."""
+    path = Path(run)
+    try:
+        text = (path if path.is_dir() else path.parent).joinpath("result.json").read_text("utf-8")
+        return json.loads(text)["protocol"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

@@ -7,8 +7,19 @@ import fnmatch
 import json
 from typing import Any
 
-from jaxvideo.cli.shared import add_command
-from jaxvideo.types import ConfigError
+from jaxvideo.cli.shared import Column, add_command, add_formats, show_table
+from jaxvideo.names import did_you_mean
+from jaxvideo.types import UsageError
+
+_COLUMNS = (
+    Column("name"),
+    Column("parameters", "params", right=True),
+    Column("macs", "GMACs", right=True),
+    Column("clip"),
+    Column("paper"),
+    Column("tags", right=True),
+    Column("libraries"),
+)
 
 
 def add(commands: Any) -> None:
@@ -30,14 +41,13 @@ def add(commands: Any) -> None:
         help="only networks with weights that can be downloaded by name",
     )
     command.add_argument("--endpoints", action="store_true", help="list the endpoints, too")
-    command.add_argument("--json", action="store_true", help="print JSON instead")
+    add_formats(command)
 
 
 def _models(options: argparse.Namespace) -> int:
     # Not `jaxvideo.models`, which imports JAX and Flax.
     from importlib import resources
 
-    from jaxvideo.progress import echo
     from jaxvideo.weights import zoo
 
     text = resources.files("jaxvideo").joinpath("models/table.json").read_text(encoding="utf-8")
@@ -49,18 +59,20 @@ def _models(options: argparse.Namespace) -> int:
     }
     if not rows:
         weights = " with weights" if options.weights else ""
-        raise ConfigError(f"no network{weights} matches {options.pattern!r}; try '*PART*'")
-    if options.json:
-        echo(json.dumps(rows, indent=2))
-        return 0
-    wide = max(*map(len, rows), 4)
-    echo(f"{'name':<{wide}}  {'params':>9}  {'GMACs':>8}  {'clip':<14}  {'paper':<16}  tags  files")
+        near = did_you_mean(options.pattern.strip("*"), json.loads(text))
+        raise UsageError(f"no network{weights} matches {options.pattern!r}; try '*PART*'.{near}")
+    columns, people = _COLUMNS, not (options.json or options.csv)
+    if options.endpoints or not people:
+        columns = (*columns, Column("endpoints"))
+    table = []
     for name, row in rows.items():
-        echo(
-            f"{name:<{wide}}  {row['parameters'] / 1e6:>7.2f} M  {row['macs'] / 1e9:>8.2f}  "
-            f"{'x'.join(map(str, row['clip'])):<14}  {row['paper']:<16}  "
-            f"{len(row['tags']) or '-':>4}  {', '.join(row['weights']) or '-'}"
-        )
-        if options.endpoints:
-            echo(f"{'':<{wide}}  {' '.join(row['endpoints'])}")
+        counts = row["parameters"], row["macs"]
+        if people:
+            counts = f"{counts[0] / 1e6:.2f} M", f"{counts[1] / 1e9:.2f}"
+        clip = "x".join(map(str, row["clip"]))
+        libraries = (", " if people else " ").join(row["weights"]) or None
+        tags = len(row["tags"]) or None
+        values = (name, *counts, clip, row["paper"], tags, libraries, " ".join(row["endpoints"]))
+        table.append(values[: len(columns)])
+    show_table(options, columns, table, document=lambda: rows)
     return 0

@@ -7,7 +7,15 @@ import os
 import time
 from typing import Any
 
-from jaxvideo.cli.shared import add_annotations, add_command
+from jaxvideo.cli.shared import (
+    Column,
+    add_annotations,
+    add_command,
+    add_formats,
+    check_output,
+    say,
+    show_table,
+)
 
 # Comparison after packing: number of videos, seconds per measurement, frames per clip.
 _VIDEOS, _SECONDS, _FRAMES = 8, 2.0, 16
@@ -19,8 +27,8 @@ def add(commands: Any) -> None:
         "pack",
         _pack,
         "re-encode a data set into ArrayRecord shards that are fast to read (TFDS)",
-        "Train on the result with data.source=tfds. Unreadable videos are left out. Afterwards "
-        "size, quality and decoding speed are compared with the original files.",
+        "Train on the result with --data.root=OUT --data.source=tfds. Unreadable videos are left "
+        "out. Afterwards size, quality and decoding speed are compared with the original files.",
     )
     add_annotations(command)
     command.add_argument("out", metavar="OUT", help="output directory")
@@ -53,6 +61,7 @@ def add(commands: Any) -> None:
         metavar="N",
         help="number of worker processes; 0: none (default: number of cores)",
     )
+    add_formats(command, "size, quality and speed")
 
 
 def _pack(options: argparse.Namespace) -> int:
@@ -60,8 +69,8 @@ def _pack(options: argparse.Namespace) -> int:
     from jaxvideo.data.packed.read import load_packed
     from jaxvideo.data.packed.record import Packing
     from jaxvideo.data.packed.write import pack
-    from jaxvideo.progress import LOG, echo, track
-    from jaxvideo.types import ConfigError
+    from jaxvideo.progress import LOG, track
+    from jaxvideo.types import UsageError
 
     packing = Packing(
         format=options.format,
@@ -72,11 +81,12 @@ def _pack(options: argparse.Namespace) -> int:
     )
     workers = len(os.sched_getaffinity(0)) if options.workers is None else options.workers
     if workers < 0:
-        raise ConfigError(f"--workers={workers}: must be at least 0")
+        raise UsageError(f"--workers={workers}: must be at least 0")
+    check_output(options.out, "OUT", folder=True)
     found = load_splits(options.root, options.form, fold=options.fold)
     splits = {split: dataset for split, dataset in found.items() if len(dataset)}
     for split, dataset in splits.items():
-        echo(f"{split}: {dataset.coverage}")
+        say(options, f"{split}: {dataset.coverage}")
     summary = pack(
         splits,
         options.out,
@@ -88,18 +98,31 @@ def _pack(options: argparse.Namespace) -> int:
     )
     before, after = summary.bytes_before / 1e6, summary.bytes_after / 1e6
     share = f" ({100 * after / before:.0f} %)" if before else ""
-    echo(f"{options.out}: {summary.videos} videos, {len(summary.left_out)} left out")
-    echo(f"  size   {before:.1f} MB before, {after:.1f} MB after{share}")
+    say(options, f"{options.out}: {summary.videos} videos, {len(summary.left_out)} left out")
+    say(options, f"  size   {before:.1f} MB before, {after:.1f} MB after{share}")
     split = next(iter(splits))
-    _compare(splits[split], load_packed(options.out, split), options.root)
+    found = _compare(options, splits[split], load_packed(options.out, split))
+    if options.json or options.csv:
+        facts = {
+            "out": options.out,
+            "videos": summary.videos,
+            "left_out": len(summary.left_out),
+            "bytes_before": summary.bytes_before,
+            "bytes_after": summary.bytes_after,
+            **found,
+        }
+        columns = [Column(name) for name in facts]
+        show_table(options, columns, [[*facts.values()]], document=lambda: facts)
     return 0
 
 
-def _compare(dataset, packed, root: str) -> None:
+def _compare(options: argparse.Namespace, dataset, packed) -> dict[str, float]:
     import numpy as np
 
     from jaxvideo.data.packed.write import psnr
-    from jaxvideo.progress import echo, track
+    from jaxvideo.progress import track
+
+    root = options.root
 
     place = {name: i for i, name in enumerate(packed.paths)}
     both = [
@@ -112,16 +135,24 @@ def _compare(dataset, packed, root: str) -> None:
     for index, other in track(sample, "videos"):
         with dataset.open(index) as one, packed.open(other) as two:
             decibels.append(psnr(one, two))
-    echo(
+    say(
+        options,
         f"  PSNR   {np.mean(decibels):.1f} dB against the scaled originals, lowest "
-        f"{min(decibels):.1f} dB ({len(sample)} videos)"
+        f"{min(decibels):.1f} dB ({len(sample)} videos)",
     )
     slow = _clips_per_second(dataset, [index for index, _ in sample])
     fast = _clips_per_second(packed, [index for _, index in sample])
-    echo(
+    say(
+        options,
         f"  speed  {slow:.0f} clips/s per core before, {fast:.0f} after: {fast / slow:.1f} times "
-        f"({_FRAMES} frames, stride 1)"
+        f"({_FRAMES} frames, stride 1)",
     )
+    return {
+        "psnr": float(np.mean(decibels)),
+        "lowest_psnr": float(min(decibels)),
+        "clips_per_second_before": slow,
+        "clips_per_second_after": fast,
+    }
 
 
 def _clips_per_second(dataset, indices: list[int]) -> float:

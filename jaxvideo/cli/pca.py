@@ -6,11 +6,18 @@ import argparse
 from typing import Any
 
 from jaxvideo.cli.shared import (
+    Column,
     add_c,
     add_command,
     add_features,
+    add_formats,
+    check_output,
+    describe_folders,
     describe_inputs,
     parse_c,
+    percent,
+    say,
+    show_table,
     train_and_test,
 )
 from jaxvideo.types import DataError
@@ -34,18 +41,20 @@ def add(commands: Any) -> None:
         metavar="N",
         help="numbers of principal components (default: 10 50 100 200 500, as far as possible)",
     )
+    add_formats(command)
     command.add_argument(
         "--out", default="pca.png", metavar="PICTURE", help="picture (default: pca.png)"
     )
 
 
 def _pca(options: argparse.Namespace) -> int:
-    from jaxvideo.progress import echo
-    from jaxvideo.report.features import draw_compactness
+    from jaxvideo.report.features import check_picture, draw_compactness
     from jaxvideo.studies import svm
     from jaxvideo.studies.features import labeled_features
 
     c = parse_c(options)
+    check_output(options.out)
+    check_picture(options.out)
     svm.sklearn("svm")  # fails before the features are read
     train_set, test_set = train_and_test(options)
     train, labels, _ = labeled_features(options.features, train_set)
@@ -57,11 +66,25 @@ def _pca(options: argparse.Namespace) -> int:
     describe_inputs(options, train)
     possible = [d for d in svm.DIMENSIONS if d <= min(train.shape)]
     dimensions = options.dimensions or possible or [min(train.shape)]
-    echo(f"{'dimensions':>10}  accuracy of {len(tested)} of {len(test_set)} videos")
+    columns = (
+        Column("dimensions", right=True),
+        Column("accuracy", f"accuracy of {len(tested)} of {len(test_set)} videos", percent),
+    )
     rows = []
-    for row in svm.compactness(train, labels, values, tested, dimensions, c):
-        rows.append(row)
-        echo(f"{row[0]:>10}  {100 * row[1]:.2f} %")
-    draw_compactness(options.out, {", ".join(options.features): rows})
-    echo(f"picture: {options.out}")
+
+    def computed():  # a row takes up to minutes
+        for row in svm.compactness(train, labels, values, tested, dimensions, c):
+            rows.append(row)
+            yield row
+
+    facts = {
+        "features": describe_folders(options.features),
+        "training_videos": len(train),
+        "test_videos": len(tested),
+        "picture": options.out,
+    }
+    show_table(options, columns, computed(), facts=facts)
+    title = f"Accuracy after PCA: {len(train)} training and {len(tested)} test videos"
+    draw_compactness(options.out, {", ".join(options.features): rows}, title)
+    say(options, f"picture: {options.out}")
     return 0

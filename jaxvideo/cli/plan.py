@@ -4,11 +4,22 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from jaxvideo.cli.shared import add_command, add_overrides
+from jaxvideo.cli.shared import (
+    Column,
+    add_command,
+    add_formats,
+    add_overrides,
+    say,
+    show_table,
+)
 from jaxvideo.precision import resolve_dtype
-from jaxvideo.types import ConfigError
+from jaxvideo.types import ConfigError, UsageError
+
+if TYPE_CHECKING:
+    from jaxvideo.planning.plan import Plan
+    from jaxvideo.training.chips import Chip
 
 # Set before JAX and libtpu start. Otherwise libtpu would query the metadata server, wait for
 # local TPUs, and complain about a second process.
@@ -64,6 +75,7 @@ def add(commands: Any) -> None:
         "--classes", type=int, metavar="N", help="number of classes (default: --dataset's, or 400)"
     )
     add_overrides(command)
+    add_formats(command, "lines")
 
 
 def _plan(options: argparse.Namespace) -> int:
@@ -83,6 +95,18 @@ def _plan(options: argparse.Namespace) -> int:
     from jaxvideo.progress import LOG
     from jaxvideo.training.parallel import make_layout
 
+    rows: list[tuple[str, str]] = []
+
+    def line(label: str, text: str) -> None:
+        rows.append((label or rows[-1][0], text))
+        say(options, f"{label:<12} {text}")
+
+    def end(*, fits: bool, plan: Plan | None = None) -> int:
+        if options.json or options.csv:
+            columns = [Column("name"), Column("value")]
+            show_table(options, columns, rows, name="lines", facts=_facts(fits, plan, chip, limit))
+        return 0 if fits else 1
+
     run = read_config(load_config(options.config, options.changes))
     classes, videos, dataset = _data(options, run)
     if size is None:
@@ -99,9 +123,9 @@ def _plan(options: argparse.Namespace) -> int:
     run = dataclasses.replace(run, model={**run.model, "dtype": dtype})
     count = len(devices)
     make_layout(run.parallel, {}, devices)  # raises if the devices cannot be divided this way
-    _line("config", f"{options.config}: {run.model['name']}, {clip_text(run)}, {classes} classes")
+    line("config", f"{options.config}: {run.model['name']}, {clip_text(run)}, {classes} classes")
     kind = devices[0].device_kind
-    _line("devices", f"{count} x {kind} ({options.topology}), {size_text(limit)} each")
+    line("devices", f"{count} x {kind} ({options.topology}), {size_text(limit)} each")
     asked = run
     if options.batch:
         run = batch.with_batch(run, options.batch * count)
@@ -113,9 +137,9 @@ def _plan(options: argparse.Namespace) -> int:
     if options.largest:
         found = _largest(asked, run.batch_size, count, limit, size is not None, compile_one)
         if found is None:
-            _line("result", "DOES NOT FIT with any batch. Set parallel.remat or parallel.split, or")
-            _line("", "use more chips with parallel.fsdp")
-            return 1
+            line("result", "DOES NOT FIT with any batch. Set parallel.remat or parallel.split, or")
+            line("", "use more chips with parallel.fsdp")
+            return end(fits=False)
         run, result = found
     else:
         _check_batch(run, count)
@@ -123,30 +147,42 @@ def _plan(options: argparse.Namespace) -> int:
         try:
             result = compile_one(run)
         except DoesNotFit as error:
-            _line("batch", batch_text(run, count))
-            _line("result", f"DOES NOT FIT: {error}. --largest searches for a batch that does")
-            return 1
+            line("batch", batch_text(run, count))
+            line("result", f"DOES NOT FIT: {error}. --largest searches for a batch that does")
+            return end(fits=False)
     fits = size is None or result.memory.total <= limit
     for name, text in plan_lines(run, result, chip, limit, videos, dataset, fits):
-        _line(name, text)
+        line(name, text)
     if flags := training_flags(asked, run, count):
-        _line("train with", " ".join(flags))
+        line("train with", " ".join(flags))
     if run.batch_size != asked.batch_size:
-        _line("", f"adapt optim.lr and epoch_steps, which are for {asked.batch_size} clips")
-    return 0 if fits else 1
+        line("", f"adapt optim.lr and epoch_steps, which are for {asked.batch_size} clips")
+    return end(fits=fits, plan=result)
 
 
-def _line(label: str, text: str) -> None:
-    from jaxvideo.progress import echo
-
-    echo(f"{label:<12} {text}")
+def _facts(fits: bool, plan: Plan | None, chip: Chip | None, limit: int | None) -> dict[str, Any]:
+    """Returns the numbers of a plan for JSON; memory in bytes per device."""
+    facts: dict[str, Any] = {"fits": fits, "memory_limit": limit}
+    if plan is None:
+        return facts
+    seconds = plan.step_seconds(chip) if chip else None
+    return facts | {
+        "batch_size": plan.batch,
+        "devices": plan.devices,
+        "device_kind": plan.kind,
+        "memory": {**dataclasses.asdict(plan.memory), "total": plan.memory.total},
+        "parameters": plan.parameters,
+        "model_flops": plan.model_flops,
+        "step_seconds": seconds,
+        "clips_per_second": plan.batch / seconds if seconds else None,
+    }
 
 
 def _check(options: argparse.Namespace) -> None:
     for name in ("batch", "dataset_clips", "classes"):
         value = getattr(options, name)
         if value is not None and value < 1:
-            raise ConfigError(f"--{name.replace('_', '-')}={value}: must be at least 1")
+            raise UsageError(f"--{name.replace('_', '-')}={value}: must be at least 1")
 
 
 def _prepare(topology: str) -> int | None:
@@ -171,7 +207,7 @@ def _data(options: argparse.Namespace, run) -> tuple[int, int | None, str]:
     from jaxvideo.planning.plan import DATASETS
 
     if options.dataset and options.dataset not in DATASETS:
-        raise ConfigError(
+        raise UsageError(
             f"--dataset={options.dataset}: known are {', '.join(DATASETS)}; for other data sets "
             "pass --dataset-clips=N"
         )

@@ -95,7 +95,8 @@ def _writer(
     options: argparse.Namespace, about: dict[str, str]
 ) -> Callable[[str, Prediction | VideoError], None]:
     """Returns the function that prints the prediction of a video, or its error."""
-    from jaxvideo.progress import echo, escape
+    from jaxvideo.names import escape
+    from jaxvideo.progress import echo
 
     def text(video: str, found: Prediction | VideoError) -> None:
         if isinstance(found, Exception):

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import csv
 import dataclasses
-from collections.abc import Callable
+import io
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jaxvideo.names import did_you_mean, escape, network_names, one_line
 from jaxvideo.precision import DTYPES, resolve_dtype
-from jaxvideo.types import ConfigError, DataError
+from jaxvideo.progress import echo
+from jaxvideo.types import CheckpointError, ConfigError, DataError, UsageError
 
 if TYPE_CHECKING:
     from jaxvideo.data.datasets.dataset import VideoDataset
@@ -36,8 +43,132 @@ def add_command(
     """
     description = f"{summary[0].upper()}{summary[1:]}. {details}".strip()
     command = commands.add_parser(name, help=summary, description=description)
-    command.set_defaults(run=run, compiles=compiles)
+    command.set_defaults(run=run, compiles=compiles, parser=command)
     return command
+
+
+@dataclasses.dataclass(frozen=True)
+class Column:
+    """A column of a table that a command prints.
+
+    Attributes:
+      key: name in CSV and JSON.
+      title: heading for people. Empty (default): the key.
+      text: format of a value for people, such as "{:.2f}", or a function. None is printed as "-".
+      right: align right, as numbers are.
+      width: least width, for tables that are printed row by row.
+      name: values are file names, which `jaxvideo.names.escape` escapes for people and in CSV.
+    """
+
+    key: str
+    title: str = ""
+    text: str | Callable[[Any], str] = "{}"
+    right: bool = False
+    width: int = 0
+    name: bool = False
+
+    @property
+    def head(self) -> str:
+        """Heading for people."""
+        return self.title or self.key
+
+    def cell(self, value: Any) -> str:
+        """Formats a value for people, in one line."""
+        if value is None:
+            return "-"
+        if self.name:
+            return escape(value)
+        return one_line(self.text.format(value) if isinstance(self.text, str) else self.text(value))
+
+
+def percent(share: float) -> str:
+    """Formats a share as percent, for `Column.text`."""
+    return f"{100 * share:.2f} %"
+
+
+def add_formats(command: argparse.ArgumentParser, rows: str = "table") -> None:
+    """Adds --json and --csv, see `show_table`.
+
+    Args:
+      rows: name of what CSV contains, for the help.
+    """
+    group = command.add_mutually_exclusive_group()
+    group.add_argument("--json", action="store_true", help="print one JSON object instead of text")
+    group.add_argument("--csv", action="store_true", help=f"print the {rows} as CSV with a header")
+
+
+def say(options: argparse.Namespace, text: str = "") -> None:
+    """Prints a line for people; nothing with --json or --csv, if the command has them."""
+    if not (getattr(options, "json", False) or getattr(options, "csv", False)):
+        echo(text)
+
+
+def show_table(
+    options: argparse.Namespace,
+    columns: Sequence[Column],
+    rows: Iterable[Sequence[Any]],
+    *,
+    name: str = "rows",
+    facts: Mapping[str, Any] | None = None,
+    document: Callable[[], Any] | None = None,
+    heads: bool = True,
+    indent: str = "",
+    separator: str = "  ",
+) -> None:
+    """Prints a table: for people, or as --csv or --json.
+
+    CSV has the keys of the columns as header. None is an empty cell. JSON is one
+    object: `facts`, and the rows as a list of objects.
+
+    Args:
+      options: parsed options of `add_formats`.
+      columns: the columns.
+      rows: one value per column. Rows of an iterator are printed as they come, except as JSON.
+      name: key of the rows in JSON.
+      facts: other values of the JSON object.
+      document: returns the whole JSON value instead, after all rows.
+      heads: False to omit the headings for people.
+      indent: precedes each line for people.
+      separator: between two columns, for people.
+    """
+    if options.json:
+        found = [dict(zip((c.key for c in columns), row, strict=True)) for row in rows]
+        echo(json.dumps(document() if document else {**(facts or {}), name: found}, indent=2))
+        return
+    if options.csv:
+        echo(_csv_line([column.key for column in columns]))
+        for row in rows:
+            cells = [escape(v) if c.name and v else v for c, v in zip(columns, row, strict=True)]
+            echo(_csv_line(cells))
+        return
+    widths = [max(c.width, len(c.head) * heads) for c in columns]
+    if isinstance(rows, Sequence):
+        for row in rows:
+            cells = [column.cell(value) for column, value in zip(columns, row, strict=True)]
+            widths = [max(width, len(cell)) for width, cell in zip(widths, cells, strict=True)]
+
+    def line(cells: Iterable[str]) -> str:
+        parts = [
+            f"{cell:>{width}}" if column.right else f"{cell:<{width}}"
+            for column, cell, width in zip(columns, cells, widths, strict=True)
+        ]
+        return indent + separator.join(parts).rstrip()
+
+    if heads:
+        echo(line(column.head for column in columns))
+    for row in rows:
+        echo(line(c.cell(value) for c, value in zip(columns, row, strict=True)))
+
+
+def _csv_line(values: Iterable[Any]) -> str:
+    def cell(value: Any) -> Any:
+        if isinstance(value, list | tuple):
+            return " ".join(str(cell(one)) for one in value)
+        return one_line(value) if isinstance(value, str) else value
+
+    file = io.StringIO()
+    csv.writer(file, lineterminator="").writerow([cell(value) for value in values])
+    return file.getvalue()
 
 
 def add_videos(command: argparse.ArgumentParser) -> None:
@@ -173,22 +304,29 @@ def add_c(command: argparse.ArgumentParser) -> None:
 
 def open_network(options: argparse.Namespace) -> Network:
     """Returns the network that the options name, in the dtype of `--dtype`."""
-    from jaxvideo.network import load
-
+    if options.model:
+        check_model(options.model)
     step = options.step
     if step is not None and not options.checkpoint:
-        raise ConfigError(f"--step={step} needs --checkpoint RUN")
+        raise UsageError(f"--step={step} needs --checkpoint RUN")
     if options.checkpoint and options.weights:
-        raise ConfigError("--checkpoint and --weights are mutually exclusive; pass one of them")
+        raise UsageError("--checkpoint and --weights are mutually exclusive; pass one of them")
+    from jaxvideo.network import load
+
+    if options.checkpoint and not os.path.exists(options.checkpoint):
+        raise CheckpointError(
+            f"{options.checkpoint}: no such file or directory; --checkpoint needs a run directory "
+            "or a .safetensors file of jaxvideo"
+        )
     if options.checkpoint:
         step = int(step) if step and step.isdecimal() else step
         net = load(options.checkpoint, step=step)
     elif options.model:
         net = load(options.model, options.weights or "default", options.source)
     elif options.weights:
-        raise ConfigError(f"--weights={options.weights} needs --model NAME")
+        raise UsageError(f"--weights={options.weights} needs --model NAME")
     else:
-        raise ConfigError(
+        raise UsageError(
             "no network: pass --checkpoint RUN, or --model NAME, whose best published weights "
             "are downloaded; --weights names others"
         )
@@ -198,6 +336,45 @@ def open_network(options: argparse.Namespace) -> Network:
     if dtype == net.arguments.get("dtype", "float32"):  # `spec` identifies extracted features
         return net
     return dataclasses.replace(net, arguments={**net.arguments, "dtype": dtype})
+
+
+def check_model(name: str) -> None:
+    """Raises UsageError if there is no such network; faster than importing the networks."""
+    names = network_names()
+    if name not in names:
+        raise UsageError(
+            f"--model={name}: no such network.{did_you_mean(name, names)} `jaxvideo models` lists "
+            f"all {len(names)}"
+        )
+
+
+def check_output(path: str, option: str = "--out", *, folder: bool = False) -> None:
+    """Checks that an output can be written, before any work is done. Creates nothing.
+
+    Args:
+      path: file, or directory if `folder`. A directory is created later, with its parents; the
+        directory of a file must exist.
+      option: name of the option for the error message.
+      folder: see `path`.
+
+    Raises:
+      ConfigError: the output cannot be written.
+    """
+    target = Path(path)
+    place = target if folder else target.parent
+    while folder and not os.path.lexists(place) and place != place.parent:
+        place = place.parent
+    if not folder and target.is_dir():
+        problem = "is a directory; name a file"
+    elif not place.exists():
+        problem = f"cannot be written: the directory {place} does not exist"
+    elif not place.is_dir():
+        problem = f"cannot be written: {place} is a file"
+    elif not os.access(place, os.W_OK | os.X_OK):
+        problem = f"cannot be written: no permission to write to {place}"
+    else:
+        return
+    raise ConfigError(f"{option}={path}: {problem}")
 
 
 def computed_in(net: Network) -> str:
@@ -215,7 +392,7 @@ def parse_c(options: argparse.Namespace) -> float | None:
     except ValueError:
         c = 0.0
     if not c > 0:
-        raise ConfigError(f"--c={options.c}: must be a positive number or auto")
+        raise UsageError(f"--c={options.c}: must be a positive number or auto")
     return c
 
 
@@ -243,9 +420,13 @@ def train_and_test(options: argparse.Namespace) -> tuple[VideoDataset, VideoData
 
 def describe_inputs(options: argparse.Namespace, values: Any) -> None:
     """Prints what the features are: one line per directory, and their number."""
-    from jaxvideo.progress import echo
+    for text in describe_folders(options.features):
+        say(options, text)
+    say(options, f"{values.shape[1]} features of {len(values)} videos")
+
+
+def describe_folders(folders: Sequence[str]) -> list[str]:
+    """Returns one line per directory of features."""
     from jaxvideo.studies.features import describe_features
 
-    for folder in options.features:
-        echo(describe_features(folder))
-    echo(f"{values.shape[1]} features of {len(values)} videos")
+    return [describe_features(folder) for folder in folders]

@@ -6,14 +6,19 @@ import argparse
 from typing import Any
 
 from jaxvideo.cli.shared import (
+    Column,
     add_c,
     add_command,
     add_features,
+    add_formats,
+    describe_folders,
     describe_inputs,
     labeled_splits,
     parse_c,
+    show_table,
     train_and_test,
 )
+from jaxvideo.progress import echo
 from jaxvideo.types import DataError
 
 
@@ -27,6 +32,7 @@ def add(commands: Any) -> None:
     )
     add_features(command)
     add_c(command)
+    add_formats(command)
     command.add_argument(
         "--leave-one-out",
         nargs="?",
@@ -40,7 +46,7 @@ def add(commands: Any) -> None:
 
 def _svm(options: argparse.Namespace) -> int:
     from jaxvideo.evaluation.metrics import mean_class_accuracy, top1
-    from jaxvideo.progress import LOG, echo
+    from jaxvideo.progress import LOG
     from jaxvideo.studies import svm
     from jaxvideo.studies.features import all_videos, labeled_features
 
@@ -77,6 +83,14 @@ def _svm(options: argparse.Namespace) -> int:
         scores = svm.svm_scores(train, labels, values, classes, c)
         how = f"trained on {len(train)} of {len(train_set)} videos"
     accuracy, mean = top1(scores, tested), mean_class_accuracy(scores, tested)
+    values = (accuracy, mean, len(tested), available, classes)
+    if options.json or options.csv:
+        facts = {"features": describe_folders(options.features), "svm": f"{chosen}, {how}"}
+        names = ("accuracy", "mean_class_accuracy", "videos", "videos_of_the_split", "classes")
+        row = dict(zip(names, values, strict=True))
+        columns = [Column(name) for name in names]
+        show_table(options, columns, [values], document=lambda: {**row, **facts})
+        return 0
     echo(
         f"accuracy {100 * accuracy:.2f} %, mean class accuracy {100 * mean:.2f} % of {len(tested)} "
         f"of {available} videos, {classes} classes\n  linear SVM, {chosen}, {how}"

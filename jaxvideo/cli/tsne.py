@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import os
 from typing import Any
 
-from jaxvideo.cli.shared import add_command, add_features, describe_inputs, labeled_splits
-from jaxvideo.types import ConfigError
+from jaxvideo.cli.shared import (
+    add_command,
+    add_features,
+    check_output,
+    describe_inputs,
+    labeled_splits,
+)
+from jaxvideo.types import UsageError
 
 
 def add(commands: Any) -> None:
@@ -42,14 +49,16 @@ def _tsne(options: argparse.Namespace) -> int:
     import numpy as np
 
     from jaxvideo.progress import echo
-    from jaxvideo.report.features import draw_embedding
+    from jaxvideo.report.features import check_picture, draw_embedding
     from jaxvideo.studies import svm
     from jaxvideo.studies.features import all_videos, match_features, read_features
 
     if options.limit < 2:
-        raise ConfigError(f"--limit={options.limit}: must be at least 2")
+        raise UsageError(f"--limit={options.limit}: must be at least 2")
     if options.seed < 0:
-        raise ConfigError(f"--seed={options.seed}: must be at least 0")
+        raise UsageError(f"--seed={options.seed}: must be at least 0")
+    check_output(options.out)
+    check_picture(options.out)
     svm.sklearn("manifold")  # fails before the features are read
     dataset = all_videos(list(labeled_splits(options).values()))
     matched = match_features(options.features[0], dataset.paths)
@@ -61,6 +70,8 @@ def _tsne(options: argparse.Namespace) -> int:
     describe_inputs(options, values)
     points = svm.embed(values, options.seed, options.perplexity)
     labels = np.asarray(dataset.labels)[np.asarray(chosen)[found]]
-    draw_embedding(options.out, points, labels, dataset.classes)
+    names = ", ".join(os.path.basename(os.path.abspath(folder)) for folder in options.features)
+    title = f"t-SNE of {len(points)} videos: {names}, perplexity {options.perplexity:g}"
+    draw_embedding(options.out, points, labels, dataset.classes, title)
     echo(f"picture of {len(points)} of {len(dataset)} videos: {options.out}")
     return 0

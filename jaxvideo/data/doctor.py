@@ -26,6 +26,7 @@ import numpy as np
 from jaxvideo.data.datasets.folders import group_of
 from jaxvideo.data.decode import decode_frames, raw_frames
 from jaxvideo.data.video import VideoFile, frames_in, open_video
+from jaxvideo.names import escape, one_line
 from jaxvideo.progress import write_file
 from jaxvideo.types import ConfigError, DataError, VideoError
 
@@ -119,7 +120,7 @@ def examine(path: str | os.PathLike[str]) -> Record:
         with open_video(path) as video:
             return dataclasses.replace(_examine(video), **known)
     except VideoError as error:
-        reason = str(error).removeprefix(f"{path}: ")
+        reason = str(error).removeprefix(f"{one_line(path)}: ")
     except Exception as error:  # a damaged file can raise anything in PyAV and OpenCV
         reason = f"{type(error).__name__}: {error}"
     return Record(path, BROKEN, reason, **known)
@@ -385,7 +386,8 @@ def read_index(path: str | os.PathLike[str], root: str) -> dict[str, Record]:
 def write_quarantine(path: str | os.PathLike[str], records: Iterable[Record], root: str) -> int:
     """Writes the broken videos to a quarantine file of lines `path<TAB>reason`.
 
-    Lines that this function did not write are kept.
+    Paths are escaped as `jaxvideo.names.escape` does. Lines that this function did not write are
+    kept.
 
     Args:
       path: the quarantine file.
@@ -406,8 +408,8 @@ def write_quarantine(path: str | os.PathLike[str], records: Iterable[Record], ro
     broken = [record for record in records if record.status == BROKEN]
     own = []
     for record in broken:
-        reason = " ".join(record.reason.split())
-        own.append(f"{short_path(record.path, root)}\t{_SIGNED}{reason}")
+        reason = one_line(" ".join(record.reason.split()))
+        own.append(f"{escape(short_path(record.path, root))}\t{_SIGNED}{reason}")
     if own or path.exists():
         _write(path, "".join(f"{line}\n" for line in kept + own))
     return len(broken)

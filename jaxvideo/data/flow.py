@@ -35,7 +35,7 @@ from jaxvideo.data.decode import read_clip
 from jaxvideo.data.probe import reason
 from jaxvideo.data.video import FLOW_ENDING, VideoFile, open_video
 from jaxvideo.progress import replacing
-from jaxvideo.types import HOST_FLOWS, ConfigError, DataError, VideoError, View, Window
+from jaxvideo.types import HOST_FLOWS, ConfigError, DataError, UsageError, VideoError, View, Window
 
 # A homography from fewer matches or inliers is dominated by noise.
 _MATCHES, _INLIERS = 50, 25
@@ -178,7 +178,7 @@ def _method(name: str) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
             )
         dual = cv2.optflow.DualTVL1OpticalFlow_create()
         return lambda a, b: dual.calc(a, b, None)
-    raise ConfigError(f"flow method {name!r}: allowed are {', '.join(HOST_FLOWS)}")
+    raise UsageError(f"flow method {name!r}: allowed are {', '.join(HOST_FLOWS)}")
 
 
 def _gray(frames, fewest=2):

@@ -210,7 +210,7 @@ def _frames(file: VideoFile, views: Sequence[View], size: int) -> np.ndarray:
 def _stored_flow(file: VideoFile, indices: np.ndarray, view: View, size: int) -> np.ndarray:
     path = flow.flow_path(file.path)
     if not path.exists():
-        raise VideoError(f"{path} does not exist; create it by `python -m jaxvideo flow`")
+        raise VideoError(f"{path} does not exist; create it by `jaxvideo flow`")
     # There is no field from the last frame to the first, which a looped video would need.
     fields = np.minimum(indices, max(file.num_frames - 2, 0))
     clip = flow.read_flow_clip(path, fields.tolist(), view.window, size)

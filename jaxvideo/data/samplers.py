@@ -8,7 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
-from jaxvideo.types import ConfigError, Preprocessing
+from jaxvideo.types import ConfigError, Preprocessing, UsageError
 
 #: Tolerance of positions: a sum of floats can be slightly below a whole number.
 EPSILON = 1e-6
@@ -109,7 +109,7 @@ def check_sampler(name: str) -> None:
       ConfigError: unknown name.
     """
     if name and name not in SAMPLERS:
-        raise ConfigError(
+        raise UsageError(
             f"augment.sampler={name!r}: allowed are '' (as the preprocessing needs), "
             f"{', '.join(SAMPLERS)}"
         )

@@ -14,7 +14,7 @@ import numpy as np
 from jaxvideo.data.video import VIDEOS
 from jaxvideo.evaluation.metrics import hits
 from jaxvideo.progress import replacing
-from jaxvideo.types import CheckpointError, ConfigError, DataError
+from jaxvideo.types import CheckpointError, ConfigError, DataError, UsageError
 
 _HOW = ("relu", "softmax", "scores")
 
@@ -251,7 +251,7 @@ def held_out(videos: int, share: float, seed: int = 0) -> tuple[np.ndarray, np.n
 
 def _all_comparable(scores: Sequence[np.ndarray], how: str) -> np.ndarray:
     if how not in _HOW:
-        raise ConfigError(f"how={how!r}: allowed are {list(_HOW)}")
+        raise UsageError(f"how={how!r}: allowed are {list(_HOW)}")
     shapes = {np.shape(one) for one in scores}
     if len(shapes) != 1 or len(next(iter(shapes))) != 2:
         raise DataError(f"scores of shapes {sorted(shapes)}: all must have the same [M, classes]")

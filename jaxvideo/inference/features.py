@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import hashlib
 import itertools
 import json
@@ -20,12 +19,14 @@ from jaxvideo.data.pipeline import read_views
 from jaxvideo.data.samplers import distance, last_start
 from jaxvideo.data.video import VideoFile, find_videos, open_video
 from jaxvideo.data.views import clip_frames, frame_step, protocol_views
+from jaxvideo.names import did_you_mean
 from jaxvideo.progress import replacing
 from jaxvideo.types import (
     BLACK,
     ConfigError,
     Preprocessing,
     Protocol,
+    UsageError,
     View,
 )
 from jaxvideo.weights import tree
@@ -282,11 +283,9 @@ def _endpoint(model: Any, preprocessing: Preprocessing, endpoint: str, *, keep_m
         logits, endpoints = model.apply(variables, clip, train=False)
         endpoints = {**endpoints, "logits": logits, "prob": jax.nn.softmax(logits)}
         if endpoint not in endpoints:
-            near = difflib.get_close_matches(endpoint, endpoints, n=1)
-            hint = f"Did you mean {near[0]!r}? " if near else ""
-            raise ConfigError(
-                f"endpoint={endpoint!r}: {type(model).__name__} has no such endpoint. {hint}"
-                f"Allowed are {', '.join(endpoints)}"
+            raise UsageError(
+                f"endpoint={endpoint!r}: {type(model).__name__} has no such endpoint."
+                f"{did_you_mean(endpoint, endpoints)} Allowed are {', '.join(endpoints)}"
             )
         found = endpoints[endpoint].astype(np.float32)
         return found if keep_map else found.mean(tuple(range(1, found.ndim - 1)))

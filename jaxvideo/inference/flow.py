@@ -13,7 +13,7 @@ from jaxvideo.data import flow
 from jaxvideo.data.decode import read_frames
 from jaxvideo.data.flow_pictures import pictures_info, write_colors, write_jpegs
 from jaxvideo.data.video import FLOW_ENDING, VideoFile, open_video
-from jaxvideo.types import HOST_FLOWS, ConfigError, VideoError
+from jaxvideo.types import HOST_FLOWS, ConfigError, UsageError, VideoError
 
 # Flow fields per block. Memory does not depend on the length of the video.
 _BLOCK = 32
@@ -46,7 +46,7 @@ class FlowRequest:
             ("format", self.format, FLOW_FORMATS),
         ):
             if value not in allowed:
-                raise ConfigError(f"flow {name} {value!r}: allowed are {', '.join(allowed)}")
+                raise UsageError(f"flow {name} {value!r}: allowed are {', '.join(allowed)}")
         if self.size < 16:
             raise ConfigError(f"flow: the short side is {self.size} pixels; it must be at least 16")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import fnmatch
 from collections.abc import Mapping
 from typing import Any
@@ -22,7 +21,8 @@ from jaxvideo.models.contract import (
     in_head,
 )
 from jaxvideo.models.registry import MODELS, Entry
-from jaxvideo.types import ConfigError, Preprocessing
+from jaxvideo.names import did_you_mean
+from jaxvideo.types import ConfigError, Preprocessing, UsageError
 
 __all__ = [
     "MODELS",
@@ -55,23 +55,15 @@ def model_entry(name: str) -> Entry:
     """Returns the row of the registry for a name.
 
     Raises:
-      ConfigError: there is no such network; the message lists the nearest names.
+      UsageError: there is no such network; the message lists the nearest names.
     """
     if name not in MODELS:
-        near = _nearest(name)
-        hint = f"Did you mean {' or '.join(map(repr, near))}? " if near else ""
-        raise ConfigError(
-            f"no model {name!r}. {hint}`jaxvideo models` and jaxvideo.list_models() list all "
-            f"{len(MODELS)}. A network of your own must be added first with jaxvideo.register"
+        raise UsageError(
+            f"no model {name!r}.{did_you_mean(name, MODELS)} `jaxvideo models` and "
+            f"jaxvideo.list_models() list all {len(MODELS)}. A network of your own must be added "
+            "first with jaxvideo.register"
         )
     return MODELS[name]
-
-
-def _nearest(name: str) -> list[str]:
-    """Returns at most eight names: those that begin with `name`, then similar ones."""
-    longer = sorted((n for n in MODELS if n.startswith(name)), key=len) if name else []
-    similar = difflib.get_close_matches(name, MODELS, n=3, cutoff=0.4)
-    return list(dict.fromkeys([*longer, *similar]))[:8] if len(longer) < 8 else longer[:8]
 
 
 def create_model(name: str, **arguments: Any) -> nn.Module:
@@ -97,10 +89,9 @@ def create_model(name: str, **arguments: Any) -> nn.Module:
     } - set(entry.arguments)
     for argument in arguments:
         if argument not in allowed:
-            near = difflib.get_close_matches(argument, allowed, n=1)
-            hint = f"Did you mean {near[0]!r}? " if near else ""
-            raise ConfigError(
-                f"model {name!r} has no argument {argument!r}. {hint}All: {sorted(allowed)}"
+            raise UsageError(
+                f"model {name!r} has no argument {argument!r}."
+                f"{did_you_mean(argument, sorted(allowed))} All: {sorted(allowed)}"
             )
     check_width(arguments.get("width", 1.0))
     return entry.build(**entry.arguments, **{**entry.defaults, **arguments})

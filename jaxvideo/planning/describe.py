@@ -1,4 +1,4 @@
-"""Text of a plan: the lines that `python -m jaxvideo plan` prints."""
+"""Text of a plan: the lines that `jaxvideo plan` prints."""
 
 from __future__ import annotations
 
@@ -144,10 +144,10 @@ def training_flags(asked: Run, run: Run, count: int) -> list[str]:
     """
     flags = []
     if run.batch_size != asked.batch_size:
-        flags.append(f"--config.batch_size={run.batch_size}")
+        flags.append(f"--batch_size={run.batch_size}")
     if run.model.get("bn_groups") != asked.model.get("bn_groups"):
-        flags.append(f"--config.model.bn_groups={run.model['bn_groups']}")
+        flags.append(f"--model.bn_groups={run.model['bn_groups']}")
     groups = count // run.parallel.split
     if run.eval_batch_size % groups:
-        flags.append(f"--config.eval_batch_size={-(-run.eval_batch_size // groups) * groups}")
+        flags.append(f"--eval_batch_size={-(-run.eval_batch_size // groups) * groups}")
     return flags

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 
 from jaxvideo.training.chips import Chip, chip_of_topology
-from jaxvideo.types import ConfigError
+from jaxvideo.types import ConfigError, UsageError
 
 _FORMS = (
     "TPU topologies as Cloud TPU lists them, such as v5e:2x2, v5e:16x16, v6e:8x8, v4:2x2x1 or "
@@ -30,7 +30,7 @@ def tpu_devices(topology: str) -> tuple[list[Any], Chip]:
     from jax.experimental import topologies
 
     if not re.fullmatch(r"\w+:\d+(x\d+)+", topology):
-        raise ConfigError(f"topology {topology!r}: allowed are {_FORMS}")
+        raise UsageError(f"topology {topology!r}: allowed are {_FORMS}")
     chip = chip_of_topology(topology)
     if importlib.util.find_spec("libtpu") is None:
         raise ConfigError(
@@ -51,7 +51,7 @@ def tpu_devices(topology: str) -> tuple[list[Any], Chip]:
         said = str(error).splitlines()[0]
         if not said.startswith(("INVALID_ARGUMENT", "NOT_FOUND")):
             raise ConfigError(f"libtpu cannot start: {said}") from error
-        raise ConfigError(f"topology {topology!r}: allowed are {_FORMS} ({said})") from error
+        raise UsageError(f"topology {topology!r}: allowed are {_FORMS} ({said})") from error
     return list(description.devices), chip
 
 
@@ -67,5 +67,5 @@ def memory_size(text: str) -> int:
     """
     found = re.fullmatch(rf"(\d+(?:\.\d+)?) ?({'|'.join(_UNITS)})", text)
     if not found:
-        raise ConfigError(f"topology {text!r}: allowed are {_FORMS}")
+        raise UsageError(f"topology {text!r}: allowed are {_FORMS}")
     return round(float(found[1]) * _UNITS[found[2]])

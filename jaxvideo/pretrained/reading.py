@@ -258,9 +258,7 @@ def open_weights(path: str | Path) -> Weights:
     """
     described = files.read_description(path)
     if described is None:
-        raise CheckpointError(
-            f"{path} was not written by jaxvideo. Convert it: python -m jaxvideo convert"
-        )
+        raise CheckpointError(f"{path} was not written by jaxvideo. Convert it: jaxvideo convert")
     try:
         name, classes = described["model"]["name"], int(described["model"]["num_classes"])
     except (KeyError, TypeError, ValueError) as error:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from jaxvideo.data.doctor import BROKEN, STATUSES, SUSPICIOUS, Findings, Record, short_path
+from jaxvideo.names import escape
 from jaxvideo.report.page import page, table, text
 
 # Maximum number of rows per table; the index has all.
@@ -87,7 +88,7 @@ def doctor_page(
         body += "<h2>Recordings with clips in several splits</h2>"
         body += "<p>Training reads them, and accuracies are too high.</p>"
         rows = [
-            (_printable(name), ", ".join(f"{split} {count:,}" for split, count in own.items()))
+            (escape(name), ", ".join(f"{split} {count:,}" for split, count in own.items()))
             for name, own in found.recordings
         ]
         body += _table(("recording", "clips"), rows)
@@ -103,7 +104,7 @@ def doctor_page(
         body += "<h2>Unusual</h2><p>No fault: training reads them as players show them.</p>"
         rows = [(remark, count, _name(path, root)) for remark, count, path in found.remarks]
         body += _table(("property", "videos", "for example"), rows)
-    return page(f"Videos of {_printable(root)}", body)
+    return page(f"Videos of {escape(root)}", body)
 
 
 def _charts(records: Sequence[Record]) -> str:
@@ -156,9 +157,4 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 
 def _name(path: str, root: str) -> str:
-    return _printable(short_path(path, root))
-
-
-def _printable(path: str) -> str:
-    # File names need not be UTF-8.
-    return path.encode("utf-8", "replace").decode("utf-8")
+    return escape(short_path(path, root))

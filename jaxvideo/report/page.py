@@ -6,6 +6,8 @@ import base64
 import html
 from collections.abc import Iterable, Sequence
 
+from jaxvideo.names import one_line
+
 _STYLE = """
 :root { color-scheme: light dark; --line: #8884; --soft: #8882; --accent: #2a78d6; }
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; }
@@ -36,13 +38,13 @@ def page(title: str, body: str) -> str:
 
 
 def text(value: object) -> str:
-    """Escapes a value for HTML.
+    """Escapes a value for HTML, and bytes that are not UTF-8 and line breaks as `names` does.
 
     Example:
       >>> text("a < b")
       'a &lt; b'
     """
-    return html.escape(str(value))
+    return html.escape(one_line(str(value)))
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

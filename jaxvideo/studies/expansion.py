@@ -19,7 +19,7 @@ from typing import Any
 from jaxvideo.models import MODELS, model_entry
 from jaxvideo.models.summary import summarize
 from jaxvideo.models.x3d import BLOCKS, CHANNELS, X3D, round_width
-from jaxvideo.types import ConfigError, Preprocessing
+from jaxvideo.types import ConfigError, Preprocessing, UsageError
 
 #: Field of `Factors` that each axis changes, and the step size of its values.
 AXES: dict[str, tuple[str, float]] = {
@@ -278,7 +278,7 @@ def start_factors(name: str) -> Factors:
     entry = MODELS.get(name)
     if entry is None or entry.build is not X3D:
         names = [known for known, row in MODELS.items() if row.build is X3D]
-        raise ConfigError(f"start={name!r}: allowed are {', '.join(names)}")
+        raise UsageError(f"start={name!r}: allowed are {', '.join(names)}")
     if name == "x2d":
         return Factors()
     model, clip = X3D(**entry.arguments), entry.preprocessing

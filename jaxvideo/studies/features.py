@@ -31,14 +31,10 @@ def find_features(folder: str | os.PathLike[str]) -> dict[str, Path]:
     """
     root = Path(folder)
     if not root.is_dir():
-        raise DataError(
-            f"{folder} is not a directory; `python -m jaxvideo extract --out DIR` writes one"
-        )
+        raise DataError(f"{folder} is not a directory; `jaxvideo extract --out DIR` writes one")
     files = sorted(path for path in root.rglob("*.npz") if not path.name.startswith("."))
     if not files:
-        raise DataError(
-            f"{folder} contains no .npz file; `python -m jaxvideo extract` writes one per video"
-        )
+        raise DataError(f"{folder} contains no .npz file; `jaxvideo extract` writes one per video")
     return {path.relative_to(root).as_posix().removesuffix(".npz"): path for path in files}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from jaxvideo.types import ConfigError
+from jaxvideo.types import UsageError
 
 _GIB, _GB = 2**30, 10**9
 
@@ -104,7 +104,7 @@ def chip_of_topology(name: str) -> Chip:
     prefix = name.partition(":")[0]
     tpus = {chip.name: chip for chip in CHIPS if chip.clock}
     if prefix not in tpus:
-        raise ConfigError(f"topology {name!r}: unknown TPU {prefix!r}; known are {', '.join(tpus)}")
+        raise UsageError(f"topology {name!r}: unknown TPU {prefix!r}; known are {', '.join(tpus)}")
     return tpus[prefix]
 
 

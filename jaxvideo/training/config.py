@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import dataclasses
-import difflib
+import fnmatch
 import hashlib
 import importlib.util
 import json
+import re
 import sys
 import types
 import typing
@@ -16,15 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from jaxvideo.data.datasets.forms import FORMS
-from jaxvideo.data.samplers import find_sampler
-from jaxvideo.models import model_entry
+from jaxvideo.names import did_you_mean, network_names
 from jaxvideo.precision import DTYPES
 from jaxvideo.training import schema
-from jaxvideo.training.losses import get_loss
-from jaxvideo.training.optim import check_optim
+from jaxvideo.training.loggers import check_loggers
 from jaxvideo.training.schema import Run
 from jaxvideo.training.values import describe_type, fits, frozen, parse
-from jaxvideo.types import ConfigError, Lowering, Preprocessing
+from jaxvideo.types import ConfigError, Lowering, Preprocessing, UsageError
 
 #: Directory of the recipes: `configs/` of the repository, also inside the wheel.
 RECIPES = Path(__file__).parent.parent / "configs"
@@ -32,8 +32,28 @@ RECIPES = Path(__file__).parent.parent / "configs"
 #: Keys that do not affect the results of a run. A resumed run may change them.
 HARMLESS = (
     *("loading", "log_seconds", "checkpoint", "compilation_cache", "parallel", "profile"),
-    "note",
+    *("loggers", "log_steps", "note"),
 )
+
+#: Keys by the names that other libraries give them, for suggestions.
+OTHER_NAMES = {
+    **dict.fromkeys(("learning_rate", "base_lr"), "optim.lr"),
+    **dict.fromkeys(("optimizer", "optim.name", "optim.optimizer"), "optim.rule"),
+    **dict.fromkeys(("scheduler", "lr_schedule", "lr_scheduler"), "optim.schedule"),
+    **dict.fromkeys(("wd", "decay"), "optim.weight_decay"),
+    **dict.fromkeys(("grad_clip", "clip_grad", "max_grad_norm"), "optim.clip_norm"),
+    **dict.fromkeys(("warmup", "warmup_steps"), "optim.warmup_epochs"),
+    **dict.fromkeys(("num_epochs", "max_epochs", "n_epochs"), "epochs"),
+    **dict.fromkeys(("batch", "bs", "train_batch_size"), "batch_size"),
+    **dict.fromkeys(("num_workers", "workers"), "loading.workers"),
+    **dict.fromkeys(("dataset", "data_dir", "data_path", "data_root"), "data.root"),
+    **dict.fromkeys(("pretrained", "checkpoint_path", "weights"), "init.weights"),
+    **dict.fromkeys(("arch", "network", "net", "backbone"), "model.name"),
+    **dict.fromkeys(("precision", "amp", "fp16", "bf16"), "model.dtype"),
+    **dict.fromkeys(("num_frames", "clip_len", "clip_length"), "preprocessing.frames"),
+    **dict.fromkeys(("crop_size", "input_size"), "preprocessing.crop"),
+    **dict.fromkeys(("gradient_accumulation", "accumulate_steps"), "parallel.accumulate"),
+}
 
 
 def load_config(name: str, overrides: Iterable[str] = ()) -> dict[str, Any]:
@@ -44,13 +64,16 @@ def load_config(name: str, overrides: Iterable[str] = ()) -> dict[str, Any]:
       overrides: strings `a.b=value`, see `override`.
 
     Raises:
-      ConfigError: the config does not exist, raises an exception, or lacks an overridden key.
+      ConfigError: the config does not exist, raises an exception, or lacks an overridden key
+        (`UsageError` if a name that the caller gave is wrong).
 
     Example:
       values = load_config("motion", ["optim.lr=0.1"])
       run = read_config(values)
     """
     path, argument = find_config(name)
+    if argument and not _takes_argument(path):
+        raise UsageError(f"config {name}: {path.name} has no variants; omit :{argument}")
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
     assert spec.loader is not None
@@ -61,6 +84,10 @@ def load_config(name: str, overrides: Iterable[str] = ()) -> dict[str, Any]:
             config = module.get_config(argument) if argument else module.get_config()
             values = json.loads(json.dumps(config.to_dict()))
     except Exception as error:  # a config file is arbitrary code
+        if argument and type(error) is ValueError:  # the recipes refuse unknown variants so
+            near = _variants(argument, error)
+            what = f"{path.stem} has no variant {argument!r}.{near}" if near else str(error)
+            raise UsageError(f"config {name}: {what}") from error
         kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
         raise ConfigError(f"config {name}: {kind}{error}") from error
     for change in overrides:
@@ -68,11 +95,18 @@ def load_config(name: str, overrides: Iterable[str] = ()) -> dict[str, Any]:
     return values
 
 
+def _variants(argument: str, error: ValueError) -> str:
+    """Returns the question that suggests variants; the recipe's error lists names or patterns."""
+    allowed = re.findall(r"[\w*]+", str(error).rpartition("allowed")[2])
+    names = [n for n in network_names() if any(fnmatch.fnmatch(n, p) for p in allowed if "*" in p)]
+    return did_you_mean(argument, [one for one in allowed if "*" not in one] + names)
+
+
 def find_config(name: str) -> tuple[Path, str]:
     """Returns the path and the argument of a config, `FILE.py[:ARGUMENT]` or `RECIPE[:ARGUMENT]`.
 
     Raises:
-      ConfigError: there is no such file or recipe; the message suggests similar names.
+      UsageError: there is no such file or recipe; the message suggests similar names.
     """
     file, _, argument = name.partition(":")
     path = Path(file)
@@ -81,12 +115,28 @@ def find_config(name: str) -> tuple[Path, str]:
     if path.is_file():
         return path.resolve(), argument
     recipes = sorted(p.stem for p in RECIPES.glob("*.py") if p.stem != "common")
-    near = difflib.get_close_matches(Path(file).stem, recipes, n=3)
-    hint = f" Did you mean {' or '.join(near)}?" if near else ""
-    raise ConfigError(
-        f"config {name}: {file} is neither a file (FILE.py) nor a recipe.{hint} "
-        f"Recipes: {', '.join(recipes)}"
+    if path.suffix == ".py" and path.parent.is_dir():
+        beside = sorted(p.stem for p in path.parent.glob("*.py") if p.stem != "common")
+        near = did_you_mean(path.stem, list(dict.fromkeys([*beside, *recipes])))
+    else:
+        near = did_you_mean(path.stem, recipes)
+    raise UsageError(
+        f"config {name}: {file} is neither a file (FILE.py) nor a recipe.{near} `jaxvideo config "
+        "list` lists the recipes"
     )
+
+
+def _takes_argument(path: Path) -> bool:
+    """Returns True unless `get_config` of a config file certainly has no parameter."""
+    try:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, SyntaxError):
+        return True  # importing it fails with a better message
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef) and node.name == "get_config":
+            given = node.args
+            return bool(given.args or given.posonlyargs or given.vararg)
+    return True
 
 
 @contextlib.contextmanager
@@ -119,32 +169,45 @@ def override(values: dict[str, Any], change: str) -> None:
         `none`, strings without quotes, tuples as `(1, 2)` or `1,2`. Any key of `model` is allowed.
 
     Raises:
-      ConfigError: the key is unknown (the message suggests a similar one), or the value has the
+      UsageError: the key is unknown (the message suggests similar ones), or the value has the
         wrong type.
     """
     key, equals, text = change.partition("=")
     if not equals:
-        raise ConfigError(f"override {change!r}: must have the form a.b=value")
+        raise UsageError(f"override {change!r}: must have the form a.b=value")
     keys = _leaves(schema.defaults())
     hint = schema.type_of(key)
     inside = [name for name in keys if name.startswith(f"{key}.")]
     if inside or hint == dict[str, str]:
-        raise ConfigError(
+        raise UsageError(
             f"override {change!r}: {key} is a section; set {' or '.join(inside) or f'{key}.NAME'}"
         )
     if hint is None:
-        near = difflib.get_close_matches(key, keys, n=1)
-        meant = f". Did you mean {near[0]!r}?" if near else ""
-        raise ConfigError(f"override {change!r}: a config has no key {key!r}{meant}")
+        raise UsageError(f"override {change!r}: a config has no key {key!r}.{suggest_keys(key)}")
     value = parse(text, hint)
     optional = value is None and key.startswith("preprocessing.")
     if not optional and not fits(value, hint):
-        raise ConfigError(f"override {change!r}: the value must be {describe_type(hint)}")
+        raise UsageError(f"override {change!r}: the value must be {describe_type(hint)}")
     *sections, name = key.split(".")
     section = values
     for part in sections:
         section = section.setdefault(part, {})
     section[name] = json.loads(json.dumps(value))
+
+
+def suggest_keys(key: str, prefix: str = "", others: Iterable[str] = ()) -> str:
+    """Returns the question that suggests keys for an unknown one; "" without suggestions.
+
+    Args:
+      key: the unknown key.
+      prefix: precedes the keys, such as "--".
+      others: other names to suggest, without prefix.
+    """
+    last = key.rpartition(".")[2]
+    if other := OTHER_NAMES.get(key) or OTHER_NAMES.get(last):
+        return f" Did you mean {prefix + other!r}?"
+    names = [prefix + name for name in [*others, *_leaves(schema.defaults())]]
+    return did_you_mean(key, names) or did_you_mean(last, names)
 
 
 def _leaves(values: Mapping[str, Any], prefix: str = "") -> list[str]:
@@ -166,7 +229,12 @@ def read_config(config: Mapping[str, Any]) -> Run:
     Raises:
       ConfigError: a key is unknown, or a value has the wrong type or is not allowed.
     """
-    check_keys(config)
+    check_config(config)
+    from jaxvideo.data.samplers import find_sampler
+    from jaxvideo.models import model_entry
+    from jaxvideo.training.losses import get_loss
+    from jaxvideo.training.optim import check_optim
+
     values = {key: frozen(value) for key, value in config.items()}
     for name, section in schema.SECTIONS.items():
         given = {key: frozen(value) for key, value in config.get(name, {}).items()}
@@ -179,20 +247,6 @@ def read_config(config: Mapping[str, Any]) -> Run:
     check_optim(run.optim)
     find_sampler(run.augment.sampler, run.preprocessing)  # raises if they do not fit
     get_loss(run.loss)
-    sources = ("auto", "motion", "tfds", *FORMS)
-    if run.data.source not in sources:
-        raise ConfigError(
-            f"config.data.source={run.data.source!r}: allowed are {', '.join(sources)}"
-        )
-    if run.model.get("dtype", "float32") not in DTYPES:
-        raise ConfigError(
-            f"config.model.dtype={run.model['dtype']!r}: allowed are {', '.join(DTYPES)}"
-        )
-    lowerings = [lowering.value for lowering in Lowering]
-    if run.model.get("lowering", "auto") not in (*lowerings, *Lowering):
-        raise ConfigError(
-            f"config.model.lowering={run.model['lowering']!r}: allowed are {', '.join(lowerings)}"
-        )
     return run
 
 
@@ -210,6 +264,41 @@ def complete(config: Mapping[str, Any]) -> dict[str, Any]:
     values["preprocessing"]["fps"] = values["preprocessing"]["fps"] or 0.0
     values["init"]["weights"] = ""
     return values
+
+
+def check_config(config: Mapping[str, Any]) -> None:
+    """Checks whatever can be checked before JAX and the models are imported, which takes seconds.
+
+    Args:
+      config: nested dicts.
+
+    Raises:
+      ConfigError: see `read_config`, which calls this function first.
+    """
+    check_keys(config)
+    for name, section in schema.SECTIONS.items():
+        if section is not Preprocessing:
+            section(**{key: frozen(value) for key, value in config.get(name, {}).items()})
+    model, source = config.get("model", {}), config.get("data", {}).get("source", "csv")
+    sources = ("auto", "motion", "tfds", *FORMS)
+    if source not in sources:
+        raise UsageError(
+            f"config.data.source={source!r}: allowed are {', '.join(sources)}."
+            f"{did_you_mean(str(source), sources)}"
+        )
+    if model.get("dtype", "float32") not in DTYPES:
+        raise UsageError(f"config.model.dtype={model['dtype']!r}: allowed are {', '.join(DTYPES)}")
+    lowerings = [lowering.value for lowering in Lowering]
+    if model.get("lowering", "auto") not in (*lowerings, *Lowering):
+        raise UsageError(
+            f"config.model.lowering={model['lowering']!r}: allowed are {', '.join(lowerings)}"
+        )
+    check_loggers(config.get("loggers", ()))
+    if "num_classes" in model:
+        raise UsageError(
+            f"config.model.num_classes={model['num_classes']!r}: cannot be set, because the number "
+            "of classes is that of the data set; remove it"
+        )
 
 
 def check_keys(values: Mapping[str, Any]) -> None:
@@ -234,9 +323,10 @@ def _check_section(
     fields = [field.name for field in dataclasses.fields(cls)]
     for key, value in given.items():
         if key not in fields:
-            near = difflib.get_close_matches(key, fields, n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise ConfigError(f"{where} has no key {key!r}.{hint} Allowed are {', '.join(fields)}")
+            raise UsageError(
+                f"{where} has no key {key!r}.{did_you_mean(key, fields)} Allowed are "
+                f"{', '.join(fields)}"
+            )
         if dataclasses.is_dataclass(hints[key]) or (optional and value is None):
             continue
         if not fits(value, hints[key]):

@@ -1,4 +1,4 @@
-"""Metrics of a run: `metrics.jsonl` and TensorBoard event files."""
+"""Metrics of a run by epoch: `metrics.jsonl`, and the loggers of the config."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import tensorboardX
-
 from jaxvideo.progress import write_file
+from jaxvideo.training.loggers import Write
 
 METRICS = "metrics.jsonl"
 
 
 @contextlib.contextmanager
-def metrics_log(workdir: Path, first_step: int) -> Iterator[Callable[[int, dict[str, Any]], None]]:
+def metrics_log(
+    workdir: Path, first_step: int, others: Write = lambda step, values: None
+) -> Iterator[Callable[[int, dict[str, Any]], None]]:
     """Opens the metrics of a run.
 
     Only the first process writes. A resumed run first removes the records after its checkpoint,
@@ -25,6 +26,7 @@ def metrics_log(workdir: Path, first_step: int) -> Iterator[Callable[[int, dict[
     Args:
       workdir: run directory.
       first_step: step of the checkpoint from which the run resumes; 0 for a new run.
+      others: also receives each record, see `loggers.open_loggers`.
 
     Yields:
       A function `(step, values)` that appends one record.
@@ -37,18 +39,13 @@ def metrics_log(workdir: Path, first_step: int) -> Iterator[Callable[[int, dict[
     path = workdir / METRICS
     kept = [record for record in read_metrics(workdir) if record["step"] <= first_step]
     write_file(path, "".join(json.dumps(record) + "\n" for record in kept))
-    board = tensorboardX.SummaryWriter(
-        str(workdir / "tensorboard"), purge_step=first_step + 1 if first_step else None
-    )
 
     def write(step: int, values: dict[str, Any]) -> None:
         with path.open("a") as file:
             file.write(json.dumps({"step": step, **values}) + "\n")
-        for name, value in values.items():
-            board.add_scalar(name, value, step)
+        others(step, values)
 
-    with contextlib.closing(board):
-        yield write
+    yield write
 
 
 def read_metrics(workdir: Path) -> list[dict[str, Any]]:

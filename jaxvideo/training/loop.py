@@ -20,6 +20,7 @@ from jaxvideo.training import checkpoint, distributed, run_folder
 from jaxvideo.training.data_checks import record_videos
 from jaxvideo.training.inputs import load_data
 from jaxvideo.training.log import metrics_log
+from jaxvideo.training.loggers import Opening, check_loggers, log_steps, open_loggers
 from jaxvideo.training.memory import shortage_explained
 from jaxvideo.training.monitoring import monitor, profiler, stop_signals
 from jaxvideo.training.preparation import prepare, read_run
@@ -46,6 +47,7 @@ def train(config: Mapping[str, Any], workdir: str | os.PathLike[str]) -> dict[st
     """
     workdir, started = Path(workdir), time.perf_counter()
     values, run = read_run(config, workdir)
+    check_loggers(run.loggers, installed=True)
     result = run_folder.check(workdir, values) if distributed.writes() else None
     if (finished := distributed.broadcast(result)) is not None:
         LOG.info(f"{workdir}: already finished, video top-1 {100 * finished['top1']:.1f} %")
@@ -79,7 +81,9 @@ def train(config: Mapping[str, Any], workdir: str | os.PathLike[str]) -> dict[st
             described = checkpoint.describe(checkpoints) or {}
             LOG.info(f"  resuming after step {first} of {total}")
         best = described.get("best")
-        log_metrics = stack.enter_context(metrics_log(workdir, first))
+        opening = Opening(workdir, values, first)
+        loggers = stack.enter_context(open_loggers(run.loggers, opening))
+        log_metrics = stack.enter_context(metrics_log(workdir, first, loggers))
         batches = train_batches(
             train_set,
             run.preprocessing,
@@ -98,8 +102,19 @@ def train(config: Mapping[str, Any], workdir: str | os.PathLike[str]) -> dict[st
         stop_requested = stack.enter_context(stop_signals())
         trace = stack.enter_context(profiler(workdir, run.profile))
         broken = run_folder.BrokenList(workdir, train_set)
+
+        def rate(step: int) -> float:
+            scale = 1.0 if ready.plateau is None else float(state.plateau.scale)
+            return float(np.asarray(ready.schedule(step - 1))) * scale
+
+        steps_log = log_steps(loggers, rate, run.log_steps, run.batch_size)
+        epoch = described.get("epoch")
         watch = stack.enter_context(
-            monitor(run, ready.model, train_set, first, total, described.get("epoch"), broken.add)
+            monitor(
+                *(run, ready.model, train_set, first, total, epoch),
+                on_broken=broken.add,
+                log=steps_log,
+            )
         )
         key = jax.device_put(jax.random.key(run.seed), layout.whole)
 

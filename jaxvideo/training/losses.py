@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxvideo.types import ConfigError
+from jaxvideo.types import UsageError
 
 Loss = Callable[[jax.Array, jax.Array], jax.Array]
 
@@ -62,5 +62,5 @@ def get_loss(loss: Loss | str, *, several: bool = False) -> Loss:
         return loss
     name = loss or ("sigmoid" if several else "softmax")
     if name not in LOSSES:
-        raise ConfigError(f"loss={loss!r}: allowed are {', '.join(LOSSES)}, or '' for the default")
+        raise UsageError(f"loss={loss!r}: allowed are {', '.join(LOSSES)}, or '' for the default")
     return LOSSES[name]

@@ -17,6 +17,7 @@ from jaxvideo.data.pipeline import Batch, error_text
 from jaxvideo.progress import LOG, bar
 from jaxvideo.training import distributed
 from jaxvideo.training.chips import mfu
+from jaxvideo.training.loggers import StepLog
 from jaxvideo.training.program import model_flops
 from jaxvideo.training.schema import Run
 from jaxvideo.types import DataError, TrainingError
@@ -51,7 +52,9 @@ def monitor(
     first: int,
     total: int,
     epoch: Mapping[str, Any] | None = None,
+    *,
     on_broken: Callable[[int, str], None] = lambda video, reason: None,
+    log: StepLog | None = None,
 ) -> Iterator[Monitor]:
     """Yields the monitor of steps `first + 1` to `total` and shows a progress bar.
 
@@ -63,6 +66,7 @@ def monitor(
       epoch: `Monitor.sums` of the checkpoint from which the run resumes, so that the means of an
         interrupted epoch are over all its steps.
       on_broken: called with the index of each unreadable video, once, and the reason.
+      log: receives the metrics of each step.
 
     Raises (when metrics are read):
       TrainingError: a metric is not finite.
@@ -94,6 +98,8 @@ def monitor(
             sums[name] = sums.get(name, 0.0) + value
         count[0] += 1
         latest[0] = step
+        if log:
+            log.note(step, values, waited)
         update(step, waited=waited, note=lambda rate: f"loss {values['loss']:.3f}{used(rate)}")
 
     def note(step: int, batch: Batch, metrics: dict[str, jax.Array], waited: float) -> None:
@@ -109,6 +115,11 @@ def monitor(
         count[0] = 0
         return found
 
+    def resume() -> None:
+        if log:
+            log.resume()
+        update(latest[0], idle=True)
+
     shown = bar(
         total,
         "step",
@@ -123,7 +134,7 @@ def monitor(
             read,
             means,
             lambda: {"sums": dict(sums), "steps": count[0]},
-            lambda: update(latest[0], idle=True),
+            resume,
         )
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 
 from jaxvideo.training.schema import Optim
-from jaxvideo.types import ConfigError
+from jaxvideo.types import ConfigError, UsageError
 from jaxvideo.weights import tree
 
 # --- Update rules -------------------------------------------------------------------------
@@ -121,7 +121,7 @@ def check_optim(optim: Optim) -> None:
     """
     for name, table in (("rule", RULES), ("schedule", SCHEDULES)):
         if getattr(optim, name) not in table:
-            raise ConfigError(
+            raise UsageError(
                 f"optim.{name}={getattr(optim, name)!r}: allowed are {', '.join(table)}"
             )
     rule = RULES[optim.rule]

@@ -11,7 +11,7 @@ import typing
 from typing import Any
 
 from jaxvideo.data.crops import RandomCrop
-from jaxvideo.types import ConfigError, Loading, Preprocessing, Protocol
+from jaxvideo.types import ConfigError, Loading, Preprocessing, Protocol, UsageError
 
 INFLATE = ("average", "center")
 
@@ -191,7 +191,7 @@ class Init:
         if self.paths and not self.path and not all(self.parts.values()):
             raise ConfigError(f"init.parts={self.parts}: every part needs a path")
         if self.inflate not in ("", *INFLATE):
-            raise ConfigError(
+            raise UsageError(
                 f"init.inflate={self.inflate!r}: allowed are '', {', '.join(map(repr, INFLATE))}"
             )
         if self.inflate and self.source:
@@ -334,7 +334,7 @@ class Parallel:
 
     def __post_init__(self):
         if self.axis not in AXES:
-            raise ConfigError(f"parallel.axis={self.axis!r}: allowed are {', '.join(AXES)}")
+            raise UsageError(f"parallel.axis={self.axis!r}: allowed are {', '.join(AXES)}")
         for name in ("split", "accumulate"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"parallel.{name}={getattr(self, name)}: must be at least 1")
@@ -360,6 +360,9 @@ class Run:
       profile: `(start, stop)`: trace these steps (`stop` excluded) into the run directory.
       log_seconds: seconds between two lines of progress.
       note: explanation of the config; logged at the start.
+      loggers: where metrics are logged, rows of `jaxvideo.training.loggers.LOGGERS`: "tensorboard",
+        "wandb" (Weights & Biases) or "mlflow". `metrics.jsonl` is always written.
+      log_steps: steps between two records by step in the loggers. 0: only at the end of epochs.
       compilation_cache: directory of compiled programs. "default" (default): see
         `jaxvideo.startup.compilation_cache_directory`. Empty: no cache.
       model: `name` and arguments of `jaxvideo.create_model`. `dtype` is "float32", "bfloat16" or
@@ -382,6 +385,8 @@ class Run:
     profile: tuple[int, ...] = ()
     log_seconds: float = 5.0
     note: str = ""
+    loggers: tuple[str, ...] = ("tensorboard",)
+    log_steps: int = 10
     compilation_cache: str = "default"
     model: dict[str, Any] = dataclasses.field(
         default_factory=lambda: {"name": "", "dtype": "float32"}
@@ -407,6 +412,8 @@ class Run:
                 "config.epochs=0.0 only tests the weights of config.init; "
                 "set config.init.weights, or a positive number of epochs"
             )
+        if self.log_steps < 0:
+            raise ConfigError(f"config.log_steps={self.log_steps}: must be at least 0")
         for name in ("ema", "label_smoothing"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"config.{name}={getattr(self, name)}: must be in [0, 1)")

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from jaxvideo.types import CheckpointError, ConfigError
+from jaxvideo.types import CheckpointError, UsageError
 
 HOW = ("average", "center")
 
@@ -36,7 +36,7 @@ def inflate_kernel(kernel: np.ndarray, taps: int, how: str = "average") -> np.nd
       (5, 3, 3, 64, 64)
     """
     if how not in HOW:
-        raise ConfigError(f"inflation {how!r}: allowed are {', '.join(HOW)}")
+        raise UsageError(f"inflation {how!r}: allowed are {', '.join(HOW)}")
     flat = np.asarray(kernel)
     flat = flat[0] if flat.ndim == 5 else flat
     if how == "average":

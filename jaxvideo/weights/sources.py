@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import fnmatch
 from collections.abc import Callable, Collection, Iterable, Mapping
 from importlib import resources
@@ -11,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxvideo.types import ConfigError
+from jaxvideo.names import did_you_mean
+from jaxvideo.types import ConfigError, UsageError
 from jaxvideo.weights import from_gluoncv, from_mmaction2, from_tf, from_torch, from_vmz, variants
 
 
@@ -308,9 +308,10 @@ def find_source(source: str, name: str, models: Iterable[str] = ()) -> Source:
       ConfigError: the source is unknown, or has no weights for the model.
     """
     if source not in SOURCES:
-        near = difflib.get_close_matches(source, SOURCES, n=1)
-        hint = f"Did you mean {near[0]!r}? " if near else ""
-        raise ConfigError(f"source={source!r} is unknown. {hint}Allowed are {', '.join(SOURCES)}")
+        raise UsageError(
+            f"source={source!r} is unknown.{did_you_mean(source, SOURCES)} Allowed are "
+            f"{', '.join(SOURCES)}"
+        )
     if source not in sources_of(name):
         theirs = [other for other in models if source in sources_of(other)]
         raise ConfigError(

@@ -218,7 +218,7 @@ def test_a_folder_without_annotations(tmp_path, capsys):
     assert run(videos, "--out", out) == 1
     told = capsys.readouterr().out
     assert "3 videos, 2 ok, 0 suspicious, 1 broken" in told
-    assert f"--config.data.quarantine={out}/quarantine.txt" in told
+    assert f"--data.quarantine={out}/quarantine.txt" in told
     assert sorted(os.listdir(out)) == ["doctor.html", "index.jsonl", "quarantine.txt"]
     assert len(os.listdir(videos)) == 3
     with pytest.raises(DataError, match="nowhere does not exist"):

@@ -358,7 +358,7 @@ def test_command_for_the_largest_batch(capsys, compiled):
     assert re.search(r"batch +126 clips per step, 63 per chip", captured.out)
     assert "63 clips per chip: 7.63 MiB, fits" in captured.err
     assert "64 clips per chip: 8.58 MiB, does not fit" in captured.err
-    assert "--config.batch_size=126" in captured.out
+    assert "--batch_size=126" in captured.out
     assert "adapt optim.lr and epoch_steps, which are for 16 clips" in captured.out
     assert run_command(*CONFIG, "--topology", "0.5MB", "--largest") == 1
     assert "DOES NOT FIT with any batch" in capsys.readouterr().out

@@ -40,7 +40,13 @@ def test_a_resumed_run_replaces_its_later_records(tmp_path):
     records = read_metrics(tmp_path)
     assert records[1:] == [{"step": 2, "loss": 2.0}, {"step": 3, "loss": 0.5}]
     assert len(records) == 3
-    assert list((tmp_path / "tensorboard").iterdir())
+
+
+def test_other_loggers_get_each_record(tmp_path):
+    seen = []
+    with metrics_log(tmp_path, 0, lambda *record: seen.append(record)) as write:
+        write(2, {"loss": 1.0})
+    assert seen == [(2, {"loss": 1.0})]
 
 
 def test_only_the_first_process_writes(tmp_path, monkeypatch):

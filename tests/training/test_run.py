@@ -22,6 +22,7 @@ from jaxvideo.training.loop import train
 from jaxvideo.types import CheckpointError, ConfigError, DataError
 from jaxvideo.weights import tree
 from tests.conftest import write_video
+from tests.training.test_loggers import events
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -101,6 +102,10 @@ def test_what_a_run_leaves(finished):
     records = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     assert [record["step"] for record in records] == [8, 16, 24]
     assert {"loss", "top1", "val_top1", "val_loss", "lr", "grad_norm"} <= set(records[0])
+    board = list(events(workdir / "tensorboard"))
+    for tag in ("step/loss", "step/top1", "step/lr", "step/data_wait", "step/clips_per_second"):
+        assert [step for step, name, _ in board if name == tag] == [10, 20], tag
+    assert [step for step, name, _ in board if name == "val_top1"] == [8, 16, 24]
     for picture in ("curves.png", "confusion.png"):
         assert (workdir / picture).read_bytes().startswith(b"\x89PNG")
     assert list((workdir / "tensorboard").glob("events.out.tfevents*"))
@@ -196,9 +201,9 @@ def test_predict_with_the_classes_of_the_checkpoint(environment, finished, capsy
     assert capsys.readouterr().err.startswith("error: /gone.mp4")
 
 
-def refused(done, *texts):
+def refused(done, *texts, status=1):
     """Checks that there is one error without a traceback, and that it contains the texts."""
-    assert done.returncode == 1, (done.returncode, done.stderr)
+    assert done.returncode == status, (done.returncode, done.stderr)
     assert "Traceback" not in done.stderr
     assert "error: " in done.stderr
     for text in texts:
@@ -248,7 +253,7 @@ def test_bad_overrides(environment, tmp_path, override, texts, capsys, monkeypat
     """In this process: `train.py` only calls `main`."""
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(absl.logging, "set_verbosity", lambda level: None)
-    assert main(command(environment, tmp_path / "run", override)[2:]) == 1
+    assert main(command(environment, tmp_path / "run", override)[2:]) == 2
     (error,) = capsys.readouterr().err.splitlines()
     assert error.startswith("error: ")
     for text in texts:

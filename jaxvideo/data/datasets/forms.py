@@ -21,7 +21,8 @@ from jaxvideo.data.datasets import (
     ucf101,
 )
 from jaxvideo.data.datasets.form import Candidate, Form, candidates
-from jaxvideo.types import ConfigError
+from jaxvideo.names import did_you_mean
+from jaxvideo.types import UsageError
 
 #: All forms by name. A file has the first form that matches it, so "csv", which matches most files,
 #: comes after the others.
@@ -47,7 +48,10 @@ def form_named(name: str) -> Form:
       ConfigError: unknown name.
     """
     if name not in FORMS:
-        raise ConfigError(f"form {name!r}: allowed are auto, {', '.join(FORMS)}")
+        allowed = ("auto", *FORMS)
+        raise UsageError(
+            f"form {name!r}: allowed are {', '.join(allowed)}.{did_you_mean(name, allowed)}"
+        )
     return FORMS[name]
 
 

@@ -26,8 +26,9 @@ from jaxvideo.data.datasets.locate import locate
 from jaxvideo.data.datasets.pair_lists import read_pairs
 from jaxvideo.data.datasets.text import PAIR
 from jaxvideo.data.video import frames_in
+from jaxvideo.names import unescape
 from jaxvideo.progress import LOG
-from jaxvideo.types import ConfigError, DataError
+from jaxvideo.types import ConfigError, DataError, UsageError
 
 #: Default name of the quarantine file.
 QUARANTINE = "quarantine.txt"
@@ -130,7 +131,7 @@ def load_dataset(
         videos does.
     """
     if split not in SPLITS:
-        raise ConfigError(f"split {split!r}: allowed are {', '.join(SPLITS)}")
+        raise UsageError(f"split {split!r}: allowed are {', '.join(SPLITS)}")
     return pick_split(load_splits(root, form, **how), root, split)
 
 
@@ -351,4 +352,6 @@ def _read_quarantine(root: Path, name: str) -> frozenset[str]:
         ) from None
     # A line with a tab is an entry even if it begins with '#', as names in HMDB51 do.
     lines = [line for line in lines if line.strip() and ("\t" in line or line[0] != "#")]
-    return frozenset(os.path.abspath(root / line.partition("\t")[0]) for line in lines)
+    names = [line.partition("\t")[0] for line in lines]
+    # Names in lists of other programs are not escaped.
+    return frozenset(os.path.abspath(root / one) for n in names for one in (n, unescape(n)))

@@ -215,7 +215,7 @@ def _open_folder(root: str | os.PathLike[str]) -> Any:
     if not os.path.exists(os.path.join(folder, "dataset_info.json")):
         problem = "does not exist"
         if os.path.exists(os.path.join(folder, PLAN)):
-            problem = "is not finished: run the same `python -m jaxvideo pack` again"
+            problem = "is not finished: run the same `jaxvideo pack` again"
         elif os.path.isdir(folder):
             problem = "is not a prepared TFDS data set (dataset_info.json is missing)"
         raise DataError(f"{folder} {problem}")

@@ -24,7 +24,7 @@ from av.video.reformatter import VideoReformatter
 
 from jaxvideo.data.decode import decode_frames
 from jaxvideo.data.video import VideoFile, reader_video
-from jaxvideo.types import ConfigError, VideoError
+from jaxvideo.types import ConfigError, UsageError, VideoError
 
 FORMATS = ("mp4", "jpeg")
 
@@ -53,7 +53,7 @@ class Packing:
 
     def __post_init__(self):
         if self.format not in FORMATS:
-            raise ConfigError(f"format={self.format!r}: allowed are {', '.join(FORMATS)}")
+            raise UsageError(f"format={self.format!r}: allowed are {', '.join(FORMATS)}")
         for name, low, high in (
             ("size", 16, 4096),
             ("crf", 0, 51),
