@@ -11,6 +11,7 @@ training videos do not contain, moves, turns and zooms as the objects of the dat
 """
 
 import argparse
+import functools
 import io
 from pathlib import Path
 
@@ -134,7 +135,7 @@ def _path() -> np.ndarray:
 def classify(net: jaxvideo.Network, video: np.ndarray) -> np.ndarray:
     """Probabilities of the window around every frame, f32 `[T, classes]`; the video loops."""
     window = (net.preprocessing.frames - 1) * net.preprocessing.stride + 1
-    predict = net.predictor(clips=1)
+    predict = functools.partial(net.predict, clips=1)
     around = np.concatenate([video[-(window // 2) :], video, video[: window // 2]])
     return np.stack([predict(around[i : i + window]).probabilities for i in range(len(video))])
 

@@ -10,58 +10,27 @@ Example:
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxvideo import models
+from jaxvideo.inference.prediction import Prediction
 from jaxvideo.models import MODELS, create_model, in_head
 from jaxvideo.types import ConfigError, Preprocessing, Protocol, VideoError
 from jaxvideo.weights import tree
-
-if TYPE_CHECKING:
-    from jaxvideo.evaluation.scoring import ClipScores
 
 #: Arguments of `create_model` that change how a network is computed, but not its parameters.
 HOW = ("dtype", "lowering")
 
 Video = str | os.PathLike[str] | bytes | np.ndarray
-
-
-@dataclasses.dataclass(frozen=True)
-class Prediction:
-    """Class probabilities of one video.
-
-    Attributes:
-      probabilities: f32 `[classes]`. They sum to 1 unless the network is multi-label.
-      classes: the class names, in the same order.
-      clips: the clips whose mean this is, with the probabilities of each as `scores`, and its
-        first and last frame and its start and end in seconds. Equal clips are listed once.
-    """
-
-    probabilities: np.ndarray
-    classes: tuple[str, ...]
-    clips: tuple[ClipScores, ...] = ()
-
-    def top(self, count: int = 5) -> list[tuple[str, float]]:
-        """Returns `(class, probability)` of the most probable classes, most probable first."""
-        best = top_classes(self.probabilities, count)
-        return [(self.classes[i], float(self.probabilities[i])) for i in best]
-
-
-def top_classes(probabilities: np.ndarray, count: int) -> list[int]:
-    """Returns the indices of the most probable classes, most probable first."""
-    if count < 1:
-        raise ConfigError(f"top(count={count}): count must be at least 1")
-    return np.argsort(-probabilities, kind="stable")[:count].tolist()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -127,39 +96,18 @@ class Network:
         Args:
           videos, clips, crops: see `predict`.
 
-        Yields:
-          For each video, in order, its prediction, or the error if it cannot be read.
+        Returns:
+          An iterator that yields, in order, the prediction of each video, or the error if it
+          cannot be read.
 
         Raises:
           ConfigError: the number of clips or crops is not allowed.
         """
-        from jaxvideo.data.protocol_reader import read_tests
-        from jaxvideo.data.video import open_video
-        from jaxvideo.evaluation.scoring import score_videos
+        from jaxvideo.inference.predict import predict_videos
 
         protocol = self.tested(clips=clips, crops=crops)
-        stream = read_tests(
-            lambda index: open_video(videos[index]),
-            range(len(videos)),
-            protocol.apply(self.preprocessing),
-            protocol,
-            ahead=2 * protocol.crops,
-        )
-        with contextlib.closing(stream):
-            for _, found in score_videos(self.scorer(protocol), stream, protocol.crops):
-                yield found if isinstance(found, VideoError) else self._prediction(found, protocol)
-
-    def _prediction(self, clips: Sequence[ClipScores], protocol: Protocol) -> Prediction:
-        from jaxvideo.evaluation.scoring import mean_scores
-
-        def probabilities(scores: np.ndarray) -> np.ndarray:
-            if protocol.aggregation == "logits":
-                scores = np.exp(scores - np.max(scores))
-                scores = scores / scores.sum()
-            return np.asarray(scores, np.float32)
-
-        own = [dataclasses.replace(clip, scores=probabilities(clip.scores)) for clip in clips]
-        return Prediction(probabilities(mean_scores(clips)), self.classes, tuple(own))
+        score = self.scorer(protocol)
+        return predict_videos(score, videos, self.preprocessing, protocol, self.classes)
 
     def scorer(
         self, protocol: Protocol, *, all_devices: bool = False

@@ -17,9 +17,11 @@ from jaxvideo.pretrained import (
     find_source,
     open_weights,
     read_weights,
+    reading,
     save_weights,
     sources_of,
 )
+from jaxvideo.pretrained.fitting import traced
 from jaxvideo.types import CheckpointError, ConfigError
 from jaxvideo.weights import files, from_torch, tree
 
@@ -263,3 +265,12 @@ def test_average_of_splits(tmp_path, capsys):
     assert "different protocols" in capsys.readouterr().err
     assert main(["average", str(tmp_path)]) == 1
     assert "is not the directory of a finished run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["c3d", "i3d_two_stream", "r3d_10", "x3d_s"])
+def test_only_the_classifier_depends_on_the_classes(name):
+    """`read_weights` traces a network once, for one class."""
+    one, seven = (create_model(name, num_classes=count) for count in (1, 7))
+    clip = jax.ShapeDtypeStruct((1, *MODELS[name].preprocessing.shape), np.float32)
+    found = reading._with_classes(traced(one, clip)[0], seven)
+    assert found == traced(seven, clip)[0]

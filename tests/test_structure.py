@@ -39,7 +39,6 @@ ALLOWED = {
         "models",
         "weights",
         "pretrained",
-        "data",
         "evaluation",
         "inference",
         "training",

@@ -18,7 +18,7 @@ from jaxvideo.types import ConfigError
 
 if TYPE_CHECKING:
     from jaxvideo.evaluation.scoring import ClipScores
-    from jaxvideo.network import Prediction
+    from jaxvideo.inference.prediction import Prediction
     from jaxvideo.types import VideoError
 
 
@@ -156,7 +156,7 @@ def _writer(
         return json_line
     if options.csv:
         times = ("start", "end", "first_frame", "last_frame") if options.timeline else ()
-        columns = ("video", *times, "rank", "index", "class", "probability", "error")
+        columns: list[str] = ["video", *times, "rank", "index", "class", "probability", "error"]
         echo(",".join(columns))
         return csv_rows
     echo(f"{about['model']}: {about['protocol']}")
@@ -164,7 +164,7 @@ def _writer(
 
 
 def _top(probabilities: Any, classes: Sequence[str], count: int) -> list[dict[str, Any]]:
-    from jaxvideo.network import top_classes
+    from jaxvideo.inference.prediction import top_classes
 
     return [
         {"index": i, "class": classes[i], "probability": float(probabilities[i])}

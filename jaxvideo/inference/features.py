@@ -238,7 +238,7 @@ def make_extractor(
             # A short video has equal clips, which are computed once.
             equal = [(views, len(list(same))) for views, same in itertools.groupby(clips)]
             found = rows(video, [views for views, _ in equal])
-            repeats = np.asarray([count for _, count in equal])
+            repeats = np.asarray([count for _, count in equal], np.int64)
             if extraction.per_clip:
                 values = np.repeat(np.concatenate(list(found)), repeats, 0)
             else:

@@ -1,9 +1,11 @@
-"""Computes scores of uint8 views, for validation, evaluation and `Network`."""
+"""Computes scores of uint8 views for validation and evaluation, and predictions for `Network`."""
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -11,8 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from jaxvideo.data.protocol_reader import read_tests
+from jaxvideo.data.video import open_video
+from jaxvideo.evaluation.scoring import Predict, mean_scores, score_videos
+from jaxvideo.inference.prediction import Prediction
 from jaxvideo.inference.prepare import prepare
-from jaxvideo.types import Preprocessing
+from jaxvideo.types import Preprocessing, Protocol, VideoError
 
 
 def make_predict_step(model, preprocessing: Preprocessing, aggregation: str):
@@ -80,7 +86,8 @@ def make_scorer(
         use the default device.
     """
     if not all_devices:
-        return functools.partial(make_predictor(model, preprocessing, aggregation), variables)
+        predict = make_predictor(model, preprocessing, aggregation)
+        return functools.partial(predict, jax.device_put(variables))
     mesh = jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
     split = NamedSharding(mesh, PartitionSpec("data"))
     predict = make_predictor(
@@ -89,3 +96,45 @@ def make_scorer(
     return functools.partial(
         predict, jax.device_put(variables, NamedSharding(mesh, PartitionSpec()))
     )
+
+
+def predict_videos(
+    score: Predict,
+    videos: Sequence[Any],
+    preprocessing: Preprocessing,
+    protocol: Protocol,
+    classes: tuple[str, ...],
+) -> Iterator[Prediction | VideoError]:
+    """Classifies videos; the next ones are read while one is computed.
+
+    Args:
+      score: function of uint8 views `[crops, T, H, W, C]`, see `make_scorer`.
+      videos: anything that `open_video` accepts.
+      preprocessing: preprocessing of training.
+      protocol: the views of a video.
+      classes: the class names.
+
+    Yields:
+      For each video, in order, its prediction, or the error if it cannot be read.
+    """
+
+    def probabilities(scores: np.ndarray) -> np.ndarray:
+        if protocol.aggregation == "logits":
+            scores = np.exp(scores - np.max(scores))
+            scores = scores / scores.sum()
+        return np.asarray(scores, np.float32)
+
+    stream = read_tests(
+        lambda index: open_video(videos[index]),
+        range(len(videos)),
+        protocol.apply(preprocessing),
+        protocol,
+        ahead=2 * protocol.crops,
+    )
+    with contextlib.closing(stream):
+        for _, found in score_videos(score, stream, protocol.crops):
+            if isinstance(found, VideoError):
+                yield found
+                continue
+            own = [dataclasses.replace(one, scores=probabilities(one.scores)) for one in found]
+            yield Prediction(probabilities(mean_scores(found)), classes, tuple(own))
