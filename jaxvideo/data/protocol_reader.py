@@ -15,7 +15,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 import numpy as np
 
 from jaxvideo.data.datasets.dataset import VideoDataset
-from jaxvideo.data.decode import cut, decode_frames
+from jaxvideo.data.decode import cut_frames
 from jaxvideo.data.pipeline import Loading, read_views
 from jaxvideo.data.video import VideoFile
 from jaxvideo.data.views import protocol_views
@@ -35,7 +35,7 @@ def protocol_clips(
       protocol: the clips and crops.
 
     Yields:
-      uint8 `[crops, T, H, W, C]`.
+      uint8 `[crops, *Preprocessing.transfer_shape]`.
 
     Raises:
       VideoError: a frame cannot be decoded, or the stored flow does not exist.
@@ -49,13 +49,14 @@ def protocol_clips(
         return
     left = collections.Counter(index for views in clips for index in set(views[0].frames))
     size = preprocessing.crop
-    kept = {BLACK: np.zeros((len(clips[0]), size, size, 3), np.uint8)}
-    stream = decode_frames(file, sorted(left.keys() - {BLACK}))
+    kept = {BLACK: np.zeros((len(clips[0]), *preprocessing.transfer_shape[1:]), np.uint8)}
+    wanted = sorted(left.keys() - {BLACK})
+    stream = cut_frames(file, wanted, clips[0], size, preprocessing.pixels)
     for views in clips:
         needed = set(views[0].frames)
         while not needed <= kept.keys():
-            index, frame = next(stream)
-            kept[index] = np.stack([cut(frame, view, size) for view in views])
+            index, cuts = next(stream)
+            kept[index] = np.stack(cuts)
         yield np.stack([kept[index] for index in views[0].frames], axis=1)
         for index in needed - {BLACK}:
             left[index] -= 1

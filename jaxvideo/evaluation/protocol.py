@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from jaxvideo.data.datasets.dataset import VideoDataset
-from jaxvideo.data.pipeline import Loading, Share
+from jaxvideo.data.pipeline import Loading, Share, as_stored
 from jaxvideo.data.protocol_reader import protocol_clips, read_tests
 from jaxvideo.data.video import open_video
 from jaxvideo.evaluation import metrics
@@ -110,7 +110,8 @@ def score_video(
     """
     p = protocol.apply(preprocessing)
     with open_video(video) as file:
-        scores = [np.asarray(predict(views)) for views in protocol_clips(file, p, protocol)]
+        clips = protocol_clips(file, as_stored(file, p), protocol)
+        scores = [np.asarray(predict(views)) for views in clips]
     return np.concatenate(scores).mean(0)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxvideo.data.pipeline import read_views
+from jaxvideo.data.pipeline import as_stored, read_views
 from jaxvideo.data.samplers import last_start
 from jaxvideo.data.video import VideoFile, find_videos, open_video
 from jaxvideo.data.views import clip_frames, frame_step, protocol_views
@@ -210,7 +210,9 @@ def make_extractor(
                 found = compute(variables, filled.reshape(-1, *part.shape[2:]))
             yield found, part.shape[:2]
 
-    def rows(video: VideoFile, clips: Sequence[Sequence[View]]) -> Iterator[np.ndarray]:
+    def rows(
+        video: VideoFile, clips: Sequence[Sequence[View]], p: Preprocessing
+    ) -> Iterator[np.ndarray]:
         """Yields features per clip. The device computes while the next clips are decoded."""
         before = None
         for first in range(0, len(clips), _CLIPS):
@@ -223,10 +225,11 @@ def make_extractor(
 
     def extract(source: Any) -> dict[str, np.ndarray]:
         with open_video(source) as video:
+            stored = as_stored(video, p)
             clips = _clips_of(video, p, extraction)
             starts = np.asarray([views[0].frames[0] for views in clips], np.int64)
             times = np.asarray(video.times)[starts]
-            found = rows(video, clips)
+            found = rows(video, clips, stored)
             if extraction.per_clip:
                 values = np.concatenate(list(found))
             else:
@@ -279,7 +282,7 @@ def endpoint_features(
 
 
 def _endpoint(model: Any, preprocessing: Preprocessing, endpoint: str, *, keep_map: bool):
-    """Returns `(variables, uint8 [N, *video_shape]) -> f32 [N, C]`, or the whole endpoint."""
+    """Returns `(variables, uint8 [N, *transfer_shape]) -> f32 [N, C]`, or the whole endpoint."""
     import jax
 
     from jaxvideo.inference.prepare import prepare
@@ -322,7 +325,7 @@ def _one_clip(protocol: Protocol) -> Protocol:
 
 
 def _read_clips(video: VideoFile, clips: Sequence[Sequence[View]], p: Preprocessing) -> np.ndarray:
-    """Returns uint8 `[clips, crops, *video_shape]`; frames of several clips are decoded once."""
+    """Returns uint8 `[clips, crops, *transfer_shape]`; frames of several clips are decoded once."""
     if p.host_flow:  # Flow is stored per pair of frames, and clips do not share pairs.
         return np.stack([read_views(video, views, p) for views in clips])
     # Black padding frames are last, as in a clip.

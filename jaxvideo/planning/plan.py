@@ -86,7 +86,7 @@ def lowered_step(run: Run, num_classes: int, layout: Layout, *, epoch_steps: int
     shardings = layout.state(shapes, run.parallel.fsdp)
     n = run.batch_size
     batch = {
-        "video": jax.ShapeDtypeStruct((n, *run.preprocessing.video_shape), jnp.uint8),
+        "video": jax.ShapeDtypeStruct((n, *run.preprocessing.transfer_shape), jnp.uint8),
         "label": jax.ShapeDtypeStruct((n,), jnp.int32),
         "weight": jax.ShapeDtypeStruct((n,), jnp.float32),
         "sample": jax.ShapeDtypeStruct((n, 3), jnp.int32),
