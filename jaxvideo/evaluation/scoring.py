@@ -16,7 +16,8 @@ import numpy as np
 from jaxvideo.data.protocol_reader import Clip
 from jaxvideo.types import VideoError
 
-#: uint8 views `[batch_size, T, H, W, C]` to scores `[batch_size, classes]`.
+#: uint8 views `[batch_size, ...]`, planes or RGB (`Preprocessing.transfer_shape`), to scores
+#: `[batch_size, classes]`.
 Predict = Callable[[np.ndarray], Any]
 
 
@@ -120,9 +121,12 @@ def _views(clips, videos: collections.deque[_Video]) -> Iterator[tuple[np.ndarra
 def _batches(
     views: Iterable[tuple[np.ndarray, _Sum]], batch_size: int
 ) -> Iterator[tuple[np.ndarray, list[_Sum]]]:
-    """Packs views into batches of fixed size together with their owners."""
+    """Packs views of one shape into batches of fixed size together with their owners."""
     batch, owners = None, []
     for view, owner in views:
+        if batch is not None and view.shape != batch.shape[1:]:  # planes after RGB, or RGB after
+            yield batch, owners
+            batch, owners = None, []
         if batch is None:
             # A new array per batch, because the device may still read the previous one.
             batch = np.zeros((batch_size, *view.shape), np.uint8)
