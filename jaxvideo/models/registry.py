@@ -135,6 +135,7 @@ _R2PLUS1D_MMACTION2 = dataclasses.replace(
     mean=(123.675, 116.28, 103.53),
     std=(58.395, 57.12, 57.375),
     short="loop",
+    spacing="stride",
 )
 # The paper: 32 frames, best at stride 2. It does not give the mean.
 _T3D = dataclasses.replace(_SLOWFAST, fps=None, short="loop", spacing="stride")

@@ -252,7 +252,6 @@ SOURCES: dict[str, Source] = {
             "r2plus1d_r50": {
                 "naming": from_torch.pytorchvideo_r2plus1d,
                 "arguments": {"positions": "softmax"},
-                "preprocessing": {"spacing": "linspace"},
             },
             "csn_r101": {"preprocessing": {"spacing": "linspace"}},
         },

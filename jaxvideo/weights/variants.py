@@ -20,8 +20,8 @@ IMAGENET = {
     "std": (0.229, 0.224, 0.225),
     "order": "RGB",
 }
-# Frames are not resampled to a rate.
-IMAGENET_GLUONCV = {**IMAGENET, "fps": None}
+# Frames are not resampled to a rate, and lie `stride` apart.
+IMAGENET_GLUONCV = {**IMAGENET, "fps": None, "spacing": "stride"}
 IMAGENET_255 = {
     "range": (0.0, 255.0),
     "mean": (123.675, 116.28, 103.53),
@@ -29,6 +29,7 @@ IMAGENET_255 = {
     "order": "RGB",
     "fps": None,
     "short": "loop",
+    "spacing": "stride",
 }
 VMZ_255 = {
     **IMAGENET_255,
