@@ -76,7 +76,7 @@ _C3D = {
     "classes": "",
 }
 _I3D = {
-    "arguments": {**GLOBAL, "stem_strides": (2, 2)},
+    "arguments": {**GLOBAL, "stem_stride": 2},
     "preprocessing": {**IMAGENET_255, "frames": 32, "stride": 2},
 }
 _CSN = {"naming": from_mmaction2.csn, "epsilon": 1e-3}
@@ -130,7 +130,7 @@ _SLOWFAST_GLUONCV = {
 }
 _I3D_GLUONCV: dict[str, Any] = {
     "naming": from_gluoncv.i3d,
-    "arguments": {**GLOBAL, "stem_strides": (2, 2)},
+    "arguments": {**GLOBAL, "stem_stride": 2},
     "preprocessing": {**IMAGENET_GLUONCV, "frames": 32, "stride": 2},
     "ignored": from_gluoncv.I3D_TWICE,
 }
