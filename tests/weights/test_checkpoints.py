@@ -221,6 +221,8 @@ def test_files_of_torch_are_read_without_torch(tmp_path, monkeypatch, zipped):
     path = tmp_path / "w.pth"
     content = {**objects(), "optimizer": optimizer.state_dict(), "device": torch.device("cpu")}
     content |= {"state_dict": tensors, "size": base.shape, "dtype": torch.float32}
+    if zipped:
+        content["unused"] = torch.ones(2, dtype=torch.complex64)
     torch.save(content, path, _use_new_zipfile_serialization=zipped)
     expected = {name: tensor.detach().float().numpy() for name, tensor in tensors.items()}
     monkeypatch.setitem(sys.modules, "torch", None)
