@@ -13,7 +13,7 @@ import pytest
 
 from jaxvideo.pretrained import read_weights
 from jaxvideo.types import CheckpointError
-from jaxvideo.weights import files, unwrap
+from jaxvideo.weights import files, pickles, unwrap
 from tests.test_pretrained import NAME, SMALL, hara_file
 
 ARRAYS = {"conv.weight": np.arange(6, dtype=np.float32).reshape(2, 3), "fc.bias": np.float32([1.5])}
@@ -133,6 +133,15 @@ def test_functions_that_data_does_not_need_are_refused(tmp_path, call):
     )
     with pytest.raises(CheckpointError, match=rf"w\.pkl contains more than .*it calls {call}"):
         files.read_arrays(path)
+
+
+def test_stand_ins_cannot_be_changed(tmp_path):
+    """BUILD with attributes for a class of the file."""
+    path = tmp_path / "w.pkl"
+    path.write_bytes(b"\x80\x02clibrary\nClass\n}X\x06\0\0\0originX\x01\0\0\0asb.")
+    with pytest.raises(CheckpointError, match=r"w\.pkl cannot be read"):
+        files.read_arrays(path)
+    assert pickles.StandIn.origin == ""
 
 
 # --- A network ----------------------------------------------------------------------------
