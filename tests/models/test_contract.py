@@ -157,7 +157,7 @@ def test_list_models():
     assert len(jaxvideo.list_models()) == len(MODELS)
     with_weights = jaxvideo.list_models("*r2plus1d*", weights=True)
     assert {"r2plus1d_18", "r2plus1d_34"} <= set(with_weights)
-    assert "tsn_rgb" not in jaxvideo.list_models(weights=True)
+    assert "tsn_rgb_diff" not in jaxvideo.list_models(weights=True)
 
 
 def test_heads():
