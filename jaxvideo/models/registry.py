@@ -310,7 +310,7 @@ MODELS: dict[str, Entry] = {
     "tsn_rgb_diff": _tsn(_TSN_DIFF, snippet=5),
     "tsn_resnet50_rgb": _tsn(_TSN_RESNET, backbone="resnet50", num_classes=400, dropout_rate=0.4),
     "tsn_resnet50_flow": _tsn(
-        dataclasses.replace(_TSN_FLOW, std=(128.0,) * 2),
+        dataclasses.replace(_TSN_FLOW, std=(128.0,) * 2, width=0),
         backbone="resnet50",
         snippet=5,
         num_classes=400,
