@@ -228,9 +228,9 @@ def test_a_hostile_pickle(published, tmp_path, monkeypatch):
             "'k400_vmz' is the beginning of several tags of f_r2d_10: k400_vmz-caffe2_8f, ",
         ),
         (
-            lambda: jaxvideo.load("tsn_rgb", weights="default"),
+            lambda: jaxvideo.load("lrcn", weights="default"),
             ConfigError,
-            "no weights of 'tsn_rgb' can be downloaded by name. `jaxvideo weights list` shows",
+            "no weights of 'lrcn' can be downloaded by name. `jaxvideo weights list` shows",
         ),
         (lambda: jaxvideo.load(NAME), ConfigError, "Pass weights='default', or weights=FILE"),
         (lambda: jaxvideo.load("f_r2d18", weights="k400"), ConfigError, "Did you mean 'f_r2d_18'"),
