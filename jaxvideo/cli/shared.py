@@ -57,7 +57,8 @@ def add_network(command: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--checkpoint",
         metavar="RUN",
-        help="run directory of `train.py`, or a .safetensors file that `convert` wrote",
+        help="run directory of `train.py`, a .safetensors file that `convert` wrote, or "
+        "hf:OWNER/NAME of the Hugging Face Hub",
     )
     group.add_argument("--model", metavar="NAME", help="name of the network, see `models`")
     group.add_argument(
