@@ -200,7 +200,8 @@ def add_network(command: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--checkpoint",
         metavar="RUN",
-        help="run directory of `train.py`, or a .safetensors file that `convert` wrote",
+        help="run directory of `train.py`, a .safetensors file that `convert` wrote, or "
+        "hf:OWNER/NAME of the Hugging Face Hub",
     )
     group.add_argument(
         "--step",
@@ -326,10 +327,11 @@ def open_network(options: argparse.Namespace) -> Network:
         raise UsageError("--checkpoint and --weights are mutually exclusive; pass one of them")
     from jaxvideo.network import load
 
-    if options.checkpoint and not os.path.exists(options.checkpoint):
+    hub = (options.checkpoint or "").startswith("hf:")
+    if options.checkpoint and not hub and not os.path.exists(options.checkpoint):
         raise CheckpointError(
-            f"{options.checkpoint}: no such file or directory; --checkpoint needs a run directory "
-            "or a .safetensors file of jaxvideo"
+            f"{options.checkpoint}: no such file or directory; --checkpoint needs a run directory, "
+            "a .safetensors file of jaxvideo, or hf:OWNER/NAME"
         )
     if options.checkpoint:
         step = int(step) if step and step.isdecimal() else step
