@@ -135,9 +135,10 @@ def _doctor(options: argparse.Namespace) -> int:
         [_joined(root, [("", path) for path in group]) for group in found.copies],
     )
     _list(
-        "unusual (training reads them as players show them)",
+        "unusual (training copes with it)",
         [
-            f"{count:,} videos, for example {doctor.short_path(path, root)}: {remark}"
+            f"{count:,} video{'s' * (count > 1)}, for example "
+            f"{doctor.short_path(path, root)}: {remark}"
             for remark, count, path in found.remarks
         ],
     )

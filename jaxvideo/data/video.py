@@ -169,13 +169,14 @@ class Ignored:
     def log(self, folder: str | os.PathLike[str]) -> None:
         """Logs one line for each kind of file, if there are any."""
         if self.side:
-            LOG.info(f"{folder}: ignored {self.side:,} side files of macOS (._*)")
+            plural = "s" * (self.side > 1)
+            LOG.info(f"{folder}: ignored {self.side:,} side file{plural} of macOS (._*)")
         if self.endings:
             found = self.endings.most_common()
             some = ", ".join(f"{ending} ({count:,})" for ending, count in found[:8])
             more = ", ..." if len(found) > 8 else ""
             LOG.info(
-                f"{folder}: ignored {self.endings.total():,} files that are neither videos nor "
+                f"{folder}: ignored {self.endings.total():,} other files, neither videos nor "
                 f"annotations: {some}{more}"
             )
 

@@ -227,9 +227,7 @@ def test_endings(tmp_path, caplog):
         (tmp_path / name).touch()
     assert [path.rpartition("/")[2] for path in find_videos([tmp_path])] == names
     assert "ignored 2 side files of macOS" in caplog.text
-    assert "ignored 3 files that are neither videos nor annotations: .srt (2), .nfo (1)" in (
-        caplog.text
-    )
+    assert "3 other files, neither videos nor annotations: .srt (2), .nfo (1)" in caplog.text
 
 
 # --- Sample aspect ratio (C4) -------------------------------------------------------------

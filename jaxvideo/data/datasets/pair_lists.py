@@ -93,7 +93,7 @@ def read_pairs(path: Path, exists: Callable[[str], bool] | None = None) -> PairL
     body = lines[1:] if columns else lines
     if not _has_labels(body, columns, separator):
         number, text = lines[0]
-        return PairList([], f"{len(body):,} rows without labels (line {number}: {text!r})")
+        return PairList([], f"{_rows(body)} without labels (line {number}: {text!r})")
     pairs = [_pair(path, number, text, separator, columns) for number, text in body]
     if not columns:
         _check_first(path, lines[0][1], pairs)
@@ -104,9 +104,9 @@ def read_pairs(path: Path, exists: Callable[[str], bool] | None = None) -> PairL
                 "names or indices from 0. Leave out videos without a label"
             )
     names = [name for name in (columns or {"path": 0, "label": 1}) if not name.startswith("*")]
-    reading = f"{len(pairs):,} rows, columns: {', '.join(names)}"
+    reading = f"{_rows(pairs)}, columns: {', '.join(names)}"
     reading += "; header skipped" * bool(columns)
-    reading += f"; {len(kept):,} names with '#'" * bool(kept)
+    reading += f"; names with '#': {len(kept):,}" * bool(kept)
     return PairList(pairs, reading)
 
 
@@ -121,6 +121,10 @@ def is_unlabeled(lines: Sequence[str]) -> bool:
     lines = [text for text in lines if text and not text.startswith("#")]
     named = all(text.lower().endswith(VIDEOS) for text in lines)
     return bool(lines) and (named or not any(re.search(r"[\s,;]", text) for text in lines))
+
+
+def _rows(rows: Sequence[object]) -> str:
+    return f"{len(rows):,} row" + "s" * (len(rows) != 1)
 
 
 def _separator(lines: Sequence[str]) -> str | None:
