@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
+from jaxvideo.data.datasets.folders import group_of
 from jaxvideo.data.datasets.load import autodetect, load_splits, pick_split
 from jaxvideo.data.datasets.pair_lists import read_pairs
 from jaxvideo.data.datasets.text import read_classes
@@ -250,6 +251,20 @@ def test_recordings_stay_together(tmp_path, log):
     touch(tmp_path, *(f"Clap/clip_{k}.mp4" for k in range(5)))
     load_splits(tmp_path)
     assert "validation videos are selected by file" in log.text
+
+
+@pytest.mark.parametrize(
+    ("name", "recording"),
+    [
+        ("Archery/v_Archery_g01_c02.avi", "v_Archery_g01"),
+        ("wave/winKen_wave_u_cm_np1_ri_bad_1.avi", "winKen_wave"),
+        ("zumba/-3B32lodo2M_000059_000069.mp4", "-3B32lodo2M"),
+        ("run/clip_000059_000069.mp4", ""),
+        ("run/frame_c01.mp4", ""),
+    ],
+)
+def test_recordings_by_name(name, recording):
+    assert group_of(name) == recording
 
 
 def test_tiny_classes(tmp_path, log):
