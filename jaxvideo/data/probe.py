@@ -240,7 +240,7 @@ def reason(error: Exception) -> str:
 
 def _demux(container: Any, stream: Any) -> tuple[list[Packet], Any, str]:
     """Returns all packets, the first frame if a packet alone suffices, and an error at the end."""
-    read, first, problem = reader(stream.codec_context.name), None, ""
+    read, first, problem = reader(stream.codec_context.codec.canonical_name), None, ""
     packets: list[Packet] = []
     try:
         for packet in container.demux(stream):
