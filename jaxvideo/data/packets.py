@@ -70,7 +70,7 @@ class Packet(NamedTuple):
 
 
 def reader(codec: str) -> Callable[[Any], Packet]:
-    """Returns a function that reads the fields of PyAV packets of a codec, by FFmpeg's name."""
+    """Returns a function that reads the fields of PyAV packets of a codec (canonical name)."""
     inspect = _INSPECT.get(codec)
 
     def read(packet: Any) -> Packet:
@@ -111,19 +111,20 @@ def doubt(container: Any, stream: Any, packets: Sequence[Packet]) -> str:
       packets: the complete packets with data, in the order of the file.
     """
     kind, codec = container.format.name.split(",")[0], stream.codec_context
+    name = codec.codec.canonical_name  # the decoder of AV1 is called libdav1d
     if kind not in INDEXED:
         return f"{kind} has no index of frames"
-    if codec.name not in _ONE_FRAME and not codec.codec.intra_only:
-        return f"{codec.name} is not known to have one frame per packet"
-    if codec.name == "mpeg4" and (why := _mpeg4_doubt(packets, codec.extradata or b"")):
+    if name not in _ONE_FRAME and not codec.codec.intra_only:
+        return f"{name} is not known to have one frame per packet"
+    if name == "mpeg4" and (why := _mpeg4_doubt(packets, codec.extradata or b"")):
         return why
     if any(packet.frames == 0 for packet in packets):
         return "hidden frames"
     if not packets[0].key and not codec.codec.intra_only:
         return "it begins between key frames"
     if kind == "avi":
-        reorders = codec.has_b_frames and codec.name != "mpeg4"
-        return f"AVI does not store the order of {codec.name}'s frames" if reorders else ""
+        reorders = codec.has_b_frames and name != "mpeg4"
+        return f"AVI does not store the order of {name}'s frames" if reorders else ""
     return _times_doubt(packets)
 
 
