@@ -1,6 +1,6 @@
 """Compares speed and accuracy of the device's TV-L1 flow with OpenCV's methods.
 
-    python benchmarks/flow.py --clip clip.mp4     # DualTVL1 needs the extra [flow]
+    python benchmarks/flow.py --clip clip.mp4     # DualTVL1 needs opencv-contrib-python-headless
 
 Runs on one core, with gray frames of 256 x 340. Columns of the table:
 - CPU time of the process per pair of frames of the clip. It is less sensitive to other load than

@@ -1,3 +1,4 @@
+# PYTHON_ARGCOMPLETE_OK: tells argcomplete that it may call this program for completions.
 """`python -m jaxvideo` and the console script `jaxvideo`."""
 
 import sys

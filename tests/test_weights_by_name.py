@@ -94,8 +94,8 @@ def test_first_and_second_use(published, monkeypatch, caplog):
 
 
 @pytest.mark.torch
-def test_only_the_first_use_needs_torch(published, monkeypatch):
-    """Of a file of torchvision, with the hash that its name contains."""
+def test_the_second_use_needs_no_torch(published, monkeypatch):
+    """The file is one of torchvision, whose name contains its hash."""
     torch = pytest.importorskip("torch", reason="needs the extra [torch]")
     server, *_ = published
     row = small(TORCHVISION, server, frames=4, size=40, width=0, crop=32)
@@ -107,10 +107,6 @@ def test_only_the_first_use_needs_torch(published, monkeypatch):
     row = dataclasses.replace(row, files=(file,))
     server.files["/r3d_18/k400_torchvision/r3d_18-b3b3357e.pth"] = content.getvalue()
     monkeypatch.setattr(zoo, "table", lambda: (row,))
-    with monkeypatch.context() as without_torch:
-        without_torch.setitem(sys.modules, "torch", None)
-        with pytest.raises(CheckpointError, match=r"torch is not installed.*tried again in the"):
-            jaxvideo.load("r3d_18", weights="k400")
     assert same(jaxvideo.load("r3d_18", weights="k400").variables, ours)
     monkeypatch.setitem(sys.modules, "torch", None)
     assert same(jaxvideo.load("r3d_18", weights="k400").variables, ours)
@@ -160,7 +156,7 @@ def test_a_damaged_entry_is_made_again(published, caplog):
         path.write_bytes(damaged)
         caplog.clear()
         assert same(jaxvideo.load(NAME, weights="k400").variables, ours[TAG])
-        assert "weights.safetensors is damaged" in caplog.text
+        assert caplog.text.count("weights.safetensors is damaged") == 1
     assert len(server.requests) == 1
     path.write_bytes(b"x")
     (path.parent / "r2df_d18_l16.pkl").write_bytes(b"y")
@@ -323,7 +319,7 @@ def test_convert_a_tag(published, capsys, tmp_path, monkeypatch):
 
 
 def test_weights_are_listed(capsys):
-    """Of the real table, within 100 columns."""
+    """The table fits into 100 columns."""
     assert main(["weights", "list", "*slowfast*"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == ["network", "tag", "classes", "top-1", "top-5", "test", "MB", "get"]

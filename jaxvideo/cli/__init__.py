@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 
@@ -86,6 +87,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
       >>> main(["env", "--json"])  # doctest: +SKIP
     """
     parser = make_parser()
+    if "_ARGCOMPLETE" in os.environ:  # a shell asks for completions
+        with contextlib.suppress(ImportError):  # the extra [completion]
+            import argcomplete
+
+            argcomplete.autocomplete(parser)
     options, others = parser.parse_known_args(arguments)
     if others and not hasattr(options, "changes"):
         options.parser.error(options.parser.unknown(others))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from jaxvideo.cli.shared import Column, add_formats, show_table
+from jaxvideo.cli.shared import Column, add_formats, complete, recipes, show_table
 from jaxvideo.types import ConfigError
 
 # Columns of `config show --csv`.
@@ -25,7 +25,8 @@ def add(commands: Any) -> None:
         "(with `--config.` in front for train.py). Values that are not defaults are marked *. "
         "Keys of `preprocessing` that the config leaves open have the network's values.",
     )
-    show.add_argument("config", metavar="CONFIG", help="recipe, or config file (FILE.py)")
+    config = show.add_argument("config", metavar="CONFIG", help="recipe, or config file (FILE.py)")
+    complete(config, recipes)
     add_formats(show)
     show.set_defaults(run=_show, changes=[], parser=show)
 

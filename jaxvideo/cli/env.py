@@ -69,12 +69,15 @@ def _versions() -> dict[str, str]:
         "Python": f"{platform.python_version()} ({sys.executable})",
     }
     for names in _PACKAGES:
+        found = {}
         for name in names:
-            try:
-                rows[name] = version(name)
-                break
-            except PackageNotFoundError:
-                continue
+            with contextlib.suppress(PackageNotFoundError):
+                found[name] = version(name)
+        for name in [*found][:1]:
+            rows[name] = found[name]
+        if len(found) > 1 and "opencv-python" in names:
+            others = ", ".join([*found][1:])
+            rows[next(iter(found))] += f" (overwritten by {others}, or the reverse; keep one)"
     try:
         import av
 

@@ -182,6 +182,18 @@ def add_videos(command: argparse.ArgumentParser) -> None:
     )
 
 
+def complete(action: argparse.Action, choices: Callable[[], Iterable[str]]) -> None:
+    """Lets shells complete the value of an option, if the extra [completion] is installed."""
+    action.completer = lambda **_: list(choices())
+
+
+def recipes() -> list[str]:
+    """Returns the names of the recipes."""
+    from jaxvideo.training.config import RECIPES
+
+    return sorted(path.stem for path in RECIPES.glob("*.py") if path.stem != "common")
+
+
 def add_network(command: argparse.ArgumentParser) -> None:
     """Adds the options of `open_network`."""
     group = command.add_argument_group(
@@ -198,7 +210,8 @@ def add_network(command: argparse.ArgumentParser) -> None:
         help="checkpoint of the run: its step, or best for the highest one-clip validation "
         "accuracy (default: the newest)",
     )
-    group.add_argument("--model", metavar="NAME", help="name of the network, see `models`")
+    model = group.add_argument("--model", metavar="NAME", help="name of the network, see `models`")
+    complete(model, network_names)
     group.add_argument(
         "--weights",
         metavar="TAG|FILE",

@@ -11,6 +11,7 @@ from typing import Any
 
 from jaxvideo import startup
 from jaxvideo.cli.parser import USAGE, Parser, refuse
+from jaxvideo.cli.shared import complete, recipes
 from jaxvideo.names import did_you_mean
 from jaxvideo.progress import LOG, console
 from jaxvideo.types import Interrupted, JaxvideoError, UsageError
@@ -24,11 +25,12 @@ def add(commands: Any) -> None:
         "command resumes an interrupted run. Any value of the config can be overridden: "
         "--optim.lr=0.05.",
     )
-    command.add_argument(
+    config = command.add_argument(
         "config",
         metavar="CONFIG",
         help="recipe, such as i3d_rgb or i3d_rgb:smoke, or config file (FILE.py)",
     )
+    complete(config, recipes)
     _add_options(command)
     command.set_defaults(run=_run, changes=[], parser=command, program="jaxvideo")
 

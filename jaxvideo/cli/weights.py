@@ -161,12 +161,12 @@ def _matching(pattern: str) -> list[Row]:
 def _table(rows: Sequence[Row]) -> list[str]:
     from jaxvideo.weights import store, zoo
 
-    protocols = list(dict.fromkeys(row.protocol for row in rows if row.protocol))
+    protocols = list(dict.fromkeys(_measured(row) for row in rows if row.protocol))
     cells = [("network", "tag", "classes", "top-1", "top-5", "test", "MB", "get")]
     defaults = {name: zoo.find(name).tag for name in {row.network for row in rows}}
     last = ""
     for row in rows:
-        state = "yes" if row.downloadable else "browser"
+        state = "maybe" if row.doubtful else "yes" if row.downloadable else "no"
         if (store.folder(row) / store.CONVERTED).is_file():
             state = "cached"
         cells.append(
@@ -174,9 +174,9 @@ def _table(rows: Sequence[Row]) -> list[str]:
                 row.network if row.network != last else "",
                 row.tag + " *" * (row.tag == defaults[row.network]),
                 str(row.classes or "?"),
-                "-" if row.top1 is None else f"{row.top1:.1f}" + " mAP" * (row.metric == "mAP"),
+                "-" if row.top1 is None else f"{row.top1:.1f}",
                 "-" if row.top5 is None else f"{row.top5:.1f}",
-                f"[{protocols.index(row.protocol) + 1}]" if row.protocol else "-",
+                f"[{protocols.index(_measured(row)) + 1}]" if row.protocol else "-",
                 f"{row.size / 1e6:.0f}" if row.size else "?",
                 state,
             )
@@ -190,9 +190,15 @@ def _table(rows: Sequence[Row]) -> list[str]:
         ).rstrip()
         for line in cells
     ]
-    notes = ["", "* default. Accuracies are the published ones, in percent, by test protocol:"]
-    notes += [f"  [{number}] {text}" for number, text in enumerate(protocols, start=1)]
-    return lines + (notes if protocols else ["", "* default"])
+    notes = ["", "* default. In column get: maybe, the host may have gone; no, a browser is needed"]
+    if protocols:
+        notes.append("Accuracies are the published ones, in percent, by test protocol:")
+    return [*lines, *notes, *(f"  [{n}] {text}" for n, text in enumerate(protocols, start=1))]
+
+
+def _measured(row: Row) -> str:
+    """Describes the measurement of the accuracies, for the notes below the table."""
+    return f"mAP, {row.protocol}" if row.metric == "mAP" else row.protocol
 
 
 def _values(row: Row) -> dict[str, Any]:
@@ -219,6 +225,7 @@ def _values(row: Row) -> dict[str, Any]:
         "terms": row.terms,
         "evidence": row.evidence,
         "note": row.note or None,
+        "doubtful": row.doubtful,
         "cached": (store.folder(row) / store.CONVERTED).is_file(),
     }
 

@@ -12,6 +12,9 @@ from jaxvideo.types import VideoError
 _FIRST_BOXES = (b"ftyp", b"styp", b"moov", b"moof", b"mdat", b"free", b"skip", b"wide", b"sidx")
 _NESTED_BOXES = (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"edts", b"moof", b"traf")
 
+# Bytes of a box that are read: its header, and an edit list with one entry.
+_HEAD = 48
+
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
@@ -20,7 +23,7 @@ class Layout:
     Attributes:
       size: bytes of the file.
       cut: which MP4 box or AVI chunk the end of the file truncates; empty if none.
-      edited: True if an MP4 file has an edit list, so that not all its samples are shown.
+      edited: True if an edit list of an MP4 file hides samples.
     """
 
     size: int
@@ -78,13 +81,19 @@ def _scan_boxes(file: BinaryIO, size: int) -> tuple[int, str, bool]:
 
     Returns (0, "", False) for files that are not MP4.
     """
-    most, cut, edited, ranges = 0, "", False, [(0, size)]
+    most, cut, movie = 0, "", 0
+    # Range of boxes, and the position of the track that contains them.
+    ranges: list[tuple[int, int, int]] = [(0, size, 0)]
+    # By track: units per second and duration; start and duration of its only edit.
+    media: dict[int, tuple[int, int]] = {}
+    edits: dict[int, tuple[int, int] | None] = {}
+    firsts: dict[int, int] = {}  # time of the first sample
     while ranges:
-        start, end = ranges.pop()
+        start, end, track = ranges.pop()
         outermost = start == 0
         while start < end:
             file.seek(start)
-            head = file.read(min(20, end - start))
+            head = file.read(min(_HEAD, end - start))
             length, kind = int.from_bytes(head[:4], "big"), head[4:8]
             if start == 0 and kind not in _FIRST_BOXES:
                 return 0, "", False
@@ -96,10 +105,50 @@ def _scan_boxes(file: BinaryIO, size: int) -> tuple[int, str, bool]:
             if outermost and (len(head) < 8 or start + length + (kind == b"moof") > end):
                 cut = f"truncated after byte {start}"
             if kind in _NESTED_BOXES:
-                ranges.append((start + 8, min(start + length, end)))
+                own = start if kind == b"trak" else track
+                ranges.append((start + 8, min(start + length, end), own))
             elif kind in (b"stsz", b"trun"):
                 place = 16 if kind == b"stsz" else 12
                 most = max(most, int.from_bytes(head[place : place + 4], "big"))
-            edited |= kind == b"elst"
+            elif kind == b"mvhd":
+                movie, _ = _clock(head)
+            elif kind == b"mdhd":
+                media[track] = _clock(head)
+            elif kind == b"ctts":
+                firsts[track] = int.from_bytes(head[20:24], "big", signed=True)
+            elif kind == b"elst":
+                edits[track] = _only_edit(head)
             start += max(length, 8)
+    edited = any(
+        _hides(edit, movie, media.get(track), firsts.get(track, 0)) for track, edit in edits.items()
+    )
     return most, cut, edited
+
+
+def _clock(head: bytes) -> tuple[int, int]:
+    """Returns units per second and duration of a box `mvhd` or `mdhd`."""
+    place, width = (28, 8) if head[8:9] == b"\1" else (20, 4)
+    units = int.from_bytes(head[place : place + 4], "big")
+    return units, int.from_bytes(head[place + 4 : place + 4 + width], "big")
+
+
+def _only_edit(head: bytes) -> tuple[int, int] | None:
+    """Returns start (in units of the media) and duration (of the movie); None if several edits."""
+    if int.from_bytes(head[12:16], "big") != 1:
+        return None
+    width = 8 if head[8:9] == b"\1" else 4
+    duration, start = head[16 : 16 + width], head[16 + width : 16 + 2 * width]
+    return int.from_bytes(start, "big", signed=True), int.from_bytes(duration, "big")
+
+
+def _hides(
+    edit: tuple[int, int] | None, movie: int, media: tuple[int, int] | None, first: int
+) -> bool:
+    """True if the edit begins after the first sample, or ends before the media.
+
+    The end may differ by the rounding of its duration.
+    """
+    if edit is None or not media or not movie:
+        return edit is None
+    (start, length), (units, duration) = edit, media
+    return start > first or duration - start - length * units / movie > 2 * units / movie

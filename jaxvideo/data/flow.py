@@ -173,8 +173,10 @@ def _method(name: str) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
     if name == "dualtvl1":
         if not hasattr(cv2, "optflow"):
             raise ConfigError(
-                "flow method 'dualtvl1' needs OpenCV's contributed modules instead of "
-                "opencv-python-headless: pip install 'jaxvideo[flow]'"
+                "flow method 'dualtvl1' needs OpenCV with its contributed modules. Two OpenCV "
+                "packages overwrite each other, so replace the installed one: pip uninstall "
+                "opencv-python-headless; pip install opencv-contrib-python-headless. Method "
+                "'tvl1' needs neither"
             )
         dual = cv2.optflow.DualTVL1OpticalFlow_create()
         return lambda a, b: dual.calc(a, b, None)

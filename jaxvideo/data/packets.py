@@ -7,9 +7,9 @@ whole video once: `doubt` is the rule.
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Sequence
-from typing import Any
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 # Container formats with an index that leads to the requested key frame. In others, above all MPEG
 # streams, a seek may end at a frame whose reference frames the decoder lacks.
@@ -23,14 +23,19 @@ _ONE_FRAME = ("h264", "hevc", "vp8", "vp9", "av1", "mpeg4", "msmpeg4v2", "msmpeg
 _VOP = b"\0\0\1\xb6"
 _I, _B = 0, 2
 
+# User data of an MPEG-4 header by which decoders recognize a packed bitstream; without it, they
+# ignore a second frame in a packet.
+_PACKED = re.compile(rb"\x00\x00\x01\xb2DivX\d+(Build|b)\d+p")
+
 # An MPEG-4 packet of at most this size may be a placeholder without a picture (`vop_coded` is 0,
 # ISO/IEC 14496-2, 6.2.5), in a packed bitstream or where the encoder has dropped a frame.
 _PLACEHOLDER_BYTES = 16
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Packet:
+class Packet(NamedTuple):
     """The fields of a packet that the frame table needs, without its data.
+
+    A named tuple, because it is created for every packet of every video that is opened.
 
     Attributes:
       pts, dts, duration: times in units of the stream's time base; pts and dts may be None.
@@ -38,7 +43,8 @@ class Packet:
       key: True if the container calls it a key frame.
       corrupt: True if FFmpeg marks it as corrupt.
       discard: True if an edit list hides its frame.
-      frames: number of frames that its data shows; None if that is unknown.
+      frames: 1; 0 if the packet has only a hidden frame; 2 if its header states that packets may
+        contain two frames (packed bitstream).
       kind: type of the first VOP of MPEG-4 part 2; None for other codecs.
     """
 
@@ -49,24 +55,8 @@ class Packet:
     key: bool
     corrupt: bool
     discard: bool
-    frames: int | None = 1
+    frames: int = 1
     kind: int | None = None
-
-    @classmethod
-    def of(cls, packet: Any, codec: str) -> Packet:
-        """Reads the fields of a PyAV packet of a codec with FFmpeg's name `codec`."""
-        inspect = _INSPECT.get(codec)
-        found = inspect(packet) if inspect and packet.size else (1, None)
-        return cls(
-            packet.pts,
-            packet.dts,
-            packet.duration or 0,
-            packet.size,
-            packet.is_keyframe,
-            packet.is_corrupt,
-            packet.is_discard,
-            *found,
-        )
 
     @property
     def time(self) -> int | None:
@@ -77,6 +67,27 @@ class Packet:
     def end(self) -> int:
         """Time at which the frame ends."""
         return (self.time or 0) + self.duration
+
+
+def reader(codec: str) -> Callable[[Any], Packet]:
+    """Returns a function that reads the fields of PyAV packets of a codec, by FFmpeg's name."""
+    inspect = _INSPECT.get(codec)
+
+    def read(packet: Any) -> Packet:
+        frames, kind = inspect(packet) if inspect and packet.size else (1, None)
+        return Packet(
+            packet.pts,
+            packet.dts,
+            packet.duration or 0,
+            packet.size,
+            packet.is_keyframe,
+            packet.is_corrupt,
+            packet.is_discard,
+            frames,
+            kind,
+        )
+
+    return read
 
 
 def doubt(container: Any, stream: Any, packets: Sequence[Packet]) -> str:
@@ -92,8 +103,8 @@ def doubt(container: Any, stream: Any, packets: Sequence[Packet]) -> str:
     - Frames that an edit list hides are at the beginning or at the end.
     - Each packet has its own presentation time. In AVI, which has none, the codec must not
       reorder frames, except MPEG-4 part 2, whose frame types are read.
-    - No packet of MPEG-4 part 2 is a placeholder or contains two frames, and no packet of VP8 or
-      VP9 contains only a hidden frame.
+    - MPEG-4 part 2 is not packed, that is, its packets never contain two frames, and no packet is a
+      placeholder. No packet of VP8 or VP9 contains only a hidden frame.
 
     Args:
       container, stream: PyAV objects.
@@ -104,7 +115,7 @@ def doubt(container: Any, stream: Any, packets: Sequence[Packet]) -> str:
         return f"{kind} has no index of frames"
     if codec.name not in _ONE_FRAME and not codec.codec.intra_only:
         return f"{codec.name} is not known to have one frame per packet"
-    if codec.name == "mpeg4" and (why := _mpeg4_doubt(packets)):
+    if codec.name == "mpeg4" and (why := _mpeg4_doubt(packets, codec.extradata or b"")):
         return why
     if any(packet.frames == 0 for packet in packets):
         return "hidden frames"
@@ -118,11 +129,11 @@ def doubt(container: Any, stream: Any, packets: Sequence[Packet]) -> str:
 
 def is_packed(packets: Sequence[Packet]) -> bool:
     """True for a packed bitstream of MPEG-4 part 2 (DivX), in which a packet has two frames."""
-    return any((packet.frames or 0) > 1 for packet in packets)
+    return any(packet.frames > 1 for packet in packets)
 
 
-def _mpeg4_doubt(packets: Sequence[Packet]) -> str:
-    if is_packed(packets):
+def _mpeg4_doubt(packets: Sequence[Packet], extradata: bytes) -> str:
+    if is_packed(packets) or _PACKED.search(extradata):
         return "packed bitstream"
     if any(packet.frames != 1 or packet.size <= _PLACEHOLDER_BYTES for packet in packets):
         return "placeholders of frames that the encoder has dropped"
@@ -150,11 +161,14 @@ def _times_doubt(packets: Sequence[Packet]) -> str:
 
 
 def _inspect_mpeg4(packet: Any) -> tuple[int, int | None]:
-    data = bytes(packet)
-    first = data.find(_VOP)
-    if first < 0 or first + len(_VOP) >= len(data):
+    view, first, head = memoryview(packet), 0, b""
+    if view[: len(_VOP)] != _VOP:
+        data = bytes(view)
+        first = data.find(_VOP)
+        head = data[: max(first, 0)]
+    if first < 0 or first + len(_VOP) >= len(view):
         return 0, None
-    return data.count(_VOP), data[first + len(_VOP)] >> 6
+    return 2 if _PACKED.search(head) else 1, view[first + len(_VOP)] >> 6
 
 
 def _inspect_vp8(packet: Any) -> tuple[int, None]:
@@ -170,4 +184,8 @@ def _inspect_vp9(packet: Any) -> tuple[int, None]:
     return int(shown), None
 
 
-_INSPECT = {"mpeg4": _inspect_mpeg4, "vp8": _inspect_vp8, "vp9": _inspect_vp9}
+_INSPECT: dict[str, Callable[[Any], tuple[int, int | None]]] = {
+    "mpeg4": _inspect_mpeg4,
+    "vp8": _inspect_vp8,
+    "vp9": _inspect_vp9,
+}

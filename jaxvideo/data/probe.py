@@ -18,7 +18,7 @@ import numpy as np
 from av.error import FFmpegError
 
 from jaxvideo.data.boxes import Layout, check_count
-from jaxvideo.data.packets import INDEXED, Packet, doubt, is_packed
+from jaxvideo.data.packets import INDEXED, Packet, doubt, is_packed, reader
 from jaxvideo.types import VideoError
 
 # Twice the pixels of 8K video. One such frame takes 200 MB as RGB.
@@ -234,12 +234,12 @@ def reason(error: Exception) -> str:
 
 def _demux(container: Any, stream: Any) -> tuple[list[Packet], Any, str]:
     """Returns all packets, the first frame if a packet alone suffices, and an error at the end."""
-    name, first, problem = stream.codec_context.name, None, ""
+    read, first, problem = reader(stream.codec_context.name), None, ""
     packets: list[Packet] = []
     try:
         for packet in container.demux(stream):
             if packet.size or packet.dts is not None:  # otherwise the end-of-stream marker
-                packets.append(Packet.of(packet, name))
+                packets.append(read(packet))
             if len(packets) == 1 and packet.size and packet.is_keyframe:
                 first = _decode_at_once(packet)
     except FFmpegError as error:
@@ -368,7 +368,8 @@ def _remarks(
         yield f"{videos} video streams; stream {stream.index} is read, the one FFmpeg selects"
     total = max(stream.frames, len(packets))
     hidden = total - sum(not packet.discard for packet in packets)
-    if layout.edited and hidden > 0 and not layout.cut:
+    discarded = any(packet.discard for packet in packets)
+    if hidden > 0 and (discarded or layout.edited) and not layout.cut:
         yield f"an edit list hides {hidden} of {total} frames"
     if frames.counted:
         coded = sum(packet.size > 0 and not packet.discard for packet in packets)

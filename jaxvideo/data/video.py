@@ -35,6 +35,9 @@ VIDEOS = (
 #: File name endings of annotations, in lower case.
 LISTS = (".csv", ".tsv", ".txt", ".json")
 
+# Files that `jaxvideo doctor` writes beside videos.
+_OWN = ("doctor.html", "index.jsonl")
+
 # Stored flow beside the frames of a folder: mmaction2's and TSN's names. "#" is a number.
 _FLOW_SERIES = re.compile(r"(flow_)?([xy])_?#\.\w+")
 
@@ -158,7 +161,7 @@ class Ignored:
         """Counts a file that is not a video."""
         if is_side_file(name):
             self.side += 1
-        elif not name.lower().endswith((*LISTS, FLOW_ENDING)) and not name.startswith("."):
+        elif not (name.lower().endswith((*LISTS, FLOW_ENDING)) or name[0] == "." or name in _OWN):
             self.endings[os.path.splitext(name)[1].lower() or "no ending"] += 1
 
     def log(self, folder: str | os.PathLike[str]) -> None:

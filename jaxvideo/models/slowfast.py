@@ -149,8 +149,8 @@ class Stage(nn.Module):
             )(x, train=train)
             if index in self.non_local:
                 name = f"non_local_{index + 1}"
-                kind, *form = self.non_local_form
-                block = NonLocal(kind, self.conv, self.norm, *form, name=name)
+                kind, pool, scaled = self.non_local_form
+                block = NonLocal(kind, self.conv, self.norm, pool, scaled, name=name)
                 x = block(x, train=train)
         return x
 

@@ -150,6 +150,7 @@ def check_fit(
 
 def _sample(names: Sequence[str]) -> str:
     """Returns the first and last of many names, and their number."""
+    names = sorted(names)
     shown = [*names[:4], "...", *names[-2:]] if len(names) > 7 else names
     return f"{len(names)} names: {', '.join(shown)}"
 

@@ -28,7 +28,10 @@ def is_tag(weights: str | os.PathLike[str], source: str | None = None) -> bool:
 
 
 def named_weights(
-    name: str, tag: str = zoo.DEFAULT, path: str | Path | None = None, **arguments: Any
+    name: str,
+    tag: str = zoo.DEFAULT,
+    path: str | os.PathLike[str] | None = None,
+    **arguments: Any,
 ) -> Weights:
     """Reads weights by name. They are downloaded at the first use.
 
@@ -51,7 +54,7 @@ def named_weights(
     _check_classes(row, **arguments)
     if path is not None:
         _check_own_file(row, Path(path))
-        return _read(row, path, **arguments)
+        return _read(row, Path(path), **arguments)
     return read_weights(name, cached(row), **arguments)
 
 
@@ -63,7 +66,7 @@ def cached(row: Row) -> Path:
     """
     from jaxvideo.weights import store
 
-    if path := store.converted(row):
+    if path := store.converted(row, warn=False):  # a cache that cannot be written has no lock
         return path
     with store.locked(row):
         if path := store.converted(row):  # another process has made it
@@ -129,7 +132,7 @@ def card_of(row: Row) -> dict[str, Any]:
     }
 
 
-def _read(row: Row, path: str | Path, **arguments: Any) -> Weights:
+def _read(row: Row, path: Path, **arguments: Any) -> Weights:
     """Reads the publisher's file with the rules of its row."""
     # Shapes of parameters may depend on these two.
     shape = {key: row.preprocessing.get(key, 0) for key in ("frames", "crop")}

@@ -95,8 +95,8 @@ def draw_embedding(
     for number, label in enumerate(present):
         own = points[labels == label]
         color = colors(number) if few else colors(number / len(present))
-        name = escape(classes[label])
-        axes.scatter(own[:, 0], own[:, 1], s=size, color=color, label=name, linewidths=0)
+        shown = escape(str(classes[label]))
+        axes.scatter(own[:, 0], own[:, 1], s=size, color=color, label=shown, linewidths=0)
     axes.set(xticks=[], yticks=[])
     # One unit is equally long on both axes, and the axes fill the picture.
     axes.set_aspect("equal", adjustable="datalim")

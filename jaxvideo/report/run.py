@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from jaxvideo.evaluation.fusion import SCORES
 from jaxvideo.evaluation.metrics import confusion_matrix
+from jaxvideo.names import escape
 from jaxvideo.progress import replacing
 from jaxvideo.training.log import read_metrics
 
@@ -42,7 +43,7 @@ def _curves(workdir: Path) -> Path:
 
 def _confusion(workdir: Path) -> Path:
     with np.load(workdir / SCORES, allow_pickle=False) as file:
-        classes = file["classes"].tolist()
+        classes = [escape(name) for name in file["classes"].tolist()]
         counts = confusion_matrix(file["scores"], file["labels"])
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     few = len(classes) <= 30

@@ -214,10 +214,15 @@ def embed(values: np.ndarray, seed: int = 0, perplexity: float = 30.0) -> np.nda
 
     Raises:
       ConfigError: the perplexity is not between 0 and M.
+      DataError: all videos have the same features.
     """
     if not 0 < perplexity < len(values):
         raise ConfigError(
             f"perplexity {perplexity:g}: must be positive and less than the {len(values)} videos"
+        )
+    if not np.ptp(values, axis=0).any():  # scikit-learn would crash
+        raise DataError(
+            f"the {len(values)} videos have the same features; t-SNE has nothing to show"
         )
     if min(values.shape) > 50:
         values = sklearn("decomposition").PCA(50, random_state=seed).fit_transform(values)

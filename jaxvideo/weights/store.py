@@ -46,14 +46,20 @@ def folder(row: Row) -> Path:
     return root() / row.network / row.tag
 
 
-def converted(row: Row) -> Path | None:
-    """Returns the converted file if it is complete and from this version; None otherwise."""
+def converted(row: Row, warn: bool = True) -> Path | None:
+    """Returns the converted file if it is complete and from this version; None otherwise.
+
+    Args:
+      row: the weights.
+      warn: log a warning if the file is damaged.
+    """
     path, kept = folder(row) / CONVERTED, _read(row).get("converted", {})
     if not path.is_file() or kept.get("from") != _fingerprint(row):
         return None
     if _same(path, kept):
         return path
-    LOG.warning(f"{path} is damaged: its SHA-256 has changed. It is made again")
+    if warn:
+        LOG.warning(f"{path} is damaged: its SHA-256 has changed. It is made again")
     return None
 
 

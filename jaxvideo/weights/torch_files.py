@@ -99,11 +99,12 @@ def read_legacy(path: Path) -> Any:
     where: dict[str, int] = {}
 
     def storage(pid: Any) -> Any:
-        if isinstance(pid, tuple) and pid[:1] == ("module",) and len(pid) > 1:
+        if pid[0] == "module":
             return pid[1]  # the class of a pickled network, with its source code
         dtype, key, count = _described(pid)
         known[key] = dtype, count
-        start, count = (int(pid[5][1]), int(pid[5][2])) if pid[5:] and pid[5] else (0, count)
+        view = pid[5] if len(pid) > 5 else None  # (key, start, count) of a part of the storage
+        start, count = (int(view[1]), int(view[2])) if view else (0, count)
 
         def read() -> np.ndarray:
             size = np.dtype(_DTYPES[dtype]).itemsize

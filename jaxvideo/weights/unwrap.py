@@ -6,6 +6,7 @@ names may have prefixes, of wrappers such as `torch.compile` and of modules such
 
 from __future__ import annotations
 
+import collections
 import fnmatch
 import re
 from collections.abc import Collection, Iterable, Mapping
@@ -50,9 +51,8 @@ _TRAINING = re.compile(
 # Prefixes of names, by torch.compile and torch's parallel wrappers. No network has such a module.
 _WRAPPERS = ("module.", "_orig_mod.")
 
-#: Names of modules that contain the network, in Lightning and in trainers. A library's own names
-#: may begin with one of them.
-MODULES = (*_WRAPPERS, "model.", "net.", "network.", "backbone.", "encoder.", "ema.", "_model.")
+# Modules that contain the network in a library's own names.
+_MODULES = ("backbone.", "model.")
 
 # Maximum nesting depth of dicts.
 _DEPTH = 12
@@ -147,8 +147,9 @@ def _collect(value: Any, name: str, into: dict[str, np.ndarray], depth: int) -> 
 def fitted_names(theirs: Collection[str], wanted: Collection[str]) -> dict[str, str]:
     """Maps names of a file to names without prefixes, so that most of them are wanted.
 
-    The prefixes are those of `MODULES`, repeatedly and in any order. If the wanted names have such
-    a prefix and those of the file have not, as in a file of a backbone alone, it is added.
+    A prefix is what most names of a file begin with, such as `model.` or `net._orig_mod.`. If the
+    wanted names begin with `backbone.` or `model.` and those of the file do not, as in a file of a
+    backbone alone, it is added.
 
     Args:
       theirs: names in the file.
@@ -165,7 +166,7 @@ def fitted_names(theirs: Collection[str], wanted: Collection[str]) -> dict[str, 
         return sum(n in exact or any(g.match(n) for g in globs) for n in names)
 
     best, most = {name: name for name in theirs}, hits(theirs)
-    for added in ("", *(p for p in MODULES if any(name.startswith(p) for name in exact))):
+    for added in ("", *(p for p in _MODULES if any(name.startswith(p) for name in exact))):
         for removed in _prefixes(theirs):
             names = {
                 name: added + name.removeprefix(removed) if name.startswith(removed) else name
@@ -177,14 +178,13 @@ def fitted_names(theirs: Collection[str], wanted: Collection[str]) -> dict[str, 
 
 
 def _prefixes(names: Collection[str], limit: int = 6) -> list[str]:
-    """Returns all prefixes made of `MODULES` that at least half of the names have."""
-    found, new = [""], [""]
+    """Returns the dotted prefixes that at least half of the names have, from short to long."""
+    found = [""]
     for _ in range(limit):
-        new = [
-            start + module
-            for start in new
-            for module in MODULES
-            if 2 * sum(name.startswith(start + module) for name in names) >= len(names) > 0
-        ]
-        found += new
+        start = found[-1]
+        inside = [name[len(start) :].split(".")[0] for name in names if name.startswith(start)]
+        counted = collections.Counter(inside).most_common(1)
+        if not counted or 2 * counted[0][1] < len(names):
+            break
+        found.append(f"{start}{counted[0][0]}.")
     return found

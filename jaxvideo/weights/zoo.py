@@ -80,6 +80,7 @@ class Row:
       protocol: how they were measured; "" if there are none.
       evidence: the document that the row was made from.
       note: what else a user should know.
+      doubtful: True if the host may have gone since the document was written.
     """
 
     network: str
@@ -101,6 +102,7 @@ class Row:
     protocol: str
     evidence: str
     note: str
+    doubtful: bool
 
     @property
     def name(self) -> str:
@@ -178,6 +180,7 @@ def _row(values: Mapping[str, Any], data: Mapping[str, Mapping[str, Any]]) -> Ro
         # The protocol of a group belongs to its accuracies.
         "protocol": values.pop("protocol", "") if top1 is not None else "",
         "note": values.pop("note", ""),
+        "doubtful": values.pop("doubtful", False),
     }
     values.pop("protocol", None)
     return Row(**given, **values)
@@ -214,13 +217,14 @@ def best(rows: Iterable[Row]) -> Row:
     """Returns the row with the best published accuracy.
 
     Only accuracies on the same data set can be compared, hence those on Kinetics-400 come first.
-    Weights that can be downloaded precede those that cannot, and weights with a stated protocol
-    those without. The first of equal rows wins.
+    Weights that can be downloaded precede those that cannot, hosts that are not doubtful those that
+    are, and weights with a stated protocol those without. The first of equal rows wins.
     """
     return max(
         rows,
         key=lambda row: (
             row.downloadable,
+            not row.doubtful,
             data_of(row.tag)[-1] == "k400",
             row.protocol not in ("", "not stated"),
             row.top1 or 0.0,

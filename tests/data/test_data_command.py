@@ -7,7 +7,10 @@ import cv2
 import pytest
 
 from jaxvideo.cli import data as data_command
-from jaxvideo.data.datasets.load import load_dataset
+from jaxvideo.cli import main
+from jaxvideo.data.datasets.load import load_dataset, load_splits
+from jaxvideo.data.packed.record import Packing
+from jaxvideo.data.packed.write import pack
 from jaxvideo.training.config import read_config
 from jaxvideo.training.inputs import load_data
 from jaxvideo.training.schema import Data
@@ -123,3 +126,27 @@ def test_names_that_are_not_utf8(tmp_path, capsys):
     assert set(rows(load_dataset(tmp_path), tmp_path)) == {"walk/a.mp4", name}
     assert run_data(tmp_path) == 1  # their content is not a video
     assert r"run  run/\xff.mp4: error" in capsys.readouterr().out
+
+
+def test_what_pack_wrote_is_recognized(tmp_path, capsys):
+    """U9: by `data`, `doctor` and `data.source=auto`."""
+    root, packed = tmp_path / "videos", tmp_path / "packed"
+    root.mkdir()
+    for k in range(3):
+        write_video(root / f"{k}.mp4", 6 + k)
+    write(root, "train.csv", "0.mp4,a\n1.mp4,b\n")
+    write(root, "val.csv", "2.mp4,a\n")
+    pack(load_splits(root), packed, Packing(format="jpeg", size=32), root=root)
+    train_set, val_set = load_data(Data(source="auto", root=str(packed)))
+    assert (train_set.paths, val_set.paths) == (("0.mp4", "1.mp4"), ("2.mp4",))
+    capsys.readouterr()
+    assert main(["data", str(packed)]) == 0
+    told = capsys.readouterr().out
+    assert "form tfds" in told
+    assert "  a  0.mp4: 42 x 32, 6 frames, 25 fps\n" in told
+    assert main(["doctor", str(packed)]) == 1
+    assert "is a packed or prepared data set; check the videos" in capsys.readouterr().err
+    (packed / "dataset_info.json").unlink()
+    write(packed, "packing.json", "{}")
+    with pytest.raises(DataError, match="is not finished: run the same"):
+        load_splits(packed)

@@ -16,6 +16,8 @@ from jaxvideo.data.datasets.load import load_dataset
 from jaxvideo.data.doctor import Record, examine, scan
 from jaxvideo.types import ConfigError, DataError
 from tests.conftest import write_video
+from tests.data.published import write
+from tests.data.unusual_videos import CASES
 
 
 def damage(path, frame):
@@ -226,3 +228,38 @@ def test_a_folder_without_annotations(tmp_path, capsys):
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="cannot be written"):
         run(videos, "--out", tmp_path / "file")
+
+
+def test_recordings_in_several_splits_and_what_is_unusual(tmp_path, capsys):
+    """Clips of one recording, by UCF101's names; a file that was cut without re-encoding."""
+    for name in ("v_Run_g01_c01.avi", "v_Run_g01_c02.avi", "v_Run_g02_c01.avi"):
+        write_video(tmp_path / name, 5, codec="mpeg4", size=(60, 80))
+    for k in range(2):
+        CASES["copied_b.mp4"](tmp_path / f"cut{k}.mp4")
+    write(tmp_path, "train.csv", "v_Run_g01_c01.avi,a\nv_Run_g02_c01.avi,b\ncut0.mp4,a\n")
+    write(tmp_path, "val.csv", "v_Run_g01_c02.avi,a\ncut1.mp4,b\n")
+    assert run(tmp_path) == 0
+    told = capsys.readouterr().out
+    assert "recordings with clips in several splits (training reads them; accuracies are " in told
+    assert "  v_Run_g01: train 1, val 1\n" in told
+    assert "unusual (training reads them as players show them):" in told
+    assert "  2 videos, for example cut0.mp4: an edit list hides 8 of 40 frames\n" in told
+    page = (tmp_path / "doctor.html").read_text()
+    assert "v_Run_g01" in page
+    assert "an edit list hides 8 of 40 frames" in page
+
+
+def test_declared_frames(tmp_path, capsys):
+    """Both numbers are reported, where training would stop."""
+    for folder, count in (("one", 3), ("two", 4)):
+        (tmp_path / folder).mkdir()
+        for k in range(count):
+            cv2.imwrite(str(tmp_path / folder / f"img_{k}.jpg"), np.zeros((9, 9, 3), np.uint8))
+    write(tmp_path, "train.txt", "one 3 0\ntwo 5 0\n")
+    with pytest.raises(DataError, match="two: the annotations state 5 frames, but there are 4"):
+        load_dataset(tmp_path)
+    assert run(tmp_path) == 1
+    told = capsys.readouterr().out
+    assert "2 videos, 2 ok" in told
+    assert "other frames than the annotations state (training stops):\n  two: 5 stated, 4" in told
+    assert "two" in (tmp_path / "doctor.html").read_text()

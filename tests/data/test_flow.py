@@ -69,8 +69,8 @@ def test_methods_find_a_translation(method):
 
 
 @pytest.mark.skipif(HAS_DUAL, reason="OpenCV has its contributed modules")
-def test_dualtvl1_names_the_extra():
-    with pytest.raises(ConfigError, match=r"jaxvideo\[flow\]"):
+def test_dualtvl1_names_the_package():
+    with pytest.raises(ConfigError, match=r"pip uninstall opencv-python-headless; pip install"):
         host_flow(pan(1.0, 0.0), "dualtvl1")
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import logging
+import re
 
 import numpy as np
 import pytest
@@ -89,8 +90,7 @@ def test_every_command_counts_the_same_frames(tmp_path, name, capsys):
         # `evaluate`, `predict`, `extract` and `fvd` read clips of a protocol; "windows" are all.
         tested = protocol_clips(video, p, Protocol(clips=0, starts="windows"))
         counts["protocol"] = len(list(tested))
-    with record_video(packed, name) as packed_video:
-        counts["pack"] = packed_video.num_frames
+    counts["pack"] = record_video(packed, name).num_frames
     data = VideoDataset((str(path),), (0,), ("a",))
     drawn = []
 
@@ -107,7 +107,7 @@ def test_every_command_counts_the_same_frames(tmp_path, name, capsys):
     counts["train"] = drawn[-1]
     (tmp_path / "train.csv").write_text(f"{name},a\n")
     assert main(["data", str(tmp_path)]) == 0
-    counts["data"] = int(capsys.readouterr().out.rpartition(" frames")[0].rpartition(" ")[2])
+    counts["data"] = int(re.findall(r", (\d+) frames, ", capsys.readouterr().out)[-1])
     assert counts == dict.fromkeys(counts, count)
 
 

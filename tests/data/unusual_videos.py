@@ -309,7 +309,7 @@ CASES: dict[str, Callable[[Path], Path]] = {
     "clip.h264": written("libx264", b_frames=2),
     "clip.hevc": written("libx265", b_frames=2, **{"x265-params": "log-level=none"}),
     "clip.mjpeg": written("mjpeg"),
-    "clip.ogv": written("libtheora"),
+    "clip.ogv": written("libvpx"),
     "clip.gif": lambda path: animation(path),
     "clip.f4v": written("libx264", b_frames=2),
 }

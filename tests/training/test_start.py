@@ -14,9 +14,10 @@ from jaxvideo.training import loop, memory
 from jaxvideo.training.checkpoint import load_variables
 from jaxvideo.training.config import default_workdir, load_config
 from jaxvideo.training.loop import train
-from jaxvideo.training.run_folder import BrokenList, shorter_run
+from jaxvideo.training.run_folder import BrokenList, shorter_run, write_json
 from jaxvideo.types import CheckpointError, DataError, Interrupted, JaxvideoError, TrainingError
 from jaxvideo.weights import tree
+from jaxvideo.weights.formats import FORMAT
 from tests.conftest import write_video
 
 TINY = {
@@ -159,29 +160,29 @@ def test_a_longer_run_continues(videos, finished, tmp_path):
         train(config(videos, epochs=1.0), run)
 
 
-def test_a_cosine_cannot_be_continued(videos, finished, tmp_path):
+def test_a_cosine_cannot_be_continued(videos, tmp_path):
     run = tmp_path / "run"
     cosine = {"optim.schedule": "cosine"}
     (run / "checkpoints" / "2").mkdir(parents=True)
-    (run / "run.json").write_text(json.dumps(config(videos, epochs=1.0, **cosine)))
+    write_json(run / "run.json", {**config(videos, epochs=1.0, **cosine), "format": FORMAT})
     with pytest.raises(CheckpointError, match=r"(?s)'cosine' cannot.*config\.init\.weights=.*best"):
         train(config(videos, **cosine), run)
 
 
-def test_the_default_directory_of_a_longer_run(finished, tmp_path, monkeypatch, caplog):
+def test_the_default_directory_of_a_longer_run(tmp_path, monkeypatch, caplog):
     monkeypatch.chdir(tmp_path)
     values = load_config("motion", ["optim.schedule=constant"])
     longer = load_config("motion", ["optim.schedule=constant", "epochs=12"])
     first = default_workdir(values, "motion")
     first.mkdir(parents=True)
-    (first / "run.json").write_text(json.dumps(values))
+    write_json(first / "run.json", {**values, "format": FORMAT})
     assert shorter_run(default_workdir(longer, "motion"), longer) == first
     other = load_config("motion", ["optim.schedule=constant", "epochs=12", "optim.lr=1"])
     assert shorter_run(default_workdir(other, "motion"), other) is None
     assert shorter_run(first, values) is None  # exists
     # A cosine is another run, and the log says how to start from the weights.
     values["optim"]["schedule"] = longer["optim"]["schedule"] = "cosine"
-    (first / "run.json").write_text(json.dumps(values))
+    write_json(first / "run.json", {**values, "format": FORMAT})
     with caplog.at_level("INFO", logger="jaxvideo"):
         assert shorter_run(default_workdir(longer, "motion"), longer) is None
     assert f"config.init.weights={first}" in caplog.text

@@ -35,6 +35,7 @@ from tests.models.test_slowfast_names import (  # noqa: E402
     renamed,
     torch_names,
 )
+from tests.weights import caffemodels, zoo_factorized, zoo_networks  # noqa: E402
 
 pytestmark = pytest.mark.torch
 
@@ -170,6 +171,26 @@ def pyslowfast_case(leaves, naming, path, fixture):
     return "slow_r50", clip, logits
 
 
+def zoo_case(name, build, shape, path, fixture):
+    """Networks of `zoo_networks` with all their channels."""
+    network = ports.randomize(build())
+    clip = clip_of(shape)
+    if path.suffix == ".pkl":
+        zoo_networks.write_caffe2(path, network)
+    else:
+        torch.save({"state_dict": network.state_dict()}, path)
+    return name, clip, run(network, clip)
+
+
+def tsn_caffe_case(path, fixture):
+    network = ports.randomize(caffemodels.TSN(channels=10, width=1))
+    caffemodels.write(path, network.blobs())
+    clip = clip_of((1, 15, 64, 96, 2))
+    fields = clip.reshape(1, 3, 5, 64, 96, 2).transpose(0, 1, 2, 5, 3, 4).reshape(1, 3, 10, 64, 96)
+    with torch.inference_mode():
+        return "tsn_flow", clip, network(torch.from_numpy(fields.copy())).numpy()
+
+
 CASES = {
     "torchvision": torchvision_case,
     "vmz": vmz_case,
@@ -189,7 +210,33 @@ CASES = {
     "pyslowfast-caffe2": partial(
         pyslowfast_case, from_torch.CAFFE2_LEAVES, from_torch.pyslowfast_caffe2
     ),
+    "tsn-caffe": tsn_caffe_case,
+    "gluoncv": partial(
+        zoo_case,
+        "slow_r50",
+        partial(zoo_networks.resnet, zoo_networks.gluoncv, width=64),
+        (1, 4, 64, 96, 3),
+    ),
+    "video-nonlocal-net": partial(
+        zoo_case,
+        "c2d_r50",
+        partial(
+            zoo_networks.resnet,
+            zoo_networks.nonlocal_net,
+            zoo_networks.FLAT,
+            width=64,
+            time_pool=2,
+            padding=0,
+        ),
+        (1, 4, 64, 96, 3),
+    ),
+    "echonet": partial(
+        zoo_case, "r2plus1d_18", partial(zoo_factorized.echonet, width=64), (1, 8, 40, 56, 3)
+    ),
 }
+
+# Files whose format is recognized by their name.
+SUFFIXES = {"tsn-caffe": ".caffemodel", "video-nonlocal-net": ".pkl"}
 
 
 def test_every_source_has_a_case():
@@ -199,7 +246,7 @@ def test_every_source_has_a_case():
 @pytest.mark.full
 @pytest.mark.parametrize("source", CASES)
 def test_logits_of_the_reference(request, tmp_path, source):
-    path = tmp_path / "weights.pickle"
+    path = tmp_path / f"weights{SUFFIXES.get(source, '.pickle')}"
     name, clip, expected = CASES[source](path, request.getfixturevalue)
     net = jaxvideo.load(name, weights=path, source=source)
     logits, _ = jax.jit(partial(net.model.apply, train=False))(net.variables, clip)

@@ -202,9 +202,9 @@ def x3d(classes=5):
     return net
 
 
-def echonet():
+def echonet(width=8):
     """torchvision's R(2+1)D-18 with one output."""
-    return r2plus1d(vmz, (2, 2, 2, 2), per_block=True, classes=1)
+    return r2plus1d(vmz, (2, 2, 2, 2), width, per_block=True, classes=1)
 
 
 def c3d(width=8, hidden=512, classes=5):

@@ -25,6 +25,7 @@ from jaxvideo.data.datasets.dataset import VideoDataset
 from jaxvideo.data.packed.read import PLAN
 from jaxvideo.data.packed.record import Packing
 from jaxvideo.data.packed.workers import label_sets
+from jaxvideo.names import escape
 from jaxvideo.progress import TEMPORARY, replacing, write_file
 from jaxvideo.types import DataError
 
@@ -111,7 +112,7 @@ def _features(classes: Sequence[str]) -> tfds.features.FeaturesDict:
             "keyframes": numbers(dtype=np.int64),
             "times": numbers(dtype=np.float64),
             "shape": tfds.features.Tensor(shape=(2,), dtype=np.int64),
-            "label": tfds.features.ClassLabel(names=list(classes)),
+            "label": tfds.features.ClassLabel(names=[escape(name) for name in classes]),
             "labels": numbers(dtype=np.int64),
             "class": tfds.features.Text(),
             "name": tfds.features.Text(),

@@ -17,6 +17,7 @@ import numpy as np
 
 from jaxvideo.data.datasets.dataset import VideoDataset
 from jaxvideo.data.packed.record import Packing, pack_video
+from jaxvideo.names import escape
 from jaxvideo.types import DataError, VideoError
 
 #: Row of a shard's table (name, labels, size, or the reason why the video cannot be read), and the
@@ -90,7 +91,9 @@ def read_one(
     row["bytes"] = _bytes_of(path)
     label = dataset.labels[index]
     rest = {"label": label, "labels": np.asarray(labels, np.int64)}
-    return row, {**fields, **rest, "class": dataset.classes[label], "name": row["name"]}
+    # Text of TFDS is UTF-8. The names as they are follow in the metadata of the folder.
+    names = {"class": escape(dataset.classes[label]), "name": escape(row["name"])}
+    return row, {**fields, **rest, **names}
 
 
 def label_sets(dataset: VideoDataset) -> Sequence[Sequence[int]]:

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from jaxvideo.report import features
-from jaxvideo.types import ConfigError, UsageError
+from jaxvideo.studies.svm import embed
+from jaxvideo.types import ConfigError, DataError, UsageError
 
 
 @pytest.fixture
@@ -66,3 +67,9 @@ def test_endings(tmp_path):
     features.check_picture("a")
     with pytest.raises(ConfigError, match="cannot be written"):
         features.draw_compactness(tmp_path / "gone" / "a.png", {"pool": [(1, 0.5)]})
+
+
+def test_equal_features_have_no_embedding():
+    """scikit-learn ends with a segmentation fault."""
+    with pytest.raises(DataError, match="the 6 videos have the same features"):
+        embed(np.ones((6, 32), np.float32), perplexity=2)

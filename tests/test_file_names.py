@@ -12,6 +12,7 @@ import pytest
 from jaxvideo import cli
 from jaxvideo.data import doctor
 from jaxvideo.data.datasets.load import load_splits
+from jaxvideo.data.packed.read import load_packed
 from jaxvideo.evaluation.fusion import Scores, load_scores, save_scores
 from jaxvideo.names import escape, one_line, unescape
 from jaxvideo.progress import echo
@@ -133,3 +134,20 @@ def test_flow(folder, capsys):
     flow = [os.fspath(path.name) for path in (folder / LATIN).glob("*.flow.mkv")]
     assert LATIN.replace(".mp4", ".flow.mkv") in flow
     assert BREAK.replace(".mp4", ".flow.mkv") in flow
+
+
+def test_packing(folder, tmp_path, capsys):
+    arguments = ["pack", str(folder), str(tmp_path / "out"), "--workers", "0", "--size", "32"]
+    assert cli.main([*arguments, "--json"]) == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["left_out"] == 2
+    assert r"left out: " in printed.err
+    assert r"broken line\nbreak.mp4" in printed.err
+    packed = [load_packed(tmp_path / "out", split) for split in ("train", "val")]
+    splits = load_splits(folder)
+    assert packed[0].classes == splits["train"].classes
+    for one, other in zip(packed, (splits["train"], splits["val"]), strict=True):
+        names = {os.path.relpath(path, folder) for path in other.paths}
+        assert set(one.paths) == {name for name in names if "broken" not in name}
+        with one.open(0) as video:
+            assert video.num_frames >= 4
