@@ -15,7 +15,7 @@ from jaxvideo.cli.shared import (
     csv_line,
     open_network,
 )
-from jaxvideo.types import ConfigError
+from jaxvideo.types import UsageError
 
 if TYPE_CHECKING:
     from jaxvideo.evaluation.scoring import ClipScores
@@ -67,7 +67,7 @@ def _predict(options: argparse.Namespace) -> int:
     from jaxvideo.progress import LOG, echo, track
 
     if options.top < 1:
-        raise ConfigError(f"--top={options.top}: must be at least 1")
+        raise UsageError(f"--top={options.top}: must be at least 1")
     videos = find_videos(options.videos)
     net = open_network(options)
     asked = {"clips": options.clips, "crops": options.crops}
