@@ -9,6 +9,7 @@ error; no other frame takes its place.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Container, Iterator, Sequence
 from typing import Any
@@ -18,6 +19,7 @@ import numpy as np
 from av.error import FFmpegError
 from av.video.reformatter import VideoReformatter
 
+from jaxvideo.data.planes import cut_planes, length, scaled
 from jaxvideo.data.probe import decoded, reason
 from jaxvideo.data.video import VideoFile, read_image
 from jaxvideo.types import VideoError, View
@@ -27,50 +29,62 @@ class _PacketError(Exception):
     """A packet cannot be decoded."""
 
 
-def read_clip(video: VideoFile, views: Sequence[View], size: int) -> np.ndarray:
+def read_clip(
+    video: VideoFile, views: Sequence[View], size: int, pixels: str = "rgb"
+) -> np.ndarray:
     """Decodes the frames of views and crops and scales them.
 
-    Each frame is decoded once, then cropped and scaled for every view by `cut`.
+    Each frame is decoded once, then cropped and scaled for every view.
 
     Args:
       video: an open video.
       views: views with the same `frames`.
       size: side of the result in pixels.
+      pixels: "rgb" (default), or "yuv" for the planes that `planes.cut_planes` returns.
 
     Returns:
-      uint8 RGB `[views, T, size, size, 3]`.
+      uint8 RGB `[views, T, size, size, 3]`, or planes `[views, T, planes.length(size)]`.
 
     Raises:
       VideoError: a frame cannot be decoded, or is decoded from corrupt packets.
     """
     wanted = views[0].frames
-    out = np.empty((len(views), len(wanted), size, size, 3), np.uint8)
+    shape = (size, size, 3) if pixels == "rgb" else (length(size),)
+    out = np.empty((len(views), len(wanted), *shape), np.uint8)
     places: dict[int, list[int]] = {}
     for place, index in enumerate(wanted):
         places.setdefault(index, []).append(place)
-    for index, frame in decode_frames(video, sorted(places)):
+    for index, cuts in cut_frames(video, sorted(places), views, size, pixels):
         first, *others = places[index]
-        for number, view in enumerate(views):
-            out[number, first] = cut(frame, view, size)
+        out[:, first] = cuts
         out[:, others] = out[:, first : first + 1]
     return out
 
 
-def cut(frame: np.ndarray, view: View, size: int) -> np.ndarray:
-    """Crops a frame to a view's window and scales it to uint8 `[size, size, 3]`.
+def cut_frames(
+    video: VideoFile, wanted: Sequence[int], views: Sequence[View], size: int, pixels: str
+) -> Iterator[tuple[int, list[np.ndarray]]]:
+    """Yields (index, the frame cut to every view) for ascending indices.
 
-    Bilinear, up to a factor of two in one OpenCV call, as in the libraries that published
-    weights come from. For larger factors the crop is first halved repeatedly: otherwise bilinear
-    interpolation would skip pixels, and INTER_AREA takes several times as long.
+    Args:
+      video, views, size, pixels: see `read_clip`.
+      wanted: ascending indices of frames.
     """
+    if pixels == "rgb":
+        for index, frame in decode_frames(video, wanted):
+            yield index, [cut(frame, view, size) for view in views]
+        return
+    reformatter = VideoReformatter()
+    for index, frame in native_frames(video, wanted):
+        with _converting(video, index):
+            cuts = [cut_planes(frame, view, size, reformatter) for view in views]
+        yield index, cuts
+
+
+def cut(frame: np.ndarray, view: View, size: int) -> np.ndarray:
+    """Crops a frame to a view's window and scales it to uint8 `[size, size, 3]`."""
     w = view.window
-    picture = frame[w.top : w.top + w.height, w.left : w.left + w.width]
-    halvings = 0
-    while min(w.height, w.width) > 2 * size << halvings:
-        halvings += 1
-    for left in range(halvings, -1, -1):
-        side = size << left
-        picture = cv2.resize(picture, (side, side), interpolation=cv2.INTER_LINEAR)
+    picture = scaled(frame[w.top : w.top + w.height, w.left : w.left + w.width], size)
     return picture[:, ::-1] if view.mirrored else picture
 
 
@@ -131,6 +145,21 @@ def raw_frames(
 def decode_frames(video: VideoFile, wanted: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
     """Yields (index, uint8 RGB `[height, width, 3]`) for ascending indices, upright.
 
+    Raises:
+      VideoError: see `native_frames`.
+    """
+    # Shared by all frames: creating a reformatter takes longer than converting a frame.
+    reformatter = VideoReformatter()
+    for index, frame in native_frames(video, wanted):
+        if not isinstance(frame, np.ndarray):
+            with _converting(video, index):
+                frame = _rgb(frame, reformatter)
+        yield index, frame
+
+
+def native_frames(video: VideoFile, wanted: Sequence[int]) -> Iterator[tuple[int, Any]]:
+    """Yields (index, frame) for ascending indices: PyAV frames, or uint8 RGB from images.
+
     Seeks only if a key frame lies in between; if the seek overshoots, decodes sequentially
     instead.
 
@@ -150,8 +179,6 @@ def decode_frames(video: VideoFile, wanted: Sequence[int]) -> Iterator[tuple[int
     needed = None
     if video.seekable and video.stream.codec_context.name == "h264":
         needed = frozenset(video.pts[remaining].tolist())
-    # Shared by all frames: creating a reformatter takes longer than converting a frame.
-    reformatter = VideoReformatter()
     try:
         position, frames = 0, raw_frames(video, needed=needed)
         while remaining:
@@ -183,7 +210,8 @@ def decode_frames(video: VideoFile, wanted: Sequence[int]) -> Iterator[tuple[int
                 continue
             if frame.is_corrupt:
                 raise VideoError(f"{video.path}: frame {target} is corrupt")
-            yield target, _upright(video, frame, target, reformatter)
+            _check_size(video, frame, target)
+            yield target, frame
             position = target + 1
             remaining.pop(0)
     except (FFmpegError, _PacketError) as error:
@@ -208,13 +236,27 @@ def _time(frame) -> float:
     return -math.inf if frame.pts is None else frame.pts
 
 
-def _upright(video: VideoFile, frame, index: int, reformatter) -> np.ndarray:
-    picture = reformatter.reformat(frame, format="rgb24").to_ndarray()
-    if turns := round(frame.rotation / 90) % 4:
-        picture = np.ascontiguousarray(np.rot90(picture, turns))
-    if picture.shape[:2] != (video.height, video.width):
+@contextlib.contextmanager
+def _converting(video: VideoFile, index: int) -> Iterator[None]:
+    try:
+        yield
+    except FFmpegError as error:
         raise VideoError(
-            f"{video.path}: frame {index} is {picture.shape[1]} x {picture.shape[0]}, but the "
-            f"first frame is {video.width} x {video.height}"
+            f"{video.path}: frame {index} cannot be converted ({reason(error)})"
+        ) from error
+
+
+def _check_size(video: VideoFile, frame, index: int) -> None:
+    sides = frame.height, frame.width
+    height, width = sides[::-1] if round(frame.rotation / 90) % 2 else sides
+    if (height, width) != (video.height, video.width):
+        raise VideoError(
+            f"{video.path}: frame {index} is {width} x {height}, but the first frame is "
+            f"{video.width} x {video.height}"
         )
-    return picture
+
+
+def _rgb(frame, reformatter: VideoReformatter) -> np.ndarray:
+    picture = reformatter.reformat(frame, format="rgb24").to_ndarray()
+    turns = round(frame.rotation / 90) % 4
+    return np.ascontiguousarray(np.rot90(picture, turns)) if turns else picture

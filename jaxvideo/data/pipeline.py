@@ -81,11 +81,11 @@ def train_batches(
       share: the part of the global batch that this host reads.
 
     Yields:
-      Arrays of this host's N samples. `video`: uint8 `[N, T, H, W, C]`
-      (`Preprocessing.video_shape`). `label`: int32 `[N]`; if the data set has `label_sets`, f32
-      `[N, classes]` with 1 for each label. `weight`: f32 `[N]`, 0 for a video that cannot be read;
-      its pixels are those of the next readable clip of the global batch. `sample`: int32 `[N, 3]`,
-      (epoch, video, view). `error`: uint8 `[N, 240]`, see `error_text`.
+      Arrays of this host's N samples. `video`: uint8 `[N, *Preprocessing.transfer_shape]`, which
+      `inference.prepare.to_rgb` converts to RGB. `label`: int32 `[N]`; if the data set has
+      `label_sets`, f32 `[N, classes]` with 1 for each label. `weight`: f32 `[N]`, 0 for a video
+      that cannot be read; its pixels are those of the next readable clip of the global batch.
+      `sample`: int32 `[N, 3]`, (epoch, video, view). `error`: uint8 `[N, 240]`, see `error_text`.
 
     Raises:
       ConfigError: invalid `repeated`, `views_per_video`, `sampler`, or batch size for `share`.
@@ -166,15 +166,15 @@ def read_views(file: VideoFile, views: Sequence[View], preprocessing: Preprocess
       preprocessing: what the network expects.
 
     Returns:
-      uint8 `[views, T, H, W, C]` with the shape `preprocessing.video_shape`: RGB frames, or
-      quantized flow if the host computes or loads it (`Preprocessing.host_flow`).
+      uint8 `[views, *preprocessing.transfer_shape]`: planes or RGB frames, or quantized flow if
+      the host computes or loads it (`Preprocessing.host_flow`).
 
     Raises:
       VideoError: a frame cannot be decoded, or the stored flow does not exist.
     """
     p = preprocessing
     if not p.host_flow:
-        return _frames(file, views, p.crop)
+        return _frames(file, views, p)
     if p.flow == "stored":
         # Field i is the motion from frame i to i + 1; the last frame of a segment has none.
         indices = np.reshape(views[0].frames, (p.segments, p.snippet))[:, :-1].ravel()
@@ -195,14 +195,23 @@ def read_views(file: VideoFile, views: Sequence[View], preprocessing: Preprocess
     return fields if p.modality == "flow" else np.concatenate([frames, fields], -1)
 
 
-def _frames(file: VideoFile, views: Sequence[View], size: int) -> np.ndarray:
+def as_stored(file: VideoFile, preprocessing: Preprocessing) -> Preprocessing:
+    """Returns the preprocessing with `pixels="rgb"` if the frames are RGB already.
+
+    Arrays and images would lose color resolution as planes. Batches of several videos use one
+    form for all.
+    """
+    return preprocessing if file.planar else dataclasses.replace(preprocessing, pixels="rgb")
+
+
+def _frames(file: VideoFile, views: Sequence[View], p: Preprocessing) -> np.ndarray:
     black = np.asarray(views[0].frames) == BLACK
     if black.any():
         # Decodes the first frame in their place, which is then overwritten.
         first, *_ = views[0].frames
         shown = tuple(first if index == BLACK else index for index in views[0].frames)
         views = [dataclasses.replace(view, frames=shown) for view in views]
-    frames = read_clip(file, views, size)
+    frames = read_clip(file, views, p.crop, p.pixels)
     frames[:, black] = 0
     return frames
 
@@ -259,7 +268,7 @@ def _read(
             read = read_views(file, choose(file), preprocessing)
     except VideoError as error:
         text = np.frombuffer(str(error).encode()[:_ERROR_BYTES], np.uint8)
-        blank = np.zeros(preprocessing.video_shape, np.uint8)
+        blank = np.zeros(preprocessing.transfer_shape, np.uint8)
         samples = [_sample(dataset, video, blank, 0.0) for _ in range(clips)]
         for sample in samples:
             sample["error"][: len(text)] = text

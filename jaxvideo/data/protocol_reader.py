@@ -17,8 +17,8 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 
 import numpy as np
 
-from jaxvideo.data.decode import cut, decode_frames
-from jaxvideo.data.pipeline import Loading, read_views
+from jaxvideo.data.decode import cut_frames
+from jaxvideo.data.pipeline import Loading, as_stored, read_views
 from jaxvideo.data.video import VideoFile
 from jaxvideo.data.views import protocol_views
 from jaxvideo.types import BLACK, Preprocessing, Protocol, VideoError, View
@@ -32,7 +32,7 @@ class Clip:
     """A clip of a test protocol.
 
     Attributes:
-      views: uint8 `[crops, T, H, W, C]`.
+      views: uint8 `[crops, *Preprocessing.transfer_shape]`; RGB if the video is stored as RGB.
       repeats: number of consecutive clips of the protocol that have the same frames, and that this
         one represents; more than 1 only if the video is short.
       frames: indices of the first and of the last frame.
@@ -61,6 +61,7 @@ def protocol_clips(
     Raises:
       VideoError: a frame cannot be decoded, or the stored flow does not exist.
     """
+    preprocessing = as_stored(file, preprocessing)
     shape = file.num_frames, file.height, file.width, file.fps
     how = {"times": file.times, "pixel_aspect": file.pixel_aspect}
     equal = itertools.groupby(protocol_views(*shape, preprocessing, protocol, **how))
@@ -78,7 +79,7 @@ def protocol_clips(
 def _read_clips(
     file: VideoFile, clips: Sequence[list[View]], preprocessing: Preprocessing
 ) -> Iterator[np.ndarray]:
-    """Yields the crops of each clip: uint8 `[crops, T, H, W, C]`."""
+    """Yields the crops of each clip: uint8 `[crops, *Preprocessing.transfer_shape]`."""
     # Flow belongs to pairs of frames of one clip, and costs more than decoding.
     if preprocessing.host_flow or not _same_windows(clips):
         for views in clips:
@@ -86,13 +87,14 @@ def _read_clips(
         return
     left = collections.Counter(index for views in clips for index in set(views[0].frames))
     size = preprocessing.crop
-    kept = {BLACK: np.zeros((len(clips[0]), size, size, 3), np.uint8)}
-    stream = decode_frames(file, sorted(left.keys() - {BLACK}))
+    kept = {BLACK: np.zeros((len(clips[0]), *preprocessing.transfer_shape[1:]), np.uint8)}
+    wanted = sorted(left.keys() - {BLACK})
+    stream = cut_frames(file, wanted, clips[0], size, preprocessing.pixels)
     for views in clips:
         needed = set(views[0].frames)
         while not needed <= kept.keys():
-            index, frame = next(stream)
-            kept[index] = np.stack([cut(frame, view, size) for view in views])
+            index, cuts = next(stream)
+            kept[index] = np.stack(cuts)
         yield np.stack([kept[index] for index in views[0].frames], axis=1)
         for index in needed - {BLACK}:
             left[index] -= 1

@@ -49,8 +49,8 @@ _OPEN: dict[str, Any] = (
     {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
 )
 
-#: Yields (index, uint8 RGB `[H, W, 3]`) for ascending frame indices.
-Reader = Callable[[Sequence[int]], Iterator[tuple[int, np.ndarray]]]
+#: Yields (index, frame) for ascending frame indices: uint8 RGB `[H, W, 3]`, or PyAV frames.
+Reader = Callable[[Sequence[int]], Iterator[tuple[int, Any]]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -64,6 +64,7 @@ class VideoFile(FrameTable):
       container, stream: PyAV objects; None without a stream.
       images: paths of the frames of a folder.
       reader: yields the frames of any other source.
+      planar: frames are stored as planes of luma and color, not as RGB.
     """
 
     path: str
@@ -71,6 +72,7 @@ class VideoFile(FrameTable):
     stream: Any = None
     images: tuple[str, ...] = ()
     reader: Reader | None = None
+    planar: bool = False
 
 
 @contextlib.contextmanager
@@ -115,20 +117,28 @@ def open_video(
         if stream is None:
             raise VideoError(f"{path}: has no video stream")
         table = probe(path, container, stream, layout)
-        yield VideoFile(path=path, container=container, stream=stream, **vars(table))
+        yield VideoFile(path=path, container=container, stream=stream, planar=True, **vars(table))
 
 
 def reader_video(
-    path: str, reader: Reader, times: np.ndarray, keyframes: np.ndarray, height: int, width: int
+    path: str,
+    reader: Reader,
+    times: np.ndarray,
+    keyframes: np.ndarray,
+    height: int,
+    width: int,
+    *,
+    planar: bool = False,
 ) -> VideoFile:
     """Returns a video whose frames are read by a function.
 
     Args:
       path: name of the video in error messages.
-      reader: yields (index, uint8 RGB `[height, width, 3]`) for ascending indices.
+      reader: yields (index, frame) for ascending indices, see `Reader`.
       times: seconds from the first frame, `[num_frames]`, ascending.
       keyframes: indices of the key frames, ascending.
       height, width: size of the frames.
+      planar: the reader yields PyAV frames.
     """
     span = float(times[-1] - times[0])
     return VideoFile(
@@ -142,6 +152,7 @@ def reader_video(
         rotation=0,
         seekable=True,
         reader=reader,
+        planar=planar,
     )
 
 

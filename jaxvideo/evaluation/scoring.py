@@ -17,7 +17,8 @@ import numpy as np
 from jaxvideo.data.protocol_reader import Clip
 from jaxvideo.types import VideoError
 
-#: uint8 views `[batch_size, T, H, W, C]` to scores `[batch_size, classes]`.
+#: uint8 views `[batch_size, ...]`, planes or RGB (`Preprocessing.transfer_shape`), to scores
+#: `[batch_size, classes]`.
 Predict = Callable[[np.ndarray], Any]
 
 
@@ -104,7 +105,7 @@ def _batches(
     videos: collections.deque[_Video],
     batch_size: int,
 ) -> Iterator[tuple[np.ndarray, list[list[np.ndarray]]]]:
-    """Packs views into batches of fixed size, with the list that receives the scores of each.
+    """Packs views of one shape into batches of fixed size, with the list that receives the scores of each.
 
     New videos are appended to `videos`.
     """
@@ -122,6 +123,10 @@ def _batches(
             about = piece.repeats, piece.frames, piece.seconds
             video.clips.append((rows, len(piece.views), about))
             for view in piece.views:
+                if batch is not None and view.shape != batch.shape[1:]:
+                    # Planes after RGB, or RGB after planes.
+                    yield batch, owners
+                    batch, owners = None, []
                 if batch is None:
                     # A new array per batch, because the device may still read the previous one.
                     batch = np.zeros((batch_size, *view.shape), np.uint8)

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxvideo.data.pipeline import read_views
+from jaxvideo.data.pipeline import as_stored, read_views
 from jaxvideo.data.samplers import distance, last_start
 from jaxvideo.data.video import VideoFile, find_videos, open_video
 from jaxvideo.data.views import clip_frames, frame_step, protocol_views
@@ -219,7 +219,9 @@ def make_extractor(
                 found = compute(variables, filled.reshape(-1, *part.shape[2:]))
             yield found, part.shape[:2]
 
-    def rows(video: VideoFile, clips: Sequence[Sequence[View]]) -> Iterator[np.ndarray]:
+    def rows(
+        video: VideoFile, clips: Sequence[Sequence[View]], p: Preprocessing
+    ) -> Iterator[np.ndarray]:
         """Yields features per clip. The device computes while the next clips are decoded."""
         before = None
         for first in range(0, len(clips), _CLIPS):
@@ -232,12 +234,13 @@ def make_extractor(
 
     def extract(source: Any) -> dict[str, np.ndarray]:
         with open_video(source) as video:
+            stored = as_stored(video, p)
             clips = _clips_of(video, p, extraction)
             starts = np.asarray([views[0].frames[0] for views in clips], np.int64)
             times = np.asarray(video.times)[starts]
             # A short video has equal clips, which are computed once.
             equal = [(views, len(list(same))) for views, same in itertools.groupby(clips)]
-            found = rows(video, [views for views, _ in equal])
+            found = rows(video, [views for views, _ in equal], stored)
             repeats = np.asarray([count for _, count in equal], np.int64)
             if extraction.per_clip:
                 values = np.repeat(np.concatenate(list(found)), repeats, 0)
@@ -272,7 +275,7 @@ def write_features(target: Path, arrays: Mapping[str, Any]) -> None:
 
 
 def _endpoint(model: Any, preprocessing: Preprocessing, endpoint: str, *, keep_map: bool):
-    """Returns `(variables, uint8 [N, *video_shape]) -> f32 [N, C]`, or the whole endpoint."""
+    """Returns `(variables, uint8 [N, *transfer_shape]) -> f32 [N, C]`, or the whole endpoint."""
     import jax
 
     from jaxvideo.inference.prepare import prepare
@@ -313,7 +316,7 @@ def _one_clip(protocol: Protocol) -> Protocol:
 
 
 def _read_clips(video: VideoFile, clips: Sequence[Sequence[View]], p: Preprocessing) -> np.ndarray:
-    """Returns uint8 `[clips, crops, *video_shape]`; frames of several clips are decoded once."""
+    """Returns uint8 `[clips, crops, *transfer_shape]`; frames of several clips are decoded once."""
     if p.host_flow:  # Flow is stored per pair of frames, and clips do not share pairs.
         return np.stack([read_views(video, views, p) for views in clips])
     # Black padding frames are last, as in a clip.

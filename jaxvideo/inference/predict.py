@@ -30,8 +30,8 @@ def make_predict_step(model, preprocessing: Preprocessing, aggregation: str):
       aggregation: kind of scores: "softmax" or "sigmoid" probabilities, or "logits".
 
     Returns:
-      A function of the variables and of uint8 views `[N, T, H, W, C]`. It returns f32 scores
-      `[N, classes]`.
+      A function of the variables and of uint8 views, planes `[N, *Preprocessing.transfer_shape]` or
+      RGB `[N, T, H, W, 3]`. It returns f32 scores `[N, classes]`.
     """
 
     def predict_step(variables: dict[str, Any], video: jax.Array) -> jax.Array:
@@ -61,8 +61,8 @@ def make_predictor(
         (default): the default device.
 
     Returns:
-      A function of the variables and of uint8 views `[N, T, H, W, C]`. It returns f32 scores
-      `[N, classes]` without waiting for the device. It compiles once per N.
+      A function of the variables and of uint8 views, see `make_predict_step`. It returns f32 scores
+      `[N, classes]` without waiting for the device. It compiles once per shape.
 
     Example:
       predict = make_predictor(net.model, net.preprocessing, "softmax")

@@ -40,6 +40,15 @@ class Layout:
     video: NamedSharding
     share: Share
 
+    def transfer(self, ndim: int) -> NamedSharding:
+        """Returns the sharding with which a video is transferred: RGB (5 axes) or planes (3 axes).
+
+        Planes have no axis of height. If it is split, each device of a clip gets whole frames, and
+        the training step splits them after the conversion to RGB.
+        """
+        height = len(self.video.spec) > 2
+        return self.rows if height and ndim == 3 else self.video
+
     def put(self, name: str, local: np.ndarray) -> jax.Array:
         """Returns a global array of a batch, given the rows that this process has read.
 
@@ -47,7 +56,8 @@ class Layout:
           name: key of the batch.
           local: the rows of this process.
         """
-        if name == "video" and self.video != self.rows:
+        video = self.transfer(local.ndim)
+        if name == "video" and video != self.rows:
             # This process has whole clips; each of its devices takes a part of them.
             shape = (local.shape[0] * self.share.count, *local.shape[1:])
             first = self.share.index * local.shape[0]
@@ -56,7 +66,7 @@ class Layout:
                 rows = slice(*index[0].indices(shape[0]))
                 return local[slice(rows.start - first, rows.stop - first), *index[1:]]
 
-            return jax.make_array_from_callback(shape, self.video, part)
+            return jax.make_array_from_callback(shape, video, part)
         return jax.make_array_from_process_local_data(self.rows, local)
 
     def state(self, shapes: Any, fsdp: bool) -> Any:
@@ -142,8 +152,8 @@ def make_layout(parallel: Parallel, batches: dict[str, int], devices: Any = None
     rows = NamedSharding(mesh, PartitionSpec("data"))
     video = rows
     if parallel.split > 1:
-        spec: list[str | None] = [None] * 5
-        spec[0], spec[AXES[parallel.axis]] = "data", "clip"
+        spec: list[str | None] = [None] * (1 + AXES[parallel.axis])
+        spec[0], spec[-1] = "data", "clip"
         video = NamedSharding(mesh, PartitionSpec(*spec))
     index = processes.index(jax.process_index()) if jax.process_index() in processes else 0
     return Layout(

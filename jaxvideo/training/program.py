@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxvideo.inference.prepare import to_rgb
 from jaxvideo.models.summary import trace_of_clip
 from jaxvideo.training.parallel import Layout
 from jaxvideo.training.schema import Run
@@ -29,7 +30,14 @@ def jit_step(run: Run, model, optimizer, layout: Layout, shardings: Any):
         frozen=run.optim.frozen,
         frozen_stats=run.optim.frozen_stats,
     )
-    return jax.jit(step, donate_argnums=0, out_shardings=(shardings, layout.whole))
+
+    def placed(state: Any, batch: dict[str, Any], key: Any):
+        if layout.video != layout.rows:
+            video = to_rgb(batch["video"], run.preprocessing.crop)
+            batch = {**batch, "video": jax.lax.with_sharding_constraint(video, layout.video)}
+        return step(state, batch, key)
+
+    return jax.jit(placed, donate_argnums=0, out_shardings=(shardings, layout.whole))
 
 
 def batch_shapes(run: Run, layout: Layout, classes: int = 0) -> dict[str, jax.ShapeDtypeStruct]:
@@ -41,11 +49,10 @@ def batch_shapes(run: Run, layout: Layout, classes: int = 0) -> dict[str, jax.Sh
       classes: number of classes if videos have several labels; 0 (default): one label per video.
     """
     n, rows = run.batch_size, layout.rows
+    video = (n, *run.preprocessing.transfer_shape)
     label = ((n, classes), jnp.float32) if classes else ((n,), jnp.int32)
     return {
-        "video": jax.ShapeDtypeStruct(
-            (n, *run.preprocessing.video_shape), jnp.uint8, sharding=layout.video
-        ),
+        "video": jax.ShapeDtypeStruct(video, jnp.uint8, sharding=layout.transfer(len(video))),
         "label": jax.ShapeDtypeStruct(*label, sharding=rows),
         "weight": jax.ShapeDtypeStruct((n,), jnp.float32, sharding=rows),
         "sample": jax.ShapeDtypeStruct((n, 3), jnp.int32, sharding=rows),

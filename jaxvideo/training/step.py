@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxvideo.inference.prepare import prepare
+from jaxvideo.inference.prepare import prepare, to_rgb
 from jaxvideo.training.augment import change_colors, erase, mix, partner, random_flip, sample_keys
 from jaxvideo.training.freeze import detached, fixed_norms, frozen_norms, kept
 from jaxvideo.training.losses import Loss, get_loss
@@ -141,7 +141,7 @@ def make_train_step(
         def keys(purpose: int) -> jax.Array:
             return sample_keys(jax.random.fold_in(key, purpose), batch["sample"])
 
-        video, label = batch["video"], batch["label"]
+        video, label = to_rgb(batch["video"], preprocessing.crop), batch["label"]
         if flip:
             video = random_flip(video, keys(0))
         if augment.colors:

@@ -97,9 +97,9 @@ def test_repeated_views_are_one_decode(dataset, monkeypatch):
     """Adjacent samples are the same frames with two crops, from one opened file."""
     read, views = [], pipeline.read_clip
 
-    def counted(file, chosen, size):
+    def counted(file, chosen, size, pixels):
         read.append((file.path, chosen))
-        return views(file, chosen, size)
+        return views(file, chosen, size, pixels)
 
     monkeypatch.setattr(pipeline, "read_clip", counted)
     batches = stream(dataset, last_batch=6, loading=Loading(threads=1), **REPEATED)

@@ -20,7 +20,6 @@ import av
 import cv2
 import numpy as np
 from av.error import FFmpegError
-from av.video.reformatter import VideoReformatter
 
 from jaxvideo.data.decode import decode_frames
 from jaxvideo.data.video import VideoFile, reader_video
@@ -184,12 +183,12 @@ def record_video(record: Mapping[str, Any], path: str) -> VideoFile:
       record: the fields that `pack_video` returns.
       path: name of the video in error messages.
     """
-    read = _read_h264 if record["extradata"] else _read_jpeg
+    planar = bool(record["extradata"])
+    read = _read_h264 if planar else _read_jpeg
     height, width = (int(side) for side in record["shape"])
     times, keyframes = np.asarray(record["times"]), np.asarray(record["keyframes"])
-    return reader_video(
-        path, functools.partial(read, record, path), times, keyframes, height, width
-    )
+    reader = functools.partial(read, record, path)
+    return reader_video(path, reader, times, keyframes, height, width, planar=planar)
 
 
 def decode_picture(content: bytes, path: str, index: int) -> np.ndarray:
@@ -213,10 +212,8 @@ def decode_picture(content: bytes, path: str, index: int) -> np.ndarray:
 
 def _read_h264(
     record: Mapping[str, Any], path: str, wanted: Sequence[int]
-) -> Iterator[tuple[int, np.ndarray]]:
+) -> Iterator[tuple[int, Any]]:
     content, offsets, keyframes = record["video"], record["offsets"], record["keyframes"]
-    # Shared by all frames: creating a reformatter takes longer than converting a small frame.
-    reformatter = VideoReformatter()
     codec, position = _h264_codec(record), 0
     for index in wanted:
         key = int(keyframes[np.searchsorted(keyframes, index, "right") - 1])
@@ -233,7 +230,7 @@ def _read_h264(
         position = index + 1
         if len(frames) != 1 or frames[0].is_corrupt:
             raise VideoError(f"{path}: frame {index} is corrupt")
-        yield index, reformatter.reformat(frames[0], format="rgb24").to_ndarray()
+        yield index, frames[0]
 
 
 def _h264_codec(record: Mapping[str, Any]) -> Any:

@@ -1,0 +1,168 @@
+"""Transfer of frames as 4:2:0 planes, as video files store them.
+
+Converting a frame to RGB on the host takes longer than decoding it. Therefore the host crops and
+scales the planes Y, Cb and Cr; the device converts them to RGB (`inference.prepare.to_rgb`). A
+frame then has half the bytes of RGB.
+
+A transferred frame of side S is uint8 `[S * S + 2 * h * h + 1]` with h = ceil(S / 2): Y `[S, S]`,
+Cb `[h, h]`, Cr `[h, h]`, and the index of its matrix in `colors.MATRICES`.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+from av.video.reformatter import VideoReformatter
+
+from jaxvideo.data.colors import UNSTATED, matrix_index
+from jaxvideo.types import View, Window
+
+# `color_range` of FFmpeg: 2 is full range (0 to 255).
+_FULL = 2
+
+
+def length(size: int) -> int:
+    """Returns the number of bytes of a transferred frame of side `size`."""
+    return size * size + 2 * _half(size) ** 2 + 1
+
+
+def cut_planes(frame: Any, view: View, size: int, reformatter: VideoReformatter) -> np.ndarray:
+    """Crops a frame to a view's window and scales it.
+
+    Every plane is scaled as `decode.scaled` scales RGB. The window in the planes of color is
+    rounded outwards to whole pixels.
+
+    Args:
+      frame: a PyAV frame with any pixel format, or uint8 RGB `[H, W, 3]`.
+      view: the window refers to the upright frame.
+      size: side of the result in pixels.
+      reformatter: converts pixel formats that have no separate planes.
+
+    Returns:
+      uint8 `[length(size)]`.
+    """
+    if isinstance(frame, np.ndarray):
+        return _from_rgb(scaled(_window(frame, view.window), size), view.mirrored, size)
+    planes, kind = planes_of(frame, reformatter)
+    out = np.empty(length(size), np.uint8)
+    out[-1] = kind
+    height, width = planes[0].shape
+    first = 0
+    for plane in planes:
+        side = size if not first else _half(size)
+        window = _scaled_window(view.window, plane.shape[0] / height, plane.shape[1] / width)
+        picture = _eight_bits(scaled(_window(plane, window), side), frame.format.name)
+        out[first : first + side * side].reshape(side, side)[:] = (
+            picture[:, ::-1] if view.mirrored else picture
+        )
+        first += side * side
+    if len(planes) == 1:
+        out[first:-1] = 128
+    return out
+
+
+def planes_of(frame: Any, reformatter: VideoReformatter) -> tuple[list[np.ndarray], int]:
+    """Returns the upright planes of a PyAV frame without copying, and the row of `colors.MATRICES`.
+
+    Returns:
+      uint8 or uint16 `[H, W]` planes: Y, or Y, Cb and Cr. Other formats are converted to 4:2:0.
+    """
+    layout = _layout(frame.format.name)
+    matrix, full = int(frame.colorspace), int(frame.color_range) == _FULL
+    if layout is None or min(plane.line_size for plane in frame.planes) <= 0:
+        frame = reformatter.reformat(frame, format="yuv420p")
+        layout = _layout("yuv420p")
+        matrix, full = int(frame.colorspace), False
+    assert layout
+    bits, always_full, count = layout
+    dtype = np.uint8 if bits == 8 else np.uint16
+    planes = []
+    for component in frame.format.components[:count]:
+        plane = frame.planes[component.plane]
+        rows = np.frombuffer(plane, dtype).reshape(-1, plane.line_size // dtype().itemsize)
+        planes.append(rows[: component.height, : component.width])
+    if turns := round(frame.rotation / 90) % 4:
+        planes = [np.ascontiguousarray(np.rot90(plane, turns)) for plane in planes]
+    return planes, matrix_index(matrix, full or always_full)
+
+
+def scaled(picture: np.ndarray, size: int) -> np.ndarray:
+    """Scales a picture `[H, W]` or `[H, W, C]` to `[size, size]` or `[size, size, C]`.
+
+    Bilinear, up to a factor of two in one OpenCV call, as in the libraries that published
+    weights come from. For larger factors the picture is first halved repeatedly: otherwise
+    bilinear interpolation would skip pixels, and INTER_AREA takes several times as long.
+    """
+    halvings = 0
+    while min(picture.shape[:2]) > 2 * size << halvings:
+        halvings += 1
+    for left in range(halvings, -1, -1):
+        side = size << left
+        picture = cv2.resize(picture, (side, side), interpolation=cv2.INTER_LINEAR)
+    return picture
+
+
+@functools.cache
+def _layout(name: str) -> tuple[int, bool, int] | None:
+    """Returns (bits, full range, planes) of a pixel format, or None if it has no Y, Cb, Cr planes.
+
+    The JPEG variants and gray have full range by definition.
+    """
+    import av
+
+    found = av.VideoFormat(name)
+    color = [component for component in found.components if not component.is_alpha]
+    bits = {component.bits for component in color}
+    gray = len(color) == 1 and name.startswith("gray")
+    if found.is_rgb or found.has_palette or found.is_bit_stream or found.is_big_endian:
+        return None
+    if len(bits) != 1 or not 8 <= (depth := bits.pop()) <= 16:
+        return None
+    planar = len({component.plane for component in color}) == len(color) == 3
+    if not gray and not (found.is_planar and planar):
+        return None
+    return depth, gray or name.startswith("yuvj"), len(color)
+
+
+def _eight_bits(picture: np.ndarray, name: str) -> np.ndarray:
+    if picture.dtype == np.uint8:
+        return picture
+    layout = _layout(name)
+    assert layout
+    return cv2.convertScaleAbs(picture, alpha=1 / (1 << layout[0] - 8))
+
+
+def _from_rgb(picture: np.ndarray, mirrored: bool, size: int) -> np.ndarray:
+    """Converts uint8 RGB `[size, size, 3]`."""
+    luma, cr, cb = cv2.split(cv2.cvtColor(picture, cv2.COLOR_RGB2YCrCb))
+    side = _half(size)
+    small = [cv2.resize(c, (side, side), interpolation=cv2.INTER_AREA) for c in (cb, cr)]
+    planes: Sequence[np.ndarray] = [luma, *small]
+    if mirrored:
+        planes = [plane[:, ::-1] for plane in planes]
+    kind = np.asarray([matrix_index(UNSTATED, True)], np.uint8)
+    return np.concatenate([*(plane.ravel() for plane in planes), kind])
+
+
+def _window(picture: np.ndarray, window: Window) -> np.ndarray:
+    return picture[
+        window.top : window.top + window.height, window.left : window.left + window.width
+    ]
+
+
+def _scaled_window(window: Window, down: float, across: float) -> Window:
+    if down == across == 1:
+        return window
+    top, left = int(window.top * down), int(window.left * across)
+    bottom = math.ceil((window.top + window.height) * down)
+    right = math.ceil((window.left + window.width) * across)
+    return Window(top, left, bottom - top, right - left)
+
+
+def _half(size: int) -> int:
+    return (size + 1) // 2
