@@ -105,7 +105,7 @@ def _batches(
     videos: collections.deque[_Video],
     batch_size: int,
 ) -> Iterator[tuple[np.ndarray, list[list[np.ndarray]]]]:
-    """Packs views of one shape into batches of fixed size, with the list that receives the scores of each.
+    """Packs views of one shape into batches of fixed size, with the lists that receive the scores.
 
     New videos are appended to `videos`.
     """
