@@ -56,11 +56,13 @@ def score_videos(
       order of reading.
     """
     videos: collections.deque[_Video] = collections.deque()
-    before, waiting = (), []
+    before: Any = ()
+    waiting: list[list[np.ndarray]] = []
     batches = _batches(clips, videos, batch_size)
     for batch, owners in itertools.chain(batches, [(None, [])]):
         answer = () if batch is None else predict(batch)
-        for rows, row in zip(waiting, np.asarray(before, np.float64), strict=False):
+        known: Any = np.asarray(before, np.float64)
+        for rows, row in zip(waiting, known, strict=False):
             rows.append(row)
         before, waiting = answer, owners
         while videos and videos[0].complete:
