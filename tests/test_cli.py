@@ -92,7 +92,9 @@ def test_predictions_as_json_lines(videos, weights, capsys):
         "/a.gif",
         "/b.mp4",
         "/deep/frames",
+        "/notes.txt",
     ]
+    assert "cannot be opened as a video" in records.pop()["error"]
     assert {entry["class"] for entry in records[0]["top"]} == {"x", "y", "z"}
     assert sum(entry["probability"] for entry in records[0]["top"]) == pytest.approx(1)
     assert "10 clips x center crop" in records[0]["protocol"]
@@ -121,8 +123,10 @@ def test_flow_is_stored_beside_the_video(tmp_path, method, capsys):
         assert (info.method, info.height, info.width) == (method, video.height, video.width)
         assert stored.num_frames == 3
         assert min(stored.height // 2, stored.width) == 32
-    assert cli.main(["flow", str(path), "--method", method]) == 0
+    assert cli.main(["flow", str(path), "--method", method, "--size", "32"]) == 0
     assert "0 written, 1 skipped" in capsys.readouterr().out
+    assert cli.main(["flow", str(path), "--method", method]) == 1
+    assert "stored at short side 256. Pass --overwrite" in capsys.readouterr().err
     assert cli.main(["flow", str(path), "--method", "brox"]) == 2
     assert "flow method 'brox': allowed are tvl1" in capsys.readouterr().err
 
@@ -130,7 +134,7 @@ def test_flow_is_stored_beside_the_video(tmp_path, method, capsys):
 def test_frechet_distance_of_folders(tmp_path, weights, capsys):
     """The distance of a directory to itself is 0; other tests cover the computation."""
     # Each frame is brighter than the previous one, so longer videos have brighter middles.
-    for folder, first in (("one", 6), ("other", 14)):
+    for folder, first in (("one", 16), ("other", 24)):
         (tmp_path / folder).mkdir()
         for k in range(3):
             write_video(tmp_path / folder / f"{k}.mp4", frames=first + 2 * k)

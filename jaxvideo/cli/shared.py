@@ -136,10 +136,10 @@ def show_table(
         echo(json.dumps(document() if document else {**(facts or {}), name: found}, indent=2))
         return
     if options.csv:
-        echo(_csv_line([column.key for column in columns]))
+        echo(csv_line([column.key for column in columns]))
         for row in rows:
             cells = [escape(v) if c.name and v else v for c, v in zip(columns, row, strict=True)]
-            echo(_csv_line(cells))
+            echo(csv_line(cells))
         return
     widths = [max(c.width, len(c.head) * heads) for c in columns]
     if isinstance(rows, Sequence):
@@ -160,7 +160,9 @@ def show_table(
         echo(line(c.cell(value) for c, value in zip(columns, row, strict=True)))
 
 
-def _csv_line(values: Iterable[Any]) -> str:
+def csv_line(values: Iterable[Any]) -> str:
+    """Formats a row of CSV; None is an empty cell, and text is one line."""
+
     def cell(value: Any) -> Any:
         if isinstance(value, list | tuple):
             return " ".join(str(cell(one)) for one in value)

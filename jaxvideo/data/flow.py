@@ -229,7 +229,7 @@ def flow_path(video_path: str | os.PathLike[str]) -> Path:
 def write_flow(
     path: str | os.PathLike[str], fields: Iterable[np.ndarray], fps: float, info: FlowInfo
 ) -> None:
-    """Writes quantized fields to a flow file, atomically, and creates its directory.
+    """Writes quantized fields to a flow file, atomically.
 
     Args:
       path: the file.
@@ -243,7 +243,6 @@ def write_flow(
     """
     path = Path(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         with (
             replacing(path) as temporary,
             av.open(os.fspath(temporary), "w", format="matroska") as container,

@@ -124,7 +124,8 @@ def _write(folder: Path, fields, info: FlowInfo, pictures) -> None:
         for number, field in enumerate(fields, 1):
             for name, picture in pictures(field).items():
                 target = folder / name.format(number)
-                good, data = cv2.imencode(target.suffix, picture, _QUALITY)
+                quality = _QUALITY if target.suffix == ".jpg" else ()
+                good, data = cv2.imencode(target.suffix, picture, quality)
                 if not good:
                     raise OSError(f"{target.name} cannot be encoded")
                 target.write_bytes(data.tobytes())

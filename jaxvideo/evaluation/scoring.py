@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -55,18 +56,17 @@ def score_videos(
       order of reading.
     """
     videos: collections.deque[_Video] = collections.deque()
-    launched = None
-    for batch, owners in _batches(_views(clips, videos), batch_size):
-        answer = predict(batch)
-        if launched:
-            _add(*launched)
-        launched = answer, owners
+    before: Any = ()
+    waiting: list[list[np.ndarray]] = []
+    batches = _batches(clips, videos, batch_size)
+    for batch, owners in itertools.chain(batches, [(None, [])]):
+        answer = () if batch is None else predict(batch)
+        known: Any = np.asarray(before, np.float64)
+        for rows, row in zip(waiting, known, strict=False):
+            rows.append(row)
+        before, waiting = answer, owners
         while videos and videos[0].complete:
             yield videos.popleft().result()
-    if launched:
-        _add(*launched)
-    for video in videos:
-        yield video.result()
 
 
 def mean_scores(clips: Iterable[ClipScores]) -> np.ndarray:
@@ -76,34 +76,42 @@ def mean_scores(clips: Iterable[ClipScores]) -> np.ndarray:
     return np.asarray(total / sum(clip.repeats for clip in clips), np.float32)
 
 
-class _Sum:
-    """Sum of the scores of a clip's crops, of which some are not known yet."""
-
-    def __init__(self, clip: Clip):
-        self.about = clip.repeats, clip.frames, clip.seconds
-        self.crops = self.missing = len(clip.views)
-        self.total: Any = 0.0
-
-
+@dataclasses.dataclass(eq=False)
 class _Video:
-    def __init__(self, number: int):
-        self.number = number
-        self.sums: list[_Sum] = []
-        self.error: VideoError | None = None
-        self.ended = False
+    """A video whose scores are not complete.
+
+    Attributes:
+      number: its index.
+      clips: for each clip the known rows of scores, the number of crops, and the other fields of
+        `ClipScores`.
+      error: the error if it cannot be read.
+      ended: True if its last clip was read.
+    """
+
+    number: int
+    clips: list[tuple[list[np.ndarray], int, tuple]] = dataclasses.field(default_factory=list)
+    error: VideoError | None = None
+    ended: bool = False
 
     @property
     def complete(self) -> bool:
-        return self.ended and not any(one.missing for one in self.sums)
+        return self.ended and all(len(rows) == crops for rows, crops, _ in self.clips)
 
     def result(self) -> tuple[int, list[ClipScores] | VideoError]:
-        found = [ClipScores(one.total / one.crops, *one.about) for one in self.sums]
+        found = [ClipScores(np.mean(rows, 0), *about) for rows, _, about in self.clips]
         return self.number, self.error or found
 
 
-def _views(clips, videos: collections.deque[_Video]) -> Iterator[tuple[np.ndarray, _Sum]]:
-    """Yields each view with the sum that its scores belong to. Appends new videos to `videos`."""
-    video = None
+def _batches(
+    clips: Iterable[tuple[int, Clip | VideoError | None]],
+    videos: collections.deque[_Video],
+    batch_size: int,
+) -> Iterator[tuple[np.ndarray, list[list[np.ndarray]]]]:
+    """Packs views of one shape into batches of fixed size, with the lists that receive the scores.
+
+    New videos are appended to `videos`.
+    """
+    batch, owners, video = None, [], None
     for number, piece in clips:
         if video is None:
             video = _Video(number)
@@ -113,33 +121,21 @@ def _views(clips, videos: collections.deque[_Video]) -> Iterator[tuple[np.ndarra
         elif isinstance(piece, VideoError):
             video.error = piece
         else:
-            video.sums.append(_Sum(piece))
+            rows: list[np.ndarray] = []
+            about = piece.repeats, piece.frames, piece.seconds
+            video.clips.append((rows, len(piece.views), about))
             for view in piece.views:
-                yield view, video.sums[-1]
-
-
-def _batches(
-    views: Iterable[tuple[np.ndarray, _Sum]], batch_size: int
-) -> Iterator[tuple[np.ndarray, list[_Sum]]]:
-    """Packs views of one shape into batches of fixed size together with their owners."""
-    batch, owners = None, []
-    for view, owner in views:
-        if batch is not None and view.shape != batch.shape[1:]:  # planes after RGB, or RGB after
-            yield batch, owners
-            batch, owners = None, []
-        if batch is None:
-            # A new array per batch, because the device may still read the previous one.
-            batch = np.zeros((batch_size, *view.shape), np.uint8)
-        batch[len(owners)] = view
-        owners.append(owner)
-        if len(owners) == batch_size:
-            yield batch, owners
-            batch, owners = None, []
+                if batch is not None and view.shape != batch.shape[1:]:
+                    # Planes after RGB, or RGB after planes.
+                    yield batch, owners
+                    batch, owners = None, []
+                if batch is None:
+                    # A new array per batch, because the device may still read the previous one.
+                    batch = np.zeros((batch_size, *view.shape), np.uint8)
+                batch[len(owners)] = view
+                owners.append(rows)
+                if len(owners) == batch_size:
+                    yield batch, owners
+                    batch, owners = None, []
     if batch is not None:
         yield batch, owners
-
-
-def _add(answer: Any, owners: list[_Sum]) -> None:
-    for owner, row in zip(owners, np.asarray(answer, np.float64), strict=False):
-        owner.total = owner.total + row
-        owner.missing -= 1

@@ -13,7 +13,7 @@ from jaxvideo.data import flow
 from jaxvideo.data.decode import read_frames
 from jaxvideo.data.flow_pictures import pictures_info, write_colors, write_jpegs
 from jaxvideo.data.video import FLOW_ENDING, VideoFile, open_video
-from jaxvideo.types import HOST_FLOWS, ConfigError, UsageError, VideoError
+from jaxvideo.types import HOST_FLOWS, DataError, UsageError, VideoError
 
 # Flow fields per block. Memory does not depend on the length of the video.
 _BLOCK = 32
@@ -48,7 +48,7 @@ class FlowRequest:
             if value not in allowed:
                 raise UsageError(f"flow {name} {value!r}: allowed are {', '.join(allowed)}")
         if self.size < 16:
-            raise ConfigError(f"flow: the short side is {self.size} pixels; it must be at least 16")
+            raise UsageError(f"flow: the short side is {self.size} pixels; it must be at least 16")
 
     def target(self, video: str, out: Path | None = None) -> Path:
         """Returns the file or folder of a video's flow.
@@ -108,10 +108,18 @@ def store_flow(path: str, request: FlowRequest, target: Path | None = None) -> N
         info = flow.FlowInfo(request.method, video.height, video.width, size=request.size)
         fields = _fields(video, request.method, request.size)
         if request.format == "mkv":
+            _make_folder(target.parent)
             flow.write_flow(target, fields, video.fps or 25.0, info)
         else:
             write = write_jpegs if request.format == "jpeg" else write_colors
             write(target, fields, info)
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be created ({error.strerror})") from error
 
 
 def _fields(video: VideoFile, method: str, size: int) -> Iterator[np.ndarray]:

@@ -25,7 +25,13 @@ from jaxvideo.data.flow import (
     warped_flow,
     write_flow,
 )
-from jaxvideo.data.flow_pictures import color_wheel, flow_colors, pictures_info, write_colors
+from jaxvideo.data.flow_pictures import (
+    color_wheel,
+    flow_colors,
+    pictures_info,
+    write_colors,
+    write_jpegs,
+)
 from jaxvideo.data.video import open_video
 from jaxvideo.types import HOST_FLOWS, ConfigError, DataError, VideoError, Window
 from tests.conftest import write_video
@@ -329,7 +335,7 @@ def test_colors_as_in_torchvision():
     np.testing.assert_array_equal(flow_colors(field), expected)
 
 
-def test_still_frames_are_white(tmp_path):
+def test_still_frames_are_white(tmp_path, capfd):
     """Level 128 is 0.08 pixels, but stands for no motion."""
     field = np.full((2, 16, 20, 2), 128, np.uint8)
     field[1, :8, :, 0] = 255
@@ -340,6 +346,8 @@ def test_still_frames_are_white(tmp_path):
     assert second[0, 0].tolist() == [0, 0, 255]  # BGR
     assert second[-1].min() == 255
     assert pictures_info(tmp_path / "none") is None
+    write_jpegs(tmp_path / "w", field, FlowInfo("dis", 16, 20, size=16))
+    assert capfd.readouterr() == ("", "")  # OpenCV warns about options that it ignores
 
 
 def test_files_without_a_recorded_size(tmp_path):

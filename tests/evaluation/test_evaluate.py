@@ -147,7 +147,7 @@ def test_one_clip_is_called_that_and_classes_may_stand_in_another_order(
     ("arguments", "text"),
     [
         (["--data.root=/gone"], "/gone"),
-        (["--data.rot=x"], "Did you mean 'data.root'?"),
+        (["--data.rot=x"], "Did you mean 'data.root'"),
         (["--preprocessing.size=3"], "preprocessing come with the weights"),
         (["--data.root"], "equals sign"),
         (["--views", "3"], "--views=3: must be a multiple of the 8 devices"),

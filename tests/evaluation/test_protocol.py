@@ -17,7 +17,8 @@ from jaxvideo.evaluation.scoring import mean_scores, score_videos
 from jaxvideo.types import DataError, Preprocessing, Protocol, VideoError
 from tests.conftest import write_video
 
-PRE = Preprocessing(frames=6, size=40, crop=32)
+# RGB from the host, because the networks of this file compute in NumPy.
+PRE = Preprocessing(frames=6, size=40, crop=32, pixels="rgb")
 CLASSES = ("a", "b", "c", "d")
 
 
@@ -230,13 +231,13 @@ def test_several_labels(data):
 def test_broken_videos_are_listed_and_not_counted(data, paths, monkeypatch):
     """A video that breaks after its first clips is excluded completely."""
     data = VideoDataset((*paths, "/gone.mp4"), (1, 1, 1, 0), CLASSES)
-    decode = protocol_reader.cut_frames
+    cut = protocol_reader.cut_frames
 
-    def breaks(file, *how):
-        for index, frame in decode(file, *how):
+    def breaks(file, wanted, *how):
+        for index, cuts in cut(file, wanted, *how):
             if file.path == paths[2] and index > 20:
                 raise VideoError(f"{file.path}: frame {index} is corrupt")
-            yield index, frame
+            yield index, cuts
 
     monkeypatch.setattr(protocol_reader, "cut_frames", breaks)
     told = []
@@ -301,17 +302,17 @@ def test_clips_of_one_pass_are_those_read_alone(paths, changes, protocol):
 def test_a_video_is_opened_and_decoded_once(data, monkeypatch):
     """30 views of 30 frames: every frame is decoded once, in order."""
     opened, decoded = [], []
-    decode = protocol_reader.cut_frames
+    cut = protocol_reader.cut_frames
 
     class Counting(VideoDataset):
         def open(self, index):
             opened.append(index)
             return super().open(index)
 
-    def counting(file, *how):
-        for index, frame in decode(file, *how):
+    def counting(file, wanted, *how):
+        for index, cuts in cut(file, wanted, *how):
             decoded.append(index)
-            yield index, frame
+            yield index, cuts
 
     monkeypatch.setattr(protocol_reader, "cut_frames", counting)
     one = Counting(data.paths[2:], (1,), CLASSES)
