@@ -100,7 +100,7 @@ def add_formats(command: argparse.ArgumentParser, rows: str = "table") -> None:
 def say(options: argparse.Namespace, text: str = "") -> None:
     """Prints a line for people; nothing with --json or --csv, if the command has them."""
     if not (getattr(options, "json", False) or getattr(options, "csv", False)):
-        echo(text)
+        echo(one_line(text))
 
 
 def show_table(
@@ -113,7 +113,6 @@ def show_table(
     document: Callable[[], Any] | None = None,
     heads: bool = True,
     indent: str = "",
-    separator: str = "  ",
 ) -> None:
     """Prints a table: for people, or as --csv or --json.
 
@@ -129,17 +128,16 @@ def show_table(
       document: returns the whole JSON value instead, after all rows.
       heads: False to omit the headings for people.
       indent: precedes each line for people.
-      separator: between two columns, for people.
     """
     if options.json:
         found = [dict(zip((c.key for c in columns), row, strict=True)) for row in rows]
         echo(json.dumps(document() if document else {**(facts or {}), name: found}, indent=2))
         return
     if options.csv:
-        echo(_csv_line([column.key for column in columns]))
+        echo(csv_line([column.key for column in columns]))
         for row in rows:
             cells = [escape(v) if c.name and v else v for c, v in zip(columns, row, strict=True)]
-            echo(_csv_line(cells))
+            echo(csv_line(cells))
         return
     widths = [max(c.width, len(c.head) * heads) for c in columns]
     if isinstance(rows, Sequence):
@@ -152,7 +150,7 @@ def show_table(
             f"{cell:>{width}}" if column.right else f"{cell:<{width}}"
             for column, cell, width in zip(columns, cells, widths, strict=True)
         ]
-        return indent + separator.join(parts).rstrip()
+        return indent + "  ".join(parts).rstrip()
 
     if heads:
         echo(line(column.head for column in columns))
@@ -160,7 +158,9 @@ def show_table(
         echo(line(c.cell(value) for c, value in zip(columns, row, strict=True)))
 
 
-def _csv_line(values: Iterable[Any]) -> str:
+def csv_line(values: Iterable[Any]) -> str:
+    """Returns a line of CSV without line end; lists are joined by spaces."""
+
     def cell(value: Any) -> Any:
         if isinstance(value, list | tuple):
             return " ".join(str(cell(one)) for one in value)
@@ -365,7 +365,7 @@ def check_output(path: str, option: str = "--out", *, folder: bool = False) -> N
     while folder and not os.path.lexists(place) and place != place.parent:
         place = place.parent
     if not folder and target.is_dir():
-        problem = "is a directory; name a file"
+        problem = "cannot be written: it is a directory"
     elif not place.exists():
         problem = f"cannot be written: the directory {place} does not exist"
     elif not place.is_dir():
