@@ -45,7 +45,8 @@ class Packet(NamedTuple):
       discard: True if an edit list hides its frame.
       frames: 1; 0 if the packet has only a hidden frame; 2 if its header states that packets may
         contain two frames (packed bitstream).
-      kind: type of the first VOP of MPEG-4 part 2; None for other codecs.
+      kind: type of the first VOP, of the first two packets of MPEG-4 part 2 and its key frames;
+        otherwise None.
     """
 
     pts: int | None
@@ -71,10 +72,14 @@ class Packet(NamedTuple):
 
 def reader(codec: str) -> Callable[[Any], Packet]:
     """Returns a function that reads the fields of PyAV packets of a codec (canonical name)."""
-    inspect = _INSPECT.get(codec)
+    inspect, seen = _INSPECT.get(codec), 0
 
     def read(packet: Any) -> Packet:
-        frames, kind = inspect(packet) if inspect and packet.size else (1, None)
+        nonlocal seen
+        seen += 1
+        # MPEG-4 has headers before key frames, and only the types of the first two frames matter.
+        needed = codec != "mpeg4" or seen <= 2 or packet.is_keyframe
+        frames, kind = inspect(packet) if inspect and needed and packet.size else (1, None)
         return Packet(
             packet.pts,
             packet.dts,
