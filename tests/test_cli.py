@@ -200,7 +200,7 @@ def test_a_reader_that_has_gone_is_no_error(repository):
 def test_models_by_pattern(capsys):
     assert cli.main(["models", "*slowfast*", "--weights"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].split() == ["name", "params", "GMACs", "clip", "paper", "tags", "files"]
+    assert lines[0].split() == ["name", "params", "GMACs", "clip", "paper", "tags", "libraries"]
     assert lines[1].startswith("slowfast_4x16_r50 ")
     assert cli.main(["models", "x3d_m", "--json"]) == 0
     row = json.loads(capsys.readouterr().out)["x3d_m"]

@@ -17,7 +17,7 @@ from jaxvideo.models import arguments_for, create_model
 from jaxvideo.precision import resolve_dtype
 from jaxvideo.progress import LOG
 from jaxvideo.training import distributed, run_folder
-from jaxvideo.training.config import read_config
+from jaxvideo.training.config import expected_clips, read_config
 from jaxvideo.training.data_checks import check_inputs
 from jaxvideo.training.initial import check_paths, first_weights
 from jaxvideo.training.inputs import Survey, survey
@@ -27,7 +27,7 @@ from jaxvideo.training.parallel import Layout, check_split, make_layout
 from jaxvideo.training.program import batch_shapes, jit_step
 from jaxvideo.training.schema import Run
 from jaxvideo.training.step import TrainState, first_state, init_variables
-from jaxvideo.types import CheckpointError, Lowering
+from jaxvideo.types import CheckpointError, Lowering, Preprocessing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,6 +102,10 @@ def prepare(run: Run, values: Mapping[str, Any], workdir: Path) -> Prepared:
     )
     if recorded is not None:
         _check_classes(workdir, recorded["classes"], data.classes)
+        # Keys that the config leaves open stay as they were; the network's may have changed since.
+        clips = Preprocessing(**recorded["preprocessing"])
+        clips = expected_clips(clips, values["preprocessing"])
+        run = dataclasses.replace(run, preprocessing=clips)
     if cache := startup.use_compilation_cache(run.compilation_cache):
         LOG.info(f"compilation cache: {cache}")
     run, given = first_weights(run, values["preprocessing"], recorded, data.classes)

@@ -94,10 +94,9 @@ def upgrade(description: Mapping[str, Any], where: object) -> dict[str, Any]:
         )
     for step in range(number, FORMAT):
         UPGRADES[step](upgraded)
-    for part in (upgraded, upgraded.get("config")):
-        # Descriptions without this key are older than the transfer of planes.
-        if clips := _section(part, "preprocessing"):
-            clips.setdefault("pixels", "rgb")
+    # Descriptions without this key are older than the transfer of planes.
+    if clips := _section(upgraded, "preprocessing"):
+        clips.setdefault("pixels", "rgb")
     return upgraded
 
 

@@ -138,7 +138,11 @@ def test_upgrading_changes_a_copy():
     assert old["config"]["protocol"]["starts"] == "centres"
     clips = {"preprocessing": {"fps": None}}
     found = formats.upgrade({**clips, "config": copy.deepcopy(clips)}, "x")
-    assert found == {**clips, "config": {"preprocessing": {"fps": 0}}}
+    # A description without `pixels` is older than this key. A config leaves it open.
+    assert found == {
+        "preprocessing": {"fps": None, "pixels": "rgb"},
+        "config": {"preprocessing": {"fps": 0}},
+    }
     damaged = {"model": None, "protocol": 3, "config": []}
     assert formats.upgrade(damaged, "x") == damaged
 
