@@ -24,14 +24,17 @@ OLD_EMITTERS = "xla_cpu_use_fusion_emitters"
 
 
 def known_to_jaxlib(flag: str) -> bool:
-    """True if this version of jaxlib has an XLA flag; XLA ends the process at unknown ones."""
+    """True if this version of jaxlib has an XLA flag; XLA ends the process at unknown ones.
+
+    jaxlib 0.12 has no such flag any more. Names of former flags remain without the final zero byte.
+    """
     folder = Path(importlib.metadata.distribution("jaxlib").locate_file("jaxlib"))
     for library in folder.glob("libjax_common*"):
         with (
             library.open("rb") as file,
             mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content,
         ):
-            return content.find(flag.encode()) >= 0
+            return content.find(f"\0{flag}\0".encode()) >= 0
     return False
 
 
