@@ -16,8 +16,8 @@ from absl import flags
 # Must run before JAX starts: the sharding tests compare a step on 8 devices with a step on 1.
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Most of the suite's time is spent in XLA's code generator. It runs without LLVM's optimization, and
-# with the older emitters if jaxlib has them: these need a fifth of the time. XLA's own passes run.
+# Most of the suite's time is spent in XLA's code generator. It runs without LLVM's optimization,
+# and with the older emitters if jaxlib has them: a fifth of the time. XLA's own passes still run.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 os.environ.setdefault("FLAX_PROFILE", "0")  # no names of modules in programs: a fifth of tracing
 OLD_EMITTERS = "xla_cpu_use_fusion_emitters"
