@@ -3,15 +3,14 @@
 import importlib.util
 import pickle
 import tarfile
-from functools import partial
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxvideo import create_model, load_weights
 from jaxvideo.models import MODELS
+from jaxvideo.models.summary import trace_of_clip
 from jaxvideo.pretrained import Weights, find_source, read_weights, save_weights
 from jaxvideo.pretrained.reading import arguments_of_weights
 from jaxvideo.types import CheckpointError, ConfigError
@@ -40,9 +39,8 @@ def inception_units():
 def inception_arrays(name, **arguments):
     """Random values of all variables of a narrow network, by our names."""
     model = create_model(name, width=1 / 16, **arguments)
-    clip = jax.ShapeDtypeStruct((1, *MODELS[name].preprocessing.shape), jnp.float32)
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    shapes = tree.flatten(jax.eval_shape(partial(model.init, train=False), key, clip))
+    traced = trace_of_clip(model, MODELS[name].preprocessing.shape)
+    shapes = tree.flatten(traced.variables)
     rng = np.random.default_rng(0)
     return {n: rng.uniform(0.5, 1.5, leaf.shape).astype(np.float32) for n, leaf in shapes.items()}
 
