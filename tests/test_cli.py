@@ -206,6 +206,6 @@ def test_models_by_pattern(capsys):
     row = json.loads(capsys.readouterr().out)["x3d_m"]
     assert row["clip"] == [16, 224, 224, 3]
     assert row["endpoints"][-2:] == ["pre_logits", "logits"]
-    assert row["tags"] == ["k400_pytorchvideo", "k400_pyslowfast"]
+    assert {"k400_pytorchvideo", "k400_pyslowfast"} <= set(row["tags"])
     assert cli.main(["models", "slwo*"]) == 2
     assert "no network matches 'slwo*'" in capsys.readouterr().err
