@@ -173,7 +173,7 @@ _I3D = {
     "augment.views_per_video": 2,
     "preprocessing.frames": 16,
     "preprocessing.stride": 2,
-    "optim.lr": 0.002,
+    "optim.lr": 0.0005,
     "optim.warmup_epochs": 1.0,
     "optim.weight_decay": 1e-4,
     # With batches of 8 clips, BatchNorm works best with the statistics of Kinetics.

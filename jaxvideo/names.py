@@ -43,6 +43,8 @@ def nearest(name: str, choices: Iterable[str]) -> list[str]:
     last = given.rpartition(".")[2]
     parts = [c for c in folded if last and last in re.split(r"[._-]", c)]
     similar = difflib.get_close_matches(given, folded, n=3, cutoff=0.6)
+    ratios = [difflib.SequenceMatcher(None, one, given).ratio() for one in similar]
+    similar = [c for c, ratio in zip(similar, ratios, strict=True) if ratio > max(ratios) - 0.15]
     return [folded[c] for c in list(dict.fromkeys([*begin, *parts, *similar]))[:MOST]]
 
 

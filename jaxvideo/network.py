@@ -44,7 +44,8 @@ class Network:
       preprocessing: the clips that the weights were trained on.
       protocol: the test protocol. If the weights do not define one: 10 clips, center crop.
       classes: class names in the order of the logits; `class 0`, `class 1`, ... if unknown.
-      card: origin of the weights: file, SHA-256 and source, or run directory and step.
+      card: origin of the weights: file, SHA-256 and source, for weights by name also license, data
+        terms and published accuracy; or run directory and step.
     """
 
     name: str

@@ -66,7 +66,7 @@ def test_predict(weights, capsys, monkeypatch):
     assert predictions(weights, capsys, "--dtype", "auto") == (protocol, usual)
     with pytest.raises(SystemExit):
         cli.main(["predict", "v.mp4", "--dtype", "half"])
-    assert "choose from" in capsys.readouterr().err
+    assert "allowed are float32, bfloat16, auto" in capsys.readouterr().err
 
 
 def test_fvd_and_extract(weights, capsys, tmp_path):

@@ -137,6 +137,7 @@ def test_flow(folder, capsys):
 
 
 def test_packing(folder, tmp_path, capsys):
+    (folder / "quarantine.txt").unlink(missing_ok=True)
     arguments = ["pack", str(folder), str(tmp_path / "out"), "--workers", "0", "--size", "32"]
     assert cli.main([*arguments, "--json"]) == 0
     printed = capsys.readouterr()

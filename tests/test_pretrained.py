@@ -260,7 +260,7 @@ def test_average_of_splits(tmp_path, capsys):
         (run / "result.json").write_text(json.dumps(result))
         runs.append(str(run))
     assert main(["average", *runs[:2]]) == 0
-    assert " 85.00 %  100.00 %  mean top-1 and top-5 of 2 runs" in capsys.readouterr().out
+    assert "85.00 %  100.00 %  mean of 2 runs" in capsys.readouterr().out
     assert main(["average", *runs]) == 1
     assert "different protocols" in capsys.readouterr().err
     assert main(["average", str(tmp_path)]) == 1

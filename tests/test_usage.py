@@ -193,7 +193,7 @@ def test_no_such_checkpoint(tmp_path, capsys):
     [
         ("gone/w.png", False, "cannot be written: the directory {}/gone does not exist"),
         ("file/w.png", False, "cannot be written: {}/file is a file"),
-        ("deep", False, "is a directory; name a file"),
+        ("deep", False, "cannot be written: it is a directory"),
         ("file", True, "cannot be written: {}/file is a file"),
         ("file/a/b", True, "cannot be written: {}/file is a file"),
     ],

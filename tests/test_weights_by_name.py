@@ -25,17 +25,18 @@ from jaxvideo.weights import download, reference, store, tree, zoo
 from tests.weights.published import arrays_of, caffe2_file, small
 from tests.weights.server import serving
 
-NAME, TAG = "f_r2d_18", "k400_vmz-caffe2_16f"
+NAME, TAG = "f_r2d_10", "k400_vmz-caffe2_16f"
 TORCHVISION = zoo.find("r3d_18", "k400_torchvision")
 
 
 @pytest.fixture(scope="module")
 def host():
-    """A host with two files of one narrow network, and the rows of the table for them."""
+    """A host with two files of a short and narrow network, and their rows, those of `f_r2d_18`."""
     with serving() as server:
         rows, ours = [], {}
         for seed, tag in enumerate(("k400_vmz-caffe2_8f", TAG)):
-            row = small(zoo.find(NAME, tag), server, frames=4, size=40, width=0, crop=32)
+            real = dataclasses.replace(zoo.find("f_r2d_18", tag), network=NAME)
+            row = small(real, server, frames=4, size=40, width=0, crop=32)
             path = f"/{NAME}/{tag}/{row.files[0].name}"
             server.files[path], ours[tag] = caffe2_file(row, seed)
             rows.append(row)
@@ -141,7 +142,7 @@ def test_a_new_classifier(published):
     assert net.card["left_out"] == ["fc/*"]
     with pytest.raises(ConfigError) as caught:
         jaxvideo.load(NAME, weights="k400", num_classes=3)
-    text = "f_r2d_18 k400_vmz-caffe2_16f has 400 classes, and num_classes=3"
+    text = "f_r2d_10 k400_vmz-caffe2_16f has 400 classes, and num_classes=3"
     assert text in str(caught.value)
     assert 'with_classes(3), or pass leave_out=("fc/*",)' in str(caught.value)
 
@@ -219,17 +220,17 @@ def test_a_hostile_pickle(published, tmp_path, monkeypatch):
         (
             lambda: jaxvideo.load(NAME, weights="k40_vmz"),
             ConfigError,
-            "f_r2d_18 has no weights 'k40_vmz'. Did you mean 'k400_vmz-caffe2_8f'",
+            "f_r2d_10 has no weights 'k40_vmz'. Did you mean 'k400_vmz-caffe2_8f'",
         ),
         (
             lambda: jaxvideo.load(NAME, weights="k400_vmz"),
             ConfigError,
-            "'k400_vmz' is the beginning of several tags of f_r2d_18: k400_vmz-caffe2_8f, ",
+            "'k400_vmz' is the beginning of several tags of f_r2d_10: k400_vmz-caffe2_8f, ",
         ),
         (
-            lambda: jaxvideo.load("tsn_rgb", weights="default"),
+            lambda: jaxvideo.load("lrcn", weights="default"),
             ConfigError,
-            "no weights of 'tsn_rgb' can be downloaded by name. `jaxvideo weights list` shows",
+            "no weights of 'lrcn' can be downloaded by name. `jaxvideo weights list` shows",
         ),
         (lambda: jaxvideo.load(NAME), ConfigError, "Pass weights='default', or weights=FILE"),
         (lambda: jaxvideo.load("f_r2d18", weights="k400"), ConfigError, "Did you mean 'f_r2d_18'"),
@@ -265,7 +266,7 @@ def test_offline_and_not_cached(published, monkeypatch):
 def test_predict_needs_a_model_only(published, video, capsys):
     assert main(["predict", str(video), "--model", NAME, "--clips", "1", "--top", "2"]) == 0
     out, err = capsys.readouterr()
-    assert out.startswith("f_r2d_18: 1 clip x center crop per video (4 frames")
+    assert out.startswith("f_r2d_10: 1 clip x center crop per video (4 frames")
     assert out.count(" %  ") == 2
     assert "downloading r2df_d18_l16.pkl" in err
     assert "published   60.9 % top-1, 81.9 % top-5 (10 clips x center crop)" in err
@@ -274,7 +275,7 @@ def test_predict_needs_a_model_only(published, video, capsys):
 def test_fetch_path_and_verify(published, capsys, tmp_path):
     _, rows, _ = published
     assert main(["weights", "path", NAME]) == 1
-    assert "jaxvideo weights fetch f_r2d_18 k400_vmz-caffe2_16f" in capsys.readouterr().err
+    assert "jaxvideo weights fetch f_r2d_10 k400_vmz-caffe2_16f" in capsys.readouterr().err
     assert main(["weights", "verify"]) == 0
     assert f"no weights in {tmp_path}" in capsys.readouterr().out
     path = str(store.folder(rows[1]) / store.CONVERTED)
@@ -282,11 +283,11 @@ def test_fetch_path_and_verify(published, capsys, tmp_path):
         assert main(["weights", action, NAME, "k400"]) == 0
         assert capsys.readouterr().out == f"{path}\n"
     assert main(["weights", "verify", NAME]) == 0
-    assert capsys.readouterr().out.count("ok       f_r2d_18 k400_vmz-caffe2_16f  ") == 2
+    assert capsys.readouterr().out.count("ok       f_r2d_10 k400_vmz-caffe2_16f  ") == 2
     Path(path).write_bytes(b"x")
     assert main(["weights", "verify"]) == 1
     out, err = capsys.readouterr()
-    assert "damaged  f_r2d_18 k400_vmz-caffe2_16f  weights.safetensors: its SHA-256" in out
+    assert "damaged  f_r2d_10 k400_vmz-caffe2_16f  weights.safetensors: its SHA-256" in out
     assert "1 of 2 files differ" in err
 
 

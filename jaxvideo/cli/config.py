@@ -5,11 +5,16 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from jaxvideo.cli.shared import Column, add_formats, complete, recipes, show_table
+from jaxvideo.cli.shared import (
+    Column,
+    add_formats,
+    complete,
+    csv_line,
+    recipes,
+    show_table,
+)
+from jaxvideo.progress import echo
 from jaxvideo.types import ConfigError
-
-# Columns of `config show --csv`.
-_KEYS = ("key", "value", "changed")
 
 
 def add(commands: Any) -> None:
@@ -27,38 +32,42 @@ def add(commands: Any) -> None:
     )
     config = show.add_argument("config", metavar="CONFIG", help="recipe, or config file (FILE.py)")
     complete(config, recipes)
-    add_formats(show)
+    add_formats(show, "keys and values")
     show.set_defaults(run=_show, changes=[], parser=show)
 
 
-def show_config(name: str, changes: list[str], options: argparse.Namespace) -> None:
-    """Prints every key of a config with its value; `options` are those of `add_formats`.
+def show_config(
+    name: str, changes: list[str], *, as_json: bool = False, as_csv: bool = False
+) -> str:
+    """Returns every key of a config with its value, one per line.
 
     Raises:
       ConfigError: the config does not exist, or has a wrong key or value.
     """
+    import json
+
     from jaxvideo.training import schema
     from jaxvideo.training.config import complete, load_config
     from jaxvideo.training.values import frozen
 
     values = load_config(name, changes)
     shown = complete(values)
+    if as_json:
+        return json.dumps(shown, indent=2)
     defaults = _flat(schema.defaults())
-    people, rows = not (options.json or options.csv), []
+    lines = [csv_line(("key", "value", "changed"))] if as_csv else []
     for key, value in _flat(shown).items():
         section, _, name_ = key.rpartition(".")
         given = values.get(section, {}).get(name_) if section == "preprocessing" else value
         differs = frozen(given) != frozen(defaults.get(key))
-        if people:
-            rows.append(("*" if differs else " ", f"--{key}={_text(value)}"))
-        else:
-            rows.append((key, _tuples(value), differs))
-    columns = [Column("mark"), Column("override")] if people else map(Column, _KEYS)
-    show_table(options, [*columns], rows, document=lambda: shown, heads=False, separator=" ")
+        text = f"{'*' if differs else ' '} --{key}={_text(value)}"
+        lines.append(csv_line((key, _tuples(value), differs)) if as_csv else text)
+    return "\n".join(lines)
 
 
 def _show(options: argparse.Namespace) -> int:
-    show_config(options.config, options.changes, options)
+    form = {"as_json": options.json, "as_csv": options.csv}
+    echo(show_config(options.config, options.changes, **form))
     return 0
 
 

@@ -159,9 +159,9 @@ def _doctor(options: argparse.Namespace) -> int:
         [_joined(root, [("", path) for path in group]) for group in found.copies],
     )
     _list(
-        "unusual (training reads them as players show them)",
+        "unusual (training copes with it)",
         [
-            f"{count:,} videos, for example {_short(path, root)}: {remark}"
+            f"{count:,} video{'s' * (count > 1)}, for example {_short(path, root)}: {remark}"
             for remark, count, path in found.remarks
         ],
     )

@@ -16,7 +16,7 @@ _COLUMNS = (
     Column("bottleneck", "b", "{:g}", right=True, width=4),
     Column("depth", "d", "{:g}", right=True, width=5),
     Column("width", text="{:g}", right=True, width=5),
-    Column("macs", "MACs", "{:,}", right=True, width=13),
+    Column("macs", "MMACs", lambda macs: f"{macs / 1e6:.1f}", right=True, width=10),
     Column("parameters", text="{:,}", right=True, width=12),
     Column("value", text="{:.4g}", right=True, width=7),
 )

@@ -61,7 +61,7 @@ def _runs(options: argparse.Namespace) -> int:
         rows.append((*what, run.top1, run.best_top1, run.best_step, run.state))
     show_table(options, _COLUMNS, rows)
     counts = [f"{n} {s}" for s in STATES if (n := sum(run.state == s for run in runs))]
-    say(options, f"{len(runs)} runs: {', '.join(counts)}")
+    say(options, f"{len(runs)} run{'s' * (len(runs) > 1)}: {', '.join(counts)}")
     return 0
 
 

@@ -100,7 +100,7 @@ def add_formats(command: argparse.ArgumentParser, rows: str = "table") -> None:
 def say(options: argparse.Namespace, text: str = "") -> None:
     """Prints a line for people; nothing with --json or --csv, if the command has them."""
     if not (getattr(options, "json", False) or getattr(options, "csv", False)):
-        echo(text)
+        echo(one_line(text))
 
 
 def show_table(
@@ -113,7 +113,6 @@ def show_table(
     document: Callable[[], Any] | None = None,
     heads: bool = True,
     indent: str = "",
-    separator: str = "  ",
 ) -> None:
     """Prints a table: for people, or as --csv or --json.
 
@@ -129,7 +128,6 @@ def show_table(
       document: returns the whole JSON value instead, after all rows.
       heads: False to omit the headings for people.
       indent: precedes each line for people.
-      separator: between two columns, for people.
     """
     if options.json:
         found = [dict(zip((c.key for c in columns), row, strict=True)) for row in rows]
@@ -152,7 +150,7 @@ def show_table(
             f"{cell:>{width}}" if column.right else f"{cell:<{width}}"
             for column, cell, width in zip(columns, cells, widths, strict=True)
         ]
-        return indent + separator.join(parts).rstrip()
+        return indent + "  ".join(parts).rstrip()
 
     if heads:
         echo(line(column.head for column in columns))
@@ -161,7 +159,7 @@ def show_table(
 
 
 def csv_line(values: Iterable[Any]) -> str:
-    """Formats a row of CSV; None is an empty cell, and text is one line."""
+    """Returns a line of CSV without line end; None is an empty cell, lists are joined by spaces."""
 
     def cell(value: Any) -> Any:
         if isinstance(value, list | tuple):
@@ -202,7 +200,8 @@ def add_network(command: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--checkpoint",
         metavar="RUN",
-        help="run directory of `train.py`, or a .safetensors file that `convert` wrote",
+        help="run directory of `train.py`, a .safetensors file that `convert` wrote, or "
+        "hf:OWNER/NAME of the Hugging Face Hub",
     )
     group.add_argument(
         "--step",
@@ -328,10 +327,11 @@ def open_network(options: argparse.Namespace) -> Network:
         raise UsageError("--checkpoint and --weights are mutually exclusive; pass one of them")
     from jaxvideo.network import load
 
-    if options.checkpoint and not os.path.exists(options.checkpoint):
+    hub = (options.checkpoint or "").startswith("hf:")
+    if options.checkpoint and not hub and not os.path.exists(options.checkpoint):
         raise CheckpointError(
-            f"{options.checkpoint}: no such file or directory; --checkpoint needs a run directory "
-            "or a .safetensors file of jaxvideo"
+            f"{options.checkpoint}: no such file or directory; --checkpoint needs a run directory, "
+            "a .safetensors file of jaxvideo, or hf:OWNER/NAME"
         )
     if options.checkpoint:
         step = int(step) if step and step.isdecimal() else step
@@ -380,7 +380,7 @@ def check_output(path: str, option: str = "--out", *, folder: bool = False) -> N
     while folder and not os.path.lexists(place) and place != place.parent:
         place = place.parent
     if not folder and target.is_dir():
-        problem = "is a directory; name a file"
+        problem = "cannot be written: it is a directory"
     elif not place.exists():
         problem = f"cannot be written: the directory {place} does not exist"
     elif not place.is_dir():

@@ -13,7 +13,7 @@ from jaxvideo import startup
 from jaxvideo.cli.parser import USAGE, Parser, refuse
 from jaxvideo.cli.shared import complete, recipes
 from jaxvideo.names import did_you_mean
-from jaxvideo.progress import LOG, console
+from jaxvideo.progress import LOG, console, echo
 from jaxvideo.types import Interrupted, JaxvideoError, UsageError
 
 
@@ -138,7 +138,7 @@ def _run(options: argparse.Namespace) -> int:
     if options.print_config:
         from jaxvideo.cli.config import show_config
 
-        show_config(options.config, options.changes, argparse.Namespace(json=False, csv=False))
+        echo(show_config(options.config, options.changes))
         return 0
     from jaxvideo.training.config import check_config, default_workdir, load_config
 

@@ -153,7 +153,7 @@ def scan(
 
     def look(path: str) -> Record:
         old = known.get(path)
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, VideoError):  # `examine` reports them
             if old and _stamp(path) == {"size": old.size, "modified": old.modified}:
                 return old
         return examine(path)

@@ -45,7 +45,8 @@ class Packet(NamedTuple):
       discard: True if an edit list hides its frame.
       frames: 1; 0 if the packet has only a hidden frame; 2 if its header states that packets may
         contain two frames (packed bitstream).
-      kind: type of the first VOP of MPEG-4 part 2; None for other codecs.
+      kind: type of the first VOP, of the first two packets of MPEG-4 part 2 and its key frames;
+        otherwise None.
     """
 
     pts: int | None
@@ -70,11 +71,15 @@ class Packet(NamedTuple):
 
 
 def reader(codec: str) -> Callable[[Any], Packet]:
-    """Returns a function that reads the fields of PyAV packets of a codec, by FFmpeg's name."""
-    inspect = _INSPECT.get(codec)
+    """Returns a function that reads the fields of PyAV packets of a codec (canonical name)."""
+    inspect, seen = _INSPECT.get(codec), 0
 
     def read(packet: Any) -> Packet:
-        frames, kind = inspect(packet) if inspect and packet.size else (1, None)
+        nonlocal seen
+        seen += 1
+        # MPEG-4 has headers before key frames, and only the types of the first two frames matter.
+        needed = codec != "mpeg4" or seen <= 2 or packet.is_keyframe
+        frames, kind = inspect(packet) if inspect and needed and packet.size else (1, None)
         return Packet(
             packet.pts,
             packet.dts,
@@ -111,19 +116,20 @@ def doubt(container: Any, stream: Any, packets: Sequence[Packet]) -> str:
       packets: the complete packets with data, in the order of the file.
     """
     kind, codec = container.format.name.split(",")[0], stream.codec_context
+    name = codec.codec.canonical_name  # the decoder of AV1 is called libdav1d
     if kind not in INDEXED:
         return f"{kind} has no index of frames"
-    if codec.name not in _ONE_FRAME and not codec.codec.intra_only:
-        return f"{codec.name} is not known to have one frame per packet"
-    if codec.name == "mpeg4" and (why := _mpeg4_doubt(packets, codec.extradata or b"")):
+    if name not in _ONE_FRAME and not codec.codec.intra_only:
+        return f"{name} is not known to have one frame per packet"
+    if name == "mpeg4" and (why := _mpeg4_doubt(packets, codec.extradata or b"")):
         return why
     if any(packet.frames == 0 for packet in packets):
         return "hidden frames"
     if not packets[0].key and not codec.codec.intra_only:
         return "it begins between key frames"
     if kind == "avi":
-        reorders = codec.has_b_frames and codec.name != "mpeg4"
-        return f"AVI does not store the order of {codec.name}'s frames" if reorders else ""
+        reorders = codec.has_b_frames and name != "mpeg4"
+        return f"AVI does not store the order of {name}'s frames" if reorders else ""
     return _times_doubt(packets)
 
 

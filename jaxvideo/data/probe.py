@@ -16,6 +16,7 @@ from typing import Any
 import av
 import numpy as np
 from av.error import FFmpegError
+from av.stream import Disposition
 
 from jaxvideo.data.boxes import Layout, check_count
 from jaxvideo.data.packets import INDEXED, Packet, doubt, is_packed, reader
@@ -227,6 +228,11 @@ def _seek(container: Any, stream: Any, start: int) -> None:
         container.seek(0, unsupported_byte_offset=True)
 
 
+def video_streams(container: Any) -> list[Any]:
+    """Returns the video streams without cover pictures, which FFmpeg presents as streams, too."""
+    return [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+
+
 def reason(error: Exception) -> str:
     """Returns the text of an exception without its type and path."""
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
@@ -234,7 +240,7 @@ def reason(error: Exception) -> str:
 
 def _demux(container: Any, stream: Any) -> tuple[list[Packet], Any, str]:
     """Returns all packets, the first frame if a packet alone suffices, and an error at the end."""
-    read, first, problem = reader(stream.codec_context.name), None, ""
+    read, first, problem = reader(stream.codec_context.codec.canonical_name), None, ""
     packets: list[Packet] = []
     try:
         for packet in container.demux(stream):
@@ -363,7 +369,7 @@ def _missing_data(
 def _remarks(
     container: Any, stream: Any, packets: Sequence[Packet], frames: _Frames, layout: Layout
 ) -> Iterator[str]:
-    videos = len(container.streams.video)
+    videos = len(video_streams(container))
     if videos > 1:
         yield f"{videos} video streams; stream {stream.index} is read, the one FFmpeg selects"
     total = max(stream.frames, len(packets))

@@ -44,10 +44,11 @@ def random(
     """Draws one window of frames, at any start at which it fits.
 
     With `spacing="stride"`, starts are whole numbers and the window ends with its last frame, as
-    in torchvision's and VMZ's `VideoClips`. With `spacing="linspace"`, the start is uniform in
-    `[0, num_frames - T * step]` and not rounded: `get_start_end_idx(clip_idx=-1)` in PySlowFast.
-    pytorchvideo's `RandomClipSampler` draws the same starts in seconds, but begins with the first
-    frame at or after them, and spreads fewer frames if the video is shorter.
+    in torchvision's `VideoClips` with `frames_between_clips=1`. With `spacing="linspace"`, the
+    start is uniform in `[0, num_frames - T * step]` and not rounded: PySlowFast's
+    `get_start_end_idx(clip_idx=-1)`. pytorchvideo's `RandomClipSampler` draws the same starts in
+    seconds, but begins with the first frame at or after them, and spreads fewer frames if the
+    video is shorter.
     """
     p = preprocessing
     if p.spacing == "linspace":
@@ -61,9 +62,9 @@ def segments(
 ) -> list[float]:
     """Draws one snippet in each of `preprocessing.segments` equal parts of the possible starts.
 
-    TSN, arXiv 1608.00859, section 3.1, and `_sample_indices` in TSN's code, except for short
-    videos: if there are fewer starts than segments, starts are drawn with replacement and sorted,
-    where that code takes the first frames.
+    TSN, arXiv 1608.00859, section 3.1, and `_sample_indices` of tsn-pytorch. If there are fewer
+    starts than segments, starts are drawn with replacement and sorted. (If a video has no more
+    frames than segments, that code takes its first frame for all of them.)
     """
     p = preprocessing
     choices = last_start(num_frames, p.snippet, distance(step, p)) + 1

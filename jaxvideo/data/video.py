@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
+import functools
 import io
 import os
 import re
@@ -15,11 +16,10 @@ import av
 import cv2
 import numpy as np
 from av.error import FFmpegError
-from av.stream import Disposition
 
 from jaxvideo.data.animation import HEAD, Animation, is_animated_webp
 from jaxvideo.data.boxes import check_layout
-from jaxvideo.data.probe import FrameTable, probe, reason
+from jaxvideo.data.probe import FrameTable, probe, reason, video_streams
 from jaxvideo.progress import LOG
 from jaxvideo.types import DataError, VideoError
 
@@ -117,6 +117,8 @@ def open_video(
         if stream is None:
             raise VideoError(f"{path}: has no video stream")
         table = probe(path, container, stream, layout)
+        if len(video_streams(container)) > 1:
+            _log_once(f"{path}: {table.remarks[0]}")
         yield VideoFile(path=path, container=container, stream=stream, planar=True, **vars(table))
 
 
@@ -178,13 +180,14 @@ class Ignored:
     def log(self, folder: str | os.PathLike[str]) -> None:
         """Logs one line for each kind of file, if there are any."""
         if self.side:
-            LOG.info(f"{folder}: ignored {self.side:,} side files of macOS (._*)")
+            plural = "s" * (self.side > 1)
+            LOG.info(f"{folder}: ignored {self.side:,} side file{plural} of macOS (._*)")
         if self.endings:
             found = self.endings.most_common()
             some = ", ".join(f"{ending} ({count:,})" for ending, count in found[:8])
             more = ", ..." if len(found) > 8 else ""
             LOG.info(
-                f"{folder}: ignored {self.endings.total():,} files that are neither videos nor "
+                f"{folder}: ignored {self.endings.total():,} other files, neither videos nor "
                 f"annotations: {some}{more}"
             )
 
@@ -309,13 +312,15 @@ def read_image(path: str) -> np.ndarray:
     return picture
 
 
-def _best_stream(container: Any) -> Any:
-    """Returns the video stream that FFmpeg selects (`av_find_best_stream`), None if there is none.
+@functools.lru_cache(maxsize=1024)
+def _log_once(message: str) -> None:
+    """Logs a message the first time: training opens a file in every epoch."""
+    LOG.info(message)
 
-    FFmpeg presents the cover picture of an audio file as a video stream; it is left out.
-    """
-    streams = container.streams.video
-    videos = [s for s in streams if not s.disposition & Disposition.attached_pic]
+
+def _best_stream(container: Any) -> Any:
+    """Returns the video stream that FFmpeg selects (`av_find_best_stream`); None: no stream."""
+    videos = video_streams(container)
     best = container.streams.best("video") if videos else None
     return best if best in videos else next(iter(videos), None)
 

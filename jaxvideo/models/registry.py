@@ -135,6 +135,7 @@ _R2PLUS1D_MMACTION2 = dataclasses.replace(
     mean=(123.675, 116.28, 103.53),
     std=(58.395, 57.12, 57.375),
     short="loop",
+    spacing="stride",
 )
 # The paper: 32 frames, best at stride 2. It does not give the mean.
 _T3D = dataclasses.replace(_SLOWFAST, fps=None, short="loop", spacing="stride")
@@ -309,7 +310,7 @@ MODELS: dict[str, Entry] = {
     "tsn_rgb_diff": _tsn(_TSN_DIFF, snippet=5),
     "tsn_resnet50_rgb": _tsn(_TSN_RESNET, backbone="resnet50", num_classes=400, dropout_rate=0.4),
     "tsn_resnet50_flow": _tsn(
-        dataclasses.replace(_TSN_FLOW, std=(128.0,) * 2),
+        dataclasses.replace(_TSN_FLOW, std=(128.0,) * 2, width=0),
         backbone="resnet50",
         snippet=5,
         num_classes=400,

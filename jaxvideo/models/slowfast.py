@@ -176,8 +176,8 @@ class SlowFast(nn.Module):
       lateral_norm: False: "time_conv" has neither BN nor ReLU (mmaction2).
       sampling: choice of the Slow frames: "linspace" (the released code) or "stride" (the paper).
       time_pool: size of the max pool in time after res2 (C2D, I3D).
-      stem_strides: strides in time of conv1 and of the pool after it; 2 in I3D of mmaction2 and
-        GluonCV.
+      stem_stride: stride in time of conv1, and also of the pool after it; 2 in I3D of mmaction2
+        and GluonCV.
       stem_padding: padding of that pool in space; 0 in the code of arXiv 1711.07971.
       non_local: (stage, block indices from 0) of the non-local blocks, in the Slow pathway.
       non_local_kind: normalization of the affinities, "softmax" or "dot_product".
@@ -209,7 +209,7 @@ class SlowFast(nn.Module):
     lateral_norm: bool = True
     sampling: str = "linspace"
     time_pool: int = 1
-    stem_strides: Sequence[int] = (1, 1)
+    stem_stride: int = 1
     stem_padding: int = 1
     non_local: Sequence[tuple[str, Sequence[int]]] = ()
     non_local_kind: str = "softmax"
@@ -297,11 +297,11 @@ class SlowFast(nn.Module):
     @nn.nowrap
     def _stem(self, train, path, name, x, taps, width):
         del path
-        (strided, pooled), pad = self.stem_strides, self.stem_padding
-        conv = self._conv(width, (taps[0], 7, 7), (strided, 2, 2), name=name)
+        stride, pad = self.stem_stride, self.stem_padding
+        conv = self._conv(width, (taps[0], 7, 7), (stride, 2, 2), name=name)
         norm = self._norm(name=name.replace("conv1", "bn1"))
         x = conv_norm(conv, norm, x, train=train, activation="relu")
-        return max_pool(x, (1, 3, 3), (pooled, 2, 2), (0, pad, pad))
+        return max_pool(x, (1, 3, 3), (stride, 2, 2), (0, pad, pad))
 
     @nn.nowrap
     def _stage(self, train, index, path, name, x, taps, width):

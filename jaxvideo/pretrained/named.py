@@ -134,8 +134,9 @@ def card_of(row: Row) -> dict[str, Any]:
 
 def _read(row: Row, path: Path, **arguments: Any) -> Weights:
     """Reads the publisher's file with the rules of its row."""
-    # Shapes of parameters may depend on these two.
-    shape = {key: row.preprocessing.get(key, 0) for key in ("frames", "crop")}
+    # Shapes of parameters may depend on frames and crop; those of segments are independent.
+    keys = ("crop",) if "segments" in row.preprocessing else ("frames", "crop")
+    shape = {key: row.preprocessing.get(key, 0) for key in keys}
     weights = read_weights(row.network, path, row.source, **{**shape, **row.arguments, **arguments})
     others = {key: value for key, value in row.preprocessing.items() if key not in shape}
     return dataclasses.replace(

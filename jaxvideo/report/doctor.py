@@ -101,7 +101,7 @@ def doctor_page(
         ]
         body += _table(("group", "video"), rows)
     if found.remarks:
-        body += "<h2>Unusual</h2><p>No fault: training reads them as players show them.</p>"
+        body += "<h2>Unusual</h2><p>No fault: training copes with it.</p>"
         rows = [(remark, count, _name(path, root)) for remark, count, path in found.remarks]
         body += _table(("property", "videos", "for example"), rows)
     return page(f"Videos of {escape(root)}", body)

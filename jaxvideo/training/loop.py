@@ -117,7 +117,9 @@ def train(config: Mapping[str, Any], workdir: str | os.PathLike[str]) -> dict[st
                 log=steps_log,
             )
         )
-        key = jax.device_put(jax.random.key(run.seed), layout.whole)
+        # `device_put` does not accept keys on the devices of several processes.
+        make_key = jax.jit(jax.random.key, static_argnums=0, out_shardings=layout.whole)
+        key = make_key(run.seed)
 
         def save(step: int, **metrics: Any) -> None:
             description = run_folder.describe(run, values, train_set, step)

@@ -80,7 +80,7 @@ def check_memory(run: Run, memory: Memory | None, state: Any, layout: Layout) ->
         return
     held = sum(
         math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
-        for leaf in jax.tree.leaves(state)
+        for leaf in jax.tree.leaves((state, state.params))  # the gradients are as large as these
     )
     share = f", {len(devices)} devices" if len(devices) > 1 else ""
     raise TrainingError(
@@ -96,7 +96,7 @@ def advice(run: Run, memory: Memory, held: int, limit: int, devices: int) -> str
     Args:
       run: the run.
       memory: memory of its step.
-      held: bytes of the state on one device. They do not depend on the batch.
+      held: bytes of state and gradients on one device. They do not depend on the batch.
       limit: bytes of one device.
       devices: number of devices that share a batch.
     """
@@ -119,7 +119,7 @@ def advice(run: Run, memory: Memory, held: int, limit: int, devices: int) -> str
     ways += [remat] if remat else []
     return (
         f"Set {', or '.join(ways)}. The batch size is an estimate: all but the "
-        f"{_size(held)} of weights and optimizer state grows with the batch"
+        f"{_size(held)} of weights, gradients and optimizer state grows with the batch"
     )
 
 

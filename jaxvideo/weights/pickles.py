@@ -147,7 +147,8 @@ class _Unpickler(pickle.Unpickler):
 # Classes of the standard library whose objects are data. Their stand-ins do nothing either.
 _HARMLESS = re.compile(
     r"argparse\.Namespace|types\.SimpleNamespace|uuid\.UUID|copy_?reg\.\w+|functools\.partial|"
-    r"(collections|pathlib|datetime|decimal|fractions|enum|typing|random|logging|threading)\.\w+|"
+    r"re\._compile|(collections|pathlib|datetime|zoneinfo|decimal|fractions|enum|typing|random|"
+    r"itertools|logging|threading)(\.\w+)+|"  # pathlib._local since Python 3.13
     r"(builtins|__builtin__)\.(object|set|frozenset|list|tuple|dict|int|long|float|complex|bool|"
     r"str|unicode|bytes|bytearray|range|xrange|slice|NoneType|type|Ellipsis|property)"
 )

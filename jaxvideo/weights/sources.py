@@ -151,7 +151,7 @@ SOURCES: dict[str, Source] = {
     ),
     # The networks in torch. TSN is `resnet*_v1b` there, and Slow is `i3d_slow_*`.
     "gluoncv": Source(
-        (*variants.GLUONCV, "tsn_resnet50_rgb", "tsn_resnet101_rgb"),
+        tuple(variants.GLUONCV),
         from_gluoncv.resnet,
         preprocessing=variants.IMAGENET_GLUONCV,
         classes="kinetics400",
@@ -252,7 +252,6 @@ SOURCES: dict[str, Source] = {
             "r2plus1d_r50": {
                 "naming": from_torch.pytorchvideo_r2plus1d,
                 "arguments": {"positions": "softmax"},
-                "preprocessing": {"spacing": "linspace"},
             },
             "csn_r101": {"preprocessing": {"spacing": "linspace"}},
         },

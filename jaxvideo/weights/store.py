@@ -24,7 +24,7 @@ from filelock import FileLock, Timeout
 from jaxvideo import __version__
 from jaxvideo.progress import LOG, write_file
 from jaxvideo.startup import cache_directory
-from jaxvideo.types import CheckpointError
+from jaxvideo.types import CheckpointError, ConfigError
 from jaxvideo.weights import download, formats
 from jaxvideo.weights.zoo import File, Row
 
@@ -165,6 +165,7 @@ def _urls(row: Row, file: File) -> tuple[str, ...]:
 
     Raises:
       CheckpointError: there are none, or network access is disabled.
+      ConfigError: the mirror is no address.
     """
     if download.offline():
         raise CheckpointError(
@@ -173,6 +174,8 @@ def _urls(row: Row, file: File) -> tuple[str, ...]:
             f"and copy that directory. {_other_ways(row)}"
         )
     if mirror := os.environ.get("JAXVIDEO_MIRROR"):
+        if not mirror.startswith(("http://", "https://")):
+            raise ConfigError(f"JAXVIDEO_MIRROR={mirror!r}: must begin with https:// or http://")
         path = quote(f"{row.network}/{row.tag}/{file.name}")
         return (f"{mirror.rstrip('/')}/{path}",)
     if not file.urls:

@@ -64,7 +64,8 @@ def read_zip(path: Path) -> Any:
       What the file contains, see `pickles.load`; for TorchScript, tensors by dotted name.
 
     Raises:
-      CheckpointError: the file contains a pickled network, or numbers in big-endian order.
+      CheckpointError: the file is another zip file, or has numbers in big-endian order.
+      pickle.UnpicklingError: see `pickles.load`.
     """
     archive = zipfile.ZipFile(path)  # stays open as long as a storage refers to it
     names = archive.namelist()
@@ -79,7 +80,7 @@ def read_zip(path: Path) -> Any:
         kind, key, count = _described(pid)
 
         def read() -> np.ndarray:
-            flat = np.frombuffer(archive.read(f"{folder}data/{key}"), _DTYPES[kind])
+            flat = np.frombuffer(archive.read(f"{folder}data/{key}"), _dtype(kind))
             if len(flat) < count:
                 raise CheckpointError(f"{path} is damaged: the storage {key} is too short")
             return _float32(flat, kind)
@@ -101,15 +102,15 @@ def read_legacy(path: Path) -> Any:
     def storage(pid: Any) -> Any:
         if pid[0] == "module":
             return pid[1]  # the class of a pickled network, with its source code
-        dtype, key, count = _described(pid)
-        known[key] = dtype, count
+        kind, key, count = _described(pid)
+        known[key] = kind, count
         view = pid[5] if len(pid) > 5 else None  # (key, start, count) of a part of the storage
         start, count = (int(view[1]), int(view[2])) if view else (0, count)
 
         def read() -> np.ndarray:
-            size = np.dtype(_DTYPES[dtype]).itemsize
-            flat = np.fromfile(path, _DTYPES[dtype], count, offset=where[key] + start * size)
-            return _float32(flat, dtype)
+            offset = where[key] + start * _dtype(kind).itemsize
+            flat = np.fromfile(path, _dtype(kind), count, offset=offset)
+            return _float32(flat, kind)
 
         return Storage(read)
 
@@ -120,10 +121,10 @@ def read_legacy(path: Path) -> Any:
         for key in pickles.load(file):
             if key not in known:
                 raise CheckpointError(f"{path} is damaged: unknown storage {key!r}")
-            dtype, _ = known[key]
+            kind, _ = known[key]
             count = int.from_bytes(file.read(8), "little")
             where[key] = file.tell()
-            file.seek(count * np.dtype(_DTYPES[dtype]).itemsize, 1)
+            file.seek(count * _dtype(kind).itemsize, 1)
     return content
 
 
@@ -133,11 +134,13 @@ def _described(pid: Any) -> tuple[str, str, int]:
         raise pickle.UnpicklingError("it refers to something other than a storage")
     origin = getattr(pid[1], "origin", "").rpartition(".")[2]
     kind = _TORCH_DTYPES.get(origin) or origin.removesuffix("Storage")
-    if kind == "Untyped":
-        kind = "Byte"
+    return "Byte" if kind == "Untyped" else kind, str(pid[2]), int(pid[4])
+
+
+def _dtype(kind: str) -> np.dtype:
     if kind not in _DTYPES:
-        raise pickle.UnpicklingError(f"it has a tensor of {origin}, which is not supported")
-    return kind, str(pid[2]), int(pid[4])
+        raise pickle.UnpicklingError(f"it has a tensor of type {kind}, which is not supported")
+    return np.dtype(_DTYPES[kind])
 
 
 def _float32(flat: np.ndarray, kind: str) -> np.ndarray:

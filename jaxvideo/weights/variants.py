@@ -20,8 +20,8 @@ IMAGENET = {
     "std": (0.229, 0.224, 0.225),
     "order": "RGB",
 }
-# Frames are not resampled to a rate.
-IMAGENET_GLUONCV = {**IMAGENET, "fps": None}
+# Frames are not resampled to a rate, and lie `stride` apart.
+IMAGENET_GLUONCV = {**IMAGENET, "fps": None, "spacing": "stride"}
 IMAGENET_255 = {
     "range": (0.0, 255.0),
     "mean": (123.675, 116.28, 103.53),
@@ -29,6 +29,7 @@ IMAGENET_255 = {
     "order": "RGB",
     "fps": None,
     "short": "loop",
+    "spacing": "stride",
 }
 VMZ_255 = {
     **IMAGENET_255,
@@ -76,7 +77,7 @@ _C3D = {
     "classes": "",
 }
 _I3D = {
-    "arguments": {**GLOBAL, "stem_strides": (2, 2)},
+    "arguments": {**GLOBAL, "stem_stride": 2},
     "preprocessing": {**IMAGENET_255, "frames": 32, "stride": 2},
 }
 _CSN = {"naming": from_mmaction2.csn, "epsilon": 1e-3}
@@ -85,6 +86,8 @@ _SLOWFAST: dict[str, Any] = {
     "detect": from_mmaction2.lateral_norm,
     "adjust": from_mmaction2.fast_first,
 }
+# Frames are scaled to a short side; ours are to 340 x 256, as TSN's.
+_TSN = {"arguments": {}, "preprocessing": {**IMAGENET_255, "width": 0}}
 _X3D = {
     "arguments": {**GLOBAL, "res2_shortcut_bn": True},
     "preprocessing": {**IMAGENET_255, "mean": (114.75,) * 3, "std": (57.38,) * 3},
@@ -94,8 +97,8 @@ _X3D = {
 MMACTION2: dict[str, Mapping[str, Any]] = {
     "c3d": _C3D,
     "c3d_sports1m": _C3D,
-    "tsn_resnet50_rgb": {"arguments": {}},
-    "tsn_resnet101_rgb": {"arguments": {}},
+    "tsn_resnet50_rgb": _TSN,
+    "tsn_resnet101_rgb": _TSN,
     "tsn_resnet50_flow": {"arguments": {}, "preprocessing": {}},
     "slowfast_4x16_r50": _SLOWFAST,
     "slowfast_r50": _SLOWFAST,
@@ -119,7 +122,7 @@ MMACTION2: dict[str, Mapping[str, Any]] = {
     },
     "csn_r50": _CSN,
     "csn_r152": _CSN,
-    "ip_csn_r152": {**_CSN, "preprocessing": VMZ_255},
+    "ip_csn_r152": _CSN,
     "x3d_s": _X3D,
     "x3d_m": _X3D,
 }
@@ -130,10 +133,11 @@ _SLOWFAST_GLUONCV = {
 }
 _I3D_GLUONCV: dict[str, Any] = {
     "naming": from_gluoncv.i3d,
-    "arguments": {**GLOBAL, "stem_strides": (2, 2)},
+    "arguments": {**GLOBAL, "stem_stride": 2},
     "preprocessing": {**IMAGENET_GLUONCV, "frames": 32, "stride": 2},
     "ignored": from_gluoncv.I3D_TWICE,
 }
+_TSN_GLUONCV = {"preprocessing": {**IMAGENET_GLUONCV, "width": 0}}
 _R2PLUS1D_GLUONCV = {
     "naming": from_gluoncv.r2plus1d_v1,
     "arguments": {"mid_channels": "per_block"},
@@ -145,6 +149,8 @@ GLUONCV: dict[str, Mapping[str, Any]] = {
     "slowfast_4x16_r50": _SLOWFAST_GLUONCV,
     "slowfast_r50": _SLOWFAST_GLUONCV,
     "slowfast_r101": _SLOWFAST_GLUONCV,
+    "tsn_resnet50_rgb": _TSN_GLUONCV,
+    "tsn_resnet101_rgb": _TSN_GLUONCV,
     "slow_r50": {"arguments": GLOBAL},
     "slow_r101": {"arguments": GLOBAL},
     "i3d_r50": _I3D_GLUONCV,

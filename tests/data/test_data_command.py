@@ -39,7 +39,8 @@ def test_training_data_of_a_form(tmp_path, caplog):
     assert read.endswith("form ucf101, fold 1; 2 classes; videos: train 2, test 1")
     assert warned.endswith("1 of 2 classes (ApplyEyeMakeup) have no test video")
     caplog.clear()
-    load_data(Data(source="ucf101", root=str(tmp_path), fold=2))
+    with pytest.raises(DataError, match="all 1 training videos have the class"):
+        load_data(Data(source="ucf101", root=str(tmp_path), fold=2))
     assert caplog.messages[-1] == (
         "training: 1 of 2 videos exist (missing: v_ApplyEyeMakeup_g01_c01)"
     )
@@ -107,8 +108,10 @@ def test_dry_run(tmp_path, capsys):
 
 def test_dry_run_draws_five(tmp_path, capsys):
     touch(tmp_path, *(f"train/{name}/{k}.mp4" for name in "ab" for k in range(20)))
-    with pytest.raises(DataError, match="cannot be written"):
+    with pytest.raises(ConfigError, match="cannot be written"):
         run_data(tmp_path, "--sheet", tmp_path)
+    assert not capsys.readouterr().out
+    assert run_data(tmp_path) == 1
     first = capsys.readouterr().out
     assert run_data(tmp_path, "--form", "folders") == 1
     second = capsys.readouterr().out

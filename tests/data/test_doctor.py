@@ -242,7 +242,7 @@ def test_recordings_in_several_splits_and_what_is_unusual(tmp_path, capsys):
     told = capsys.readouterr().out
     assert "recordings with clips in several splits (training reads them; accuracies are " in told
     assert "  v_Run_g01: train 1, val 1\n" in told
-    assert "unusual (training reads them as players show them):" in told
+    assert "unusual (training copes with it):" in told
     assert "  2 videos, for example cut0.mp4: an edit list hides 8 of 40 frames\n" in told
     page = (tmp_path / "doctor.html").read_text()
     assert "v_Run_g01" in page

@@ -267,7 +267,7 @@ def test_a_shard_that_is_gone_names_the_video(folder, dataset, tmp_path):
 @pytest.mark.parametrize("loading", [Loading(threads=3), Loading(workers=1)], ids=str)
 def test_batches_out_of_shards(packed, loading):
     found = load_packed(packed, "train")
-    how = Preprocessing(frames=4, size=32, crop=24)
+    how = Preprocessing(frames=4, size=32, crop=24, pixels="rgb")
     batches = list(train_batches(found, how, batch_size=6, seed=0, last_batch=2, loading=loading))
     assert len(batches) == 2
     for batch in batches:

@@ -185,7 +185,7 @@ def test_pixels_of_a_short_video(tmp_path, short, rest):
     Black frames are 0 everywhere, also in the corner, which is white in every frame of the video.
     """
     data = VideoDataset((str(write_video(tmp_path / "a.mp4", frames=5)),), (0,), ("a",))
-    pre = Preprocessing(frames=5, stride=2, size=48, crop=48, short=short)
+    pre = Preprocessing(frames=5, stride=2, size=48, crop=48, short=short, pixels="rgb")
     (batch,) = pipeline.train_batches(data, pre, batch_size=1, seed=0, last_batch=1)
     with data.open(0) as file:
         ((view,),) = protocol_views(5, 48, 64, 25.0, pre, Protocol(clips=1))
@@ -202,7 +202,7 @@ def test_a_video_of_variable_rate_is_read_by_its_times(tmp_path):
     path = write_video(tmp_path / "v.mp4", frames=8, pts=[0, 1, 2, 3, 8, 9, 10, 11])
     data = VideoDataset((str(path),), (0,), ("a",))
     # Seven frames at distance 0.08 s span the whole video, so every draw starts at 0.
-    pre = Preprocessing(frames=7, fps=12.5, size=48, crop=48)
+    pre = Preprocessing(frames=7, fps=12.5, size=48, crop=48, pixels="rgb")
     (batch,) = pipeline.train_batches(data, pre, batch_size=1, seed=0, last_batch=1)
     levels = batch["video"][0, :, 30:, 30:].mean((1, 2, 3))
     np.testing.assert_allclose(levels, 8 * np.asarray([0, 2, 3, 3, 4, 6, 7]), atol=2)

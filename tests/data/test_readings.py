@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
+from jaxvideo.data.datasets.folders import group_of
 from jaxvideo.data.datasets.load import autodetect, load_splits, pick_split
 from jaxvideo.data.datasets.pair_lists import read_pairs
 from jaxvideo.data.datasets.text import read_classes
@@ -61,7 +62,7 @@ def test_a_path_that_begins_with_the_comment_sign(tmp_path):
     text = "#1_clap.mp4 clap\n# path label\n#2_clap.mp4 clap\na.mp4 run\n"
     found, told = pairs(tmp_path, text, lambda name: name == "#1_clap.mp4")
     assert found == [("#1_clap.mp4", "clap"), ("a.mp4", "run")]
-    assert told == "2 rows, columns: path, label; 1 names with '#'"
+    assert told == "2 rows, columns: path, label; names with '#': 1"
     touch(tmp_path, "videos/#1_clap.mp4", "videos/a.mp4")
     write(tmp_path, "train.csv", text)
     assert rows(load_splits(tmp_path)["train"], tmp_path) == {
@@ -121,7 +122,7 @@ def test_lists_without_labels_are_left_out(tmp_path, log):
     assert list(load_splits(tmp_path)) == ["train", "val"]
     assert "test.txt: left out, because it has no labels" in log.text
     write(tmp_path, "train.txt", "a.mp4\n")
-    with pytest.raises(DataError, match=r"train\.txt: 1 rows without labels \(line 1: 'a\.mp4'\)"):
+    with pytest.raises(DataError, match=r"train\.txt: 1 row without labels \(line 1: 'a\.mp4'\)"):
         load_splits(tmp_path)
     write(tmp_path, "train.txt", "a.mp4 0 1\n")
     write(tmp_path, "val.txt", "b.mp4 0 1\n")
@@ -180,7 +181,7 @@ def test_a_folder_with_videos_is_no_folder_of_frames(tmp_path, log):
     found = [path.rpartition("cam/")[2] for path in find_videos([tmp_path])]
     assert found == ["a.mp4", "b.MTS", "deep/c.mp4"]
     assert "ignored 2 side files of macOS (._*)" in log.text
-    assert "4 files that are neither videos nor annotations: .srt (2), " in log.text
+    assert "ignored 4 other files, neither videos nor annotations: .srt (2), " in log.text
     with pytest.raises(VideoError, match="cam: is a folder of 2 videos, not a folder of frames"):
         open_video(tmp_path / "cam").__enter__()
     # In class folders, too.
@@ -250,6 +251,20 @@ def test_recordings_stay_together(tmp_path, log):
     touch(tmp_path, *(f"Clap/clip_{k}.mp4" for k in range(5)))
     load_splits(tmp_path)
     assert "validation videos are selected by file" in log.text
+
+
+@pytest.mark.parametrize(
+    ("name", "recording"),
+    [
+        ("Archery/v_Archery_g01_c02.avi", "v_Archery_g01"),
+        ("wave/winKen_wave_u_cm_np1_ri_bad_1.avi", "winKen_wave"),
+        ("zumba/-3B32lodo2M_000059_000069.mp4", "-3B32lodo2M"),
+        ("run/clip_000059_000069.mp4", ""),
+        ("run/frame_c01.mp4", ""),
+    ],
+)
+def test_recordings_by_name(name, recording):
+    assert group_of(name) == recording
 
 
 def test_tiny_classes(tmp_path, log):

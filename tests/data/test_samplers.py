@@ -118,7 +118,7 @@ def test_a_program_adds_a_sampler(added, tmp_path):
     assert Augment(sampler="last").sampler == "last"
     assert frames("last", ONE, 10) == [(9, 7, 5, 3)]
     data = VideoDataset((str(write_video(tmp_path / "a.mp4", frames=12)),), (0,), ("a",))
-    pre = Preprocessing(frames=3, size=48, crop=48)
+    pre = Preprocessing(frames=3, size=48, crop=48, pixels="rgb")
     for loading in (Loading(), Loading(workers=1)):
         (batch,) = train_batches(
             data, pre, batch_size=1, seed=0, last_batch=1, sampler="last", loading=loading
@@ -244,13 +244,16 @@ def test_the_clips_of_pytorchvideo():
 
 
 def test_which_networks_have_this_spacing():
-    """Those of PySlowFast. CSN's own code takes every second frame, pytorchvideo's CSN does not."""
+    """Those of PySlowFast and pytorchvideo. Other libraries take frames `stride` apart."""
     spaced = {name for name in list_models() if model_entry(name).preprocessing.spacing != "stride"}
     assert {name.partition("_")[0] for name in spaced} == {
-        *("slow", "slowfast", "fast", "x3d", "x2d", "c2d", "i3d")
+        *("slow", "slowfast", "fast", "x3d", "x2d", "c2d", "i3d", "r2plus1d")
     }
     assert "i3d_rgb" not in spaced
+    assert {name for name in spaced if name.startswith("r2plus1d")} == {"r2plus1d_r50"}
     assert find_source("pytorchvideo", "csn_r101").preprocessing == {"spacing": "linspace"}
+    for source in ("mmaction2", "gluoncv"):
+        assert find_source(source, "slow_r50").preprocessing["spacing"] == "stride"
 
 
 def test_spacing_and_windows_exclude_each_other():

@@ -4,9 +4,12 @@ import dataclasses
 import io
 import logging
 import re
+from fractions import Fraction
 
+import av
 import numpy as np
 import pytest
+from av.stream import Disposition
 from PIL import Image
 
 from jaxvideo.cli import main
@@ -120,11 +123,12 @@ def test_all_files_are_opened_by_one_function(repository):
         for call in path.read_text().split("av.open(")[1:]
         if '"w"' not in call.partition("as container")[0]
     }
-    # `pack` reads back what it has encoded.
-    assert reading == {"data/video.py", "packed/record.py"}
+    # `pack` reads back what it has encoded; a file of stored flow has its settings inside.
+    assert reading == {"data/video.py", "data/flow.py", "packed/record.py"}
 
 
-def test_what_is_unusual_is_said(tmp_path):
+def test_what_is_unusual_is_said(tmp_path, caplog):
+    caplog.set_level(logging.INFO, "jaxvideo")
     for name, remark in {
         "copied_b.mp4": "an edit list hides 8 of 40 frames",
         "ends_early.mp4": "an edit list hides 20 of 40 frames",
@@ -135,11 +139,16 @@ def test_what_is_unusual_is_said(tmp_path):
     }.items():
         with open_video(CASES[name](tmp_path / name)) as video:
             assert [text for text in video.remarks if text.startswith(remark)], video.remarks
-    with open_video(write_video(tmp_path / "plain.mp4", b_frames=2)) as video:
+    streams = tmp_path / "streams.mkv"
+    assert caplog.messages == [
+        f"{streams}: 2 video streams; stream 1 is read, the one FFmpeg selects"
+    ]
+    with open_video(streams), open_video(write_video(tmp_path / "plain.mp4", b_frames=2)) as video:
         assert (video.remarks, video.counted) == ((), "")
+    assert len(caplog.messages) == 1  # once per file, not once per epoch
 
 
-def test_ordinary_files_are_not_decoded_to_count_frames(tmp_path):
+def test_ordinary_files_are_not_decoded_to_count_frames(tmp_path, monkeypatch):
     for name, how in {
         "a.mp4": {"b_frames": 2},
         "b.mkv": {"b_frames": 2},
@@ -148,8 +157,16 @@ def test_ordinary_files_are_not_decoded_to_count_frames(tmp_path):
     }.items():
         with open_video(write_video(tmp_path / name, **how)) as video:
             assert (video.counted, video.num_frames) == ("", 30), name
-    with open_video(encode(tmp_path / "e.webm", "libvpx")) as video:
-        assert (video.counted, video.num_frames) == ("", 30)
+    monkeypatch.setenv("SVT_LOG", "0")
+    for name, codec in {
+        "e.webm": "libvpx",
+        "f.avi": "msmpeg4",
+        "g.avi": "mjpeg",
+        "h.mp4": "libsvtav1",
+    }.items():
+        with open_video(encode(tmp_path / name, codec)) as video:
+            assert (video.counted, video.num_frames) == ("", 30), name
+            assert len(list(decode_frames(video, range(30)))) == 30
     with open_video(CASES["copied_b.mp4"](tmp_path / "copied.mp4")) as video:
         assert video.counted == ""
 
@@ -168,6 +185,22 @@ def test_a_damaged_packet_is_not_passed_over(tmp_path):
     assert "29 frames in 30 packets" in record.remarks
     with open_video(path) as video, pytest.raises(VideoError, match="frame 28 of 29 cannot be de"):
         list(decode_frames(video, [28]))
+
+
+def test_a_cover_picture_is_no_second_stream(tmp_path):
+    path = tmp_path / "song.mp4"
+    with av.open(str(path), "w") as container:
+        streams = [container.add_stream(codec, rate=25) for codec in ("libx264", "mjpeg")]
+        streams[1].disposition = Disposition.attached_pic
+        for stream, pixels in zip(streams, ("yuv420p", "yuvj420p"), strict=True):
+            stream.height, stream.width, stream.pix_fmt = 32, 32, pixels
+        for stream, count in zip(streams, (5, 1), strict=True):
+            for _ in range(count):
+                picture = np.zeros((32, 32, 3), np.uint8)
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+            container.mux(stream.encode())
+    with open_video(path) as video:
+        assert (video.num_frames, video.remarks) == (5, ())
 
 
 def test_animated_webp(tmp_path):
@@ -202,9 +235,7 @@ def test_endings(tmp_path, caplog):
         (tmp_path / name).touch()
     assert [path.rpartition("/")[2] for path in find_videos([tmp_path])] == names
     assert "ignored 2 side files of macOS" in caplog.text
-    assert "ignored 3 files that are neither videos nor annotations: .srt (2), .nfo (1)" in (
-        caplog.text
-    )
+    assert "3 other files, neither videos nor annotations: .srt (2), .nfo (1)" in caplog.text
 
 
 # --- Sample aspect ratio (C4) -------------------------------------------------------------
@@ -231,10 +262,6 @@ def test_square_pixels_change_the_windows():
 
 def test_a_circle_stays_a_circle(tmp_path):
     """A circle on a 4:3 DVD frame, as the network sees it."""
-    from fractions import Fraction
-
-    import av
-
     y, x = np.mgrid[:144, :180]
     picture = ((y - 72) ** 2 + ((x - 90) * 64 / 45) ** 2 < 50**2).astype(np.uint8) * 255
     with av.open(str(tmp_path / "dvd.mkv"), "w") as container:
@@ -244,12 +271,12 @@ def test_a_circle_stays_a_circle(tmp_path):
         frame = av.VideoFrame.from_ndarray(np.stack([picture] * 3, -1), format="rgb24")
         container.mux(stream.encode(frame))
         container.mux(stream.encode())
-    p = Preprocessing(frames=1, size=144, crop=128)
+    p = Preprocessing(frames=1, size=144, crop=128, pixels="rgb")
     with open_video(tmp_path / "dvd.mkv") as video:
         assert video.pixel_aspect == pytest.approx(64 / 45)
         for square, ratio in ((False, 45 / 64), (True, 1.0)):
             seen = dataclasses.replace(p, square_pixels=square)
             (clip,) = protocol_clips(video, seen, Protocol(clips=1))
-            inside = clip[0, 0, :, :, 0] > 128
+            inside = clip.views[0, 0, :, :, 0] > 128
             width, height = inside.any(0).sum(), inside.any(1).sum()
             assert width / height == pytest.approx(ratio, abs=0.03)

@@ -167,7 +167,7 @@ def test_frames_without_a_rate_have_no_seconds():
 
 def test_numbers_of_a_result(data):
     """Brightness: clips start at frames 0, 5 and 10 of frames whose level is 8 k."""
-    dark = dataclasses.replace(PRE, frames=2)
+    dark = dataclasses.replace(PRE, frames=2, pixels="rgb")
     folder = VideoDataset((data.paths[0],) * 3, (0, 1, 1), ("bright", "dark"))
 
     def brightness(video):

@@ -27,7 +27,9 @@ from tests.conftest import write_video
 from tests.marks import some
 from tests.models.test_zoo import facts
 
-PRE = Preprocessing(frames=4, size=40, crop=32, mean=(0.4, 0.5, 0.6), std=(0.2, 0.2, 0.3))
+PRE = Preprocessing(
+    frames=4, size=40, crop=32, mean=(0.4, 0.5, 0.6), std=(0.2, 0.2, 0.3), pixels="rgb"
+)
 MIDDLE = Protocol(clips=1)
 VARIABLES = {"params": {"a": np.float32([[1, 0, 2, 1, 0], [0, 1, 1, -1, 3], [1, 1, 0, 0, -2]])}}
 CLASSES = np.float32([[1, 0], [0, 1], [1, -1], [2, 0], [0, 3]])

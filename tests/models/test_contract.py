@@ -158,7 +158,7 @@ def test_list_models():
     with_weights = jaxvideo.list_models("*r2plus1d*", weights=True)
     assert {"r2plus1d_18", "r2plus1d_34"} <= set(with_weights)
     assert "r2plus1d_18_hara" not in with_weights  # files of it can be read, but have no name
-    assert "tsn_rgb" not in jaxvideo.list_models(weights=True)
+    assert "lrcn" not in jaxvideo.list_models(weights=True)
 
 
 def test_heads():

@@ -387,7 +387,7 @@ def test_bad_input(arguments, message, compiled):
 def test_no_config():
     with pytest.raises(ConfigError, match="neither a file"):
         load_config("configs/c4d.py")
-    with pytest.raises(ConfigError, match="allowed is 'smoke'"):
+    with pytest.raises(ConfigError, match="has no variant 'smok'"):
         load_config("configs/i3d_rgb.py:smok")
 
 

@@ -20,7 +20,6 @@ GB = 10**9
 def small(batch, **parallel):
     values = load_config("motion", [f"batch_size={batch}", "model.width=0.0625"])
     values["model"]["name"] = "r3d_10"
-    values["preprocessing"] |= {"frames": 4, "size": 24, "crop": 20}
     values["parallel"] |= parallel
     return read_config(values)
 
@@ -59,12 +58,12 @@ def test_advice():
     run = small(64)
     assert "config.batch_size=56," in advised(run, 10 * GB, 2 * GB, 10 * GB)
     assert "config.batch_size=48," in advised(run, 10 * GB, 2 * GB, 10 * GB, devices=16)
-    assert "accumulate=2 with config.model.bn_groups=2" in advised(run, 9 * GB, 1, 5 * GB)
+    assert "accumulate=2 with config.model.bn_groups=2" in advised(run, 8 * GB, 1, 5 * GB)
     grouped = dataclasses.replace(run, model={**run.model, "bn_groups": 8})
-    assert "accumulate=2," in advised(grouped, 9 * GB, 1, 5 * GB)
-    assert "batch_size=32" in advised(grouped, 9 * GB, 1, 5 * GB)
+    assert "accumulate=2," in advised(grouped, 8 * GB, 1, 5 * GB)
+    assert "batch_size=32" in advised(grouped, 8 * GB, 1, 5 * GB)
     with_remat = small(64, remat=True)
-    assert "remat" not in advised(with_remat, 9 * GB, 1, 5 * GB)
+    assert "remat" not in advised(with_remat, 8 * GB, 1, 5 * GB)
     hopeless = advised(run, 10 * GB, 6 * GB, 5 * GB)
     assert hopeless.startswith("Even the smallest batch, 1, does not fit")
     assert "smaller clips" in hopeless

@@ -13,7 +13,7 @@ import pytest
 
 from jaxvideo.pretrained import read_weights
 from jaxvideo.types import CheckpointError
-from jaxvideo.weights import files, unwrap
+from jaxvideo.weights import files, pickles, unwrap
 from tests.test_pretrained import NAME, SMALL, hara_file
 
 ARRAYS = {"conv.weight": np.arange(6, dtype=np.float32).reshape(2, 3), "fc.bias": np.float32([1.5])}
@@ -135,6 +135,15 @@ def test_functions_that_data_does_not_need_are_refused(tmp_path, call):
         files.read_arrays(path)
 
 
+def test_stand_ins_cannot_be_changed(tmp_path):
+    """BUILD with attributes for a class of the file."""
+    path = tmp_path / "w.pkl"
+    path.write_bytes(b"\x80\x02clibrary\nClass\n}X\x06\0\0\0originX\x01\0\0\0asb.")
+    with pytest.raises(CheckpointError, match=r"w\.pkl cannot be read"):
+        files.read_arrays(path)
+    assert pickles.StandIn.origin == ""
+
+
 # --- A network ----------------------------------------------------------------------------
 
 
@@ -221,6 +230,8 @@ def test_files_of_torch_are_read_without_torch(tmp_path, monkeypatch, zipped):
     path = tmp_path / "w.pth"
     content = {**objects(), "optimizer": optimizer.state_dict(), "device": torch.device("cpu")}
     content |= {"state_dict": tensors, "size": base.shape, "dtype": torch.float32}
+    if zipped:
+        content["unused"] = torch.ones(2, dtype=torch.complex64)
     torch.save(content, path, _use_new_zipfile_serialization=zipped)
     expected = {name: tensor.detach().float().numpy() for name, tensor in tensors.items()}
     monkeypatch.setitem(sys.modules, "torch", None)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import requests
 
-from jaxvideo.types import CheckpointError
+from jaxvideo.types import CheckpointError, ConfigError
 from jaxvideo.weights import download, store, zoo
 from tests.weights.server import serving
 
@@ -318,6 +318,9 @@ def test_a_mirror_replaces_all_hosts(server, monkeypatch):
     monkeypatch.setenv("JAXVIDEO_MIRROR", server.url("/mirror/"))
     original(row_of(server, zoo.File("weights.pth", ())))  # even of Google Drive
     assert server.requests == [("/mirror/x3d_m/k400_pytorchvideo/weights.pth", None)]
+    monkeypatch.setenv("JAXVIDEO_MIRROR", "/srv/weights")
+    with pytest.raises(ConfigError, match="JAXVIDEO_MIRROR='/srv/weights': must begin with http"):
+        original(row_of(server, zoo.File("other.pth", ())))
 
 
 def test_files_that_need_a_browser(server):

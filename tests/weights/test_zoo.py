@@ -13,7 +13,6 @@ import pytest
 
 from jaxvideo.models import MODELS, create_model, model_entry
 from jaxvideo.models.summary import trace
-from jaxvideo.pretrained.fitting import for_clip
 from jaxvideo.types import ConfigError, Protocol
 from jaxvideo.weights import zoo
 from jaxvideo.weights.sources import SOURCES, class_names, find_source, sources_of
@@ -155,8 +154,8 @@ def test_finding():
     for tag in ("", "K400", "k400_pytorchvideo_2"):
         with pytest.raises(ConfigError, match="Its tags are"):
             zoo.find("x3d_m", tag)
-    with pytest.raises(ConfigError, match="no weights of 'tsn_rgb' can be downloaded"):
-        zoo.find("tsn_rgb")
+    with pytest.raises(ConfigError, match="no weights of 'lrcn' can be downloaded"):
+        zoo.find("lrcn")
 
 
 def test_described():
@@ -177,8 +176,7 @@ def test_network_can_be_created(name):
     row = next(row for row in ROWS if row.name == name)
     source = find_source(row.source, row.network)
     clips = dataclasses.replace(model_entry(row.network).preprocessing, **source.preprocessing)
-    shape = {key: row.preprocessing.get(key, 0) for key in ("frames", "crop")}
-    clips = dataclasses.replace(for_clip(clips, **shape), **row.preprocessing)
+    clips = dataclasses.replace(clips, **row.preprocessing)
     model = create_model(
         row.network, num_classes=row.classes or 400, **{**source.arguments, **row.arguments}
     )

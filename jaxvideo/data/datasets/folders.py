@@ -19,9 +19,13 @@ LAYOUT = "train/CLASS/a.mp4 and val/CLASS/b.mp4, or CLASS/a.mp4 (a fifth is used
 # Validation share of each class if there are no folders of splits.
 _VAL_SHARE = 0.2
 
-# Names of clips that were cut from one recording: UCF101 (v_Archery_g01_c02) and Kinetics
-# (YouTube id, start and end).
-_GROUPS = (re.compile(r"(.+_g\d+)_c\d+"), re.compile(r"(.{11})_\d{6}_\d{6}"))
+# Names of clips that were cut from one recording: UCF101 (v_Archery_g01_c02), Kinetics (YouTube id,
+# start and end) and HMDB51 (April_09_brush_hair_u_nm_np1_ba_goo_0).
+_GROUPS = (
+    re.compile(r"(.+_g\d+)_c\d+"),
+    re.compile(r"(.{11})_\d{6}_\d{6}"),
+    re.compile(r"(.+)_[a-z]_(?:nm|cm)_np\d+_(?:fr|ba|le|ri)_(?:goo|med|bad)_\d+"),
+)
 
 
 def _matches(root: Path) -> bool:
@@ -121,7 +125,7 @@ def _divide(classes: Mapping[str, list[str]], seed: int) -> dict[str, dict[str, 
 def group_of(path: str) -> str:
     """Returns the recording that a clip was cut from, by the name of the file; "" if unknown.
 
-    The names of UCF101 and Kinetics contain it.
+    The names of UCF101, Kinetics and HMDB51 contain it.
     """
     stem = os.path.splitext(os.path.basename(path))[0]
     found = next((match for form in _GROUPS if (match := form.fullmatch(stem))), None)

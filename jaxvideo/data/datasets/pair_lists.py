@@ -93,7 +93,7 @@ def read_pairs(path: Path, exists: Callable[[str], bool] | None = None) -> PairL
     body = lines[1:] if columns else lines
     if not _has_labels(body, columns, separator):
         number, text = lines[0]
-        return PairList([], f"{len(body):,} rows without labels (line {number}: {text!r})")
+        return PairList([], f"{_rows(body)} without labels (line {number}: {text!r})")
     pairs = [_pair(path, number, text, separator, columns) for number, text in body]
     if not columns:
         _check_first(path, lines[0][1], pairs)
@@ -104,9 +104,9 @@ def read_pairs(path: Path, exists: Callable[[str], bool] | None = None) -> PairL
                 "names or indices from 0. Leave out videos without a label"
             )
     names = [name for name in (columns or {"path": 0, "label": 1}) if not name.startswith("*")]
-    reading = f"{len(pairs):,} rows, columns: {', '.join(names)}"
+    reading = f"{_rows(pairs)}, columns: {', '.join(names)}"
     reading += "; header skipped" * bool(columns)
-    reading += f"; {len(kept):,} names with '#'" * bool(kept)
+    reading += f"; names with '#': {len(kept):,}" * bool(kept)
     return PairList(pairs, reading)
 
 
@@ -123,24 +123,37 @@ def is_unlabeled(lines: Sequence[str]) -> bool:
     return bool(lines) and (named or not any(re.search(r"[\s,;]", text) for text in lines))
 
 
+def _rows(rows: Sequence[object]) -> str:
+    return f"{len(rows):,} row" + "s" * (len(rows) != 1)
+
+
 def _separator(lines: Sequence[str]) -> str | None:
     """Returns the first separator that all lines contain, otherwise that of most lines."""
-    counts = {s: sum(len(_cells(text, s)) > 1 for text in lines) for s in _SEPARATORS}
-    usable = [s for s in _SEPARATORS if counts[s] == len(lines)]
-    for separator in usable:
-        labels = [_cells(text, separator)[-1] for text in lines]
-        if not any(_PART_OF_NAME.search(label) for label in labels):
-            return separator
-    return next(iter(usable), max(_SEPARATORS, key=counts.__getitem__))
+    usable = []
+    for separator in _SEPARATORS:
+        if all(len(_cells(text, separator)) > 1 for text in lines):
+            labels = (_cells(text, separator)[-1] for text in lines)
+            if not any("." in label and _PART_OF_NAME.search(label) for label in labels):
+                return separator
+            usable.append(separator)
+    if usable:
+        return usable[0]
+    return max(_SEPARATORS, key=lambda s: sum(len(_cells(text, s)) > 1 for text in lines))
 
 
 def _cells(text: str, separator: str | None) -> list[str]:
     """Splits a line; without a header these are a path and a label."""
     if separator is None:
-        # A label may contain blanks if the path ends like a video.
-        found = _PATH_AND_LABEL.fullmatch(text)
-        return list(found.groups()) if found else text.rsplit(None, 1)
-    cells = next(csv.reader([text], delimiter=separator, skipinitialspace=True), [])
+        cells = text.rsplit(None, 1)
+        if not cells[0].lower().endswith(VIDEOS):
+            # A label may contain blanks if the path ends like a video.
+            found = _PATH_AND_LABEL.fullmatch(text)
+            return list(found.groups()) if found else cells
+        return cells
+    if '"' in text:
+        cells = next(csv.reader([text], delimiter=separator, skipinitialspace=True), [])
+    else:
+        cells = text.split(separator)
     cells = [cell.strip() for cell in cells]
     if separator == "\t":  # several tabs align columns
         cells = [cell for cell in cells if cell]

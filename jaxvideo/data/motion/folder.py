@@ -25,6 +25,8 @@ except ImportError:  # Windows: files are still replaced atomically, but process
 _DONE, _BEGUN, _LOCK = "motion.json", ".motion.begun.json", ".motion.lock"
 _TEMPORARY = ".motion-tmp-"
 
+_ADVICE = " Set JAXVIDEO_CACHE to a folder that is writable and has space."
+
 
 def ensure_motion(
     root: str | os.PathLike | None = None,
@@ -60,7 +62,7 @@ def ensure_motion(
     folder, finished = check_motion(root, train=train, val=val, seed=seed)
     if finished:  # without the lock: a finished set may be read-only
         return folder
-    advice = " Set JAXVIDEO_CACHE to a folder that is writable and has space." * (root is None)
+    advice = _ADVICE * (root is None)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with _locked(folder) as alone:
@@ -92,7 +94,8 @@ def check_motion(
     try:
         finished = _finished(folder, {"version": VERSION, "train": train, "val": val, "seed": seed})
     except OSError as error:
-        raise DataError(f"{folder} cannot be read: {error.strerror or error}") from error
+        reason, advice = error.strerror or error, _ADVICE * (root is None)
+        raise DataError(f"{folder} cannot be read: {reason}.{advice}") from error
     if not finished:
         # Anything that is not installed raises here, before a folder exists.
         find_codec()
