@@ -21,6 +21,7 @@ from jaxvideo.evaluation.protocol import Result, describe_protocol
 from jaxvideo.progress import LOG, duration, write_file
 from jaxvideo.training import checkpoint, distributed
 from jaxvideo.training.config import complete, differences, identity, read_config
+from jaxvideo.training.data_checks import TRAINED
 from jaxvideo.training.log import METRICS as METRICS_FILE
 from jaxvideo.training.optim import same_rates
 from jaxvideo.training.schema import Optim, Run
@@ -109,7 +110,7 @@ def claimed(workdir: Path, config: dict[str, Any]) -> Iterator[None]:
         yield
     except BaseException:
         if not started and not _saved(workdir):
-            for name in (RUN, BROKEN, METRICS_FILE):
+            for name in (RUN, BROKEN, METRICS_FILE, TRAINED):
                 (workdir / name).unlink(missing_ok=True)
             for name in (checkpoint.FOLDER, "tensorboard"):
                 shutil.rmtree(workdir / name, ignore_errors=True)
