@@ -193,7 +193,12 @@ def test_fvd_names_what_it_leaves_out(sets, weights, capsys):
         "broken.mp4: cannot be opened",
     ):
         assert f"left out: {sets / 'made'}/{text}" in err
+    _, out, _ = fvd(capsys, *pair, "--csv")
+    heads, row = csv.reader(out.splitlines())
+    in_csv = dict(zip(heads, row, strict=True))
     status, out, _ = fvd(capsys, *pair, "--json")
+    assert float(in_csv["distance"]) == json.loads(out)["distance"]
+    assert int(in_csv["left_out"]) == len(json.loads(out)["left_out"])
     result = json.loads(out)
     assert (result["videos"], result["frames"], result["features"]) == ([4, 4], 8, 32)
     names = [Path(one["video"]).name for one in result["left_out"]]

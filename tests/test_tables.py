@@ -57,7 +57,7 @@ def output(capsys, *arguments):
 @pytest.mark.parametrize(
     ("arguments", "heads"),
     [
-        (["models", "x3d*"], ["name", "parameters", "macs", "clip", "paper", "weights"]),
+        (["models", "x3d*"], ["name", "parameters", "macs", "clip", "paper", "tags"]),
         (["config", "list"], ["recipe", "summary"]),
         (["config", "show", "motion"], ["key", "value", "changed"]),
         (["env"], ["name", "value"]),

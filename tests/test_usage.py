@@ -42,7 +42,7 @@ def refused(main, arguments, capsys):
             "predict",
         ),
         (["fuse", "a", "--seed", "x"], "argument --seed: invalid int value: 'x'", "fuse [OPTIONS]"),
-        (["convert", "a"], "required: --from, --model, --out", "convert [OPTIONS]"),
+        (["convert", "a"], "required: --model, --out", "convert [OPTIONS]"),
         (["config", "shwo"], "no action 'shwo'. Did you mean 'show'?", "config [OPTIONS] ACTION"),
         (["models", "slwofast"], "Did you mean 'slowfast_r50'", "models [OPTIONS] [PATTERN]"),
         (["data", ".", "--form", "ucf"], "Did you mean 'ucf101'?", "data [OPTIONS] ROOT"),

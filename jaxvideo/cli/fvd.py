@@ -7,7 +7,15 @@ import dataclasses
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from jaxvideo.cli.shared import add_command, add_network, computed_in, open_network
+from jaxvideo.cli.shared import (
+    Column,
+    add_command,
+    add_formats,
+    add_network,
+    computed_in,
+    open_network,
+    show_table,
+)
 from jaxvideo.types import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -46,12 +54,11 @@ def add(commands: Any) -> None:
         help="stop at a video that is shorter than the clip or cannot be read, instead of leaving "
         "it out",
     )
-    command.add_argument("--json", action="store_true", help="print one JSON object")
+    add_formats(command, "distance and how it was computed")
 
 
 def _fvd(options: argparse.Namespace) -> int:
     import functools
-    import json
 
     from jaxvideo.data.video import find_videos
     from jaxvideo.evaluation.frechet import frechet_distance, statistics
@@ -94,8 +101,8 @@ def _fvd(options: argparse.Namespace) -> int:
     count = len(sides[0][0])
     numbers = [len(found.videos) for found in sets]
     left_out = [reason for found in sets for reason in found.reasons()]
-    if options.json:
-        result = {
+    if options.json or options.csv:
+        result: dict[str, Any] = {
             "distance": distance,
             "model": net.name,
             "endpoint": options.endpoint,
@@ -106,7 +113,9 @@ def _fvd(options: argparse.Namespace) -> int:
             "dtype": net.arguments.get("dtype", "float32"),
             "left_out": [{"video": video, "reason": reason} for video, reason in left_out],
         }
-        echo(json.dumps(result))
+        row = {**result, "left_out": len(left_out)}
+        columns = [Column(name) for name in row]
+        show_table(options, columns, [[*row.values()]], document=lambda: result)
     else:
         echo(f"Frechet video distance {distance:.6g}")
         echo(
