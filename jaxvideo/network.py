@@ -167,7 +167,8 @@ class Network:
 
         Args:
           video: uint8 `[T, H, W, C]` or a batch `[N, T, H, W, C]`, where `(T, H, W, C)` is
-            `preprocessing.video_shape`.
+            `preprocessing.video_shape`. Or planes as `read_views` and `train_batches` give them,
+            `[N, *preprocessing.transfer_shape]`.
 
         Returns:
           The clip for `model.apply`: `[N, T, H, W, C]` in the network's dtype.
@@ -181,7 +182,9 @@ class Network:
         if video.dtype != np.uint8:
             raise ConfigError(f"the video has dtype {video.dtype}; it must be uint8, 0 to 255")
         shape = tuple(video.shape)
-        if shape[-4:] != expected or len(shape) > 5:
+        if len(shape) < 4 and shape[-2:] == self.preprocessing.transfer_shape:
+            expected = shape[-2:]
+        elif shape[-4:] != expected or len(shape) > 5:
             t, h, w, c = expected
             torch = len(shape) in (4, 5) and shape[-4:] == (c, t, h, w)
             hint = ". It looks like torch's axis order, channels first" if torch else ""

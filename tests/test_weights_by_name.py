@@ -26,6 +26,7 @@ from tests.weights.published import arrays_of, caffe2_file, small
 from tests.weights.server import serving
 
 NAME, TAG = "f_r2d_10", "k400_vmz-caffe2_16f"
+FIVE = ("a", "b", "c", "d", "e")
 TORCHVISION = zoo.find("r3d_18", "k400_torchvision")
 
 
@@ -315,7 +316,7 @@ def test_convert_a_tag(published, capsys, tmp_path, monkeypatch):
     assert "Largest difference to VMZ 1.0" in model_card(again._weights, "me/net")
     assert main(["convert", "k300", "--model", NAME, "--out", str(out)]) == 1
     assert "has no weights 'k300'" in capsys.readouterr().err
-    assert main(["convert", "--model", NAME, "--out", str(out)]) == 1
+    assert main(["convert", "--model", NAME, "--out", str(out)]) == 2
     assert "IN is missing" in capsys.readouterr().err
 
 
@@ -347,7 +348,7 @@ def test_a_run_starts_from_weights_by_name(published):
     _, _, ours = published
     init = Init(weights="zoo:k400", leave_out=("fc/*",))
     check_paths(init)
-    variables, model, clips, notes = initial_weights(init, {"name": NAME}, 5, {}, 0)
+    variables, model, clips, notes, _ = initial_weights(init, {"name": NAME}, FIVE, {}, 0)
     assert model["width"] == 1 / 16
     assert clips.shape == (4, 32, 32, 3)
     assert not notes
@@ -356,12 +357,12 @@ def test_a_run_starts_from_weights_by_name(published):
     np.testing.assert_array_equal(flat["params/conv1/kernel"], ours[TAG]["params/conv1/kernel"])
     # Another network's weights are named with it.
     other = Init(weights=f"zoo:{NAME}/k400", leave_out=("fc/*",))
-    again, *_ = initial_weights(other, {"name": NAME}, 5, {}, 0)
+    again, *_ = initial_weights(other, {"name": NAME}, FIVE, {}, 0)
     jax.tree.map(np.testing.assert_array_equal, again, variables)
     with pytest.raises(ConfigError, match="has no weights 'k300'"):
-        initial_weights(Init(weights="zoo:k300"), {"name": NAME}, 5, {}, 0)
+        initial_weights(Init(weights="zoo:k300"), {"name": NAME}, FIVE, {}, 0)
     with pytest.raises(ConfigError, match=r"init\.source='vmz': unset it"):
-        initial_weights(Init(weights="zoo:k400", source="vmz"), {"name": NAME}, 5, {}, 0)
+        initial_weights(Init(weights="zoo:k400", source="vmz"), {"name": NAME}, FIVE, {}, 0)
 
 
 def test_create_model_accepts_the_arguments_of_the_card(published):
