@@ -93,9 +93,15 @@ def test_a_video_is_a_path_bytes_or_an_array(net, video):
         from jaxvideo.data.decode import decode_frames
 
         frames = np.stack([frame for _, frame in decode_frames(file, range(file.num_frames))])
+    planes = net.predict(video).probabilities
+    net = dataclasses.replace(
+        net, preprocessing=dataclasses.replace(net.preprocessing, pixels="rgb")
+    )
     expected = net.predict(video).probabilities
     for other in (str(video), video.read_bytes(), frames):
         np.testing.assert_array_equal(net.predict(other).probabilities, expected)
+    # A file is transferred as planes by default, an array always as RGB.
+    np.testing.assert_allclose(planes, expected, atol=1e-3)
 
 
 def test_features(net, video):
