@@ -38,7 +38,8 @@ import torch
 
 from jaxvideo.data.datasets.dataset import VideoDataset
 from jaxvideo.data.decode import read_frames
-from jaxvideo.data.pipeline import Loading, train_batches
+from jaxvideo.data.loading import Loading
+from jaxvideo.data.pipeline import train_batches
 from jaxvideo.data.video import open_video
 from jaxvideo.types import Preprocessing
 

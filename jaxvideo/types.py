@@ -11,6 +11,8 @@ from __future__ import annotations
 import dataclasses
 import enum
 import typing
+from collections.abc import Collection, Mapping
+from typing import Any
 
 from jaxvideo.names import one_line
 
@@ -124,6 +126,13 @@ SHORT = ("loop", "hold", "pad")
 PIXELS = ("yuv", "rgb")
 
 
+def _check_rows(section: str, values: Any, allowed: Mapping[str, Collection[Any]]) -> None:
+    """Raises a UsageError if a value is not in its table."""
+    for name, rows in allowed.items():
+        if (value := getattr(values, name)) not in rows:
+            raise UsageError(f"{section}.{name}={value!r}: allowed are {', '.join(map(str, rows))}")
+
+
 @dataclasses.dataclass(frozen=True)
 class Preprocessing:
     """The input that a network expects. It is stored with weights and checkpoints.
@@ -190,6 +199,8 @@ class Preprocessing:
             value = getattr(self, name)
             if isinstance(value, list):
                 object.__setattr__(self, name, tuple(value))
+        rows = {"modality": CHANNELS, "flow": FLOWS, "short": SHORT, "spacing": SPACINGS}
+        _check_rows("preprocessing", self, rows | {"pixels": PIXELS, "order": ("RGB", "BGR")})
         for name in ("frames", "stride", "crop"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"preprocessing.{name}={getattr(self, name)}: must be at least 1")
@@ -205,12 +216,6 @@ class Preprocessing:
                 f"preprocessing.mean={self.mean}, std={self.std}: must have the same length, and "
                 "std must be positive"
             )
-        if self.modality not in CHANNELS:
-            raise ConfigError(
-                f"preprocessing.modality={self.modality!r}: allowed are {', '.join(CHANNELS)}"
-            )
-        if self.flow not in FLOWS:
-            raise ConfigError(f"preprocessing.flow={self.flow!r}: allowed are {', '.join(FLOWS)}")
         channels = CHANNELS[self.modality]
         if len(self.mean) != channels:
             raise ConfigError(
@@ -221,23 +226,11 @@ class Preprocessing:
             raise ConfigError(
                 f"preprocessing.segments={self.segments} must divide frames={self.frames}"
             )
-        if self.short not in SHORT:
-            raise ConfigError(f"preprocessing.short={self.short!r}: allowed are {', '.join(SHORT)}")
-        if self.spacing not in SPACINGS:
-            raise ConfigError(
-                f"preprocessing.spacing={self.spacing!r}: allowed are {', '.join(SPACINGS)}"
-            )
         if self.short == "pad" and self.modality != "rgb":
             raise ConfigError(
                 f"preprocessing.short='pad', modality={self.modality!r}: 'pad' requires modality "
                 "'rgb'"
             )
-        if self.pixels not in PIXELS:
-            raise ConfigError(
-                f"preprocessing.pixels={self.pixels!r}: allowed are {', '.join(PIXELS)}"
-            )
-        if self.order not in ("RGB", "BGR"):
-            raise ConfigError(f"preprocessing.order={self.order!r}: allowed are 'RGB' and 'BGR'")
 
     @property
     def snippet(self) -> int:
@@ -309,6 +302,8 @@ class Protocol:
     starts: str = "ends"
 
     def __post_init__(self):
+        rows = {"crops": (1, 3, 5, 10), "starts": STARTS, "aggregation": AGGREGATIONS}
+        _check_rows("protocol", self, rows)
         if self.starts == "windows":
             if self.clips:
                 raise ConfigError(
@@ -323,14 +318,6 @@ class Protocol:
                     f"protocol.{name}={getattr(self, name)}: must be positive, or 0 for the "
                     "training value"
                 )
-        if self.crops not in (1, 3, 5, 10):
-            raise ConfigError(f"protocol.crops={self.crops}: allowed are 1, 3, 5 and 10")
-        if self.starts not in STARTS:
-            raise ConfigError(f"protocol.starts={self.starts!r}: allowed are {', '.join(STARTS)}")
-        if self.aggregation not in AGGREGATIONS:
-            raise ConfigError(
-                f"protocol.aggregation={self.aggregation!r}: allowed are {', '.join(AGGREGATIONS)}"
-            )
 
     def apply(self, preprocessing: Preprocessing) -> Preprocessing:
         """Returns the preprocessing of a test clip.
@@ -392,26 +379,6 @@ class Protocol:
         stride = f"stride {p.stride}" + ", spread to the last frame" * (p.spacing == "linspace")
         square = ", square pixels" * p.square_pixels
         return f"{crops} per video ({frames}, {stride}{rate}, {scaled}, crop {p.crop}{square})"
-
-
-@dataclasses.dataclass(frozen=True)
-class Loading:
-    """How the host reads videos. It does not change what is read.
-
-    Attributes:
-      threads: decoding threads per process.
-      workers: worker processes, each with its own threads. 0 (default): read in this process.
-      prefetch: number of batches to hold ready.
-    """
-
-    threads: int = 2
-    workers: int = 0
-    prefetch: int = 2
-
-    def __post_init__(self):
-        for name, least in (("threads", 1), ("workers", 0), ("prefetch", 1)):
-            if getattr(self, name) < least:
-                raise ConfigError(f"loading.{name}={getattr(self, name)}: must be at least {least}")
 
 
 # --- The contract of networks ---------------------------------------------------------------

@@ -14,7 +14,7 @@ from jaxvideo.cli.shared import check_output
 from jaxvideo.names import MOST, nearest, network_names
 from jaxvideo.progress import LOG
 from jaxvideo.training.config import OTHER_NAMES, load_config
-from jaxvideo.training.schema import type_of
+from jaxvideo.training.values import type_of
 from jaxvideo.types import ConfigError, UsageError
 from tests.conftest import write_video
 

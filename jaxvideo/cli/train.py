@@ -79,7 +79,7 @@ def overrides(arguments: Sequence[str], prefix: str, parser: Parser | None = Non
       UsageError: an argument of another form, or a misspelled option.
     """
     from jaxvideo.training.config import suggest_keys
-    from jaxvideo.training.schema import type_of
+    from jaxvideo.training.values import type_of
 
     other = "--" if prefix == "--config." else "--config."
     changes = []

@@ -24,10 +24,11 @@ from jaxvideo.data import flow
 from jaxvideo.data.crops import RandomCrop
 from jaxvideo.data.datasets.dataset import VideoDataset
 from jaxvideo.data.decode import read_clip
+from jaxvideo.data.loading import Loading
 from jaxvideo.data.samplers import find_sampler
 from jaxvideo.data.video import VideoFile
 from jaxvideo.data.views import random_view
-from jaxvideo.types import BLACK, ConfigError, DataError, Loading, Preprocessing, VideoError, View
+from jaxvideo.types import BLACK, ConfigError, DataError, Preprocessing, VideoError, View
 
 #: The arrays of a batch by name, see `train_batches`.
 Batch = dict[str, np.ndarray]

@@ -18,7 +18,8 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 import numpy as np
 
 from jaxvideo.data.decode import cut_frames
-from jaxvideo.data.pipeline import Loading, as_stored, read_views
+from jaxvideo.data.loading import Loading
+from jaxvideo.data.pipeline import as_stored, read_views
 from jaxvideo.data.video import VideoFile
 from jaxvideo.data.views import protocol_views
 from jaxvideo.types import BLACK, Preprocessing, Protocol, VideoError, View

@@ -13,7 +13,8 @@ import numpy as np
 
 from jaxvideo.data import flow
 from jaxvideo.data.datasets.dataset import VideoDataset
-from jaxvideo.data.pipeline import Loading, Share
+from jaxvideo.data.loading import Loading
+from jaxvideo.data.pipeline import Share
 from jaxvideo.data.protocol_reader import read_tests
 from jaxvideo.evaluation import metrics
 from jaxvideo.evaluation.scoring import Predict, mean_scores, score_videos

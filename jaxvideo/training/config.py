@@ -23,7 +23,7 @@ from jaxvideo.precision import DTYPES
 from jaxvideo.training import schema
 from jaxvideo.training.loggers import check_loggers
 from jaxvideo.training.schema import Run
-from jaxvideo.training.values import describe_type, fits, frozen, parse
+from jaxvideo.training.values import describe_type, fits, frozen, parse, type_of
 from jaxvideo.types import ConfigError, Lowering, Preprocessing, UsageError
 
 #: Directory of the recipes: `configs/` of the repository, also inside the wheel.
@@ -176,7 +176,7 @@ def override(values: dict[str, Any], change: str) -> None:
     if not equals:
         raise UsageError(f"override {change!r}: must have the form a.b=value")
     keys = _leaves(schema.defaults())
-    hint = schema.type_of(key)
+    hint = type_of(key)
     inside = [name for name in keys if name.startswith(f"{key}.")]
     if inside or hint == dict[str, str]:
         raise UsageError(

@@ -7,11 +7,11 @@ This file does not import JAX. `configs/common.py` builds the `ConfigDict` of al
 from __future__ import annotations
 
 import dataclasses
-import typing
 from typing import Any
 
 from jaxvideo.data.crops import RandomCrop
-from jaxvideo.types import ConfigError, Loading, Preprocessing, Protocol, UsageError
+from jaxvideo.data.loading import Loading
+from jaxvideo.types import ConfigError, Preprocessing, Protocol, UsageError
 
 INFLATE = ("average", "center")
 
@@ -443,16 +443,3 @@ def defaults() -> dict[str, Any]:
     values = dataclasses.asdict(Run())
     values["preprocessing"] = dict.fromkeys(values["preprocessing"])
     return values
-
-
-def type_of(key: str) -> Any:
-    """Returns the type of a key such as "optim.lr"; None if there is no such key."""
-    cls: Any = Run
-    for part in key.split("."):
-        if typing.get_origin(cls) is dict:
-            cls = typing.get_args(cls)[1]
-        elif dataclasses.is_dataclass(cls) and part in (hints := typing.get_type_hints(cls)):
-            cls = hints[part]
-        else:
-            return None
-    return cls

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import types
 import typing
 from collections.abc import Mapping
 from typing import Any
+
+from jaxvideo.training.schema import Run
 
 
 def parse(text: str, hint: Any) -> Any:
@@ -63,3 +66,16 @@ def fits(value: Any, hint: Any) -> bool:
     if hint is int:
         return isinstance(value, int) and not isinstance(value, bool)
     return isinstance(value, hint)
+
+
+def type_of(key: str) -> Any:
+    """Returns the type of a key such as "optim.lr"; None if there is no such key."""
+    cls: Any = Run
+    for part in key.split("."):
+        if typing.get_origin(cls) is dict:
+            cls = typing.get_args(cls)[1]
+        elif dataclasses.is_dataclass(cls) and part in (hints := typing.get_type_hints(cls)):
+            cls = hints[part]
+        else:
+            return None
+    return cls

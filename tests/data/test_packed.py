@@ -19,11 +19,12 @@ from jaxvideo.cli import pack as pack_command
 from jaxvideo.data.datasets.dataset import VideoDataset
 from jaxvideo.data.datasets.load import load_splits
 from jaxvideo.data.decode import decode_frames, read_clip
+from jaxvideo.data.loading import Loading
 from jaxvideo.data.packed.builder import PackedVideos
 from jaxvideo.data.packed.read import load_foreign, load_packed, load_tfds
 from jaxvideo.data.packed.record import Packing, pack_video, record_video
 from jaxvideo.data.packed.write import pack, psnr
-from jaxvideo.data.pipeline import Loading, train_batches
+from jaxvideo.data.pipeline import train_batches
 from jaxvideo.data.video import open_video
 from jaxvideo.progress import console
 from jaxvideo.types import ConfigError, DataError, Preprocessing, VideoError, View, Window

@@ -9,7 +9,8 @@ import pytest
 from jaxvideo.data import pipeline
 from jaxvideo.data.crops import RandomCrop
 from jaxvideo.data.datasets.dataset import VideoDataset
-from jaxvideo.data.pipeline import Loading, Share, error_text
+from jaxvideo.data.loading import Loading
+from jaxvideo.data.pipeline import Share, error_text
 from jaxvideo.data.views import protocol_views
 from jaxvideo.types import ConfigError, Preprocessing, Protocol
 from tests.conftest import write_video

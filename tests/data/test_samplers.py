@@ -7,7 +7,8 @@ import pytest
 
 from jaxvideo.data import samplers, views
 from jaxvideo.data.datasets.dataset import VideoDataset
-from jaxvideo.data.pipeline import Loading, train_batches
+from jaxvideo.data.loading import Loading
+from jaxvideo.data.pipeline import train_batches
 from jaxvideo.data.samplers import SAMPLERS, find_sampler
 from jaxvideo.models import list_models, model_entry
 from jaxvideo.training.config import read_config

@@ -180,7 +180,7 @@ def test_starts_and_crops_are_all_there_are():
 
     assert tuple(STARTS) == types.STARTS
     for starts in STARTS:
-        with pytest.raises(ConfigError, match="allowed are 1, 3, 5 and 10"):
+        with pytest.raises(ConfigError, match="allowed are 1, 3, 5, 10"):
             Protocol(STARTS[starts][0], 7, starts=starts)
 
 

@@ -151,7 +151,7 @@ def test_one_clip_is_called_that_and_classes_may_stand_in_another_order(
         (["--preprocessing.size=3"], "preprocessing come with the weights"),
         (["--data.root"], "equals sign"),
         (["--views", "3"], "--views=3: must be a multiple of the 8 devices"),
-        (["--crops", "2"], "crops=2: allowed are 1, 3, 5 and 10"),
+        (["--crops", "2"], "crops=2: allowed are 1, 3, 5, 10"),
         (["--split", "test"], "has no 'test' annotations, only train, val"),
         (["--draws", "1"], "--draws=1"),
         (["--worst", "-1"], "--worst=-1"),

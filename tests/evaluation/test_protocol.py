@@ -8,7 +8,8 @@ import pytest
 
 from jaxvideo.data import protocol_reader
 from jaxvideo.data.datasets.dataset import VideoDataset
-from jaxvideo.data.pipeline import Loading, Share, read_views
+from jaxvideo.data.loading import Loading
+from jaxvideo.data.pipeline import Share, read_views
 from jaxvideo.data.protocol_reader import Clip, protocol_clips, read_tests
 from jaxvideo.data.video import open_video
 from jaxvideo.data.views import protocol_views

@@ -145,7 +145,7 @@ def _cells(text: str, separator: str | None) -> list[str]:
     """Splits a line; without a header these are a path and a label."""
     if separator is None:
         cells = text.rsplit(None, 1)
-        if not cells[0].lower().endswith(VIDEOS):
+        if cells and not cells[0].lower().endswith(VIDEOS):
             # A label may contain blanks if the path ends like a video.
             found = _PATH_AND_LABEL.fullmatch(text)
             return list(found.groups()) if found else cells
