@@ -10,9 +10,10 @@ from jaxvideo import cli, create_model
 from jaxvideo.layers.lowerings import onednn_probe
 from jaxvideo.precision import resolve_dtype
 from jaxvideo.pretrained import Weights, save_weights
-from jaxvideo.training import loop
+from jaxvideo.training import run_folder
 from jaxvideo.training.config import load_config
-from jaxvideo.types import ConfigError, DataError, Preprocessing
+from jaxvideo.training.preparation import read_run
+from jaxvideo.types import ConfigError, Preprocessing
 from tests.conftest import write_video
 from tests.models.test_backbones2d import random_variables
 
@@ -84,18 +85,15 @@ def test_fvd_and_extract(weights, capsys, tmp_path):
 
 def test_a_run_keeps_its_dtype(tmp_path, monkeypatch, repository):
     """A machine that would choose float32 resumes the run in bfloat16."""
-
-    def no_data(data):
-        raise DataError("no data here")
-
-    monkeypatch.setattr(loop, "load_data", no_data)
     overrides = ["model.dtype=auto", "compilation_cache="]
     config = load_config(str(repository / "configs/motion.py"), overrides)
-    for fast in (True, False):
-        monkeypatch.setattr(onednn_probe, "fast_bfloat16", lambda fast=fast: fast)
-        with pytest.raises(DataError, match="no data here"):
-            loop.train(config, tmp_path)
-        assert json.loads((tmp_path / "run.json").read_text())["model"]["dtype"] == "bfloat16"
+    monkeypatch.setattr(onednn_probe, "fast_bfloat16", lambda: True)
+    values, run = read_run(config, tmp_path)
+    assert run.model["dtype"] == "bfloat16"
+    with run_folder.claimed(tmp_path, values):
+        monkeypatch.setattr(onednn_probe, "fast_bfloat16", lambda: False)
+        assert read_run(config, tmp_path)[1].model["dtype"] == "bfloat16"
+        assert read_run(config, tmp_path / "other")[1].model["dtype"] == "float32"
     config["model"]["dtype"] = "half"
     with pytest.raises(ConfigError, match=r"config\.model\.dtype='half': allowed are float32"):
-        loop.train(config, tmp_path)
+        read_run(config, tmp_path)
