@@ -190,14 +190,16 @@ def test_predict_with_the_classes_of_the_checkpoint(environment, finished, capsy
     workdir, _ = finished
     video = next((Path(environment["MOTION"]) / "val" / "up").glob("*.mp4"))
     assert cli.main(["predict", str(video), "--checkpoint", str(workdir)]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[1] == str(video)
-    shares = [float(line.split()[0]) for line in lines[2:]]
+    _, path, *lines, last = capsys.readouterr().out.splitlines()
+    assert path == str(video)
+    shares = [float(line.split()[0]) for line in lines]
     assert len(shares) == 5
     assert shares == sorted(shares, reverse=True)
-    assert {line.split()[2] for line in lines[2:]} <= set(
-        (Path(environment["MOTION"]) / "classes.txt").read_text().split()
-    )
+    classes = (Path(environment["MOTION"]) / "classes.txt").read_text().split()
+    for line in lines:
+        _, _, index, name = line.split()
+        assert classes[int(index)] == name
+    assert last.startswith("1 video, 0 failed")
     assert cli.main(["predict", "/gone.mp4", "--checkpoint", str(workdir)]) == 1
     assert capsys.readouterr().err.startswith("error: /gone.mp4")
 
@@ -255,8 +257,9 @@ def test_bad_overrides(environment, tmp_path, override, texts, capsys, monkeypat
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(absl.logging, "set_verbosity", lambda level: None)
     assert main(command(environment, tmp_path / "run", override)[2:]) == 2
-    (error,) = capsys.readouterr().err.splitlines()
+    error, usage = capsys.readouterr().err.splitlines()
     assert error.startswith("error: ")
+    assert usage.startswith("usage: python train.py")
     for text in texts:
         assert text in error
     assert not (tmp_path / "run").exists()
