@@ -6,7 +6,7 @@ those of earlier trainings and a hyphen, and a key of `weights.sources.SOURCES`.
 
 In `zoo.json`, `data` has the data sets and `groups` the rows. The keys of a group are those of its
 rows, unless a row has them itself. The table was compiled from the documents that `evidence` names.
-To add weights, add a row; `tests/weights/test_zoo.py` checks it.
+To add weights, add a row; `tests/weights/test_zoo_table.py` checks it.
 """
 
 from __future__ import annotations
