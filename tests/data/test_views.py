@@ -91,7 +91,7 @@ def test_bad_preprocessing(change, text):
     ("change", "text"),
     [
         ({"clips": 0}, "clips=0"),
-        ({"crops": 2}, "1, 3, 5 and 10"),
+        ({"crops": 2}, "1, 3, 5, 10"),
         ({"starts": "begin"}, "ends, centers, parts, dense, windows"),
         ({"starts": "windows"}, "clips=10, starts='windows': clips must be 0"),
         ({"segments": -1}, "segments=-1"),
