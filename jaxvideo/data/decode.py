@@ -160,8 +160,8 @@ def decode_frames(video: VideoFile, wanted: Sequence[int]) -> Iterator[tuple[int
 def native_frames(video: VideoFile, wanted: Sequence[int]) -> Iterator[tuple[int, Any]]:
     """Yields (index, frame) for ascending indices: PyAV frames, or uint8 RGB from images.
 
-    Seeks only if a key frame lies in between; if the seek overshoots, decodes sequentially
-    instead.
+    Seeks only if a key frame lies in between; if the seek overshoots, or decoding from there fails,
+    decodes sequentially instead.
 
     Raises:
       VideoError: a frame cannot be decoded, is decoded from corrupt packets, or differs in size
@@ -188,10 +188,16 @@ def native_frames(video: VideoFile, wanted: Sequence[int]) -> Iterator[tuple[int
                 if position < key <= target:
                     frames = raw_frames(video, int(video.pts[key]), needed=needed)
                     position, sought = key, True
-            frame = next(frames, None)
+            try:
+                frame = next(frames, None)
+            except (FFmpegError, _PacketError):
+                if not sought:
+                    raise
+                frame = None
             past = video.seekable and frame is not None and _time(frame) > video.pts[target]
             if sought and (frame is None or past):
-                # The seek has overshot the frame: decode sequentially from the start.
+                # The seek has overshot the frame, or the decoder lacks what came before: decode
+                # sequentially from the start.
                 position, frames = 0, raw_frames(video, needed=needed)
                 seeking, sought = False, False
                 continue
