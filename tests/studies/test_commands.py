@@ -64,14 +64,6 @@ def data(tmp_path_factory):
     return root
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_compiler():
-    """Disables compiler optimization: sufficient precision, much shorter compilation."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
     rng = np.random.default_rng(0)
