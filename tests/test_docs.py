@@ -24,6 +24,7 @@ from jaxvideo.evaluation.metrics import METRICS
 from jaxvideo.models import MODELS
 from jaxvideo.pretrained import is_tag
 from jaxvideo.training.config import default_workdir, load_config
+from jaxvideo.training.loggers import LOGGERS
 from jaxvideo.training.losses import LOSSES
 from jaxvideo.training.optim import RULES, SCHEDULES
 from jaxvideo.weights import zoo
@@ -54,7 +55,7 @@ def net():
 @pytest.fixture
 def tables():
     """Removes the rows that a program adds."""
-    every = (MODELS, LOSSES, RULES, SCHEDULES, METRICS, SAMPLERS, FORMS, SOURCES)
+    every = (MODELS, LOSSES, LOGGERS, RULES, SCHEDULES, METRICS, SAMPLERS, FORMS, SOURCES)
     before = [dict(table) for table in every]
     yield
     for table, rows in zip(every, before, strict=True):
