@@ -15,8 +15,9 @@ convert` wrote, or, with `--config.init.source=LIBRARY`, a file of another libra
 jaxvideo files also set the arguments of the model. The classifier starts from random values. For
 `:smoke`, WEIGHTS may be a finished run of `configs/motion.py`; the default is random weights.
 
-Source: for the default, our own trials (docs/training.md). For a name, the table RECIPES. The
-recipes of C3D (the authors' solver), R(2+1)D and its relatives (VMZ's scripts), 3D ResNet (arXiv
+Source: the default was chosen for this library (docs/training.md has one result of each form). For
+a name, the table RECIPES. The recipes of C3D (the authors' solver), R(2+1)D and its relatives
+(VMZ's scripts), 3D ResNet (arXiv
 1711.09577: train conv5_x and fc only) and P3D (arXiv 1711.10305) are their authors' for UCF101,
 with the same number of clips per video. All other rates were chosen for this library. Each rate is
 for the batch size of its row; for another batch size B, scale it in proportion.

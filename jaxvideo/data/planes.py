@@ -34,7 +34,7 @@ def length(size: int) -> int:
 def cut_planes(frame: Any, view: View, size: int, reformatter: VideoReformatter) -> np.ndarray:
     """Crops a frame to a view's window and scales it.
 
-    Every plane is scaled as `decode.scaled` scales RGB. The window in the planes of color is
+    Every plane is scaled by `scaled`, as RGB is. The window in the planes of color is
     rounded outwards to whole pixels.
 
     Args:
