@@ -153,16 +153,17 @@ def started(module, x):
 
 @pytest.mark.full
 def test_blocks_start_as_their_shortcuts():
+    form = ("softmax", "first", True)
     x = np.abs(clip_of((1, 2, 4, 4, 16)))
     blocks = {
-        "slowfast": Stage(4, 16, (3, 1), 1, (0, 1), "softmax", plain, BatchNorm),
+        "slowfast": Stage(4, 16, (3, 1), 1, (0, 1), form, plain, BatchNorm),
         "csn": SeparatedBlock(4, (1, 1, 1), True, plain, BatchNorm),
     }
     for name, block in blocks.items():
         found, _ = started(block, x)
         np.testing.assert_array_equal(found, x, err_msg=name)
     # A stage that changes the shape starts as the projection of its first block.
-    stage = Stage(4, 24, (3, 1), 2, (), "softmax", plain, BatchNorm)
+    stage = Stage(4, 24, (3, 1), 2, (), form, plain, BatchNorm)
     found, variables = started(stage, x)
     kernel = variables["params"]["block_1"]["projection"]["kernel"][0, 0, 0]
     expected = np.maximum(x[:, :, ::2, ::2] @ kernel / np.sqrt(1 + 1e-5), 0)
