@@ -24,7 +24,8 @@ def over_batch(
     """Calls a function on each device's part of the batch.
 
     Args:
-      function: computes the result, which has 5 axes, from the operands, for any batch size.
+      function: computes the result, which has 5 axes, from the operands, for any batch size. It
+        must not use other arrays, because `custom_partitioning` refuses constants.
       operands: arrays; the first one has the batch as its first axis.
       batched: for each operand, True if its first axis is the batch.
       summed: True if the result is a sum over the batch; False (default) if its first axis is the

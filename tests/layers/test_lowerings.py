@@ -6,7 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 
+from jaxvideo.layers.conv import conv3d
 from jaxvideo.layers.geometry import Geometry, Pass
 from jaxvideo.layers.lowerings import LOWERINGS, compute, conv2d, fits, resolve, winograd
 from jaxvideo.types import Lowering
@@ -249,3 +251,36 @@ def test_what_resolve_takes_can_be_computed(platform):
         for channels in (3, 64):
             lowering = resolve(platform, what, geometry, channels, channels)
             assert fits(lowering, geometry, False), (geometry, what)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "stride", "groups"),
+    [((3, 3, 3), 1, 1), ((1, 3, 3), 2, 1), ((3, 1, 1), 1, 1), ((1, 1, 1), 1, 1), ((3, 3, 3), 1, 4)],
+)
+def test_over_two_devices(kernel, stride, groups):
+    """Every lowering computes the part of the batch that a device has."""
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    batch, whole = NamedSharding(mesh, PartitionSpec("data")), NamedSharding(mesh, PartitionSpec())
+    padding = tuple(k // 2 for k in kernel)
+    same = tuple((p, p) for p in padding)
+    geometry = Geometry(kernel, (4, 6, 6), (1, stride, stride), same, groups)
+    x, w, g = operands(geometry, features=4)
+
+    @jax.jit
+    def run(x, w, g):
+        def passes(lowering):
+            def convolve(x, w):
+                return conv3d(x, w, geometry.strides, padding, groups, lowering=lowering)
+
+            y, pull = jax.vjp(convolve, x, w)
+            return y, *pull(g)
+
+        return {way.name: passes(way) for way in possible(geometry, depthwise=groups == 4)}
+
+    results = run(*jax.device_put((x, w, g), (batch, whole, batch)))
+    assert len(results) > 1
+    expected = results.pop("DIRECT")
+    for way, result in results.items():
+        for value, right, sharding in zip(result, expected, (batch, batch, whole), strict=True):
+            assert value.sharding.is_equivalent_to(sharding, 5), way
+            np.testing.assert_allclose(value, right, atol=1e-5 * np.abs(right).max(), err_msg=way)

@@ -16,7 +16,6 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
 from jaxvideo.layers.geometry import Geometry, divisor, padded, turned, x_like
@@ -27,8 +26,6 @@ from jaxvideo.layers.lowerings.implementation import Implementation, ungrouped
 # Bytes of frames and results that one iteration transforms, so that they are still in the caches
 # when they are multiplied. Half or twice as many is 10 % slower.
 _TRANSFORMED_BYTES = 13 << 20
-
-_G = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]], np.float32)
 
 
 def fits(geometry: Geometry) -> bool:
@@ -49,6 +46,31 @@ def _tiles(x, rows, columns):
         for part in along(x, 1, rows)
         for tile in along(part, 2, columns)
     ]
+
+
+# The paper's matrix G is written as sums: `custom_partitioning` refuses functions that close over
+# an array.
+
+
+def _kernels(w):
+    """G w G' of the kernels `[T, 3, 3, C, D]`: `[16, T, 1, C, D]`."""
+
+    def along(w, axis):
+        a, b, c = (jnp.take(w, i, axis) for i in range(3))
+        return jnp.stack([a, (a + b + c) / 2, (a - b + c) / 2, c])
+
+    return along(along(w, 2), 2).reshape(16, w.shape[0], 1, *w.shape[3:])
+
+
+def _kernel_gradient(totals):
+    """G' m G of 16 matrices `[C, D]`, the transpose of `_kernels`: `[3, 3, C, D]`."""
+
+    def along(a, b, c, d):
+        half, difference = (b + c) / 2, (b - c) / 2
+        return jnp.stack([a + half, difference, half + d])
+
+    rows = [along(*totals[4 * i : 4 * i + 4]) for i in range(4)]  # G' along the columns
+    return along(*rows)
 
 
 def _results(products, shape):
@@ -91,8 +113,7 @@ def forward(x, w, geometry: Geometry):
         together = frames
     odd = ((top, bottom + 2 * rows - height), (left, right + 2 * columns - width))
     x = padded(x, ((0, 0), *odd))
-    kernels = jnp.einsum("ai,bj,tijcd->abtcd", _G, _G, w.astype(jnp.float32))
-    kernels = kernels.reshape(16, kt, 1, c, d)
+    kernels = _kernels(w.astype(jnp.float32))
 
     def product(tiles, kernel):
         if kt == 1:
@@ -147,8 +168,7 @@ def dw_2d(x, g, w, strides, pads):
     blocks = (x.reshape(-1, block, *x.shape[1:]), g.reshape(-1, block, *g.shape[1:]))
     zeros = [jnp.zeros((c, d), jnp.float32)] * 16
     totals, _ = lax.scan(accumulate, zeros, blocks)
-    dw = jnp.einsum("ai,bj,abcd->ijcd", _G, _G, jnp.stack(totals).reshape(4, 4, c, d))
-    return dw.astype(w.dtype)
+    return _kernel_gradient(totals).astype(w.dtype)
 
 
 def weight_gradient(x, g, geometry: Geometry):
