@@ -19,7 +19,9 @@ def loss_of(parallel, run, batch):
     devices = jax.devices()[: 2 * parallel.split]
     layout = make_layout(parallel, {"batch_size": run.batch_size}, devices)
     shardings = layout.state(state, False)
-    step = jit_step(dataclasses.replace(run, parallel=parallel), model, optimizer, layout, shardings)
+    step = jit_step(
+        dataclasses.replace(run, parallel=parallel), model, optimizer, layout, shardings
+    )
     given = {name: layout.put(name, array) for name, array in batch.items()}
     for name, expected in batch_shapes(run, layout).items():
         assert given[name].shape == expected.shape, name
