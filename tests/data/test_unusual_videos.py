@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import logging
+import os
 import re
 from fractions import Fraction
 
@@ -167,6 +168,9 @@ def test_ordinary_files_are_not_decoded_to_count_frames(tmp_path, monkeypatch):
         with open_video(encode(tmp_path / name, codec)) as video:
             assert (video.counted, video.num_frames) == ("", 30), name
             assert len(list(decode_frames(video, range(30)))) == 30
+    # For root, the AV1 encoder gives the calling thread the highest real-time priority.
+    if hasattr(os, "sched_setscheduler"):
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
     with open_video(CASES["copied_b.mp4"](tmp_path / "copied.mp4")) as video:
         assert video.counted == ""
 
