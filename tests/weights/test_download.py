@@ -243,9 +243,9 @@ def test_first_use_says_what_is_downloaded(server, caplog):
     assert path == store.root() / "x3d_m" / "k400_pytorchvideo" / "weights.pth"
     text = caplog.text
     assert "downloading weights.pth (size not published) from 127.0.0.1" in text
-    assert "75.94 % top-1, 92.72 % top-5 (30 views (10 clips x 3 crops))" in text
+    assert "75.94 % top-1, 92.72 % top-5 (10 clips x 3 crops of 256)" in text
     assert "Apache-2.0 (code)" in text
-    assert "Kinetics: annotations CC BY 4.0" in text
+    assert "Kinetics: CC BY 4.0 by its page" in text
     assert f"Its SHA-256 {hash_of('sha256')[:16]}... is recorded" in text
     caplog.clear()
     assert original(row) == path
