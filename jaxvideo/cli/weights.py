@@ -47,7 +47,7 @@ def add(commands: Any) -> None:
         "pattern",
         nargs="?",
         default="*",
-        help="networks to list, such as '*slowfast*', or tags, such as 'ssv2*' (default: all)",
+        help="networks to list, such as '*slowfast*', or tags, such as '*ssv2*' (default: all)",
     )
     add_formats(listing, "table with all columns")
     fetch = add_command(
