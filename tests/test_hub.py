@@ -54,13 +54,13 @@ def test_the_card_of_published_weights(net):
     (result,) = head["model-index"][0]["results"]
     assert result["dataset"]["name"] == "Kinetics-400"
     first = result["metrics"][0]
-    assert first["name"] == "top-1 (30 views (10 clips x 3 crops))"
+    assert first["name"] == "top-1 (10 clips x 3 crops of 256)"
     assert (first["value"], first["verified"]) == (75.94, False)
     assert 'jaxvideo.load("hf:me/x3d")' in text
-    assert "| top-1 | 75.94 % | 30 views (10 clips x 3 crops) |" in text
+    assert "| top-1 | 75.94 % | 10 clips x 3 crops of 256 |" in text
     assert "not measured with jaxvideo" in text
     assert "| license | Apache-2.0 (code) |" in text
-    assert "| data terms | Kinetics: annotations CC BY 4.0" in text
+    assert "| data terms | Kinetics: CC BY 4.0 by its page" in text
     assert "| SHA-256 | abab" in text
     assert "| logits | 3.0e-06 |" in text
     assert (

@@ -328,7 +328,7 @@ def test_weights_are_listed(capsys):
     assert {line.split()[0] for line in lines[1:] if line[:1] == "s"} == {
         *("slowfast_4x16_r50", "slowfast_r50", "slowfast_r101", "slowfast_16x8_r101_50_50")
     }
-    assert "  [1] 30 views (10 clips x 3 crops)" in lines
+    assert "  [1] 10 clips x 3 crops of 256" in lines
     assert main(["weights", "list"]) == 0
     assert max(map(len, capsys.readouterr().out.splitlines())) <= 100
     assert main(["weights", "list", "x3d_m", "--json"]) == 0

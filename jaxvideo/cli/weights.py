@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import argparse
-import csv
 import fnmatch
-import io
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from jaxvideo.cli.shared import add_command
+from jaxvideo.cli.shared import Column, add_command, add_formats, say, show_table
 from jaxvideo.types import ConfigError
 
 if TYPE_CHECKING:
     from jaxvideo.weights.zoo import Row
+
+
+_COLUMNS = (
+    Column("network"),
+    Column("tag"),
+    Column("classes", right=True),
+    Column("top-1", text="{:.1f}", right=True),
+    Column("top-5", text="{:.1f}", right=True),
+    Column("test", text="[{}]"),
+    Column("bytes", "MB", lambda size: f"{size / 1e6:.0f}", right=True),
+    Column("get"),
+)
 
 
 def add(commands: Any) -> None:
@@ -38,11 +47,9 @@ def add(commands: Any) -> None:
         "pattern",
         nargs="?",
         default="*",
-        help="networks to list, such as '*slowfast*', or tags, such as 'ssv2*' (default: all)",
+        help="networks to list, such as '*slowfast*', or tags, such as '*ssv2*' (default: all)",
     )
-    form = listing.add_mutually_exclusive_group()
-    form.add_argument("--json", action="store_true", help="print JSON with all columns")
-    form.add_argument("--csv", action="store_true", help="print CSV with all columns")
+    add_formats(listing, "table with all columns")
     fetch = add_command(
         actions,
         "fetch",
@@ -86,16 +93,21 @@ def _add_weights(command: argparse.ArgumentParser) -> None:
 
 
 def _list(options: argparse.Namespace) -> int:
-    from jaxvideo.progress import echo
-
     rows = _matching(options.pattern)
-    if options.json:
-        echo(json.dumps([_values(row) for row in rows], indent=2))
-    elif options.csv:
-        echo(_csv([_values(row) for row in rows]))
-    else:
-        for line in _table(rows):
-            echo(line)
+    if options.json or options.csv:
+        found = [_values(row) for row in rows]
+        keys = dict.fromkeys(key for values in found for key in _flat(values))
+        cells = [[_flat(values).get(key) for key in keys] for values in found]
+        show_table(options, [Column(key) for key in keys], cells, document=lambda: found)
+        return 0
+    protocols = list(dict.fromkeys(_measured(row) for row in rows if row.protocol))
+    show_table(options, _COLUMNS, _cells(rows, protocols))
+    say(options)
+    say(options, "* default. In column get: maybe, the host may have gone; no, a browser is needed")
+    if protocols:
+        say(options, "Accuracies are the published ones, in percent, by test protocol:")
+    for number, text in enumerate(protocols, start=1):
+        say(options, f"  [{number}] {text}")
     return 0
 
 
@@ -158,42 +170,28 @@ def _matching(pattern: str) -> list[Row]:
     return sorted(rows, key=lambda row: row.network)
 
 
-def _table(rows: Sequence[Row]) -> list[str]:
+def _cells(rows: Sequence[Row], protocols: Sequence[str]) -> list[list[Any]]:
+    """Returns the cells of the table for people; a network is named once."""
     from jaxvideo.weights import store, zoo
 
-    protocols = list(dict.fromkeys(_measured(row) for row in rows if row.protocol))
-    cells = [("network", "tag", "classes", "top-1", "top-5", "test", "MB", "get")]
     defaults = {name: zoo.find(name).tag for name in {row.network for row in rows}}
-    last = ""
+    cells, last = [], ""
     for row in rows:
         state = "maybe" if row.doubtful else "yes" if row.downloadable else "no"
-        if (store.folder(row) / store.CONVERTED).is_file():
-            state = "cached"
         cells.append(
-            (
+            [
                 row.network if row.network != last else "",
                 row.tag + " *" * (row.tag == defaults[row.network]),
-                str(row.classes or "?"),
-                "-" if row.top1 is None else f"{row.top1:.1f}",
-                "-" if row.top5 is None else f"{row.top5:.1f}",
-                f"[{protocols.index(_measured(row)) + 1}]" if row.protocol else "-",
-                f"{row.size / 1e6:.0f}" if row.size else "?",
-                state,
-            )
+                row.classes,
+                row.top1,
+                row.top5,
+                protocols.index(_measured(row)) + 1 if row.protocol else None,
+                row.size,
+                "cached" if (store.folder(row) / store.CONVERTED).is_file() else state,
+            ]
         )
         last = row.network
-    wide = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    align = "<<>>><><"
-    lines = [
-        "  ".join(
-            f"{cell:{side}{width}}" for cell, side, width in zip(line, align, wide, strict=True)
-        ).rstrip()
-        for line in cells
-    ]
-    notes = ["", "* default. In column get: maybe, the host may have gone; no, a browser is needed"]
-    if protocols:
-        notes.append("Accuracies are the published ones, in percent, by test protocol:")
-    return [*lines, *notes, *(f"  [{n}] {text}" for n, text in enumerate(protocols, start=1))]
+    return cells
 
 
 def _measured(row: Row) -> str:
@@ -234,14 +232,8 @@ def _hash(file: Any) -> str | None:
     return f"{file.hash_kind}:{file.hash}" if file.hash else None
 
 
-def _csv(rows: Sequence[dict[str, Any]]) -> str:
-    """Formats rows as CSV; lists are joined by spaces."""
-    columns = list(dict.fromkeys(key for row in rows for key in row if key != "files"))
-    columns.insert(columns.index("bytes"), "urls")
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n", restval="", extrasaction="ignore")
-    writer.writeheader()
-    for row in rows:
-        urls = [url for file in row["files"] for url in file["urls"]]
-        writer.writerow({**row, "data": " + ".join(row["data"]), "urls": " ".join(urls)})
-    return text.getvalue().rstrip("\n")
+def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the columns of a row for CSV: of its files the addresses."""
+    plain = {key: value for key, value in values.items() if key != "files"}
+    urls = [url for file in values["files"] for url in file["urls"]]
+    return {**plain, "data": " + ".join(values["data"]), "urls": urls}

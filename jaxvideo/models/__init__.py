@@ -94,7 +94,13 @@ def create_model(name: str, **arguments: Any) -> nn.Module:
                 f"{did_you_mean(argument, sorted(allowed))} All: {sorted(allowed)}"
             )
     check_width(arguments.get("width", 1.0))
-    return entry.build(**entry.arguments, **{**entry.defaults, **arguments})
+    # JSON has lists; modules are hashed.
+    given = {argument: _tuples(value) for argument, value in arguments.items()}
+    return entry.build(**entry.arguments, **{**entry.defaults, **given})
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list | tuple) else value
 
 
 def register(

@@ -223,7 +223,10 @@ def _hidden(name: str) -> Entry:
 
 def _slowfast(name: str, source: str = "1812.03982", **clip: Any) -> Entry:
     preprocessing = dataclasses.replace(_SLOWFAST, **clip)
-    return Entry(slowfast.SlowFast, dict(slowfast.VARIANTS[name]), preprocessing, f"arXiv {source}")
+    arguments = dict(slowfast.VARIANTS[name])
+    # Libraries have their non-local blocks in different places.
+    defaults = {key: arguments.pop(key) for key in ("non_local",) if key in arguments}
+    return Entry(slowfast.SlowFast, arguments, preprocessing, f"arXiv {source}", defaults)
 
 
 def _x3d(name: str, frames: int, stride: int, size: int, crop: int) -> Entry:

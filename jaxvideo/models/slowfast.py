@@ -45,6 +45,7 @@ Taps = int | Sequence[int]
 STAGES = ("res2", "res3", "res4", "res5")
 LATERALS = ("time_conv", "time_to_channel", "time_to_channel_sum", "time_sample", "none")
 SAMPLINGS = ("linspace", "stride")
+KINDS = ("softmax", "dot_product", "gaussian")
 
 
 class Bottleneck(nn.Module):
@@ -89,8 +90,8 @@ class NonLocal(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        if self.kind not in ("softmax", "dot_product"):
-            raise ConfigError(f"non_local_kind={self.kind!r}: allowed are softmax, dot_product")
+        if self.kind not in KINDS:
+            raise ConfigError(f"non_local_kind={self.kind!r}: allowed are {KINDS}")
         if self.pool not in ("first", "last", "none"):
             raise ConfigError(f"non_local_pool={self.pool!r}: allowed are first, last, none")
         inner = x.shape[-1] // 2
@@ -98,19 +99,21 @@ class NonLocal(nn.Module):
         def embedded(x, name, pool):
             if pool == "first":
                 x = max_pool(x, (1, 2, 2), (1, 2, 2))
-            conv = self.conv(inner, (1, 1, 1), use_bias=True, name=name)
-            x = conv_norm(conv, None, x, train=train)
+            if name == "g" or self.kind != "gaussian":
+                conv = self.conv(inner, (1, 1, 1), use_bias=True, name=name)
+                x = conv_norm(conv, None, x, train=train)
             if pool == "last":
                 x = max_pool(x, (1, 2, 2), (1, 2, 2))
-            return x.reshape(len(x), -1, inner)
+            return x.reshape(len(x), -1, x.shape[-1])
 
         theta = embedded(x, "theta", "none")
         phi, g = embedded(x, "phi", self.pool), embedded(x, "g", self.pool)
         affinity = jnp.einsum("nqc,nkc->nqk", theta, phi).astype(jnp.float32)
-        if self.kind == "softmax":
-            affinity = jax.nn.softmax(affinity * inner**-0.5 if self.scaled else affinity)
-        else:
+        if self.kind == "dot_product":
             affinity = affinity / affinity.shape[-1]
+        else:
+            scale = theta.shape[-1] ** -0.5 if self.scaled else 1.0
+            affinity = jax.nn.softmax(affinity * scale)
         y = jnp.einsum("nqk,nkc->nqc", affinity.astype(g.dtype), g)
         y = y.reshape(*x.shape[:-1], inner)
         out = self.conv(x.shape[-1], (1, 1, 1), use_bias=True, name="out")
@@ -180,7 +183,8 @@ class SlowFast(nn.Module):
         and GluonCV.
       stem_padding: padding of that pool in space; 0 in the code of arXiv 1711.07971.
       non_local: (stage, block indices from 0) of the non-local blocks, in the Slow pathway.
-      non_local_kind: normalization of the affinities, "softmax" or "dot_product".
+      non_local_kind: "softmax" and "dot_product" are the normalizations of affinities of
+        embeddings. "gaussian": the softmax of affinities of the input itself.
       non_local_pool: max pool of keys and values: "first", before their convolutions (PySlowFast);
         "last", after them (mmaction2); "none" (GluonCV).
       non_local_scaled: the softmax divides by the square root of the channels; False in I3D of

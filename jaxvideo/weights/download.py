@@ -31,7 +31,8 @@ PART = ".part"
 _ATTEMPTS, _PAUSE = 4, 1.0
 # Seconds to connect, and between two packets.
 _TIMEOUT = (15, 60)
-_CHUNK = 1 << 20
+# What is lost of a connection that breaks: less than one chunk.
+_CHUNK = 1 << 16
 _MB = 1_000_000
 
 
@@ -76,7 +77,7 @@ def download(file: File, urls: tuple[str, ...], target: Path) -> str:
         except (_Refused, _Interrupted) as problem:
             problems.append(f"{urlsplit(url).netloc} {problem}")
         except OSError as error:
-            raise CheckpointError(_disk(error, part, file)) from error
+            raise CheckpointError(_disk(error, part, file.size)) from error
     kept = part.stat().st_size if part.is_file() else 0
     again = f". {kept / _MB:.1f} MB are kept; the same call continues" if kept else ""
     raise CheckpointError(f"{target.name} was not downloaded: {'; '.join(problems)}{again}")
@@ -157,7 +158,8 @@ def _transfer(file: File, url: str, part: Path) -> None:
         if file.bytes is not None and total not in (None, file.bytes):
             raise _Refused(f"offers {total} bytes instead of the published {file.bytes}")
         if total is not None and shutil.disk_usage(part.parent).free < total - start:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            raise CheckpointError(_disk(full, part, total))
         write_file(_state(part), json.dumps({"url": url, "validator": _validator(answer)}))
         _write(answer, part, start, total, file)
 
@@ -221,13 +223,13 @@ def _reason(error: requests.RequestException) -> str:
     return f"failed ({type(error).__name__})"
 
 
-def _disk(error: OSError, part: Path, file: File) -> str:
+def _disk(error: OSError, part: Path, size: int | None) -> str:
     reason = error.strerror or str(error)
     if error.errno not in (errno.ENOSPC, errno.EDQUOT):
         return f"{part} cannot be written ({reason})"
-    free = shutil.disk_usage(part.parent).free / _MB
-    size = f"{file.size / _MB:.0f} MB" if file.size else "a size that is not published"
+    free = f"{shutil.disk_usage(part.parent).free / _MB:.0f} MB are free"
+    needed = f"the file has {size / _MB:.0f} MB, and {free}" if size else free
     return (
-        f"{part} cannot be written ({reason}): the file has {size}, and {free:.0f} MB are free. "
-        "Free some space, or set JAXVIDEO_CACHE to a directory on another disk"
+        f"{part} cannot be written ({reason}): {needed}. Free some space, or set JAXVIDEO_CACHE to "
+        "a directory on another disk"
     )

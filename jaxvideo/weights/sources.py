@@ -253,7 +253,7 @@ SOURCES: dict[str, Source] = {
                 "naming": from_torch.pytorchvideo_r2plus1d,
                 "arguments": {"positions": "softmax"},
             },
-            "csn_r101": {"preprocessing": {"spacing": "linspace"}},
+            "csn_r101": {"preprocessing": {"spacing": "linspace", "short": "hold"}},
         },
     ),
     "pyslowfast": Source(

@@ -156,7 +156,7 @@ def _get(row: Row, file: File) -> None:
     if not file.hash and not kept.get("pinned"):
         LOG.info(
             f"{file.name}: no hash is published. Its SHA-256 {facts['sha256'][:16]}... is recorded "
-            "and required from now on"
+            "and, after the file has been read, required"
         )
 
 
@@ -188,7 +188,7 @@ def _urls(row: Row, file: File) -> tuple[str, ...]:
 def _other_ways(row: Row) -> str:
     return (
         f"The weights are listed at {row.page}; a file that you have is read with "
-        f"jaxvideo.load({row.network!r}, weights={row.tag!r}, path=FILE)"
+        f"jaxvideo.load({row.network!r}, {row.tag!r}, path=FILE)"
     )
 
 

@@ -20,8 +20,9 @@ IMAGENET = {
     "std": (0.229, 0.224, 0.225),
     "order": "RGB",
 }
-# Frames are not resampled to a rate, and lie `stride` apart.
-IMAGENET_GLUONCV = {**IMAGENET, "fps": None, "spacing": "stride"}
+# Frames are not resampled to a rate, and lie `stride` apart. `width` is that of
+# KEEP_ASPECT_RATIO: False, with which most networks were trained and tested.
+IMAGENET_GLUONCV = {**IMAGENET, "fps": None, "short": "hold", "spacing": "stride", "width": 340}
 IMAGENET_255 = {
     "range": (0.0, 255.0),
     "mean": (123.675, 116.28, 103.53),
@@ -70,7 +71,7 @@ C3D_VMZ: dict[str, Any] = {
     "zeros": r"^params/conv\d[ab]/bias$",
 }
 
-_C3D = {
+_C3D: dict[str, Any] = {
     "naming": from_mmaction2.c3d,
     "arguments": {"pools": "symmetric"},
     "preprocessing": {"order": "RGB"},
@@ -80,6 +81,8 @@ _I3D = {
     "arguments": {**GLOBAL, "stem_stride": 2},
     "preprocessing": {**IMAGENET_255, "frames": 32, "stride": 2},
 }
+# Of the last convolution of a non-local block, which a BatchNorm follows.
+NO_BIAS = r"/non_local_\d/out/bias$"
 _CSN = {"naming": from_mmaction2.csn, "epsilon": 1e-3}
 _SLOWFAST: dict[str, Any] = {
     "arguments": {**GLOBAL, "sampling": "stride"},
@@ -88,9 +91,25 @@ _SLOWFAST: dict[str, Any] = {
 }
 # Frames are scaled to a short side; ours are to 340 x 256, as TSN's.
 _TSN = {"arguments": {}, "preprocessing": {**IMAGENET_255, "width": 0}}
+# Those of PySlowFast, with its frames.
 _X3D = {
     "arguments": {**GLOBAL, "res2_shortcut_bn": True},
-    "preprocessing": {**IMAGENET_255, "mean": (114.75,) * 3, "std": (57.38,) * 3},
+    "preprocessing": {
+        **IMAGENET_255,
+        "mean": (114.75,) * 3,
+        "std": (57.38,) * 3,
+        "fps": 30.0,
+        "spacing": "linspace",
+    },
+}
+# The non-local blocks follow other blocks than in PySlowFast.
+_SLOW_NL = {
+    "arguments": {
+        **GLOBAL,
+        "non_local": (("res3", (0, 2)), ("res4", (0, 2, 4))),
+        "non_local_pool": "last",
+    },
+    "zeros": NO_BIAS,
 }
 
 #: mmaction2; the fields of the other networks are those of the source.
@@ -111,9 +130,13 @@ MMACTION2: dict[str, Mapping[str, Any]] = {
             "non_local_pool": "last",
             "non_local_scaled": False,
         },
-        "zeros": r"/non_local_\d/out/bias$",  # a BatchNorm follows
+        "zeros": NO_BIAS,
     },
-    "c2d_r50": {"arguments": {**GLOBAL, "stem_padding": 0}},
+    "slow_r50_nl": _SLOW_NL,
+    "c2d_r50": {
+        "arguments": {**GLOBAL, "stem_padding": 0},
+        "preprocessing": {**IMAGENET_255, "size": 224},
+    },
     "r2plus1d_34_mmaction2": {
         "epsilon": 1e-3,
         "arguments": {},
@@ -137,20 +160,21 @@ _I3D_GLUONCV: dict[str, Any] = {
     "preprocessing": {**IMAGENET_GLUONCV, "frames": 32, "stride": 2},
     "ignored": from_gluoncv.I3D_TWICE,
 }
-_TSN_GLUONCV = {"preprocessing": {**IMAGENET_GLUONCV, "width": 0}}
 _R2PLUS1D_GLUONCV = {
     "naming": from_gluoncv.r2plus1d_v1,
     "arguments": {"mid_channels": "per_block"},
-    "preprocessing": {**IMAGENET_GLUONCV, "width": 0, "stride": 2},
+    "preprocessing": {**IMAGENET_GLUONCV, "width": 171, "stride": 2},
 }
+# KEEP_ASPECT_RATIO: True.
+_ASPECT_GLUONCV = {**IMAGENET_GLUONCV, "width": 0}
 
 #: GluonCV in torch; the fields of the other networks are those of the source.
 GLUONCV: dict[str, Mapping[str, Any]] = {
     "slowfast_4x16_r50": _SLOWFAST_GLUONCV,
     "slowfast_r50": _SLOWFAST_GLUONCV,
     "slowfast_r101": _SLOWFAST_GLUONCV,
-    "tsn_resnet50_rgb": _TSN_GLUONCV,
-    "tsn_resnet101_rgb": _TSN_GLUONCV,
+    "tsn_resnet50_rgb": {},
+    "tsn_resnet101_rgb": {},
     "slow_r50": {"arguments": GLOBAL},
     "slow_r101": {"arguments": GLOBAL},
     "i3d_r50": _I3D_GLUONCV,
@@ -165,7 +189,12 @@ GLUONCV: dict[str, Mapping[str, Any]] = {
         "naming": from_gluoncv.r2plus1d_v2,
         "epsilon": 1e-3,
         "arguments": {"mid_channels": "per_conv"},
-        "preprocessing": {**IMAGENET_GLUONCV, "width": 0, "stride": 2},
+        "preprocessing": {**_ASPECT_GLUONCV, "stride": 2},
     },
-    "csn_r152": {"naming": from_gluoncv.ircsn_v2, "epsilon": 1e-3, "arguments": GLOBAL},
+    "csn_r152": {
+        "naming": from_gluoncv.ircsn_v2,
+        "epsilon": 1e-3,
+        "arguments": GLOBAL,
+        "preprocessing": _ASPECT_GLUONCV,
+    },
 }

@@ -5,7 +5,8 @@ A row is one publication of weights for one network. Its tag is `DATA_SOURCE` or
 those of earlier trainings and a hyphen, and a key of `weights.sources.SOURCES`.
 
 In `zoo.json`, `data` has the data sets and `groups` the rows. The keys of a group are those of its
-rows, unless a row has them itself. The table was compiled from the documents that `evidence` names.
+rows, unless a row has them itself. The table was compiled from the documents that `evidence` and
+`terms_evidence` name.
 To add weights, add a row; `tests/weights/test_zoo_table.py` checks it.
 """
 
@@ -74,7 +75,7 @@ class Row:
       classes: number of classes; None if it is not published.
       license: SPDX identifier of the license that is published with it.
       license_note: what that license covers.
-      terms: terms of the data sets, as far as known.
+      terms: terms of the data sets, as far as a document shows them.
       top1, top5: published accuracies in percent on the last data set; None if there is none.
       metric: what `top1` is: "top-1", or "mAP" for several labels per video.
       protocol: how they were measured; "" if there are none.
@@ -139,7 +140,7 @@ class Row:
             "weights": f"{self.name}: {' + '.join(self.data)}{classes}",
             "published": self.published,
             "license": f"{self.license} ({self.license_note})",
-            "data terms": f"{self.terms} (as far as known; see the data set)",
+            "data terms": f"{self.terms} (the data set's own page decides)",
             "page": self.page,
         }
         return found | ({"note": self.note} if self.note else {})
@@ -238,7 +239,8 @@ def find(network: str, tag: str = DEFAULT) -> Row:
     Args:
       network: the name of the network.
       tag: a tag of the network; "default"; the data part of tags, such as "k400", for the best
-        published weights of that data set; or another beginning of exactly one tag.
+        published weights of that data set, also after another one if there are no others; or
+        another beginning of exactly one tag.
 
     Raises:
       ConfigError: the network has no weights in the table, or the tag fits none or several.
@@ -260,6 +262,8 @@ def find(network: str, tag: str = DEFAULT) -> Row:
         return exact[0]
     if same_data := [row for row in rows if row.tag.startswith(f"{tag}_") and "_" not in tag]:
         return best(same_data)
+    if fine_tuned := [row for row in rows if data_of(row.tag)[-1] == tag]:
+        return best(fine_tuned)
     longer = [row for row in rows if tag and row.tag.startswith(tag)]
     if len(longer) == 1:
         return longer[0]

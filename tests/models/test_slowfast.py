@@ -111,7 +111,7 @@ def test_the_heads_positions(name, crop, places):
     assert traced.logits.shape == (1, 400)
 
 
-@pytest.mark.parametrize("kind", ["softmax", "dot_product"])
+@pytest.mark.parametrize("kind", ["softmax", "dot_product", "gaussian"])
 def test_non_local_by_hand(kind):
     c, inner = 4, 2
     x = clip_of((1, 2, 4, 4, c))
@@ -124,20 +124,23 @@ def test_non_local_by_hand(kind):
     def dense(name, rows):
         return rows @ p[name]["kernel"].reshape(rows.shape[-1], -1) + p[name]["bias"]
 
-    queries = dense("theta", x.reshape(-1, c))
+    queries = x.reshape(-1, c)
     # Keys and values of the 2 x 2 max pool of each frame.
     small = [
         x[0, t, i : i + 2, j : j + 2].max((0, 1)) for t in range(2) for i in (0, 2) for j in (0, 2)
     ]
-    keys, values = dense("phi", np.stack(small)), dense("g", np.stack(small))
+    keys, values = np.stack(small), dense("g", np.stack(small))
+    assert ("theta" in p, "phi" in p) == (kind != "gaussian",) * 2
+    if kind != "gaussian":
+        queries, keys = dense("theta", queries), dense("phi", keys)
     y = np.zeros((len(queries), inner))
     for q, query in enumerate(queries):
         affinity = np.array([query @ key for key in keys])
-        if kind == "softmax":
-            weights = np.exp(affinity / inner**0.5)
-            weights = weights / weights.sum()
-        else:
+        if kind == "dot_product":
             weights = affinity / len(keys)
+        else:
+            weights = np.exp(affinity / len(query) ** 0.5)
+            weights = weights / weights.sum()
         y[q] = weights @ values
     y = dense("out", y)
     y = (y - s["mean"]) / np.sqrt(s["var"] + 1e-5) * p["bn"]["scale"] + p["bn"]["bias"]
@@ -371,3 +374,13 @@ def test_a_training_step(hub, tmp_path):
         return [x[:, :, [0, 7]], x]
 
     same_training_step(network, "slowfast_r50", form, clip, inputs, tmp_path)
+
+
+def test_places_of_non_local_blocks_from_json():
+    """Arguments of weights are JSON; modules are hashed and compared."""
+    places = [["res3", [0, 2]], ["res4", [0, 2, 4]]]
+    model = create_model("slow_r50_nl", non_local=places)
+    same = create_model("slow_r50_nl", non_local=(("res3", (0, 2)), ("res4", (0, 2, 4))))
+    assert model == same
+    assert hash(model) == hash(same)
+    assert model != create_model("slow_r50_nl")

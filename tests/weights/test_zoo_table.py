@@ -100,7 +100,9 @@ def test_every_key_is_known():
     used = {name for row in ROWS for name in zoo.data_of(row.tag)}
     assert content["data"].keys() == used
     for one in content["data"].values():
-        assert one.keys() == {"name", "classes", "terms"}
+        assert one.keys() == {"name", "classes", "terms", "terms_evidence"}
+        # What no document shows is not claimed.
+        assert one["terms"].endswith(": terms not known") == (one["terms_evidence"] == "")
     fields = {field.name for field in dataclasses.fields(zoo.Row)} - {"data", "terms"}
     for group in content["groups"]:
         assert group.keys() <= fields - {"network", "tag", "files"} | {"rows"}
@@ -143,7 +145,7 @@ def test_default_is_the_best_published(network):
 def test_finding():
     assert zoo.find("slowfast_r50", "k400").tag == "k400_pyslowfast-caffe2"
     assert zoo.find("slowfast_r50", "k400_pytorchv").tag == "k400_pytorchvideo"
-    assert zoo.find("slowfast_r50", "char").tag == "charades_pytorchvideo"
+    assert zoo.find("slowfast_r50", "charades").tag == "k400-charades_pytorchvideo"
     assert zoo.find("r2plus1d_34", "ig65m-k400_vmz_8").top1 == 74.9
     assert zoo.find("r2plus1d_34", "k400").data == ("Kinetics-400",)  # not ig65m-k400
     assert zoo.find("s3d").tag == "k400_torchvision"  # the other's protocol is not stated
@@ -167,7 +169,7 @@ def test_described():
     assert zoo.find("c3d_sports1m").published == "no accuracy published"
 
 
-FEW = ("x3d_xs k400_pyslowfast", "r2d_18 k400_vmz-caffe2_8f", "i3d_flow charades_pytorch-i3d")
+FEW = ("x3d_xs k400_pyslowfast", "r2d_18 k400_vmz-caffe2_8f", "i3d_flow k400-charades_pytorch-i3d")
 
 
 @pytest.mark.parametrize("name", some([row.name for row in ROWS], FEW))

@@ -60,12 +60,14 @@ def gluoncv_slowfast(**how):
     return zoo.slowfast(pathway("slow"), pathway("fast"), names, "fc", **how)
 
 
-def i3d(place, names=None, **how):
+I3D = {"taps": zoo.I3D, "stem": 5, "strides": (2, 2), "time_pool": 2}
+FIVE = {1: (1, 3), 2: (1, 3, 5)}
+
+
+def i3d(place, names=None, blocks=FIVE, form=I3D, **how):
     """I3D with strides in time in its stem, and non-local blocks if they have names."""
-    form = {"taps": zoo.I3D, "stem": 5, "strides": (2, 2), "time_pool": 2}
     if names is None:
         return zoo.resnet(place, **form)
-    blocks = {1: (1, 3), 2: (1, 3, 5)}
     found = []
 
     def extra(i, stage, block):
@@ -179,6 +181,37 @@ CASES = {
         partial(i3d, zoo.mmaction2, mmaction2_non_local, kind="dot_product", **NL),
         openmmlab,
     ),
+    "mmaction2 I3D, Gaussian": (
+        "mmaction2",
+        "i3d_r50_nl",
+        {"non_local_kind": "gaussian"},
+        (1, 8, 64, 96, 3),
+        partial(i3d, zoo.mmaction2, mmaction2_non_local, kind="gaussian", **NL),
+        openmmlab,
+    ),
+    "mmaction2 SlowOnly, embedded Gaussian": (
+        "mmaction2",
+        "slow_r50_nl",
+        {},
+        CLIP,
+        partial(
+            i3d,
+            zoo.mmaction2,
+            mmaction2_non_local,
+            {1: (0, 2), 2: (0, 2, 4)},
+            {},
+            **{**NL, "scaled": True},
+        ),
+        openmmlab,
+    ),
+    "mmaction2 C2D without pool": (
+        "mmaction2",
+        "tsn_resnet50_rgb",
+        {},
+        (1, 8, 64, 64, 3),
+        partial(zoo.resnet, zoo.mmaction2, zoo.FLAT),
+        lambda s: openmmlab(zoo.squeezed(s)),
+    ),
     "mmaction2 C2D": (
         "mmaction2",
         "c2d_r50",
@@ -259,6 +292,21 @@ CASES = {
         {},
         (1, 8, 64, 96, 3),
         partial(i3d, zoo.gluoncv_i3d, gluoncv_non_local, pool=False, scaled=True),
+        twice,
+    ),
+    "gluoncv I3D, ten non-local blocks": (
+        "gluoncv",
+        "i3d_r50_nl",
+        {"non_local": [["res3", [0, 1, 2, 3]], ["res4", [0, 1, 2, 3, 4, 5]]]},
+        (1, 8, 64, 96, 3),
+        partial(
+            i3d,
+            zoo.gluoncv_i3d,
+            gluoncv_non_local,
+            {1: range(4), 2: range(6)},
+            pool=False,
+            scaled=True,
+        ),
         twice,
     ),
     "gluoncv R(2+1)D-18": (

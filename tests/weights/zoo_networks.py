@@ -306,11 +306,14 @@ def csn(place, blocks, preserved=False, width=8, classes=5):
 def non_local(net, names, i, pool, scaled, out_bias=True, kind="softmax"):
     """A non-local block; keys and values are pooled after their convolutions if `pool`.
 
-    `names` are those of theta, phi, g, out and the BatchNorm.
+    `names` are those of theta, phi, g, out and the BatchNorm. A Gaussian has neither theta nor phi.
     """
     inner = i // 2
     theta, phi, g = (
-        net.unit((name, None), i, inner, 1, relu=False, bias=True) for name in names[:3]
+        (lambda x: x)
+        if kind == "gaussian" and name != names[2]
+        else net.unit((name, None), i, inner, 1, relu=False, bias=True)
+        for name in names[:3]
     )
     out = net.unit(names[3:], inner, i, 1, relu=False, bias=out_bias)
 
