@@ -47,6 +47,9 @@ class FrameTable:
       pixel_aspect: width of a pixel of the upright frame, divided by its height.
       seekable: True if a frame can be found by its time; otherwise frames are counted from the
         start.
+      unit: seconds per unit of `pts`: `times` is `(pts - pts[0]) * unit`. 0 if a reader of images
+        or packed frames states the times itself.
+      pixel_format: FFmpeg's name of the first frame's format; empty if frames are RGB arrays.
       start: time to seek to before the first frame is decoded, in units of `pts`.
       counted: why the frames were found by decoding the whole video (see `packets.doubt`); empty
         if every packet is one frame.
@@ -65,6 +68,8 @@ class FrameTable:
     fps: float
     rotation: int
     seekable: bool
+    unit: float = 0.0
+    pixel_format: str = ""
     start: int = 0
     pixel_aspect: float = 1.0
     counted: str = ""
@@ -107,7 +112,7 @@ def probe(path: str, container: Any, stream: Any, layout: Layout) -> FrameTable:
     Args:
       path: name of the video in error messages.
       container: opened PyAV container.
-      stream: the container's video stream; its decoder threads are switched off.
+      stream: the container's video stream; `limit_decoder` is applied to it.
       layout: result of `boxes.check_layout`.
 
     Raises:
@@ -117,9 +122,7 @@ def probe(path: str, container: Any, stream: Any, layout: Layout) -> FrameTable:
     codec = stream.codec_context
     if codec is None:
         raise VideoError(f"{path}: FFmpeg has no decoder for its codec")
-    stream.thread_type = "NONE"
-    # Decoded frames may be larger than the header states.
-    codec.options = {"max_pixels": str(_MAX_PIXELS)}
+    limit_decoder(stream)
     _check_size(path, codec.height, codec.width)
     # FFmpeg's seek takes quadratic time in the number of missing frames.
     check_count(path, stream.frames, layout.size, _MIN_BYTES)
@@ -157,6 +160,8 @@ def probe(path: str, container: Any, stream: Any, layout: Layout) -> FrameTable:
         fps=float(fps),
         rotation=90 * turns,
         seekable=frames.seekable,
+        unit=unit,
+        pixel_format=frames.first.format.name,
         start=start,
         pixel_aspect=1 / aspect if turns % 2 else aspect,
         counted=frames.counted,
@@ -165,6 +170,16 @@ def probe(path: str, container: Any, stream: Any, layout: Layout) -> FrameTable:
         damage=_missing_data(container, stream, whole, problem, layout) or frames.damage,
         remarks=tuple(_remarks(container, stream, packets, frames, layout)),
     )
+
+
+def limit_decoder(stream: Any) -> None:
+    """Switches off the decoder's threads, and limits the size of frames.
+
+    Decoded frames may be larger than the header states. It must be called before the first frame is
+    decoded.
+    """
+    stream.thread_type = "NONE"
+    stream.codec_context.options = {"max_pixels": str(_MAX_PIXELS)}
 
 
 def decoded(

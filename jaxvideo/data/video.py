@@ -17,9 +17,10 @@ import cv2
 import numpy as np
 from av.error import FFmpegError
 
+from jaxvideo.data import tables
 from jaxvideo.data.animation import HEAD, Animation, is_animated_webp
 from jaxvideo.data.boxes import check_layout
-from jaxvideo.data.probe import FrameTable, probe, reason, video_streams
+from jaxvideo.data.probe import FrameTable, limit_decoder, probe, reason, video_streams
 from jaxvideo.progress import LOG
 from jaxvideo.types import DataError, VideoError
 
@@ -77,7 +78,7 @@ class VideoFile(FrameTable):
 
 @contextlib.contextmanager
 def open_video(
-    source: str | os.PathLike[str] | bytes | np.ndarray, *, name: str = "<bytes>"
+    source: str | os.PathLike[str] | bytes | np.ndarray, *, name: str = "<bytes>", kept: str = ""
 ) -> Iterator[VideoFile]:
     """Opens a video and reads its frame table.
 
@@ -89,6 +90,8 @@ def open_video(
         names; encoded bytes of a video file; or frames, uint8 `[T, H, W, 3]` RGB, without times.
         A file may be an animated WebP.
       name: name of `bytes` in error messages.
+      kept: file of frame tables, see `tables.file_of`: if it contains the table of this file, the
+        packets are not read; otherwise the table is added. Empty (default): the packets are read.
 
     Raises:
       VideoError: the source does not exist, is not a video, has no video stream or no frame that
@@ -102,13 +105,17 @@ def open_video(
     if not isinstance(source, bytes) and os.path.isdir(path):
         yield _folder_video(path)
         return
+    stamp = tables.stamp(path) if kept and not isinstance(source, bytes) else None
+    table = tables.find(kept, path, stamp) if stamp else None
+    layout = None
     try:
-        with io.BytesIO(source) if isinstance(source, bytes) else open(path, "rb") as file:
-            if is_animated_webp(file.read(HEAD)):
-                file.seek(0)
-                yield _animated_video(path, file.read())
-                return
-            layout = check_layout(path, file)
+        if table is None:
+            with io.BytesIO(source) if isinstance(source, bytes) else open(path, "rb") as file:
+                if is_animated_webp(file.read(HEAD)):
+                    file.seek(0)
+                    yield _animated_video(path, file.read())
+                    return
+                layout = check_layout(path, file)
         container = av.open(io.BytesIO(source) if isinstance(source, bytes) else path, **_OPEN)
     except (OSError, ValueError, FFmpegError) as error:
         raise VideoError(f"{path}: cannot be opened as a video ({reason(error)})") from error
@@ -116,7 +123,12 @@ def open_video(
         stream = _best_stream(container)
         if stream is None:
             raise VideoError(f"{path}: has no video stream")
-        table = probe(path, container, stream, layout)
+        if layout:
+            table = probe(path, container, stream, layout)
+            if stamp:
+                tables.keep(kept, path, stamp, table)
+        else:
+            limit_decoder(stream)
         if len(video_streams(container)) > 1:
             _log_once(f"{path}: {table.remarks[0]}")
         yield VideoFile(path=path, container=container, stream=stream, planar=True, **vars(table))
