@@ -19,10 +19,10 @@ import numpy as np
 from av.error import FFmpegError
 from av.video.reformatter import VideoReformatter
 
-from jaxvideo.data.planes import cut_planes, length, scaled
+from jaxvideo.data.planes import Planes, cut_planes, length, scaled
 from jaxvideo.data.probe import decoded, reason
 from jaxvideo.data.video import VideoFile, read_image
-from jaxvideo.types import VideoError, View
+from jaxvideo.types import ConfigError, VideoError, View
 
 
 class _PacketError(Exception):
@@ -147,10 +147,16 @@ def decode_frames(video: VideoFile, wanted: Sequence[int]) -> Iterator[tuple[int
 
     Raises:
       VideoError: see `native_frames`.
+      ConfigError: the video's planes are cached, but not its RGB.
     """
     # Shared by all frames: creating a reformatter takes longer than converting a frame.
     reformatter = VideoReformatter()
     for index, frame in native_frames(video, wanted):
+        if isinstance(frame, Planes):
+            raise ConfigError(
+                f"{video.path}: cached as planes, but RGB is needed; cache it with the same "
+                "preprocessing"
+            )
         if not isinstance(frame, np.ndarray):
             with _converting(video, index):
                 frame = _rgb(frame, reformatter)
@@ -158,7 +164,7 @@ def decode_frames(video: VideoFile, wanted: Sequence[int]) -> Iterator[tuple[int
 
 
 def native_frames(video: VideoFile, wanted: Sequence[int]) -> Iterator[tuple[int, Any]]:
-    """Yields (index, frame) for ascending indices: PyAV frames, or uint8 RGB from images.
+    """Yields (index, frame) for ascending indices: PyAV frames, uint8 RGB, or cached planes.
 
     Seeks only if a key frame lies in between; if the seek overshoots, or decoding from there fails,
     decodes sequentially instead.

@@ -10,11 +10,13 @@ Cb `[h, h]`, Cr `[h, h]`, and the index of its matrix in `colors.MATRICES`.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from collections.abc import Sequence
 from typing import Any
 
+import av
 import cv2
 import numpy as np
 from av.video.reformatter import VideoReformatter
@@ -24,6 +26,24 @@ from jaxvideo.types import View, Window
 
 # `color_range` of FFmpeg: 2 is full range (0 to 255).
 _FULL = 2
+
+# Pixel format of frames without separate planes.
+_CONVERTED = "yuv420p"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Planes:
+    """The upright planes of a frame, at the size of the video.
+
+    Attributes:
+      arrays: uint8 or uint16 `[H, W]`: Y, or Y, Cb and Cr.
+      bits: 8 to 16; the bits of a value that are used.
+      matrix: row of `colors.MATRICES`.
+    """
+
+    arrays: tuple[np.ndarray, ...]
+    bits: int
+    matrix: int
 
 
 def length(size: int) -> int:
@@ -38,7 +58,7 @@ def cut_planes(frame: Any, view: View, size: int, reformatter: VideoReformatter)
     rounded outwards to whole pixels.
 
     Args:
-      frame: a PyAV frame with any pixel format, or uint8 RGB `[H, W, 3]`.
+      frame: a PyAV frame with any pixel format, its planes, or uint8 RGB `[H, W, 3]`.
       view: the window refers to the upright frame.
       size: side of the result in pixels.
       reformatter: converts pixel formats that have no separate planes.
@@ -48,35 +68,34 @@ def cut_planes(frame: Any, view: View, size: int, reformatter: VideoReformatter)
     """
     if isinstance(frame, np.ndarray):
         return _from_rgb(scaled(_window(frame, view.window), size), view.mirrored, size)
-    planes, kind = planes_of(frame, reformatter)
+    planes = frame if isinstance(frame, Planes) else planes_of(frame, reformatter)
     out = np.empty(length(size), np.uint8)
-    out[-1] = kind
-    height, width = planes[0].shape
+    out[-1] = planes.matrix
+    height, width = planes.arrays[0].shape
     first = 0
-    for plane in planes:
+    for plane in planes.arrays:
         side = size if not first else _half(size)
         window = _scaled_window(view.window, plane.shape[0] / height, plane.shape[1] / width)
-        picture = _eight_bits(scaled(_window(plane, window), side), frame.format.name)
+        picture = _eight_bits(scaled(_window(plane, window), side), planes.bits)
         out[first : first + side * side].reshape(side, side)[:] = (
             picture[:, ::-1] if view.mirrored else picture
         )
         first += side * side
-    if len(planes) == 1:
+    if len(planes.arrays) == 1:
         out[first:-1] = 128
     return out
 
 
-def planes_of(frame: Any, reformatter: VideoReformatter) -> tuple[list[np.ndarray], int]:
-    """Returns the upright planes of a PyAV frame without copying, and the row of `colors.MATRICES`.
+def planes_of(frame: Any, reformatter: VideoReformatter) -> Planes:
+    """Returns the upright planes of a PyAV frame without copying.
 
-    Returns:
-      uint8 or uint16 `[H, W]` planes: Y, or Y, Cb and Cr. Other formats are converted to 4:2:0.
+    Pixel formats that have no separate planes of 8 to 16 bits are converted to 4:2:0.
     """
     layout = _layout(frame.format.name)
     matrix, full = int(frame.colorspace), int(frame.color_range) == _FULL
     if layout is None or min(plane.line_size for plane in frame.planes) <= 0:
-        frame = reformatter.reformat(frame, format="yuv420p")
-        layout = _layout("yuv420p")
+        frame = reformatter.reformat(frame, format=_CONVERTED)
+        layout = _layout(_CONVERTED)
         matrix, full = int(frame.colorspace), False
     assert layout
     bits, always_full, count = layout
@@ -88,7 +107,27 @@ def planes_of(frame: Any, reformatter: VideoReformatter) -> tuple[list[np.ndarra
         planes.append(rows[: component.height, : component.width])
     if turns := round(frame.rotation / 90) % 4:
         planes = [np.ascontiguousarray(np.rot90(plane, turns)) for plane in planes]
-    return planes, matrix_index(matrix, full or always_full)
+    return Planes(tuple(planes), bits, matrix_index(matrix, full or always_full))
+
+
+def shapes_of(
+    name: str, height: int, width: int, rotation: int
+) -> tuple[tuple[tuple[int, ...], ...], int]:
+    """Returns the shapes and the bits of the planes that `planes_of` returns.
+
+    Args:
+      name: FFmpeg's name of the pixel format.
+      height, width: size of the upright frame.
+      rotation: rotation that was applied, in degrees.
+    """
+    name = name if _layout(name) else _CONVERTED
+    layout = _layout(name)
+    assert layout
+    bits, _, count = layout
+    turned = rotation % 180 != 0
+    stored = av.VideoFormat(name, *((height, width) if turned else (width, height)))
+    sides = [(part.height, part.width) for part in stored.components[:count]]
+    return tuple(side[::-1] if turned else side for side in sides), bits
 
 
 def scaled(picture: np.ndarray, size: int) -> np.ndarray:
@@ -113,8 +152,6 @@ def _layout(name: str) -> tuple[int, bool, int] | None:
 
     The JPEG variants and gray have full range by definition.
     """
-    import av
-
     found = av.VideoFormat(name)
     color = [component for component in found.components if not component.is_alpha]
     bits = {component.bits for component in color}
@@ -129,12 +166,8 @@ def _layout(name: str) -> tuple[int, bool, int] | None:
     return depth, gray or name.startswith("yuvj"), len(color)
 
 
-def _eight_bits(picture: np.ndarray, name: str) -> np.ndarray:
-    if picture.dtype == np.uint8:
-        return picture
-    layout = _layout(name)
-    assert layout
-    return cv2.convertScaleAbs(picture, alpha=1 / (1 << layout[0] - 8))
+def _eight_bits(picture: np.ndarray, bits: int) -> np.ndarray:
+    return picture if bits == 8 else cv2.convertScaleAbs(picture, alpha=1 / (1 << bits - 8))
 
 
 def _from_rgb(picture: np.ndarray, mirrored: bool, size: int) -> np.ndarray:

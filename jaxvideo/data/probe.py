@@ -47,8 +47,8 @@ class FrameTable:
       pixel_aspect: width of a pixel of the upright frame, divided by its height.
       seekable: True if a frame can be found by its time; otherwise frames are counted from the
         start.
-      unit: seconds per unit of `pts`: `times` is `(pts - pts[0]) * unit`. 0 if a reader of images
-        or packed frames states the times itself.
+      unit: seconds per unit of `pts`: `times` is `(pts - pts[0]) * unit`. 0 if `times` do not
+        follow from `pts`.
       pixel_format: FFmpeg's name of the first frame's format; empty if frames are RGB arrays.
       start: time to seek to before the first frame is decoded, in units of `pts`.
       counted: why the frames were found by decoding the whole video (see `packets.doubt`); empty

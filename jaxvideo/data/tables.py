@@ -12,7 +12,6 @@ one warning.
 from __future__ import annotations
 
 import atexit
-import contextlib
 import dataclasses
 import hashlib
 import io
@@ -24,7 +23,6 @@ import time
 import zlib
 from collections.abc import Iterable
 from pathlib import Path
-from stat import S_ISDIR
 
 import av
 import numpy as np
@@ -121,22 +119,13 @@ def ready(path: Path) -> bool:
     return True
 
 
-def stamp(path: str) -> Stamp | None:
-    """Returns size and modification time of a file; None if it does not exist or is a folder."""
-    with contextlib.suppress(OSError, ValueError):
-        found = os.stat(path)
-        if not S_ISDIR(found.st_mode):
-            return found.st_size, found.st_mtime_ns
-    return None
-
-
 def find(tables: str, path: str, stamp: Stamp) -> FrameTable | None:
     """Returns the table of a video; None if there is none for its size and modification time.
 
     Args:
       tables: the file of tables, see `file_of`.
       path: the video.
-      stamp: see `stamp`.
+      stamp: size and modification time of the video now.
     """
     known, key = _open(tables), _key(path)
     with known.lock:
@@ -179,14 +168,14 @@ def _flush_all() -> None:
 
 # --- One table --------------------------------------------------------------------------------
 
-_ARRAYS = ("pts", "keyframes")
-
 
 def encode(table: FrameTable, stamp: Stamp) -> bytes:
     """Returns a frame table as compressed bytes, some hundred for a video of ten seconds."""
     fields = {field.name: getattr(table, field.name) for field in dataclasses.fields(FrameTable)}
-    arrays = [np.diff(fields.pop(name), prepend=0).astype("<i8") for name in _ARRAYS]
-    del fields["times"]
+    arrays = [np.diff(fields.pop(name), prepend=0).astype("<i8") for name in ("pts", "keyframes")]
+    times = fields.pop("times").astype("<f8")
+    if not table.unit:
+        arrays.append(times)
     fields["cut"] = sorted(table.cut, key=repr)
     head = json.dumps([stamp, len(arrays[0]), fields]).encode()
     return zlib.compress(b"".join([struct.pack("<I", len(head)), head, *arrays]))
@@ -203,11 +192,14 @@ def decode(record: bytes, stamp: Stamp | None = None) -> FrameTable | None:
     own, count, fields = json.loads(data[4 : 4 + length])
     if stamp is not None and tuple(own) != stamp:
         return None
-    values = np.frombuffer(data, "<i8", offset=4 + length).astype(np.int64)
-    pts, keyframes = np.cumsum(values[:count]), np.cumsum(values[count:])
+    values = np.frombuffer(data, "<i8", offset=4 + length)
+    unit = fields["unit"]
+    pts = np.cumsum(values[:count])
+    keyframes = np.cumsum(values[count : None if unit else -count])
+    times = (pts - pts[0]) * unit if unit else values[-count:].view("<f8")
     fields["cut"] = frozenset(map(tuple, fields["cut"]))
     fields["remarks"] = tuple(fields["remarks"])
-    return FrameTable(pts=pts, keyframes=keyframes, times=(pts - pts[0]) * fields["unit"], **fields)
+    return FrameTable(pts=pts, keyframes=keyframes, times=times, **fields)
 
 
 # --- The file ---------------------------------------------------------------------------------

@@ -50,7 +50,7 @@ _OPEN: dict[str, Any] = (
     {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
 )
 
-#: Yields (index, frame) for ascending frame indices: uint8 RGB `[H, W, 3]`, or PyAV frames.
+#: Yields (index, frame) for ascending frame indices: uint8 RGB `[H, W, 3]`, PyAV frames, or planes.
 Reader = Callable[[Sequence[int]], Iterator[tuple[int, Any]]]
 
 
@@ -65,7 +65,6 @@ class VideoFile(FrameTable):
       container, stream: PyAV objects; None without a stream.
       images: paths of the frames of a folder.
       reader: yields the frames of any other source.
-      planar: frames are stored as planes of luma and color, not as RGB.
     """
 
     path: str
@@ -73,7 +72,11 @@ class VideoFile(FrameTable):
     stream: Any = None
     images: tuple[str, ...] = ()
     reader: Reader | None = None
-    planar: bool = False
+
+    @property
+    def planar(self) -> bool:
+        """True if frames are stored as planes of luma and color, not as RGB."""
+        return bool(self.pixel_format)
 
 
 @contextlib.contextmanager
@@ -105,7 +108,7 @@ def open_video(
     if not isinstance(source, bytes) and os.path.isdir(path):
         yield _folder_video(path)
         return
-    stamp = tables.stamp(path) if kept and not isinstance(source, bytes) else None
+    stamp = stamp_of(path) if kept and not isinstance(source, bytes) else None
     table = tables.find(kept, path, stamp) if stamp else None
     layout = None
     try:
@@ -123,7 +126,8 @@ def open_video(
         stream = _best_stream(container)
         if stream is None:
             raise VideoError(f"{path}: has no video stream")
-        if layout:
+        if table is None:
+            assert layout
             table = probe(path, container, stream, layout)
             if stamp:
                 tables.keep(kept, path, stamp, table)
@@ -131,7 +135,7 @@ def open_video(
             limit_decoder(stream)
         if len(video_streams(container)) > 1:
             _log_once(f"{path}: {table.remarks[0]}")
-        yield VideoFile(path=path, container=container, stream=stream, planar=True, **vars(table))
+        yield VideoFile(path=path, container=container, stream=stream, **vars(table))
 
 
 def reader_video(
@@ -142,7 +146,7 @@ def reader_video(
     height: int,
     width: int,
     *,
-    planar: bool = False,
+    pixel_format: str = "",
 ) -> VideoFile:
     """Returns a video whose frames are read by a function.
 
@@ -152,7 +156,8 @@ def reader_video(
       times: seconds from the first frame, `[num_frames]`, ascending.
       keyframes: indices of the key frames, ascending.
       height, width: size of the frames.
-      planar: the reader yields PyAV frames.
+      pixel_format: format of the PyAV frames that the reader yields; empty (default): it yields
+        RGB arrays.
     """
     span = float(times[-1] - times[0])
     return VideoFile(
@@ -166,7 +171,7 @@ def reader_video(
         rotation=0,
         seekable=True,
         reader=reader,
-        planar=planar,
+        pixel_format=pixel_format,
     )
 
 
@@ -306,6 +311,20 @@ def frames_in(folder: str | os.PathLike[str]) -> list[str]:
     names = [name for own in series.values() for name in own]
     names.sort(key=lambda name: [int(p) if p.isdigit() else p for p in re.split(r"(\d+)", name)])
     return [os.path.join(folder, name) for name in names]
+
+
+def stamp_of(path: str) -> tables.Stamp | None:
+    """Returns size in bytes and modification time in nanoseconds of a video.
+
+    Of a folder of frames: the sum and the latest of its frames. None if the video does not exist.
+    """
+    try:
+        parts = frames_in(path) if os.path.isdir(path) else [path]
+        found = [os.stat(part) for part in parts]
+    except (OSError, ValueError, VideoError):
+        return None
+    times = (status.st_mtime_ns for status in found)
+    return sum(status.st_size for status in found), max(times, default=0)
 
 
 def read_image(path: str) -> np.ndarray:
