@@ -57,7 +57,8 @@ def read_clip(
     for index, cuts in cut_frames(video, sorted(places), views, size, pixels):
         first, *others = places[index]
         out[:, first] = cuts
-        out[:, others] = out[:, first : first + 1]
+        if others:
+            out[:, others] = out[:, first : first + 1]
     return out
 
 

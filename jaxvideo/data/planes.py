@@ -71,15 +71,16 @@ def cut_planes(frame: Any, view: View, size: int, reformatter: VideoReformatter)
     planes = frame if isinstance(frame, Planes) else planes_of(frame, reformatter)
     out = np.empty(length(size), np.uint8)
     out[-1] = planes.matrix
-    height, width = planes.arrays[0].shape
+    windows = _windows(view.window, tuple(array.shape for array in planes.arrays))
     first = 0
-    for plane in planes.arrays:
-        side = size if not first else _half(size)
-        window = _scaled_window(view.window, plane.shape[0] / height, plane.shape[1] / width)
-        picture = _eight_bits(scaled(_window(plane, window), side), planes.bits)
-        out[first : first + side * side].reshape(side, side)[:] = (
-            picture[:, ::-1] if view.mirrored else picture
-        )
+    for plane, window in zip(planes.arrays, windows, strict=True):
+        side = _half(size) if first else size
+        place = out[first : first + side * side].reshape(side, side)
+        if view.mirrored or planes.bits > 8:
+            picture = _eight_bits(scaled(plane[window], side), planes.bits)
+            place[:] = picture[:, ::-1] if view.mirrored else picture
+        else:
+            scaled(plane[window], side, place)
         first += side * side
     if len(planes.arrays) == 1:
         out[first:-1] = 128
@@ -91,20 +92,22 @@ def planes_of(frame: Any, reformatter: VideoReformatter) -> Planes:
 
     Pixel formats that have no separate planes of 8 to 16 bits are converted to 4:2:0.
     """
-    layout = _layout(frame.format.name)
+    name, stored = frame.format.name, frame.planes
+    layout = _layout(name)
     matrix, full = int(frame.colorspace), int(frame.color_range) == _FULL
-    if layout is None or min(plane.line_size for plane in frame.planes) <= 0:
+    if layout is None or min(plane.line_size for plane in stored) <= 0:
         frame = reformatter.reformat(frame, format=_CONVERTED)
-        layout = _layout(_CONVERTED)
+        name, stored = _CONVERTED, frame.planes
+        layout = _layout(name)
         matrix, full = int(frame.colorspace), False
     assert layout
-    bits, always_full, count = layout
-    dtype = np.uint8 if bits == 8 else np.uint16
+    bits, always_full, parts = layout
+    dtype, each = (np.uint8, 1) if bits == 8 else (np.uint16, 2)
     planes = []
-    for component in frame.format.components[:count]:
-        plane = frame.planes[component.plane]
-        rows = np.frombuffer(plane, dtype).reshape(-1, plane.line_size // dtype().itemsize)
-        planes.append(rows[: component.height, : component.width])
+    for part, (height, width) in zip(parts, _sides(name, frame.height, frame.width), strict=True):
+        plane = stored[part]
+        rows = np.frombuffer(plane, dtype).reshape(-1, plane.line_size // each)
+        planes.append(rows[:height, :width])
     if turns := round(frame.rotation / 90) % 4:
         planes = [np.ascontiguousarray(np.rot90(plane, turns)) for plane in planes]
     return Planes(tuple(planes), bits, matrix_index(matrix, full or always_full))
@@ -123,32 +126,38 @@ def shapes_of(
     name = name if _layout(name) else _CONVERTED
     layout = _layout(name)
     assert layout
-    bits, _, count = layout
-    turned = rotation % 180 != 0
-    stored = av.VideoFormat(name, *((height, width) if turned else (width, height)))
-    sides = [(part.height, part.width) for part in stored.components[:count]]
-    return tuple(side[::-1] if turned else side for side in sides), bits
+    if rotation % 180:
+        return tuple(side[::-1] for side in _sides(name, width, height)), layout[0]
+    return _sides(name, height, width), layout[0]
 
 
-def scaled(picture: np.ndarray, size: int) -> np.ndarray:
+def scaled(picture: np.ndarray, size: int, out: np.ndarray | None = None) -> np.ndarray:
     """Scales a picture `[H, W]` or `[H, W, C]` to `[size, size]` or `[size, size, C]`.
 
     Bilinear, up to a factor of two in one OpenCV call, as in the libraries that published
     weights come from. For larger factors the picture is first halved repeatedly: otherwise
     bilinear interpolation would skip pixels, and INTER_AREA takes several times as long.
+
+    Args:
+      picture: uint8 or uint16.
+      size: side of the result.
+      out: receives the result; None (default): a new array.
     """
     halvings = 0
     while min(picture.shape[:2]) > 2 * size << halvings:
         halvings += 1
     for left in range(halvings, -1, -1):
         side = size << left
-        picture = cv2.resize(picture, (side, side), interpolation=cv2.INTER_LINEAR)
+        dst = None if left else out
+        picture = cv2.resize(picture, (side, side), dst=dst, interpolation=cv2.INTER_LINEAR)
     return picture
 
 
 @functools.cache
-def _layout(name: str) -> tuple[int, bool, int] | None:
-    """Returns (bits, full range, planes) of a pixel format, or None if it has no Y, Cb, Cr planes.
+def _layout(name: str) -> tuple[int, bool, tuple[int, ...]] | None:
+    """Returns (bits, full range, places of the planes) of a pixel format with planes Y, Cb and Cr.
+
+    None for other formats.
 
     The JPEG variants and gray have full range by definition.
     """
@@ -163,7 +172,15 @@ def _layout(name: str) -> tuple[int, bool, int] | None:
     planar = len({component.plane for component in color}) == len(color) == 3
     if not gray and not (found.is_planar and planar):
         return None
-    return depth, gray or name.startswith("yuvj"), len(color)
+    return depth, gray or name.startswith("yuvj"), tuple(component.plane for component in color)
+
+
+@functools.lru_cache(maxsize=256)
+def _sides(name: str, height: int, width: int) -> tuple[tuple[int, int], ...]:
+    """Returns (height, width) of the planes of a pixel format in `_layout`."""
+    layout, parts = _layout(name), av.VideoFormat(name, width, height).components
+    assert layout
+    return tuple((part.height, part.width) for part in parts[: len(layout[2])])
 
 
 def _eight_bits(picture: np.ndarray, bits: int) -> np.ndarray:
@@ -188,13 +205,21 @@ def _window(picture: np.ndarray, window: Window) -> np.ndarray:
     ]
 
 
-def _scaled_window(window: Window, down: float, across: float) -> Window:
-    if down == across == 1:
-        return window
-    top, left = int(window.top * down), int(window.left * across)
-    bottom = math.ceil((window.top + window.height) * down)
-    right = math.ceil((window.left + window.width) * across)
-    return Window(top, left, bottom - top, right - left)
+@functools.lru_cache(maxsize=256)
+def _windows(
+    window: Window, shapes: tuple[tuple[int, int], ...]
+) -> tuple[tuple[slice, slice], ...]:
+    """Returns the rows and columns of a window of the first plane in each plane."""
+    height, width = shapes[0]
+    found = []
+    for rows, columns in shapes:
+        down, across = rows / height, columns / width
+        bottom = math.ceil((window.top + window.height) * down)
+        right = math.ceil((window.left + window.width) * across)
+        found.append(
+            (slice(int(window.top * down), bottom), slice(int(window.left * across), right))
+        )
+    return tuple(found)
 
 
 def _half(size: int) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import math
 import mmap
@@ -148,16 +149,19 @@ def open_stored(stored: Stored, name: str) -> Iterator[VideoFile]:
     with open(stored.path, "rb") as file:
         content = mmap.mmap(file.fileno(), form.size, offset=stored.offset, access=mmap.ACCESS_READ)
     frames = np.frombuffer(content, form.dtype).reshape(form.frames, form.values)
-    ends = np.cumsum([math.prod(shape) for shape in form.shapes])
+    ends = itertools.accumulate(map(math.prod, form.shapes))
+    arrays = [
+        frames[:, end - math.prod(shape) : end].reshape(-1, *shape)
+        for end, shape in zip(ends, form.shapes, strict=True)
+    ]
 
     def read(wanted: Sequence[int]) -> Iterator[tuple[int, Any]]:
+        if not form.planar:
+            yield from ((index, arrays[0][index]) for index in wanted)
+            return
         for index in wanted:
-            parts = np.split(frames[index], ends[:-1])
-            arrays = [part.reshape(s) for part, s in zip(parts, form.shapes, strict=True)]
-            if form.planar:
-                yield index, Planes(tuple(arrays), form.bits, stored.matrices[index])
-            else:
-                yield index, arrays[0]
+            own = tuple(array[index] for array in arrays)
+            yield index, Planes(own, form.bits, stored.matrices[index])
 
     table = tables.decode(stored.record)
     assert table

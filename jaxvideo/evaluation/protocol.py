@@ -127,7 +127,7 @@ def evaluate(
       preprocessing: preprocessing of training; the protocol overrides parts of it.
       protocol: clips and crops.
       batch_size: views per call. Views of several videos share a call; the last call is padded.
-      loading: reader threads, prefetching and index. Its `cache` has no effect, since every video is
+      loading: reader threads, prefetching and index. `cache` has no effect, since every video is
         decoded once; pass the result of `cache_frames` to decode none.
       share: part of the videos that this host scores; `join` combines the parts.
       progress: receives (clips done, all clips, seconds waited for data so far) instead of the
