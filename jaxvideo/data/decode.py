@@ -190,18 +190,21 @@ def native_frames(video: VideoFile, wanted: Sequence[int]) -> Iterator[tuple[int
         position, frames = 0, raw_frames(video, needed=needed)
         while remaining:
             target = remaining[0]
+            time = int(video.pts[target])
             if seeking:
-                key = int(video.keyframes[np.searchsorted(video.keyframes, target, "right") - 1])
+                key = int(video.keyframes[video.keyframes.searchsorted(target, "right") - 1])
                 if position < key <= target:
                     frames = raw_frames(video, int(video.pts[key]), needed=needed)
                     position, sought = key, True
             try:
                 frame = next(frames, None)
+                while video.seekable and frame is not None and _time(frame) < time:
+                    frame = next(frames, None)
             except (FFmpegError, _PacketError):
                 if not sought:
                     raise
                 frame = None
-            past = video.seekable and frame is not None and _time(frame) > video.pts[target]
+            past = video.seekable and frame is not None and _time(frame) > time
             if sought and (frame is None or past):
                 # The seek has overshot the frame, or the decoder lacks what came before: decode
                 # sequentially from the start.
@@ -215,9 +218,6 @@ def native_frames(video: VideoFile, wanted: Sequence[int]) -> Iterator[tuple[int
                 )
             if past:
                 raise VideoError(f"{video.path}: frame {target} is missing from the stream")
-            if video.seekable and _time(frame) < video.pts[target]:
-                position = max(position, int(np.searchsorted(video.pts, _time(frame))) + 1)
-                continue
             if not video.seekable and position < target:
                 position += 1
                 continue
