@@ -9,6 +9,7 @@ import itertools
 import mmap
 import os
 import shutil
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -80,12 +81,12 @@ class CachedDataset(VideoDataset):
     Attributes:
       base: reads the videos that are not stored, or have changed since.
       stored: the frames by video; None if they are not stored.
-      memory: the open file of frames in memory, which it keeps alive.
+      memory: the file of frames in memory, which it keeps alive; None if they are on disk.
     """
 
     base: VideoDataset = dataclasses.field(repr=False, kw_only=True)
     stored: tuple[Stored | None, ...] = dataclasses.field(default=(), repr=False)
-    memory: Any = dataclasses.field(default=None, compare=False, repr=False)
+    memory: _Memory | None = dataclasses.field(default=None, compare=False, repr=False)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "memory": None}  # worker processes open it by its path
@@ -106,8 +107,8 @@ def cache_frames(
 ) -> list[VideoDataset]:
     """Decodes all videos of data sets and stores their frames, as `loading.cache` states.
 
-    A clip of a stored video has the same bytes as one that is decoded. Videos that cannot be
-    decoded from the first to the last frame are not stored, and read as before.
+    A clip of a stored video has the same bytes as one that is decoded. Videos that are damaged or
+    cannot be decoded from the first to the last frame are not stored, and read as before.
 
     "ram" stores frames in memory that worker processes share. It is freed when the process ends.
     "disk" stores a file per video in `startup.cache_directory() / "decoded"`, which later runs use.
@@ -143,7 +144,7 @@ def cache_frames(
     threads = loading.threads * max(loading.workers, 1)
     stored, memory = (_in_memory if kind == "ram" else _on_disk)(videos, threads)
     if left := sum(one is None for one in stored):
-        LOG.info(f"  {left:,} videos are not cached, because some frame of them cannot be decoded")
+        LOG.info(f"  {left:,} videos are not cached, because they are damaged or missing")
     parts = iter(stored)
     return [
         CachedDataset(
@@ -157,6 +158,13 @@ def cache_frames(
 
 
 _FIELDS = dataclasses.fields(VideoDataset)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Memory:
+    """A file in memory. The system frees it with the last process that uses it, even if killed."""
+
+    descriptor: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -194,8 +202,8 @@ class _Video:
         return _directory() / f"{name}.{self.pixels}"
 
 
-def _in_memory(videos: Sequence[_Video], threads: int) -> tuple[list[Stored | None], Any]:
-    """Stores frames in a file in memory; returns them and the open file."""
+def _in_memory(videos: Sequence[_Video], threads: int) -> tuple[list[Stored | None], _Memory]:
+    """Stores frames in a file in memory; returns them and the file."""
 
     def look(video: _Video) -> tuple[Form | None, None]:
         return video.form(), None
@@ -204,10 +212,10 @@ def _in_memory(videos: Sequence[_Video], threads: int) -> tuple[list[Stored | No
     plans = _survey(videos, look, threads, "ram", free, what)
     sizes = [-(-form.size // _PAGE) * _PAGE if form else 0 for form, _ in plans]
     offsets = itertools.accumulate(sizes, initial=0)
-    # The system frees it when the last process that has opened it ends, also after SIGKILL.
-    memory = open(os.memfd_create("jaxvideo"), "r+b", buffering=0)  # noqa: SIM115
-    memory.truncate(sum(sizes))
-    path = f"/proc/{os.getpid()}/fd/{memory.fileno()}"
+    memory = _Memory(os.memfd_create("jaxvideo"))
+    weakref.finalize(memory, os.close, memory.descriptor)
+    os.truncate(memory.descriptor, sum(sizes))
+    path = f"/proc/{os.getpid()}/fd/{memory.descriptor}"
 
     def fill(job: tuple[_Video, tuple[Form | None, None], int]) -> Stored | None:
         video, (form, _), offset = job

@@ -55,6 +55,7 @@ class FrameTable:
         if every packet is one frame.
       corrupt_packets: number of packets that FFmpeg marks as corrupt, including those that the
         end of the file truncates.
+      corrupt_frames: number of frames decoded from corrupt data, if `counted`; otherwise 0.
       cut: (pts, dts) of the truncated packets at the end; they are not in the table.
       damage: description of missing data; empty if the file is complete.
       remarks: properties of the file that are unusual but no fault, one phrase each.
@@ -74,9 +75,18 @@ class FrameTable:
     pixel_aspect: float = 1.0
     counted: str = ""
     corrupt_packets: int = 0
+    corrupt_frames: int = 0
     cut: frozenset[tuple[int | None, int | None]] = frozenset()
     damage: str = ""
     remarks: tuple[str, ...] = ()
+
+    @property
+    def damaged(self) -> bool:
+        """True if data are missing or corrupt.
+
+        What a decoder returns for such a file may depend on what it has read before.
+        """
+        return bool(self.damage or self.corrupt_packets or self.corrupt_frames)
 
     @property
     def num_frames(self) -> int:
@@ -95,6 +105,7 @@ class _Frames:
       first: the first decoded frame.
       seekable, counted: see `FrameTable`.
       damage: packets in the middle that cannot be decoded.
+      corrupt: see `FrameTable.corrupt_frames`.
     """
 
     pts: np.ndarray
@@ -104,6 +115,7 @@ class _Frames:
     seekable: bool
     counted: str = ""
     damage: str = ""
+    corrupt: int = 0
 
 
 def probe(path: str, container: Any, stream: Any, layout: Layout) -> FrameTable:
@@ -166,6 +178,7 @@ def probe(path: str, container: Any, stream: Any, layout: Layout) -> FrameTable:
         pixel_aspect=1 / aspect if turns % 2 else aspect,
         counted=frames.counted,
         corrupt_packets=sum(packet.corrupt for packet in packets),
+        corrupt_frames=frames.corrupt,
         cut=lost,
         damage=_missing_data(container, stream, whole, problem, layout) or frames.damage,
         remarks=tuple(_remarks(container, stream, packets, frames, layout)),
@@ -316,7 +329,7 @@ def _count(
     found: list[tuple[int | None, bool]] = []
     early: list[str] = []
     late: list[str] = []
-    first = None
+    first, corrupt = None, 0
 
     def failed(text: str) -> None:
         (late if found else early).append(text)
@@ -325,6 +338,7 @@ def _count(
         for frame in decoded(container, stream, start, cut, ends=ends, failed=failed):
             first = first or frame
             found.append((frame.pts, bool(frame.key_frame)))
+            corrupt += frame.is_corrupt
     except FFmpegError as error:
         late.append(reason(error))
     if first is None:
@@ -341,7 +355,7 @@ def _count(
     keyframes = np.flatnonzero([key for _, key in found])
     seekable = timed and kind in INDEXED and kind != "avi" and len(keyframes) > 0
     damage = f"{len(late)} packets cannot be decoded ({late[0]})" if late else ""
-    return _Frames(pts, timed, keyframes, first, seekable, why, damage)
+    return _Frames(pts, timed, keyframes, first, seekable, why, damage, corrupt)
 
 
 def _check_size(path: str, height: int, width: int) -> None:

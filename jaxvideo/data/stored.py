@@ -116,8 +116,10 @@ def store(
       write: receives each array of each frame in order, contiguous.
 
     Raises:
-      VideoError: a frame cannot be decoded, or the frames have several forms.
+      VideoError: the video is damaged, a frame cannot be decoded, or the frames have several forms.
     """
+    if file.damaged:
+        raise VideoError(f"{file.path}: is damaged")
     matrices = bytearray()
     for frame in _decoded(file, form):
         arrays = (frame,)

@@ -139,11 +139,16 @@ def find(tables: str, path: str, stamp: Stamp) -> FrameTable | None:
 def keep(tables: str, path: str, stamp: Stamp, table: FrameTable) -> None:
     """Adds the table of a video; it is written to the file after some seconds.
 
+    The table of a damaged video is not kept, because its frames could depend on that, see
+    `FrameTable.damaged`.
+
     Args:
       tables, path: see `find`.
       stamp: size and modification time before the table was read.
       table: the table.
     """
+    if table.damaged:
+        return
     known = _open(tables)
     with known.lock:
         if not known.added:
