@@ -13,6 +13,9 @@ All loaders do the same work: open the file of a random video, decode a random c
 
     torch + PyAV        seeks by time and decodes from there, as torchvision's reader does
     torch + torchcodec  its approximate mode, which seeks by frame number and rate
+    no index            jaxvideo without the frame tables that it keeps (loading.index=false)
+    files               jaxvideo's default: tables are known from the second time on
+    cached              decoded frames in memory (loading.cache="ram"), without filling the cache
 
 Times are CPU times of all threads of the process, which depend little on other load. They are
 medians over rounds in which every loader runs once. Ratios above 1 mean that jaxvideo is faster.
@@ -36,11 +39,13 @@ import jax
 import numpy as np
 import torch
 
+from jaxvideo.data.cache import cache_frames, indexed
 from jaxvideo.data.datasets.dataset import VideoDataset
-from jaxvideo.data.decode import read_frames
+from jaxvideo.data.decode import native_frames, read_frames
 from jaxvideo.data.loading import Loading
-from jaxvideo.data.pipeline import train_batches
+from jaxvideo.data.pipeline import read_views, train_batches
 from jaxvideo.data.video import open_video
+from jaxvideo.data.views import random_view
 from jaxvideo.types import Preprocessing
 
 HEIGHT, WIDTH, CROP, BATCH = 128, 171, 112, 16
@@ -192,7 +197,7 @@ def preprocessing(frames: int) -> Preprocessing:
     return Preprocessing(frames=frames, size=HEIGHT, width=WIDTH, crop=CROP)
 
 
-def ours(dataset: VideoDataset, frames: int):
+def ours(dataset: VideoDataset, frames: int, index: bool = True):
     def turn(batches: int, seed: int) -> None:
         # Exactly this many, so that nothing is prefetched while another loader runs.
         stream = train_batches(
@@ -201,7 +206,7 @@ def ours(dataset: VideoDataset, frames: int):
             batch_size=BATCH,
             seed=seed,
             last_batch=batches,
-            loading=Loading(threads=1),
+            loading=Loading(threads=1, index=index),
         )
         with contextlib.closing(stream):
             for batch in stream:
@@ -214,7 +219,7 @@ def stages(dataset: VideoDataset, frames: int) -> dict[str, float]:
     """Measures the CPU time of each stage alone, in ms per clip."""
     rng = np.random.default_rng(0)
     picks = [int(i) for i in rng.integers(len(dataset), size=8)]
-    decoded, places = [], []
+    places = []
 
     def read():
         for video in picks:
@@ -228,23 +233,24 @@ def stages(dataset: VideoDataset, frames: int) -> dict[str, float]:
             with dataset.open(video):
                 pass
 
+    def view(file):
+        rng = np.random.default_rng(len(places))
+        shape = file.num_frames, file.height, file.width, file.fps
+        return random_view(*shape, preprocessing(frames), rng)
+
     def decode():
-        decoded.clear()
+        places.clear()
         for video in picks:
             with dataset.open(video) as file:
-                start = int(rng.integers(file.num_frames - frames + 1))
-                size = file.height, file.width
-                decoded.append(read_frames(file, start, start + frames, *size))
+                for _ in native_frames(file, sorted(set(view(file).frames))):
+                    pass
+            places.append(None)
 
-    def resize():
+    def crop():
         places.clear()
-        for clip in decoded:
-            _, height, width, _ = clip.shape
-            h, w = round(CROP * height / HEIGHT), round(CROP * width / WIDTH)
-            out = np.empty((len(clip), CROP, CROP, 3), np.uint8)
-            for frame, place in zip(clip, out, strict=True):
-                cv2.resize(frame[-h:, -w:], (CROP, CROP), dst=place)
-            places.append(out)
+        for video in picks:
+            with dataset.open(video) as file:
+                places.append(read_views(file, [view(file)], preprocessing(frames))[0])
 
     def batch():
         np.stack(places)
@@ -257,13 +263,14 @@ def stages(dataset: VideoDataset, frames: int) -> dict[str, float]:
         "read": read,
         "open": open_,
         "seek + decode": decode,
-        "resize + crop": resize,
+        "crop + scale": crop,
         "batch": batch,
         "transfer": transfer,
     }.items():
         stage()
         spent[name] = 1e3 * float(np.median([cpu_seconds(stage) for _ in range(5)])) / len(picks)
-    # These two stages include the previous ones.
+    # These stages include previous ones.
+    spent["crop + scale"] -= spent["seek + decode"]
     spent["seek + decode"] -= spent["open"]
     spent["transfer"] -= spent["batch"]
     return {name: max(ms, 0.0) for name, ms in spent.items()}
@@ -316,9 +323,10 @@ def main() -> None:
         f"av {av.__version__}, cv2 {cv2.__version__}, torch {torch.__version__}; {', '.join(peers)}"
     )
     with tempfile.TemporaryDirectory() as temporary:
+        os.environ["JAXVIDEO_CACHE"] = str(Path(temporary, "cache"))
         for form in FORMS:
             files = make_videos(Path(temporary), form, options.video)
-            sources = {"files": files}
+            sources = {"no index": files, "files": indexed(files)}
             for kind in ("mp4", "jpeg"):
                 sources[f"packed {kind}"] = packed(files, Path(temporary, f"{form}-{kind}"), kind)
             for frames in options.frames:
@@ -326,8 +334,15 @@ def main() -> None:
 
 
 def table(form, frames, sources, peers, options) -> None:
-    contenders = {name: peer(clips, sources["files"], frames) for name, clips in peers.items()}
-    contenders |= {f"ours, {name}": ours(source, frames) for name, source in sources.items()}
+    files = sources["no index"]
+    if hasattr(os, "memfd_create"):
+        (cached,) = cache_frames([files], preprocessing(frames), Loading(cache="ram"))
+        sources = {**sources, "cached": cached}
+    contenders = {name: peer(clips, files, frames) for name, clips in peers.items()}
+    contenders |= {
+        f"ours, {name}": ours(source, frames, name != "no index")
+        for name, source in sources.items()
+    }
     rates = in_turns(contenders, options.rounds)
     best = max(rates[name] for name in peers)
     codec, width, height = FORMS[form]

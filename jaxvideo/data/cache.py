@@ -290,7 +290,7 @@ def _survey(
             )
     LOG.info(
         f"loading.cache={kind!r}: {_size(needed + there)} for {frames:,} frames of "
-        f"{len(videos):,} videos" + f", {_size(there)} of it exist" * bool(there)
+        f"{len(videos):,} videos" + f", {_size(there)} of it are stored already" * bool(there)
         + f"; {_size(free)} are free ({what})"
     )  # fmt: skip
     return plans
