@@ -2,9 +2,9 @@
 
 Each clip has its own PyAV container and one decoder thread: the loader reads clips in parallel, and
 FFmpeg's frame threads can deadlock with Python's logging. Presentation times come from demuxing
-the packets (1 to 3 ms for a video of ten seconds) or from `tables`, so a frame index has the same meaning for
-constant and variable frame rates, and seeking is exact. A frame that cannot be decoded is an
-error; no other frame takes its place.
+the packets (1 to 3 ms for a video of ten seconds) or from `tables`, so a frame index has the same
+meaning for constant and variable frame rates, and seeking is exact. A frame that cannot be decoded
+is an error; no other frame takes its place.
 """
 
 from __future__ import annotations
