@@ -27,7 +27,7 @@ from jaxvideo.types import ConfigError, DataError, Preprocessing, Protocol
 from tests.conftest import write_video
 from tests.data import broken_videos
 from tests.data.test_doctor import damage
-from tests.data.test_tables import SOUND
+from tests.data.test_frame_tables import SOUND
 from tests.data.unusual_videos import CASES, encode
 
 PRE = Preprocessing(frames=4, stride=2, size=40, crop=32)
