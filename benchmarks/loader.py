@@ -13,6 +13,9 @@ All loaders do the same work: open the file of a random video, decode a random c
 
     torch + PyAV        seeks by time and decodes from there, as torchvision's reader does
     torch + torchcodec  its approximate mode, which seeks by frame number and rate
+    no index            jaxvideo without the frame tables that it keeps (loading.index=false)
+    files               jaxvideo's default: tables are known from the second time on
+    cached              decoded frames in memory (loading.cache="ram"), without filling the cache
 
 Times are CPU times of all threads of the process, which depend little on other load. They are
 medians over rounds in which every loader runs once. Ratios above 1 mean that jaxvideo is faster.
@@ -35,12 +38,16 @@ import cv2
 import jax
 import numpy as np
 import torch
+from av.video.reformatter import VideoReformatter
 
+from jaxvideo.data.cache import cache_frames, indexed
 from jaxvideo.data.datasets.dataset import VideoDataset
-from jaxvideo.data.decode import read_frames
+from jaxvideo.data.decode import native_frames, read_frames
 from jaxvideo.data.loading import Loading
 from jaxvideo.data.pipeline import train_batches
+from jaxvideo.data.planes import cut_planes
 from jaxvideo.data.video import open_video
+from jaxvideo.data.views import random_view
 from jaxvideo.types import Preprocessing
 
 HEIGHT, WIDTH, CROP, BATCH = 128, 171, 112, 16
@@ -192,7 +199,7 @@ def preprocessing(frames: int) -> Preprocessing:
     return Preprocessing(frames=frames, size=HEIGHT, width=WIDTH, crop=CROP)
 
 
-def ours(dataset: VideoDataset, frames: int):
+def ours(dataset: VideoDataset, frames: int, index: bool = True):
     def turn(batches: int, seed: int) -> None:
         # Exactly this many, so that nothing is prefetched while another loader runs.
         stream = train_batches(
@@ -201,7 +208,7 @@ def ours(dataset: VideoDataset, frames: int):
             batch_size=BATCH,
             seed=seed,
             last_batch=batches,
-            loading=Loading(threads=1),
+            loading=Loading(threads=1, index=index),
         )
         with contextlib.closing(stream):
             for batch in stream:
@@ -232,19 +239,17 @@ def stages(dataset: VideoDataset, frames: int) -> dict[str, float]:
         decoded.clear()
         for video in picks:
             with dataset.open(video) as file:
-                start = int(rng.integers(file.num_frames - frames + 1))
-                size = file.height, file.width
-                decoded.append(read_frames(file, start, start + frames, *size))
+                shape = file.num_frames, file.height, file.width, file.fps
+                view = random_view(*shape, preprocessing(frames), rng)
+                pictures = [picture for _, picture in native_frames(file, view.frames)]
+            decoded.append((view, pictures))
 
-    def resize():
+    def crop():
         places.clear()
-        for clip in decoded:
-            _, height, width, _ = clip.shape
-            h, w = round(CROP * height / HEIGHT), round(CROP * width / WIDTH)
-            out = np.empty((len(clip), CROP, CROP, 3), np.uint8)
-            for frame, place in zip(clip, out, strict=True):
-                cv2.resize(frame[-h:, -w:], (CROP, CROP), dst=place)
-            places.append(out)
+        reformatter = VideoReformatter()
+        for view, pictures in decoded:
+            cuts = [cut_planes(picture, view, CROP, reformatter) for picture in pictures]
+            places.append(np.stack(cuts))
 
     def batch():
         np.stack(places)
@@ -257,7 +262,7 @@ def stages(dataset: VideoDataset, frames: int) -> dict[str, float]:
         "read": read,
         "open": open_,
         "seek + decode": decode,
-        "resize + crop": resize,
+        "crop + scale": crop,
         "batch": batch,
         "transfer": transfer,
     }.items():
@@ -316,9 +321,10 @@ def main() -> None:
         f"av {av.__version__}, cv2 {cv2.__version__}, torch {torch.__version__}; {', '.join(peers)}"
     )
     with tempfile.TemporaryDirectory() as temporary:
+        os.environ["JAXVIDEO_CACHE"] = str(Path(temporary, "cache"))
         for form in FORMS:
             files = make_videos(Path(temporary), form, options.video)
-            sources = {"files": files}
+            sources = {"no index": files, "files": indexed(files)}
             for kind in ("mp4", "jpeg"):
                 sources[f"packed {kind}"] = packed(files, Path(temporary, f"{form}-{kind}"), kind)
             for frames in options.frames:
@@ -326,8 +332,15 @@ def main() -> None:
 
 
 def table(form, frames, sources, peers, options) -> None:
-    contenders = {name: peer(clips, sources["files"], frames) for name, clips in peers.items()}
-    contenders |= {f"ours, {name}": ours(source, frames) for name, source in sources.items()}
+    files = sources["no index"]
+    if hasattr(os, "memfd_create"):
+        (cached,) = cache_frames([files], preprocessing(frames), Loading(cache="ram"))
+        sources = {**sources, "cached": cached}
+    contenders = {name: peer(clips, files, frames) for name, clips in peers.items()}
+    contenders |= {
+        f"ours, {name}": ours(source, frames, name != "no index")
+        for name, source in sources.items()
+    }
     rates = in_turns(contenders, options.rounds)
     best = max(rates[name] for name in peers)
     codec, width, height = FORMS[form]

@@ -50,7 +50,7 @@ gc.set_threshold(200_000, 20, 20)
 
 
 def pytest_configure(config):
-    """Stores compiled programs in .pytest_cache.
+    """Stores compiled programs, frame tables and rendered videos in .pytest_cache.
 
     All workers, the processes that tests start, and later runs use them. This hook runs before JAX
     and the workers start.
@@ -58,6 +58,7 @@ def pytest_configure(config):
     if not hasattr(config, "workerinput") and (cache := getattr(config, "cache", None)):
         os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache.mkdir("xla")))
         os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+        os.environ.setdefault("JAXVIDEO_CACHE", str(cache.mkdir("jaxvideo")))
 
 
 def pytest_collection_modifyitems(config, items):

@@ -38,6 +38,12 @@ def add(commands: Any) -> None:
     command.add_argument(
         "--videos", default="", metavar="DIR", help="directory of the videos (default: ROOT)"
     )
+    command.add_argument(
+        "--index",
+        action="store_true",
+        help="also read the frame tables of all videos into the cache directory, on all cores; "
+        "training does this by itself as it reads",
+    )
     command.add_argument("--sheet", metavar="OUT.png", help="also draw frames of the samples")
     add_formats(command, "samples")
 
@@ -78,6 +84,8 @@ def _data(options: argparse.Namespace) -> int:
             + ", multi-label"
             * bool(dataset.label_sets),
         )
+    if options.index:
+        say(options, _index(splits))
     split, dataset = next((s, d) for s, d in splits.items() if len(d))
     drawn = np.random.default_rng(0).choice(len(dataset), min(_SAMPLES, len(dataset)), False)
     say(options, f"samples of {split}:")
@@ -109,3 +117,14 @@ def _data(options: argparse.Namespace) -> int:
         facts |= {"classes": list(classes), "sampled_split": split}
         show_table(options, _COLUMNS, samples, name="samples", facts=facts)
     return 1 if any(sample[-1] for sample in samples) else 0
+
+
+def _index(splits: Any) -> str:
+    from jaxvideo.data.cache import build_index
+    from jaxvideo.startup import cache_directory
+
+    threads = len(os.sched_getaffinity(0))
+    failed = sum(build_index(dataset, threads) for dataset in splits.values())
+    count = sum(map(len, splits.values())) - failed
+    text = f"frame tables of {count:,} videos are in {cache_directory() / 'frames'}"
+    return text + f"; {failed:,} videos cannot be opened" * bool(failed)

@@ -2,9 +2,9 @@
 
 Each clip has its own PyAV container and one decoder thread: the loader reads clips in parallel, and
 FFmpeg's frame threads can deadlock with Python's logging. Presentation times come from demuxing
-the packets (1 to 3 ms for a video of ten seconds), so a frame index has the same meaning for
-constant and variable frame rates, and seeking is exact. A frame that cannot be decoded is an
-error; no other frame takes its place.
+the packets (1 to 3 ms for a video of ten seconds) or from `tables`, so a frame index has the same
+meaning for constant and variable frame rates, and seeking is exact. A frame that cannot be decoded
+is an error; no other frame takes its place.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ import numpy as np
 from av.error import FFmpegError
 from av.video.reformatter import VideoReformatter
 
-from jaxvideo.data.planes import cut_planes, length, scaled
+from jaxvideo.data.planes import Planes, cut_planes, length, scaled
 from jaxvideo.data.probe import decoded, reason
 from jaxvideo.data.video import VideoFile, read_image
-from jaxvideo.types import VideoError, View
+from jaxvideo.types import ConfigError, VideoError, View
 
 
 class _PacketError(Exception):
@@ -57,7 +57,8 @@ def read_clip(
     for index, cuts in cut_frames(video, sorted(places), views, size, pixels):
         first, *others = places[index]
         out[:, first] = cuts
-        out[:, others] = out[:, first : first + 1]
+        if others:
+            out[:, others] = out[:, first : first + 1]
     return out
 
 
@@ -147,10 +148,16 @@ def decode_frames(video: VideoFile, wanted: Sequence[int]) -> Iterator[tuple[int
 
     Raises:
       VideoError: see `native_frames`.
+      ConfigError: the video's planes are cached, but not its RGB.
     """
     # Shared by all frames: creating a reformatter takes longer than converting a frame.
     reformatter = VideoReformatter()
     for index, frame in native_frames(video, wanted):
+        if isinstance(frame, Planes):
+            raise ConfigError(
+                f"{video.path}: cached as planes, but RGB is needed; cache it with the same "
+                "preprocessing"
+            )
         if not isinstance(frame, np.ndarray):
             with _converting(video, index):
                 frame = _rgb(frame, reformatter)
@@ -158,7 +165,7 @@ def decode_frames(video: VideoFile, wanted: Sequence[int]) -> Iterator[tuple[int
 
 
 def native_frames(video: VideoFile, wanted: Sequence[int]) -> Iterator[tuple[int, Any]]:
-    """Yields (index, frame) for ascending indices: PyAV frames, or uint8 RGB from images.
+    """Yields (index, frame) for ascending indices: PyAV frames, uint8 RGB, or cached planes.
 
     Seeks only if a key frame lies in between; if the seek overshoots, or decoding from there fails,
     decodes sequentially instead.
@@ -183,18 +190,21 @@ def native_frames(video: VideoFile, wanted: Sequence[int]) -> Iterator[tuple[int
         position, frames = 0, raw_frames(video, needed=needed)
         while remaining:
             target = remaining[0]
+            time = int(video.pts[target])
             if seeking:
-                key = int(video.keyframes[np.searchsorted(video.keyframes, target, "right") - 1])
+                key = int(video.keyframes[video.keyframes.searchsorted(target, "right") - 1])
                 if position < key <= target:
                     frames = raw_frames(video, int(video.pts[key]), needed=needed)
                     position, sought = key, True
             try:
                 frame = next(frames, None)
+                while video.seekable and frame is not None and _time(frame) < time:
+                    frame = next(frames, None)
             except (FFmpegError, _PacketError):
                 if not sought:
                     raise
                 frame = None
-            past = video.seekable and frame is not None and _time(frame) > video.pts[target]
+            past = video.seekable and frame is not None and _time(frame) > time
             if sought and (frame is None or past):
                 # The seek has overshot the frame, or the decoder lacks what came before: decode
                 # sequentially from the start.
@@ -208,9 +218,6 @@ def native_frames(video: VideoFile, wanted: Sequence[int]) -> Iterator[tuple[int
                 )
             if past:
                 raise VideoError(f"{video.path}: frame {target} is missing from the stream")
-            if video.seekable and _time(frame) < video.pts[target]:
-                position = max(position, int(np.searchsorted(video.pts, _time(frame))) + 1)
-                continue
             if not video.seekable and position < target:
                 position += 1
                 continue

@@ -25,7 +25,7 @@ import numpy as np
 
 from jaxvideo.data.datasets.folders import group_of
 from jaxvideo.data.decode import decode_frames, raw_frames
-from jaxvideo.data.video import VideoFile, frames_in, open_video
+from jaxvideo.data.video import VideoFile, frames_in, open_video, stamp_of
 from jaxvideo.names import escape, one_line
 from jaxvideo.progress import write_file
 from jaxvideo.types import ConfigError, DataError, VideoError
@@ -115,7 +115,8 @@ def examine(path: str | os.PathLike[str]) -> Record:
     path = os.fspath(path)
     known: dict[str, Any] = {}
     try:
-        known.update(_stamp(path))
+        if stamp := stamp_of(path):
+            known.update(zip(("size", "modified"), stamp, strict=True))
         known["digest"] = _digest(path)
         with open_video(path) as video:
             return dataclasses.replace(_examine(video), **known)
@@ -153,10 +154,8 @@ def scan(
 
     def look(path: str) -> Record:
         old = known.get(path)
-        with contextlib.suppress(OSError, VideoError):  # `examine` reports them
-            if old and _stamp(path) == {"size": old.size, "modified": old.modified}:
-                return old
-        return examine(path)
+        same = old and stamp_of(path) == (old.size, old.modified)
+        return old if old and same else examine(path)
 
     records = []
     pool = ThreadPoolExecutor(threads)
@@ -257,21 +256,9 @@ def _count_images(video: VideoFile) -> tuple[int, list[str]]:
 # --- Files --------------------------------------------------------------------------------
 
 
-def _parts(path: str) -> list[str]:
-    return frames_in(path) if os.path.isdir(path) else [path]
-
-
-def _stamp(path: str) -> dict[str, int]:
-    found = [os.stat(part) for part in _parts(path)]
-    return {
-        "size": sum(stat.st_size for stat in found),
-        "modified": max((stat.st_mtime_ns for stat in found), default=0),
-    }
-
-
 def _digest(path: str) -> str:
     digest = hashlib.blake2b(digest_size=16)
-    for part in _parts(path):
+    for part in frames_in(path) if os.path.isdir(path) else [path]:
         with open(part, "rb") as file:
             while block := file.read(_BLOCK):
                 digest.update(block)

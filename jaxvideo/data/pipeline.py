@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from jaxvideo.data import flow
+from jaxvideo.data.cache import cache_frames, indexed
 from jaxvideo.data.crops import RandomCrop
 from jaxvideo.data.datasets.dataset import VideoDataset
 from jaxvideo.data.decode import read_clip
@@ -78,7 +79,7 @@ def train_batches(
         crops (repeated augmentation, arXiv 1901.09335). It must divide `views_per_video`.
       crop: distribution of the crops.
       sampler: a row of `samplers.SAMPLERS`; "" (default): as the preprocessing needs.
-      loading: threads and processes.
+      loading: threads, processes and caches.
       share: the part of the global batch that this host reads.
 
     Yields:
@@ -103,6 +104,7 @@ def train_batches(
     if not len(dataset):
         raise DataError("the data set contains no video")
     draws = views_per_video // repeated
+    (dataset,) = cache_frames([indexed(dataset, loading)], preprocessing, loading)
 
     def ticket(place: int) -> tuple[int, int, int, int]:
         """Maps a position of the stream to (epoch, video, draw, copy)."""

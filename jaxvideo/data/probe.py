@@ -47,11 +47,15 @@ class FrameTable:
       pixel_aspect: width of a pixel of the upright frame, divided by its height.
       seekable: True if a frame can be found by its time; otherwise frames are counted from the
         start.
+      unit: seconds per unit of `pts`: `times` is `(pts - pts[0]) * unit`. 0 if `times` do not
+        follow from `pts`.
+      pixel_format: FFmpeg's name of the first frame's format; empty if frames are RGB arrays.
       start: time to seek to before the first frame is decoded, in units of `pts`.
       counted: why the frames were found by decoding the whole video (see `packets.doubt`); empty
         if every packet is one frame.
       corrupt_packets: number of packets that FFmpeg marks as corrupt, including those that the
         end of the file truncates.
+      corrupt_frames: number of frames decoded from corrupt data, if `counted`; otherwise 0.
       cut: (pts, dts) of the truncated packets at the end; they are not in the table.
       damage: description of missing data; empty if the file is complete.
       remarks: properties of the file that are unusual but no fault, one phrase each.
@@ -65,13 +69,24 @@ class FrameTable:
     fps: float
     rotation: int
     seekable: bool
+    unit: float = 0.0
+    pixel_format: str = ""
     start: int = 0
     pixel_aspect: float = 1.0
     counted: str = ""
     corrupt_packets: int = 0
+    corrupt_frames: int = 0
     cut: frozenset[tuple[int | None, int | None]] = frozenset()
     damage: str = ""
     remarks: tuple[str, ...] = ()
+
+    @property
+    def damaged(self) -> bool:
+        """True if data are missing or corrupt.
+
+        What a decoder returns for such a file may depend on what it has read before.
+        """
+        return bool(self.damage or self.corrupt_packets or self.corrupt_frames)
 
     @property
     def num_frames(self) -> int:
@@ -90,6 +105,7 @@ class _Frames:
       first: the first decoded frame.
       seekable, counted: see `FrameTable`.
       damage: packets in the middle that cannot be decoded.
+      corrupt: see `FrameTable.corrupt_frames`.
     """
 
     pts: np.ndarray
@@ -99,6 +115,7 @@ class _Frames:
     seekable: bool
     counted: str = ""
     damage: str = ""
+    corrupt: int = 0
 
 
 def probe(path: str, container: Any, stream: Any, layout: Layout) -> FrameTable:
@@ -107,7 +124,7 @@ def probe(path: str, container: Any, stream: Any, layout: Layout) -> FrameTable:
     Args:
       path: name of the video in error messages.
       container: opened PyAV container.
-      stream: the container's video stream; its decoder threads are switched off.
+      stream: the container's video stream; `limit_decoder` is applied to it.
       layout: result of `boxes.check_layout`.
 
     Raises:
@@ -117,9 +134,7 @@ def probe(path: str, container: Any, stream: Any, layout: Layout) -> FrameTable:
     codec = stream.codec_context
     if codec is None:
         raise VideoError(f"{path}: FFmpeg has no decoder for its codec")
-    stream.thread_type = "NONE"
-    # Decoded frames may be larger than the header states.
-    codec.options = {"max_pixels": str(_MAX_PIXELS)}
+    limit_decoder(stream)
     _check_size(path, codec.height, codec.width)
     # FFmpeg's seek takes quadratic time in the number of missing frames.
     check_count(path, stream.frames, layout.size, _MIN_BYTES)
@@ -157,14 +172,27 @@ def probe(path: str, container: Any, stream: Any, layout: Layout) -> FrameTable:
         fps=float(fps),
         rotation=90 * turns,
         seekable=frames.seekable,
+        unit=unit,
+        pixel_format=frames.first.format.name,
         start=start,
         pixel_aspect=1 / aspect if turns % 2 else aspect,
         counted=frames.counted,
         corrupt_packets=sum(packet.corrupt for packet in packets),
+        corrupt_frames=frames.corrupt,
         cut=lost,
         damage=_missing_data(container, stream, whole, problem, layout) or frames.damage,
         remarks=tuple(_remarks(container, stream, packets, frames, layout)),
     )
+
+
+def limit_decoder(stream: Any) -> None:
+    """Switches off the decoder's threads, and limits the size of frames.
+
+    Decoded frames may be larger than the header states. It must be called before the first frame is
+    decoded.
+    """
+    stream.thread_type = "NONE"
+    stream.codec_context.options = {"max_pixels": str(_MAX_PIXELS)}
 
 
 def decoded(
@@ -301,7 +329,7 @@ def _count(
     found: list[tuple[int | None, bool]] = []
     early: list[str] = []
     late: list[str] = []
-    first = None
+    first, corrupt = None, 0
 
     def failed(text: str) -> None:
         (late if found else early).append(text)
@@ -310,6 +338,7 @@ def _count(
         for frame in decoded(container, stream, start, cut, ends=ends, failed=failed):
             first = first or frame
             found.append((frame.pts, bool(frame.key_frame)))
+            corrupt += frame.is_corrupt
     except FFmpegError as error:
         late.append(reason(error))
     if first is None:
@@ -326,7 +355,7 @@ def _count(
     keyframes = np.flatnonzero([key for _, key in found])
     seekable = timed and kind in INDEXED and kind != "avi" and len(keyframes) > 0
     damage = f"{len(late)} packets cannot be decoded ({late[0]})" if late else ""
-    return _Frames(pts, timed, keyframes, first, seekable, why, damage)
+    return _Frames(pts, timed, keyframes, first, seekable, why, damage, corrupt)
 
 
 def _check_size(path: str, height: int, width: int) -> None:

@@ -17,9 +17,10 @@ import cv2
 import numpy as np
 from av.error import FFmpegError
 
+from jaxvideo.data import tables
 from jaxvideo.data.animation import HEAD, Animation, is_animated_webp
 from jaxvideo.data.boxes import check_layout
-from jaxvideo.data.probe import FrameTable, probe, reason, video_streams
+from jaxvideo.data.probe import FrameTable, limit_decoder, probe, reason, video_streams
 from jaxvideo.progress import LOG
 from jaxvideo.types import DataError, VideoError
 
@@ -49,7 +50,7 @@ _OPEN: dict[str, Any] = (
     {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
 )
 
-#: Yields (index, frame) for ascending frame indices: uint8 RGB `[H, W, 3]`, or PyAV frames.
+#: Yields (index, frame) for ascending frame indices: uint8 RGB `[H, W, 3]`, PyAV frames, or planes.
 Reader = Callable[[Sequence[int]], Iterator[tuple[int, Any]]]
 
 
@@ -64,7 +65,6 @@ class VideoFile(FrameTable):
       container, stream: PyAV objects; None without a stream.
       images: paths of the frames of a folder.
       reader: yields the frames of any other source.
-      planar: frames are stored as planes of luma and color, not as RGB.
     """
 
     path: str
@@ -72,12 +72,16 @@ class VideoFile(FrameTable):
     stream: Any = None
     images: tuple[str, ...] = ()
     reader: Reader | None = None
-    planar: bool = False
+
+    @property
+    def planar(self) -> bool:
+        """True if frames are stored as planes of luma and color, not as RGB."""
+        return bool(self.pixel_format)
 
 
 @contextlib.contextmanager
 def open_video(
-    source: str | os.PathLike[str] | bytes | np.ndarray, *, name: str = "<bytes>"
+    source: str | os.PathLike[str] | bytes | np.ndarray, *, name: str = "<bytes>", kept: str = ""
 ) -> Iterator[VideoFile]:
     """Opens a video and reads its frame table.
 
@@ -89,6 +93,8 @@ def open_video(
         names; encoded bytes of a video file; or frames, uint8 `[T, H, W, 3]` RGB, without times.
         A file may be an animated WebP.
       name: name of `bytes` in error messages.
+      kept: file of frame tables, see `tables.file_of`: if it contains the table of this file, the
+        packets are not read; otherwise the table is added. Empty (default): the packets are read.
 
     Raises:
       VideoError: the source does not exist, is not a video, has no video stream or no frame that
@@ -102,13 +108,17 @@ def open_video(
     if not isinstance(source, bytes) and os.path.isdir(path):
         yield _folder_video(path)
         return
+    stamp = stamp_of(path) if kept and not isinstance(source, bytes) else None
+    table = tables.find(kept, path, stamp) if stamp else None
+    layout = None
     try:
-        with io.BytesIO(source) if isinstance(source, bytes) else open(path, "rb") as file:
-            if is_animated_webp(file.read(HEAD)):
-                file.seek(0)
-                yield _animated_video(path, file.read())
-                return
-            layout = check_layout(path, file)
+        if table is None:
+            with io.BytesIO(source) if isinstance(source, bytes) else open(path, "rb") as file:
+                if is_animated_webp(file.read(HEAD)):
+                    file.seek(0)
+                    yield _animated_video(path, file.read())
+                    return
+                layout = check_layout(path, file)
         container = av.open(io.BytesIO(source) if isinstance(source, bytes) else path, **_OPEN)
     except (OSError, ValueError, FFmpegError) as error:
         raise VideoError(f"{path}: cannot be opened as a video ({reason(error)})") from error
@@ -116,10 +126,16 @@ def open_video(
         stream = _best_stream(container)
         if stream is None:
             raise VideoError(f"{path}: has no video stream")
-        table = probe(path, container, stream, layout)
+        if table is None:
+            assert layout
+            table = probe(path, container, stream, layout)
+            if stamp:
+                tables.keep(kept, path, stamp, table)
+        else:
+            limit_decoder(stream)
         if len(video_streams(container)) > 1:
             _log_once(f"{path}: {table.remarks[0]}")
-        yield VideoFile(path=path, container=container, stream=stream, planar=True, **vars(table))
+        yield VideoFile(path=path, container=container, stream=stream, **vars(table))
 
 
 def reader_video(
@@ -130,7 +146,7 @@ def reader_video(
     height: int,
     width: int,
     *,
-    planar: bool = False,
+    pixel_format: str = "",
 ) -> VideoFile:
     """Returns a video whose frames are read by a function.
 
@@ -140,7 +156,8 @@ def reader_video(
       times: seconds from the first frame, `[num_frames]`, ascending.
       keyframes: indices of the key frames, ascending.
       height, width: size of the frames.
-      planar: the reader yields PyAV frames.
+      pixel_format: format of the PyAV frames that the reader yields; empty (default): it yields
+        RGB arrays.
     """
     span = float(times[-1] - times[0])
     return VideoFile(
@@ -154,7 +171,7 @@ def reader_video(
         rotation=0,
         seekable=True,
         reader=reader,
-        planar=planar,
+        pixel_format=pixel_format,
     )
 
 
@@ -294,6 +311,20 @@ def frames_in(folder: str | os.PathLike[str]) -> list[str]:
     names = [name for own in series.values() for name in own]
     names.sort(key=lambda name: [int(p) if p.isdigit() else p for p in re.split(r"(\d+)", name)])
     return [os.path.join(folder, name) for name in names]
+
+
+def stamp_of(path: str) -> tables.Stamp | None:
+    """Returns size in bytes and modification time in nanoseconds of a video.
+
+    Of a folder of frames: the sum and the latest of its frames. None if the video does not exist.
+    """
+    try:
+        parts = frames_in(path) if os.path.isdir(path) else [path]
+        found = [os.stat(part) for part in parts]
+    except (OSError, ValueError, VideoError):
+        return None
+    times = (status.st_mtime_ns for status in found)
+    return sum(status.st_size for status in found), max(times, default=0)
 
 
 def read_image(path: str) -> np.ndarray:

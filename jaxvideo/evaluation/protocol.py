@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from jaxvideo.data import flow
+from jaxvideo.data.cache import indexed
 from jaxvideo.data.datasets.dataset import VideoDataset
 from jaxvideo.data.loading import Loading
 from jaxvideo.data.pipeline import Share
@@ -126,7 +127,8 @@ def evaluate(
       preprocessing: preprocessing of training; the protocol overrides parts of it.
       protocol: clips and crops.
       batch_size: views per call. Views of several videos share a call; the last call is padded.
-      loading: reader threads and prefetching.
+      loading: reader threads, prefetching and index. `cache` has no effect, since every video is
+        decoded once; pass the result of `cache_frames` to decode none.
       share: part of the videos that this host scores; `join` combines the parts.
       progress: receives (clips done, all clips, seconds waited for data so far) instead of the
         progress bar. If the number of clips depends on the video, a video counts as one clip.
@@ -148,7 +150,7 @@ def evaluate(
         each = max(protocol.clips, 1)
         before = within = 0
         stream = read_tests(
-            dataset.open,
+            indexed(dataset, loading).open,
             videos,
             protocol.apply(preprocessing),
             protocol,

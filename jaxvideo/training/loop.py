@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxvideo import startup
+from jaxvideo.data.cache import cache_frames
 from jaxvideo.data.pipeline import train_batches
 from jaxvideo.progress import LOG
 from jaxvideo.training import checkpoint, distributed, run_folder
@@ -60,7 +61,9 @@ def train(config: Mapping[str, Any], workdir: str | os.PathLike[str]) -> dict[st
         ready = prepare(run, values, workdir)
     state = ready.state
     run, layout, epoch_steps, total = ready.run, ready.layout, ready.epoch_steps, ready.total
-    train_set, val_set = ready.data.sets or load_data(run.data)
+    train_set, val_set = cache_frames(
+        ready.data.sets or load_data(run.data), run.preprocessing, run.loading
+    )
     protocol = one_clip(train_set)
     predict = make_predictor(run, ready.model, protocol)
 

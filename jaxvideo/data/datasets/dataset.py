@@ -22,6 +22,7 @@ class VideoDataset:
       missing: annotated videos that do not exist, named as in the annotations.
       quarantined: paths that the quarantine file excludes.
       declared: number of frames of each video in the annotations, 0 if unknown; or empty.
+      kept: file of frame tables, see `indexed`.
     """
 
     paths: tuple[str, ...]
@@ -31,6 +32,7 @@ class VideoDataset:
     missing: tuple[str, ...] = ()
     quarantined: tuple[str, ...] = ()
     declared: tuple[int, ...] = ()
+    kept: str = dataclasses.field(default="", compare=False)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -56,7 +58,7 @@ class VideoDataset:
         Raises:
           VideoError: the video cannot be read, or has another number of frames than declared.
         """
-        with open_video(self.paths[index]) as video:
+        with open_video(self.paths[index], kept=self.kept) as video:
             declared = self.declared[index] if self.declared else 0
             if declared not in (0, video.num_frames):
                 raise VideoError(wrong_count(self.paths[index], declared, video.num_frames))

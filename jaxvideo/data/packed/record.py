@@ -183,12 +183,11 @@ def record_video(record: Mapping[str, Any], path: str) -> VideoFile:
       record: the fields that `pack_video` returns.
       path: name of the video in error messages.
     """
-    planar = bool(record["extradata"])
-    read = _read_h264 if planar else _read_jpeg
+    read, pixels = (_read_h264, "yuv420p") if record["extradata"] else (_read_jpeg, "")
     height, width = (int(side) for side in record["shape"])
     times, keyframes = np.asarray(record["times"]), np.asarray(record["keyframes"])
     reader = functools.partial(read, record, path)
-    return reader_video(path, reader, times, keyframes, height, width, planar=planar)
+    return reader_video(path, reader, times, keyframes, height, width, pixel_format=pixels)
 
 
 def decode_picture(content: bytes, path: str, index: int) -> np.ndarray:
