@@ -19,7 +19,7 @@ import numpy as np
 from av.error import FFmpegError
 from av.video.reformatter import VideoReformatter
 
-from jaxvideo.data.planes import cut_planes, length, scaled
+from jaxvideo.data.planes import area_planes, cut_planes, length, scaled
 from jaxvideo.data.probe import decoded, reason
 from jaxvideo.data.video import VideoFile, read_image
 from jaxvideo.types import VideoError, View
@@ -55,9 +55,9 @@ def read_clip(
     for place, index in enumerate(wanted):
         places.setdefault(index, []).append(place)
     for index, cuts in cut_frames(video, sorted(places), views, size, pixels):
-        first, *others = places[index]
-        out[:, first] = cuts
-        out[:, others] = out[:, first : first + 1]
+        for clip, picture in zip(out, cuts, strict=True):
+            for place in places[index]:
+                clip[place] = picture
     return out
 
 
@@ -102,6 +102,21 @@ def read_frames(video: VideoFile, first: int, last: int, height: int, width: int
         place = out[index - first]
         cv2.resize(frame, (width, height), dst=place, interpolation=cv2.INTER_LINEAR)
     return out
+
+
+def scaled_planes(
+    video: VideoFile, height: int, width: int
+) -> Iterator[tuple[Sequence[np.ndarray], int]]:
+    """Yields the planes of all frames, scaled without cropping, see `planes.area_planes`.
+
+    Raises:
+      VideoError: a frame cannot be decoded, or is decoded from corrupt packets.
+    """
+    reformatter = VideoReformatter()
+    for index, frame in native_frames(video, range(video.num_frames)):
+        with _converting(video, index):
+            planes = area_planes(frame, height, width, reformatter)
+        yield planes
 
 
 def raw_frames(

@@ -15,11 +15,12 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import av
 import cv2
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
-from jaxvideo.data.colors import UNSTATED, matrix_index
+from jaxvideo.data.colors import UNSTATED, conversion, matrix_index
 from jaxvideo.types import View, Window
 
 # `color_range` of FFmpeg: 2 is full range (0 to 255).
@@ -47,23 +48,72 @@ def cut_planes(frame: Any, view: View, size: int, reformatter: VideoReformatter)
       uint8 `[length(size)]`.
     """
     if isinstance(frame, np.ndarray):
-        return _from_rgb(scaled(_window(frame, view.window), size), view.mirrored, size)
+        picture = scaled(_window(frame, view.window), size)
+        planes, kind = _from_rgb(cv2.flip(picture, 1) if view.mirrored else picture)
+        return np.concatenate([*(plane.ravel() for plane in planes), [np.uint8(kind)]])
     planes, kind = planes_of(frame, reformatter)
     out = np.empty(length(size), np.uint8)
     out[-1] = kind
     height, width = planes[0].shape
-    first = 0
+    first, side = 0, size
     for plane in planes:
-        side = size if not first else _half(size)
         window = _scaled_window(view.window, plane.shape[0] / height, plane.shape[1] / width)
         picture = _eight_bits(scaled(_window(plane, window), side), frame.format.name)
-        out[first : first + side * side].reshape(side, side)[:] = (
-            picture[:, ::-1] if view.mirrored else picture
-        )
-        first += side * side
+        place = out[first : first + side * side].reshape(side, side)
+        if view.mirrored:
+            cv2.flip(picture, 1, dst=place)
+        else:
+            place[:] = picture
+        first, side = first + side * side, _half(size)
     if len(planes) == 1:
         out[first:-1] = 128
     return out
+
+
+def area_planes(
+    frame: Any, height: int, width: int, reformatter: VideoReformatter
+) -> tuple[list[np.ndarray], int]:
+    """Scales a frame by INTER_AREA: antialiased, but too slow for what is done in every epoch.
+
+    Args:
+      frame: a PyAV frame with any pixel format, or uint8 RGB `[H, W, 3]`.
+      height, width: size of the result, even.
+      reformatter: converts pixel formats that have no separate planes.
+
+    Returns:
+      uint8 planes Y `[height, width]`, Cb and Cr `[height / 2, width / 2]`, and their row of
+      `colors.MATRICES`.
+    """
+    if isinstance(frame, np.ndarray):
+        return _from_rgb(_area(frame, height, width))
+    planes, kind = planes_of(frame, reformatter)
+    sides = ((height, width), *[(height // 2, width // 2)] * 2)
+    found = [
+        _eight_bits(_area(plane, *side), frame.format.name)
+        for plane, side in zip(planes, sides, strict=False)
+    ]
+    return found + [np.full(side, 128, np.uint8) for side in sides[len(found) :]], kind
+
+
+def convert_planes(planes: Sequence[np.ndarray], kind: int, wanted: int) -> Sequence[np.ndarray]:
+    """Converts uint8 4:2:0 planes between rows of `colors.MATRICES`.
+
+    The colors are the same to the rounding of the values, except that the planes of color are
+    interpolated for luma if the matrices differ.
+    """
+    if kind == wanted:
+        return planes
+    matrix = conversion(kind, wanted)
+    luma, *colors = (plane.astype(np.float32) for plane in planes)
+    size = luma.shape[::-1]
+    large = [luma, *(cv2.resize(c, size, interpolation=cv2.INTER_LINEAR) for c in colors)]
+    # Luma has no part in Cb and Cr: gray has 128 with every matrix.
+    rows = ((matrix[0, :3], large), *((matrix[i, 1:3], colors) for i in (1, 2)))
+    return [
+        np.clip(np.rint(sum(w * p for w, p in zip(weights, parts, strict=True)) + zero), 0, 255)
+        .astype(np.uint8)
+        for (weights, parts), zero in zip(rows, matrix[:, 3], strict=True)
+    ]  # fmt: skip
 
 
 def planes_of(frame: Any, reformatter: VideoReformatter) -> tuple[list[np.ndarray], int]:
@@ -81,11 +131,12 @@ def planes_of(frame: Any, reformatter: VideoReformatter) -> tuple[list[np.ndarra
     assert layout
     bits, always_full, count = layout
     dtype = np.uint8 if bits == 8 else np.uint16
+    stored = frame.planes
     planes = []
-    for component in frame.format.components[:count]:
-        plane = frame.planes[component.plane]
+    for place, height, width in _shapes(frame.format.name, frame.height, frame.width)[:count]:
+        plane = stored[place]
         rows = np.frombuffer(plane, dtype).reshape(-1, plane.line_size // dtype().itemsize)
-        planes.append(rows[: component.height, : component.width])
+        planes.append(rows[:height, :width])
     if turns := round(frame.rotation / 90) % 4:
         planes = [np.ascontiguousarray(np.rot90(plane, turns)) for plane in planes]
     return planes, matrix_index(matrix, full or always_full)
@@ -113,8 +164,6 @@ def _layout(name: str) -> tuple[int, bool, int] | None:
 
     The JPEG variants and gray have full range by definition.
     """
-    import av
-
     found = av.VideoFormat(name)
     color = [component for component in found.components if not component.is_alpha]
     bits = {component.bits for component in color}
@@ -129,6 +178,13 @@ def _layout(name: str) -> tuple[int, bool, int] | None:
     return depth, gray or name.startswith("yuvj"), len(color)
 
 
+@functools.lru_cache(maxsize=256)
+def _shapes(name: str, height: int, width: int) -> list[tuple[int, int, int]]:
+    """Returns (index of the plane, height, width) of each component of a pixel format."""
+    components = av.VideoFormat(name, width, height).components
+    return [(component.plane, component.height, component.width) for component in components]
+
+
 def _eight_bits(picture: np.ndarray, name: str) -> np.ndarray:
     if picture.dtype == np.uint8:
         return picture
@@ -137,16 +193,18 @@ def _eight_bits(picture: np.ndarray, name: str) -> np.ndarray:
     return cv2.convertScaleAbs(picture, alpha=1 / (1 << layout[0] - 8))
 
 
-def _from_rgb(picture: np.ndarray, mirrored: bool, size: int) -> np.ndarray:
-    """Converts uint8 RGB `[size, size, 3]`."""
+def _from_rgb(picture: np.ndarray) -> tuple[list[np.ndarray], int]:
+    """Converts uint8 RGB `[H, W, 3]` to 4:2:0 planes and their row of `colors.MATRICES`."""
     luma, cr, cb = cv2.split(cv2.cvtColor(picture, cv2.COLOR_RGB2YCrCb))
-    side = _half(size)
-    small = [cv2.resize(c, (side, side), interpolation=cv2.INTER_AREA) for c in (cb, cr)]
-    planes: Sequence[np.ndarray] = [luma, *small]
-    if mirrored:
-        planes = [plane[:, ::-1] for plane in planes]
-    kind = np.asarray([matrix_index(UNSTATED, True)], np.uint8)
-    return np.concatenate([*(plane.ravel() for plane in planes), kind])
+    height, width = map(_half, luma.shape)
+    planes = [luma, *(_area(plane, height, width) for plane in (cb, cr))]
+    return planes, matrix_index(UNSTATED, True)
+
+
+def _area(picture: np.ndarray, height: int, width: int) -> np.ndarray:
+    if picture.shape[:2] == (height, width):
+        return picture
+    return cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
 
 
 def _window(picture: np.ndarray, window: Window) -> np.ndarray:
