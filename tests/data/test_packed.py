@@ -22,8 +22,8 @@ from jaxvideo.data.decode import decode_frames, read_clip
 from jaxvideo.data.loading import Loading
 from jaxvideo.data.packed.builder import PackedVideos
 from jaxvideo.data.packed.read import load_foreign, load_packed, load_tfds
-from jaxvideo.data.packed.record import Packing, pack_video, record_video
-from jaxvideo.data.packed.write import pack, psnr
+from jaxvideo.data.packed.record import Packing, pack_video, parse, record_video
+from jaxvideo.data.packed.write import pack
 from jaxvideo.data.pipeline import train_batches
 from jaxvideo.data.video import open_video
 from jaxvideo.progress import console
@@ -114,7 +114,7 @@ def test_a_clip_from_memory_is_that_of_the_whole_file(packed):
     """The record's bytes are a file; decoding it sequentially gives the same frames."""
     found = load_packed(packed, "train")
     for index in range(len(found)):
-        content = found.source[index]["video"]
+        content = parse(found.source[index])["video"]
         with av.open(io.BytesIO(content)) as container:
             frames = [f.to_ndarray(format="rgb24") for f in container.decode(video=0)]
         for indices in ([0], [7, 8, 9], [4, 5, 14, 19], [19], [11, 12, 3]):
@@ -131,7 +131,7 @@ def test_a_clip_from_memory_is_that_of_the_whole_file(packed):
 
 def test_no_more_is_decoded_than_from_the_key_frame(packed):
     """Only the bytes from the key frame to the last selected frame are read."""
-    record = dict(load_packed(packed, "train").source[0])
+    record = parse(load_packed(packed, "train").source[0])
     with_all = whole(record_video(record, "r"), [7, 8])
     offsets, content = record["offsets"], bytearray(record["video"])
     content[: offsets[5]] = bytes(offsets[5])
@@ -329,7 +329,7 @@ def test_several_labels_of_a_video(dataset, tmp_path):
     assert found.label_sets == ((0, 1), (1,), (0,))
     assert found.labels == (0, 1, 0)
     assert found.paths == many.paths
-    assert list(found.source[0]["labels"]) == [0, 1]
+    assert list(parse(found.source[0])["labels"]) == [0, 1]
 
 
 def test_foreign_records(dataset):

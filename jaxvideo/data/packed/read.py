@@ -19,12 +19,14 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from jaxvideo.data.datasets.dataset import VideoDataset
-from jaxvideo.data.packed.record import record_video
+from jaxvideo.data.packed.record import parse, record_video
 from jaxvideo.data.video import VideoFile, open_video, reader_video
 from jaxvideo.types import DataError, VideoError
 
 #: File that marks a folder whose packing is not finished.
 PLAN = "packing.json"
+
+_BYTES = tfds.decode.DeserializeMethod.RAW_BYTES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +40,7 @@ class PackedDataset(VideoDataset):
       size: short side of the stored frames in pixels; smaller videos keep theirs. 0: unknown.
       format: how they are stored, a row of `codecs.CODECS`.
       places: first record of each video.
-      source: TFDS's data source.
+      source: TFDS's data source of serialized records.
     """
 
     folder: str = ""
@@ -51,10 +53,10 @@ class PackedDataset(VideoDataset):
     def open(self, index: int) -> Iterator[VideoFile]:
         path, place = f"{self.folder}: {self.paths[index]}", self.places[index]
 
-        def load(part: int) -> dict[str, Any]:
-            return _element(self.source, place + 1 + part, path)
+        def fields(record: int) -> dict[str, Any]:
+            return parse(_element(self.source, record, path))
 
-        yield record_video(_element(self.source, place, path), path, load)
+        yield record_video(fields(place), path, lambda part: fields(place + 1 + part)["video"])
 
 
 def load_packed(root: str | os.PathLike[str], split: str) -> PackedDataset:
@@ -73,7 +75,7 @@ def load_packed(root: str | os.PathLike[str], split: str) -> PackedDataset:
             f"{root} contains the TFDS data set {builder.name!r}, which was not packed by jaxvideo"
         )
     table = metadata["splits"][_known(builder, split, root)]
-    source = builder.as_data_source(split)
+    source = builder.as_data_source(split, deserialize_method=_BYTES)
     names, label_sets = table["names"], tuple(map(tuple, table["label_sets"]))
     # Version 1.0.0 of the shards had one record per video.
     ends = list(itertools.accumulate(table.get("records", [1] * len(names))))
@@ -188,9 +190,7 @@ def load_tfds(root: str | os.PathLike[str], split: str, *, fps: float = 0.0) -> 
     with _tfds_errors(root):
         source = builder.as_data_source(split)
         # Reads the labels alone: otherwise every video would be decoded completely.
-        raw = builder.as_data_source(
-            split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
-        )
+        raw = builder.as_data_source(split, deserialize_method=_BYTES)
         only: Any = tfds.features.FeaturesDict({"label": features["label"]})
         labels = [int(only.deserialize_example_np(record)["label"]) for record in raw]
     return load_foreign(
@@ -243,7 +243,7 @@ def _known(builder, split: str, root) -> str:
     return split
 
 
-def _element(source, index: int, path: str) -> dict[str, Any]:
+def _element(source, index: int, path: str) -> Any:
     # TFDS and ArrayRecord raise various exceptions if a shard is damaged or missing.
     try:
         return source[index]

@@ -4,7 +4,7 @@ A video is stored in a format of `codecs.CODECS`. The record has the byte offset
 that reading a clip needs neither a container nor a demuxer. The bytes of mp4 are nevertheless a
 complete file that any player can show.
 
-A video of more than 1 MiB is divided into parts, and a clip reads only those that it needs: the
+A video of more than 256 KiB is divided into parts, and a clip reads only those that it needs: the
 first record then has no frames, and each following record has one part.
 """
 
@@ -17,6 +17,7 @@ from typing import Any
 
 import av
 import numpy as np
+from tensorflow_datasets.proto import tf_example_pb2
 
 from jaxvideo.data.colors import matrix_of
 from jaxvideo.data.decode import scaled_planes
@@ -25,9 +26,9 @@ from jaxvideo.data.planes import convert_planes
 from jaxvideo.data.video import VideoFile, reader_video
 from jaxvideo.types import ConfigError, UsageError
 
-# Reading a record takes 0.15 ms, and 0.5 ms more for each megabyte. Records of several megabytes
-# take much longer, because the allocator returns their memory to the system each time.
-_WHOLE_BYTES, _PART_BYTES = 2**20, 2**19
+# Limit of a record. Reading 256 KiB takes 0.1 ms, but 512 KiB 1.5 ms: the allocator then returns the
+# memory to the system each time.
+_PART_BYTES = 2**18
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,12 +122,11 @@ def split_record(fields: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _parts(offsets: np.ndarray, keyframes: np.ndarray) -> np.ndarray:
     """Returns the first frame of each part and the number of frames."""
-    count, parts = len(offsets) - 1, [0]
-    if offsets[-1] - offsets[0] > _WHOLE_BYTES:
-        for frame in keyframes:
-            if offsets[frame] - offsets[parts[-1]] >= _PART_BYTES:
-                parts.append(int(frame))
-    return np.asarray([*parts, count], np.int64)
+    ends, parts = [*keyframes[1:], len(offsets) - 1], [0]
+    for start, end in zip(keyframes, ends, strict=True):
+        if offsets[end] - offsets[parts[-1]] > _PART_BYTES and start > parts[-1]:
+            parts.append(int(start))
+    return np.asarray([*parts, len(offsets) - 1], np.int64)
 
 
 def scaled_shape(height: int, width: int, size: int) -> tuple[int, int]:
@@ -147,15 +147,32 @@ def _times(video: VideoFile) -> np.ndarray:
 # --- Decoding -----------------------------------------------------------------------------
 
 
+def parse(serialized: bytes) -> dict[str, Any]:
+    """Returns the fields of a record: bytes, int64 and float64 arrays.
+
+    TFDS does the same in 0.3 ms instead of 0.1.
+    """
+    fields: dict[str, Any] = {}
+    for name, feature in tf_example_pb2.Example.FromString(serialized).features.feature.items():
+        kind = feature.WhichOneof("kind")
+        if kind == "bytes_list":
+            (fields[name],) = feature.bytes_list.value
+        elif kind == "int64_list":
+            fields[name] = np.array(feature.int64_list.value, np.int64)
+        elif kind == "float_list":
+            fields[name] = np.array(feature.float_list.value, np.float64)
+    return fields
+
+
 def record_video(
-    record: Mapping[str, Any], path: str, load: Callable[[int], Mapping[str, Any]] | None = None
+    record: Mapping[str, Any], path: str, load: Callable[[int], bytes] | None = None
 ) -> VideoFile:
     """Returns the video of a record.
 
     Args:
       record: the fields that `pack_video` returns. Those of older shards lack some.
       path: name of the video in error messages.
-      load: returns the record of a part; needed if the video is divided.
+      load: returns the frames of a part; needed if the video is divided.
     """
     # Version 1.0.0 of the shards stored no format: only H.264 has extradata.
     name = record["format"].decode() if "format" in record else "mp4" * bool(record["extradata"])
@@ -170,21 +187,19 @@ def record_video(
 
 
 def _packets(
-    record: Mapping[str, Any], load: Callable[[int], Mapping[str, Any]] | None
+    record: Mapping[str, Any], load: Callable[[int], bytes] | None
 ) -> Callable[[int], memoryview]:
     """Returns a function that returns the bytes of a frame and holds the last part it has read."""
-    offsets, parts = record["offsets"], record.get("parts", ())
-    content, part = memoryview(record["video"]), 0
-    first, last, zero = 0, len(offsets) - 1, 0
-    if not content and load is not None:
-        last = 0
+    offsets, content, first, zero = record["offsets"], memoryview(record["video"]), 0, 0
+    parts = record.get("parts", ())
+    last = len(offsets) - 1 if content else 0
 
     def packet(index: int) -> memoryview:
-        nonlocal content, part, first, last, zero
+        nonlocal content, first, last, zero
         if not first <= index < last:
             assert load is not None
             part = int(np.searchsorted(parts, index, "right")) - 1
-            content = memoryview(load(part)["video"])
+            content = memoryview(load(part))
             first, last = int(parts[part]), int(parts[part + 1])
             zero = int(offsets[first]) if part else 0
         return content[offsets[index] - zero : offsets[index + 1] - zero]
