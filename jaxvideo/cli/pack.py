@@ -32,8 +32,8 @@ _COLUMNS = (
     Column("total_bytes", "all videos, MB", lambda n: f"{n / 1e6:,.1f}", right=True),
     Column("psnr", "PSNR, dB", _decibels, right=True),
     Column("lowest_psnr", "lowest", _decibels, right=True),
-    Column("clips_16", "16 frames", "{:.0f}", right=True),
-    Column("clips_64", "64 frames: clips/s per core", "{:.0f}", right=True),
+    Column("clips_16", "clips/s, 16 frames", "{:.0f}", right=True),
+    Column("clips_64", "64 frames", "{:.0f}", right=True),
 )
 
 
@@ -185,11 +185,11 @@ def _compare(options: argparse.Namespace, splits, packing) -> tuple[list[Any], s
         for one in found
     ]
     if not (options.json or options.csv):
-        say(options, f"{len(sample)} videos of {split}, short side {packing.size}:")
+        say(options, f"formats, by {len(sample)} videos of {split} (clips per second of one core):")
         show_table(options, _COLUMNS, rows, indent="  ")
         say(
             options,
-            f"recommended: --format {best} (fastest at 16 frames of those that fit into half of the "
-            f"{memory / 1e9:.0f} GB of memory; if none does, the smallest)",
+            f"recommended: --format {best} (the fastest for 16 frames whose shards fit into half "
+            f"of the {memory / 1e9:.0f} GB of memory; the smallest if none fits)",
         )
     return rows, best

@@ -9,7 +9,6 @@ error; no other frame takes its place.
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Callable, Container, Iterator, Sequence
 from typing import Any
@@ -19,7 +18,7 @@ import numpy as np
 from av.error import FFmpegError
 from av.video.reformatter import VideoReformatter
 
-from jaxvideo.data.planes import area_planes, cut_planes, length, scaled
+from jaxvideo.data.planes import Planes, area_planes, cut_planes, length, scaled
 from jaxvideo.data.probe import decoded, reason
 from jaxvideo.data.video import VideoFile, read_image
 from jaxvideo.types import VideoError, View
@@ -76,8 +75,10 @@ def cut_frames(
         return
     reformatter = VideoReformatter()
     for index, frame in native_frames(video, wanted):
-        with _converting(video, index):
+        try:
             cuts = [cut_planes(frame, view, size, reformatter) for view in views]
+        except FFmpegError as error:
+            raise _unconverted(video, index, error) from error
         yield index, cuts
 
 
@@ -104,9 +105,7 @@ def read_frames(video: VideoFile, first: int, last: int, height: int, width: int
     return out
 
 
-def scaled_planes(
-    video: VideoFile, height: int, width: int
-) -> Iterator[tuple[Sequence[np.ndarray], int]]:
+def scaled_planes(video: VideoFile, height: int, width: int) -> Iterator[Planes]:
     """Yields the planes of all frames, scaled without cropping, see `planes.area_planes`.
 
     Raises:
@@ -114,9 +113,10 @@ def scaled_planes(
     """
     reformatter = VideoReformatter()
     for index, frame in native_frames(video, range(video.num_frames)):
-        with _converting(video, index):
-            planes = area_planes(frame, height, width, reformatter)
-        yield planes
+        try:
+            yield area_planes(frame, height, width, reformatter)
+        except FFmpegError as error:
+            raise _unconverted(video, index, error) from error
 
 
 def raw_frames(
@@ -167,13 +167,15 @@ def decode_frames(video: VideoFile, wanted: Sequence[int]) -> Iterator[tuple[int
     reformatter = VideoReformatter()
     for index, frame in native_frames(video, wanted):
         if not isinstance(frame, np.ndarray):
-            with _converting(video, index):
+            try:
                 frame = _rgb(frame, reformatter)
+            except FFmpegError as error:
+                raise _unconverted(video, index, error) from error
         yield index, frame
 
 
 def native_frames(video: VideoFile, wanted: Sequence[int]) -> Iterator[tuple[int, Any]]:
-    """Yields (index, frame) for ascending indices: PyAV frames, or uint8 RGB from images.
+    """Yields (index, frame) for ascending indices: PyAV frames, `Planes`, or uint8 RGB from images.
 
     Seeks only if a key frame lies in between; if the seek overshoots, or decoding from there fails,
     decodes sequentially instead.
@@ -257,14 +259,8 @@ def _time(frame) -> float:
     return -math.inf if frame.pts is None else frame.pts
 
 
-@contextlib.contextmanager
-def _converting(video: VideoFile, index: int) -> Iterator[None]:
-    try:
-        yield
-    except FFmpegError as error:
-        raise VideoError(
-            f"{video.path}: frame {index} cannot be converted ({reason(error)})"
-        ) from error
+def _unconverted(video: VideoFile, index: int, error: FFmpegError) -> VideoError:
+    return VideoError(f"{video.path}: frame {index} cannot be converted ({reason(error)})")
 
 
 def _check_size(video: VideoFile, frame, index: int) -> None:
@@ -278,6 +274,8 @@ def _check_size(video: VideoFile, frame, index: int) -> None:
 
 
 def _rgb(frame, reformatter: VideoReformatter) -> np.ndarray:
+    if isinstance(frame, Planes):
+        frame = frame.frame()
     picture = reformatter.reformat(frame, format="rgb24").to_ndarray()
     turns = round(frame.rotation / 90) % 4
     return np.ascontiguousarray(np.rot90(picture, turns)) if turns else picture

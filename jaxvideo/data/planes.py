@@ -13,18 +13,42 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import av
 import cv2
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
-from jaxvideo.data.colors import UNSTATED, conversion, matrix_index
+from jaxvideo.data.colors import UNSTATED, conversion, matrix_index, matrix_of
 from jaxvideo.types import View, Window
 
-# `color_range` of FFmpeg: 2 is full range (0 to 255).
-_FULL = 2
+#: `color_range` of FFmpeg: 16 to 235, or 0 to 255.
+LIMITED, FULL = 1, 2
+
+
+class Planes(NamedTuple):
+    """A frame as planes.
+
+    Attributes:
+      planes: uint8 or uint16 `[H, W]`: Y, or Y, Cb and Cr.
+      kind: row of `colors.MATRICES`.
+      bits: bits of a value.
+    """
+
+    planes: Sequence[np.ndarray]
+    kind: int
+    bits: int = 8
+
+    def frame(self, name: str = "yuv420p") -> av.VideoFrame:
+        """Returns a PyAV frame of uint8 4:2:0 planes with even sides; `name` is its format."""
+        height, width = self.planes[0].shape
+        content = np.concatenate([plane.ravel() for plane in self.planes])
+        rows = content.reshape(height * 3 // 2, width)
+        frame = av.VideoFrame.from_numpy_buffer(rows, format=name)
+        frame.colorspace, full = matrix_of(self.kind)
+        frame.color_range = FULL if full else LIMITED
+        return frame
 
 
 def length(size: int) -> int:
@@ -39,7 +63,7 @@ def cut_planes(frame: Any, view: View, size: int, reformatter: VideoReformatter)
     rounded outwards to whole pixels.
 
     Args:
-      frame: a PyAV frame with any pixel format, or uint8 RGB `[H, W, 3]`.
+      frame: a PyAV frame with any pixel format, `Planes`, or uint8 RGB `[H, W, 3]`.
       view: the window refers to the upright frame.
       size: side of the result in pixels.
       reformatter: converts pixel formats that have no separate planes.
@@ -48,82 +72,84 @@ def cut_planes(frame: Any, view: View, size: int, reformatter: VideoReformatter)
       uint8 `[length(size)]`.
     """
     if isinstance(frame, np.ndarray):
-        picture = scaled(_window(frame, view.window), size)
-        planes, kind = _from_rgb(cv2.flip(picture, 1) if view.mirrored else picture)
+        picture = scaled(frame[_slices(view.window, 1, 1)], size)
+        planes, kind, _ = _from_rgb(cv2.flip(picture, 1) if view.mirrored else picture)
         return np.concatenate([*(plane.ravel() for plane in planes), [np.uint8(kind)]])
-    planes, kind = planes_of(frame, reformatter)
+    planes, kind, bits = planes_of(frame, reformatter)
     out = np.empty(length(size), np.uint8)
     out[-1] = kind
     height, width = planes[0].shape
     first, side = 0, size
     for plane in planes:
-        window = _scaled_window(view.window, plane.shape[0] / height, plane.shape[1] / width)
-        picture = _eight_bits(scaled(_window(plane, window), side), frame.format.name)
-        place = out[first : first + side * side].reshape(side, side)
+        down, across = plane.shape
+        picture = plane[_slices(view.window, down / height, across / width)]
+        if picture.shape != (side, side):
+            picture = scaled(picture, side)
+        if bits > 8:
+            picture = _eight_bits(picture, bits)
+        last = first + side * side
+        place = out[first:last].reshape(side, side)
         if view.mirrored:
             cv2.flip(picture, 1, dst=place)
         else:
             place[:] = picture
-        first, side = first + side * side, _half(size)
+        first, side = last, _half(size)
     if len(planes) == 1:
         out[first:-1] = 128
     return out
 
 
-def area_planes(
-    frame: Any, height: int, width: int, reformatter: VideoReformatter
-) -> tuple[list[np.ndarray], int]:
+def area_planes(frame: Any, height: int, width: int, reformatter: VideoReformatter) -> Planes:
     """Scales a frame by INTER_AREA: antialiased, but too slow for what is done in every epoch.
 
     Args:
-      frame: a PyAV frame with any pixel format, or uint8 RGB `[H, W, 3]`.
+      frame: a PyAV frame with any pixel format, `Planes`, or uint8 RGB `[H, W, 3]`.
       height, width: size of the result, even.
       reformatter: converts pixel formats that have no separate planes.
 
     Returns:
-      uint8 planes Y `[height, width]`, Cb and Cr `[height / 2, width / 2]`, and their row of
-      `colors.MATRICES`.
+      uint8 Y `[height, width]`, Cb and Cr `[height / 2, width / 2]`.
     """
     if isinstance(frame, np.ndarray):
         return _from_rgb(_area(frame, height, width))
-    planes, kind = planes_of(frame, reformatter)
+    planes, kind, bits = planes_of(frame, reformatter)
     sides = ((height, width), *[(height // 2, width // 2)] * 2)
     found = [
-        _eight_bits(_area(plane, *side), frame.format.name)
-        for plane, side in zip(planes, sides, strict=False)
+        _eight_bits(_area(plane, *side), bits) for plane, side in zip(planes, sides, strict=False)
     ]
-    return found + [np.full(side, 128, np.uint8) for side in sides[len(found) :]], kind
+    return Planes(found + [np.full(side, 128, np.uint8) for side in sides[len(found) :]], kind)
 
 
-def convert_planes(planes: Sequence[np.ndarray], kind: int, wanted: int) -> Sequence[np.ndarray]:
-    """Converts uint8 4:2:0 planes between rows of `colors.MATRICES`.
+def convert_planes(picture: Planes, kind: int) -> Planes:
+    """Converts uint8 4:2:0 planes to another row of `colors.MATRICES`.
 
     The colors are the same to the rounding of the values, except that the planes of color are
     interpolated for luma if the matrices differ.
     """
-    if kind == wanted:
-        return planes
-    matrix = conversion(kind, wanted)
-    luma, *colors = (plane.astype(np.float32) for plane in planes)
+    if picture.kind == kind:
+        return picture
+    matrix = conversion(picture.kind, kind)
+    luma, *colors = (plane.astype(np.float32) for plane in picture.planes)
     size = luma.shape[::-1]
     large = [luma, *(cv2.resize(c, size, interpolation=cv2.INTER_LINEAR) for c in colors)]
     # Luma has no part in Cb and Cr: gray has 128 with every matrix.
     rows = ((matrix[0, :3], large), *((matrix[i, 1:3], colors) for i in (1, 2)))
-    return [
-        np.clip(np.rint(sum(w * p for w, p in zip(weights, parts, strict=True)) + zero), 0, 255)
-        .astype(np.uint8)
-        for (weights, parts), zero in zip(rows, matrix[:, 3], strict=True)
-    ]  # fmt: skip
+    planes = []
+    for (weights, parts), zero in zip(rows, matrix[:, 3], strict=True):
+        values = sum(weight * part for weight, part in zip(weights, parts, strict=True)) + zero
+        planes.append(np.clip(np.rint(values), 0, 255).astype(np.uint8))
+    return Planes(planes, kind)
 
 
-def planes_of(frame: Any, reformatter: VideoReformatter) -> tuple[list[np.ndarray], int]:
-    """Returns the upright planes of a PyAV frame without copying, and the row of `colors.MATRICES`.
+def planes_of(frame: Any, reformatter: VideoReformatter) -> Planes:
+    """Returns the upright planes of a PyAV frame without copying; `Planes` as they are.
 
-    Returns:
-      uint8 or uint16 `[H, W]` planes: Y, or Y, Cb and Cr. Other formats are converted to 4:2:0.
+    Pixel formats without separate planes are converted to 4:2:0.
     """
+    if isinstance(frame, Planes):
+        return frame
     layout = _layout(frame.format.name)
-    matrix, full = int(frame.colorspace), int(frame.color_range) == _FULL
+    matrix, full = int(frame.colorspace), int(frame.color_range) == FULL
     if layout is None or min(plane.line_size for plane in frame.planes) <= 0:
         frame = reformatter.reformat(frame, format="yuv420p")
         layout = _layout("yuv420p")
@@ -139,7 +165,7 @@ def planes_of(frame: Any, reformatter: VideoReformatter) -> tuple[list[np.ndarra
         planes.append(rows[:height, :width])
     if turns := round(frame.rotation / 90) % 4:
         planes = [np.ascontiguousarray(np.rot90(plane, turns)) for plane in planes]
-    return planes, matrix_index(matrix, full or always_full)
+    return Planes(planes, matrix_index(matrix, full or always_full), bits)
 
 
 def scaled(picture: np.ndarray, size: int) -> np.ndarray:
@@ -185,20 +211,16 @@ def _shapes(name: str, height: int, width: int) -> list[tuple[int, int, int]]:
     return [(component.plane, component.height, component.width) for component in components]
 
 
-def _eight_bits(picture: np.ndarray, name: str) -> np.ndarray:
-    if picture.dtype == np.uint8:
-        return picture
-    layout = _layout(name)
-    assert layout
-    return cv2.convertScaleAbs(picture, alpha=1 / (1 << layout[0] - 8))
+def _eight_bits(picture: np.ndarray, bits: int) -> np.ndarray:
+    return cv2.convertScaleAbs(picture, alpha=1 / (1 << bits - 8)) if bits > 8 else picture
 
 
-def _from_rgb(picture: np.ndarray) -> tuple[list[np.ndarray], int]:
-    """Converts uint8 RGB `[H, W, 3]` to 4:2:0 planes and their row of `colors.MATRICES`."""
+def _from_rgb(picture: np.ndarray) -> Planes:
+    """Converts uint8 RGB `[H, W, 3]` to 4:2:0 planes."""
     luma, cr, cb = cv2.split(cv2.cvtColor(picture, cv2.COLOR_RGB2YCrCb))
     height, width = map(_half, luma.shape)
     planes = [luma, *(_area(plane, height, width) for plane in (cb, cr))]
-    return planes, matrix_index(UNSTATED, True)
+    return Planes(planes, matrix_index(UNSTATED, True))
 
 
 def _area(picture: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -207,19 +229,13 @@ def _area(picture: np.ndarray, height: int, width: int) -> np.ndarray:
     return cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
 
 
-def _window(picture: np.ndarray, window: Window) -> np.ndarray:
-    return picture[
-        window.top : window.top + window.height, window.left : window.left + window.width
-    ]
-
-
-def _scaled_window(window: Window, down: float, across: float) -> Window:
-    if down == across == 1:
-        return window
+@functools.lru_cache(maxsize=256)
+def _slices(window: Window, down: float, across: float) -> tuple[slice, slice]:
+    """Returns the rows and columns of a window in a plane that is smaller by these factors."""
     top, left = int(window.top * down), int(window.left * across)
     bottom = math.ceil((window.top + window.height) * down)
     right = math.ceil((window.left + window.width) * across)
-    return Window(top, left, bottom - top, right - left)
+    return slice(top, bottom), slice(left, right)
 
 
 def _half(size: int) -> int:

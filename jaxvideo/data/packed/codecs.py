@@ -21,6 +21,7 @@ import numpy as np
 from av.error import FFmpegError
 
 from jaxvideo.data.colors import UNSTATED, matrix_index, matrix_of
+from jaxvideo.data.planes import FULL, LIMITED, Planes
 from jaxvideo.types import VideoError
 
 if TYPE_CHECKING:
@@ -31,9 +32,6 @@ JFIF = matrix_index(UNSTATED, True)
 #: Time base of the mp4 file, per second.
 TICKS = 90_000
 
-# `color_range` of FFmpeg.
-_LIMITED, _FULL = 1, 2
-
 #: Returns the stored bytes of a frame.
 Packets = Callable[[int], Any]
 
@@ -43,24 +41,18 @@ class Source(NamedTuple):
 
     Attributes:
       path: name in error messages.
-      planes: uint8 Y, Cb and Cr of each frame, 4:2:0.
-      kind: their row of `colors.MATRICES`.
+      planes: the frames, uint8 4:2:0.
+      kind: their row of `colors.MATRICES`, the same for all.
       height, width: size of Y, even.
       times: seconds of each frame, ascending.
     """
 
     path: str
-    planes: Iterable[Sequence[np.ndarray]]
+    planes: Iterable[Planes]
     kind: int
     height: int
     width: int
     times: np.ndarray
-
-    def frames(self, name: str) -> Iterator[av.VideoFrame]:
-        """Yields PyAV frames; `name` is a format of 4:2:0 planes."""
-        for planes in self.planes:
-            content = np.concatenate([plane.ravel() for plane in planes])
-            yield _frame(content, self.height, self.width, self.kind, name)
 
 
 class Codec(NamedTuple):
@@ -68,28 +60,16 @@ class Codec(NamedTuple):
 
     Attributes:
       encode: returns the fields `video`, `extradata`, `offsets` and `keyframes` of a record.
-      read: maps (record, packets, path, ascending indices) to (index, PyAV frame) pairs.
+      read: maps (record, packets, path, ascending indices) to pairs of an index and
+        a frame of PyAV or `Planes`.
       kind: the row of `colors.MATRICES` that frames must have; 0: any.
       about: name for people.
     """
 
     encode: Callable[[Source, Packing], dict[str, Any]]
-    read: Callable[
-        [Mapping[str, Any], Packets, str, Sequence[int]], Iterator[tuple[int, av.VideoFrame]]
-    ]
+    read: Callable[[Mapping[str, Any], Packets, str, Sequence[int]], Iterator[tuple[int, Any]]]
     kind: int
     about: str
-
-
-def _frame(
-    content: np.ndarray, height: int, width: int, kind: int, name: str = "yuv420p"
-) -> av.VideoFrame:
-    """Returns a PyAV frame that shares memory with planes that follow each other."""
-    rows = content.reshape(height * 3 // 2, width)
-    frame = av.VideoFrame.from_numpy_buffer(rows, format=name)
-    frame.colorspace, full = matrix_of(kind)
-    frame.color_range = _FULL if full else _LIMITED
-    return frame
 
 
 # --- H.264 --------------------------------------------------------------------------------
@@ -113,8 +93,9 @@ def _encode_h264(source: Source, packing: Packing) -> dict[str, Any]:
         stream.thread_count = 1
         stream.codec_context.time_base = clock
         stream.codec_context.colorspace, full = matrix_of(source.kind)
-        stream.codec_context.color_range = _FULL if full else _LIMITED
-        for time, frame in zip(source.times, source.frames("yuv420p"), strict=True):
+        stream.codec_context.color_range = FULL if full else LIMITED
+        for time, planes in zip(source.times, source.planes, strict=True):
+            frame = planes.frame()
             frame.pts, frame.time_base = round(time * TICKS), clock
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
@@ -170,7 +151,8 @@ def _encode_jpeg(source: Source, packing: Packing) -> dict[str, Any]:
     codec.height, codec.width, codec.pix_fmt = source.height, source.width, "yuvj420p"
     codec.thread_count, codec.time_base = 1, Fraction(1, 30)
     images = []
-    for number, frame in enumerate(source.frames("yuvj420p")):
+    for number, planes in enumerate(source.planes):
+        frame = planes.frame("yuvj420p")
         frame.pts = number
         images += [bytes(packet) for packet in codec.encode(frame)]
     images += [bytes(packet) for packet in codec.encode(None)]
@@ -189,24 +171,25 @@ def _read_jpeg(
 
 
 def _encode_raw(source: Source, packing: Packing) -> dict[str, Any]:
-    stored = [b"".join(plane.tobytes() for plane in planes) for planes in source.planes]
+    stored = [b"".join(plane.tobytes() for plane in frame.planes) for frame in source.planes]
     return {"video": b"".join(stored), "extradata": b"", **_intra(list(map(len, stored)))}
 
 
 def _read_raw(
     record: Mapping[str, Any], packets: Packets, path: str, wanted: Sequence[int]
-) -> Iterator[tuple[int, av.VideoFrame]]:
+) -> Iterator[tuple[int, Planes]]:
     height, width = (int(side) for side in record["shape"])
     matrix, full = (int(value) for value in record["colors"])
     kind = matrix_index(matrix, bool(full))
+    luma, chroma = height * width, (2, height // 2, width // 2)
     for index in wanted:
         content = np.frombuffer(packets(index), np.uint8)
-        if len(content) != height * width * 3 // 2:
+        if len(content) != luma * 3 // 2:
             raise VideoError(
-                f"{path}: frame {index} has {len(content)} bytes instead of the "
-                f"{height * width * 3 // 2} of {width} x {height} pixels"
+                f"{path}: frame {index} has {len(content)} bytes instead of {luma * 3 // 2}"
             )
-        yield index, _frame(content, height, width, kind)
+        cb, cr = content[luma:].reshape(chroma)
+        yield index, Planes((content[:luma].reshape(height, width), cb, cr), kind)
 
 
 # ------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from jaxvideo.data.datasets.dataset import VideoDataset
+from jaxvideo.data.packed.codecs import CODECS
 from jaxvideo.data.packed.record import parse, record_video
 from jaxvideo.data.video import VideoFile, open_video, reader_video
 from jaxvideo.types import DataError, VideoError
@@ -48,6 +49,11 @@ class PackedDataset(VideoDataset):
     format: str = ""
     places: tuple[int, ...] = ()
     source: Any = dataclasses.field(default=None, compare=False, repr=False)
+
+    @property
+    def stored(self) -> str:
+        """Describes how the videos are stored."""
+        return f"packed as {self.format} ({CODECS[self.format].about}), short side {self.size}"
 
     @contextlib.contextmanager
     def open(self, index: int) -> Iterator[VideoFile]:

@@ -26,8 +26,8 @@ from jaxvideo.data.planes import convert_planes
 from jaxvideo.data.video import VideoFile, reader_video
 from jaxvideo.types import ConfigError, UsageError
 
-# Limit of a record. Reading 256 KiB takes 0.1 ms, but 512 KiB 1.5 ms: the allocator then returns the
-# memory to the system each time.
+# Limit of a record. Reading 256 KiB takes 0.1 ms, but 512 KiB 1.5 ms: the allocator returns memory
+# of that size to the system each time.
 _PART_BYTES = 2**18
 
 
@@ -88,11 +88,9 @@ def pack_video(video: VideoFile, packing: Packing) -> dict[str, Any]:
     height, width = scaled_shape(video.height, video.width, packing.size)
     frames = scaled_planes(video, height, width)
     first = next(frames)
-    kind = codec.kind or first[1]
+    kind = codec.kind or first.kind
     # Frames of a video have the same matrix and range, with rare exceptions.
-    converted = (
-        convert_planes(planes, own, kind) for planes, own in itertools.chain([first], frames)
-    )
+    converted = (convert_planes(frame, kind) for frame in itertools.chain([first], frames))
     times = _times(video)
     source = Source(video.path, converted, kind, height, width, times)
     found = codec.encode(source, packing)
