@@ -2,12 +2,11 @@
 
 Frames are encoded from 4:2:0 planes and decoded to them, without RGB in between.
 
-| format | stored | matrix and range |
-|---|---|---|
-| mp4 | H.264 with frequent key frames and no B-frames, tuned for decoding (no CABAC, no deblocking: half the time for 7 % more bytes) | those of the source, stated in the stream |
-| jpeg | one JPEG image per frame | BT.601, full range, as JFIF prescribes |
-| raw | Y, Cb and Cr of each frame, uncompressed | those of the source, stated in the record |
-"""  # noqa: E501
+mp4: H.264 with frequent key frames and no B-frames, tuned for decoding (no CABAC, no deblocking:
+half the time for 7 % more bytes). Matrix and range are those of the source.
+jpeg: one image per frame. BT.601 and full range, as JFIF prescribes.
+raw: Y, Cb and Cr of each frame, uncompressed. Matrix and range are those of the source.
+"""
 
 from __future__ import annotations
 
