@@ -156,8 +156,8 @@ def _compare(options: argparse.Namespace, splits, packing) -> tuple[list[Any], s
     """Prints the table of formats; returns its rows and the recommended format."""
     from pathlib import Path
 
-    from jaxvideo.data.packed.codecs import CODECS
     from jaxvideo.data.packed.compare import compare, draw_sample, recommend
+    from jaxvideo.data.packed.record import usable_formats
     from jaxvideo.progress import LOG, track
     from jaxvideo.types import DataError
 
@@ -167,7 +167,7 @@ def _compare(options: argparse.Namespace, splits, packing) -> tuple[list[Any], s
     with tempfile.TemporaryDirectory(prefix="jaxvideo-pack-") as folder:
         measuring = compare(sample, packing, videos, Path(folder), _SECONDS)
         try:
-            found = list(track(measuring, "formats", 1 + len(CODECS)))
+            found = list(track(measuring, "formats", 1 + len(usable_formats())))
         except DataError as error:
             LOG.warning(f"the formats are not compared: {error}")
             return [], None

@@ -29,7 +29,7 @@ from jaxvideo.data.packed.write import pack
 from jaxvideo.data.planes import Planes, convert_planes
 from jaxvideo.data.video import open_video, reader_video
 from jaxvideo.inference.prepare import to_rgb
-from jaxvideo.types import DataError, VideoError, View, Window
+from jaxvideo.types import ConfigError, DataError, VideoError, View, Window
 from tests.conftest import write_video
 from tests.data.test_planes import SIZE, chart, frame_of, inside
 
@@ -230,6 +230,13 @@ def test_an_unfinished_folder_of_another_version_is_refused(dataset, tmp_path):
     (tmp_path / "o/packing.json").write_text(json.dumps(plan))
     with pytest.raises(DataError, match=r"other version: None, not 1\.1\.0; use another folder"):
         pack({"train": dataset}, tmp_path / "o", Packing(size=32))
+
+
+def test_an_encoder_that_pyav_lacks(monkeypatch):
+    monkeypatch.setattr(av, "codecs_available", {"mjpeg"})
+    assert record.usable_formats() == ["jpeg", "raw"]
+    with pytest.raises(ConfigError, match=r"format='mp4': .* use \['jpeg', 'raw'\]"):
+        Packing()
 
 
 @pytest.mark.parametrize("name", CODECS)

@@ -63,12 +63,14 @@ class Codec(NamedTuple):
         a frame of PyAV or `Planes`.
       kind: the row of `colors.MATRICES` that frames must have; 0: any.
       about: name for people.
+      encoder: FFmpeg's encoder that it needs; None: none.
     """
 
     encode: Callable[[Source, Packing], dict[str, Any]]
     read: Callable[[Mapping[str, Any], Packets, str, Sequence[int]], Iterator[tuple[int, Any]]]
     kind: int
     about: str
+    encoder: str | None
 
 
 # --- H.264 --------------------------------------------------------------------------------
@@ -223,7 +225,7 @@ def _decode(codec: Any, packet: Any, path: str, index: int) -> av.VideoFrame:
 
 
 CODECS = {
-    "mp4": Codec(_encode_h264, _read_h264, 0, "H.264"),
-    "jpeg": Codec(_encode_jpeg, _read_jpeg, JFIF, "JPEG"),
-    "raw": Codec(_encode_raw, _read_raw, 0, "uncompressed planes"),
+    "mp4": Codec(_encode_h264, _read_h264, 0, "H.264", "libx264"),
+    "jpeg": Codec(_encode_jpeg, _read_jpeg, JFIF, "JPEG", "mjpeg"),
+    "raw": Codec(_encode_raw, _read_raw, 0, "uncompressed planes", None),
 }

@@ -14,9 +14,9 @@ import numpy as np
 from jaxvideo.data.datasets.dataset import VideoDataset
 from jaxvideo.data.decode import scaled_planes
 from jaxvideo.data.loading import Loading
-from jaxvideo.data.packed.codecs import CODECS, JFIF
+from jaxvideo.data.packed.codecs import JFIF
 from jaxvideo.data.packed.read import load_packed
-from jaxvideo.data.packed.record import Packing
+from jaxvideo.data.packed.record import Packing, usable_formats
 from jaxvideo.data.packed.workers import bytes_of
 from jaxvideo.data.packed.write import pack
 from jaxvideo.data.pipeline import train_batches
@@ -120,7 +120,7 @@ def compare(
     stored = sum(map(bytes_of, sample.paths)) / sum(sample.frames)
     speeds = _speeds(sample, size, seconds)
     yield Measured("files", 16 * stored, stored * per_video * videos, None, None, speeds)
-    for name in CODECS:
+    for name in usable_formats():
         out = folder / name
         result = pack({"sample": sample}, out, dataclasses.replace(packing, format=name))
         packed, quality, frames = load_packed(out, "sample"), [], 0

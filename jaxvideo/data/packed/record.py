@@ -31,6 +31,11 @@ from jaxvideo.types import ConfigError, UsageError
 _PART_BYTES = 2**18
 
 
+def usable_formats() -> list[str]:
+    """Returns the rows of `codecs.CODECS` that can be written: PyAV may lack an encoder."""
+    return [name for name, codec in CODECS.items() if codec.encoder in (None, *av.codecs_available)]
+
+
 @dataclasses.dataclass(frozen=True)
 class Packing:
     """Settings of packed videos.
@@ -63,8 +68,8 @@ class Packing:
         ):
             if not low <= getattr(self, name) <= high:
                 raise ConfigError(f"{name}={getattr(self, name)}: must be from {low} to {high}")
-        if self.format == "mp4" and "libx264" not in av.codecs_available:
-            raise ConfigError("format='mp4': this PyAV has no libx264; use format='jpeg' or 'raw'")
+        if self.format not in (usable := usable_formats()):
+            raise ConfigError(f"format={self.format!r}: this PyAV lacks its encoder; use {usable}")
 
 
 # --- Encoding -----------------------------------------------------------------------------
