@@ -228,7 +228,7 @@ def stages(dataset: VideoDataset, frames: int) -> dict[str, float]:
             if os.path.exists(dataset.paths[video]):
                 Path(dataset.paths[video]).read_bytes()
             else:
-                _ = dataset.source[video]
+                _ = dataset.source[dataset.places[video]]
 
     def open_():
         for video in picks:
@@ -325,7 +325,7 @@ def main() -> None:
         for form in FORMS:
             files = make_videos(Path(temporary), form, options.video)
             sources = {"no index": files, "files": indexed(files)}
-            for kind in ("mp4", "jpeg"):
+            for kind in ("mp4", "jpeg", "raw"):
                 sources[f"packed {kind}"] = packed(files, Path(temporary, f"{form}-{kind}"), kind)
             for frames in options.frames:
                 table(form, frames, sources, peers, options)

@@ -59,9 +59,12 @@ def _data(options: argparse.Namespace) -> int:
     form = autodetect(options.root) if options.form == "auto" else options.form
     splits = load_splits(options.root, form, fold=options.fold, videos=options.videos)
     classes = next(iter(splits.values())).classes
+    packed = getattr(next(iter(splits.values())), "stored", "")
     more = ", ..." if len(classes) > 5 else ""
     say(options, f"{escape(options.root)}: form {form}, fold {options.fold}")
     say(options, f"{len(classes)} classes: {', '.join(map(escape, classes[:5]))}{more}")
+    if packed:
+        say(options, packed)
     found = {}
     for split, dataset in splits.items():
         say(options, f"{split}: {dataset.coverage}")
@@ -114,7 +117,7 @@ def _data(options: argparse.Namespace) -> int:
         say(options, f"contact sheet: {options.sheet}")
     if options.json or options.csv:
         facts = {"root": options.root, "form": form, "fold": options.fold, "splits": found}
-        facts |= {"classes": list(classes), "sampled_split": split}
+        facts |= {"classes": list(classes), "sampled_split": split, "stored": packed or None}
         show_table(options, _COLUMNS, samples, name="samples", facts=facts)
     return 1 if any(sample[-1] for sample in samples) else 0
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
-import time
+import tempfile
 from typing import Any
 
 from jaxvideo.cli.shared import (
@@ -17,8 +18,23 @@ from jaxvideo.cli.shared import (
     show_table,
 )
 
-# Comparison after packing: number of videos, seconds per measurement, frames per clip.
-_VIDEOS, _SECONDS, _FRAMES = 8, 2.0, 16
+# CPU seconds of each measurement of speed.
+_SECONDS = 1.0
+
+
+def _decibels(value: float) -> str:
+    return "lossless" if math.isinf(value) else f"{value:.1f}"
+
+
+_COLUMNS = (
+    Column("format"),
+    Column("clip_bytes", "kB per 16 frames", lambda n: f"{n / 1e3:.1f}", right=True),
+    Column("total_bytes", "all videos, MB", lambda n: f"{n / 1e6:,.1f}", right=True),
+    Column("psnr", "PSNR, dB", _decibels, right=True),
+    Column("lowest_psnr", "lowest", _decibels, right=True),
+    Column("clips_16", "clips/s, 16 frames", "{:.0f}", right=True),
+    Column("clips_64", "64 frames", "{:.0f}", right=True),
+)
 
 
 def add(commands: Any) -> None:
@@ -28,7 +44,8 @@ def add(commands: Any) -> None:
         _pack,
         "re-encode a data set into ArrayRecord shards that are fast to read (TFDS)",
         "Train on the result with --data.root=OUT --data.source=tfds. Unreadable videos are left "
-        "out. Afterwards size, quality and decoding speed are compared with the original files.",
+        "out. First, size, quality and speed of all formats are measured on a sample, and one is "
+        "recommended: the fastest whose shards fit into half of the memory, or else the smallest.",
     )
     add_annotations(command)
     command.add_argument("out", metavar="OUT", help="output directory")
@@ -40,7 +57,20 @@ def add(commands: Any) -> None:
         help="short side of the stored frames (default: 128)",
     )
     command.add_argument(
-        "--format", default="mp4", help="mp4 (H.264) or jpeg (one image per frame) (default: mp4)"
+        "--format",
+        default="mp4",
+        help="mp4 (H.264), jpeg (one image per frame) or raw (uncompressed planes of luma and "
+        "color) (default: mp4)",
+    )
+    command.add_argument(
+        "--sample",
+        type=int,
+        default=4,
+        metavar="N",
+        help="number of videos for the comparison of formats; 0: no comparison (default: 4)",
+    )
+    command.add_argument(
+        "--compare", action="store_true", help="compare the formats, and do not write OUT"
     )
     command.add_argument(
         "--crf",
@@ -61,12 +91,11 @@ def add(commands: Any) -> None:
         metavar="N",
         help="number of worker processes; 0: none (default: number of cores)",
     )
-    add_formats(command, "size, quality and speed")
+    add_formats(command, "comparison of formats")
 
 
 def _pack(options: argparse.Namespace) -> int:
     from jaxvideo.data.datasets.load import load_splits
-    from jaxvideo.data.packed.read import load_packed
     from jaxvideo.data.packed.record import Packing
     from jaxvideo.data.packed.write import pack
     from jaxvideo.progress import LOG, track
@@ -80,95 +109,87 @@ def _pack(options: argparse.Namespace) -> int:
         quality=options.quality,
     )
     workers = len(os.sched_getaffinity(0)) if options.workers is None else options.workers
-    if workers < 0:
-        raise UsageError(f"--workers={workers}: must be at least 0")
+    for name, value, least in (
+        ("--workers", workers, 0),
+        ("--sample", options.sample, int(options.compare)),
+    ):
+        if value < least:
+            raise UsageError(f"{name}={value}: must be at least {least}")
     check_output(options.out, "OUT", folder=True)
     found = load_splits(options.root, options.form, fold=options.fold)
     splits = {split: dataset for split, dataset in found.items() if len(dataset)}
     for split, dataset in splits.items():
         say(options, f"{split}: {dataset.coverage}")
-    summary = pack(
-        splits,
-        options.out,
-        packing,
-        root=options.root,
-        workers=workers,
-        watch=lambda videos: track(videos, "videos"),
-        note=lambda reason: LOG.warning(f"left out: {reason}"),
-    )
-    before, after = summary.bytes_before / 1e6, summary.bytes_after / 1e6
-    share = f" ({100 * after / before:.0f} %)" if before else ""
-    say(options, f"{options.out}: {summary.videos} videos, {len(summary.left_out)} left out")
-    say(options, f"  size   {before:.1f} MB before, {after:.1f} MB after{share}")
-    split = next(iter(splits))
-    found = _compare(options, splits[split], load_packed(options.out, split))
-    if options.json or options.csv:
-        facts = {
-            "out": options.out,
+    facts: dict[str, Any] = {"out": options.out, "format": options.format}
+    rows: list[Any] = []
+    if options.sample:
+        rows, facts["recommended"] = _compare(options, splits, packing)
+    if not options.compare:
+        summary = pack(
+            splits,
+            options.out,
+            packing,
+            root=options.root,
+            workers=workers,
+            watch=lambda videos: track(videos, "videos"),
+            note=lambda reason: LOG.warning(f"left out: {reason}"),
+        )
+        before, after = summary.bytes_before / 1e6, summary.bytes_after / 1e6
+        share = f" ({100 * after / before:.0f} %)" if before else ""
+        say(
+            options,
+            f"{options.out}: {summary.videos} videos, {len(summary.left_out)} left out; "
+            f"{before:.1f} MB before, {after:.1f} MB as {packing.format}{share}",
+        )
+        facts |= {
             "videos": summary.videos,
             "left_out": len(summary.left_out),
             "bytes_before": summary.bytes_before,
             "bytes_after": summary.bytes_after,
-            **found,
         }
-        columns = [Column(name) for name in facts]
-        show_table(options, columns, [[*facts.values()]], document=lambda: facts)
+    if options.json or options.csv:
+        show_table(options, _COLUMNS, rows, name="formats", facts=facts)
     return 0
 
 
-def _compare(options: argparse.Namespace, dataset, packed) -> dict[str, float]:
-    import numpy as np
+def _compare(options: argparse.Namespace, splits, packing) -> tuple[list[Any], str | None]:
+    """Prints the table of formats; returns its rows and the recommended format."""
+    from pathlib import Path
 
-    from jaxvideo.data.packed.write import psnr
-    from jaxvideo.progress import track
+    from jaxvideo.data.packed.compare import compare, draw_sample, recommend
+    from jaxvideo.data.packed.record import usable_formats
+    from jaxvideo.progress import LOG, track
+    from jaxvideo.types import DataError
 
-    root = options.root
-
-    place = {name: i for i, name in enumerate(packed.paths)}
-    both = [
-        (index, place[name])
-        for index, path in enumerate(dataset.paths)
-        if (name := path.removeprefix(os.path.join(root, ""))) in place
+    (split, dataset), *_ = splits.items()
+    videos = sum(map(len, splits.values()))
+    sample = draw_sample(dataset, options.sample)
+    with tempfile.TemporaryDirectory(prefix="jaxvideo-pack-") as folder:
+        measuring = compare(sample, packing, videos, Path(folder), _SECONDS)
+        try:
+            found = list(track(measuring, "formats", 1 + len(usable_formats())))
+        except DataError as error:
+            LOG.warning(f"the formats are not compared: {error}")
+            return [], None
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    best = recommend(found[1:], memory).format
+    exact = options.json  # JSON has no infinity
+    rows = [
+        (
+            one.format,
+            one.clip_bytes or None,
+            one.total_bytes or None,
+            *(None if exact and math.isinf(x or 0) else x for x in (one.psnr, one.lowest_psnr)),
+            *one.speeds.values(),
+        )
+        for one in found
     ]
-    sample = both[:: max(len(both) // _VIDEOS, 1)][:_VIDEOS]
-    decibels = []
-    for index, other in track(sample, "videos"):
-        with dataset.open(index) as one, packed.open(other) as two:
-            decibels.append(psnr(one, two))
-    say(
-        options,
-        f"  PSNR   {np.mean(decibels):.1f} dB against the scaled originals, lowest "
-        f"{min(decibels):.1f} dB ({len(sample)} videos)",
-    )
-    slow = _clips_per_second(dataset, [index for index, _ in sample])
-    fast = _clips_per_second(packed, [index for _, index in sample])
-    say(
-        options,
-        f"  speed  {slow:.0f} clips/s per core before, {fast:.0f} after: {fast / slow:.1f} times "
-        f"({_FRAMES} frames, stride 1)",
-    )
-    return {
-        "psnr": float(np.mean(decibels)),
-        "lowest_psnr": float(min(decibels)),
-        "clips_per_second_before": slow,
-        "clips_per_second_after": fast,
-    }
-
-
-def _clips_per_second(dataset, indices: list[int]) -> float:
-    """Measures decoded clips per second of CPU time, at random positions in these videos."""
-    import numpy as np
-
-    from jaxvideo.data.decode import read_clip
-    from jaxvideo.types import View, Window
-
-    rng = np.random.default_rng(0)
-    clips, started, used = 0, time.perf_counter(), time.process_time()
-    while not clips or time.perf_counter() - started < _SECONDS:
-        with dataset.open(indices[clips % len(indices)]) as file:
-            start = rng.integers(max(file.num_frames - _FRAMES, 0) + 1)
-            frames = tuple((start + i) % file.num_frames for i in range(_FRAMES))
-            side = min(file.height, file.width)
-            read_clip(file, [View(frames, Window(0, 0, side, side))], 112)
-        clips += 1
-    return clips / max(time.process_time() - used, 1e-9)
+    if not (options.json or options.csv):
+        say(options, f"formats, by {len(sample)} videos of {split} (clips per second of one core):")
+        show_table(options, _COLUMNS, rows, indent="  ")
+        say(
+            options,
+            f"recommended: --format {best} (the fastest for 16 frames whose shards fit into half "
+            f"of the {memory / 1e9:.0f} GB of memory; the smallest if none fits)",
+        )
+    return rows, best

@@ -43,3 +43,15 @@ MATRICES = np.stack(
 def matrix_index(matrix: int, full: bool) -> int:
     """Returns the row of `MATRICES`; unknown matrices are BT.601, as in FFmpeg."""
     return 1 + _KINDS.index((matrix if matrix in _WEIGHTS else UNSTATED, full))
+
+
+def matrix_of(index: int) -> tuple[int, bool]:
+    """Returns (number of the matrix in H.273, full range) of a row of `MATRICES`."""
+    return _KINDS[index - 1]
+
+
+def conversion(index: int, wanted: int) -> np.ndarray:
+    """Returns f32 `[3, 4]`, which maps (Y, Cb, Cr, 1) of row `index` to (Y, Cb, Cr) of `wanted`."""
+    source, target = (MATRICES[row].astype(np.float64) for row in (index, wanted))
+    source[:, 3] -= target[:, 3]
+    return np.linalg.solve(target[:, :3], source).astype(np.float32)

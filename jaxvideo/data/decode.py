@@ -9,7 +9,6 @@ is an error; no other frame takes its place.
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Callable, Container, Iterator, Sequence
 from typing import Any
@@ -19,7 +18,7 @@ import numpy as np
 from av.error import FFmpegError
 from av.video.reformatter import VideoReformatter
 
-from jaxvideo.data.planes import Planes, cut_planes, length, scaled
+from jaxvideo.data.planes import Planes, area_planes, cut_planes, length, scaled
 from jaxvideo.data.probe import decoded, reason
 from jaxvideo.data.video import VideoFile, read_image
 from jaxvideo.types import ConfigError, VideoError, View
@@ -77,8 +76,10 @@ def cut_frames(
         return
     reformatter = VideoReformatter()
     for index, frame in native_frames(video, wanted):
-        with _converting(video, index):
+        try:
             cuts = [cut_planes(frame, view, size, reformatter) for view in views]
+        except FFmpegError as error:
+            raise _unconverted(video, index, error) from error
         yield index, cuts
 
 
@@ -103,6 +104,20 @@ def read_frames(video: VideoFile, first: int, last: int, height: int, width: int
         place = out[index - first]
         cv2.resize(frame, (width, height), dst=place, interpolation=cv2.INTER_LINEAR)
     return out
+
+
+def scaled_planes(video: VideoFile, height: int, width: int) -> Iterator[Planes]:
+    """Yields the planes of all frames, scaled without cropping, see `planes.area_planes`.
+
+    Raises:
+      VideoError: a frame cannot be decoded, or is decoded from corrupt packets.
+    """
+    reformatter = VideoReformatter()
+    for index, frame in native_frames(video, range(video.num_frames)):
+        try:
+            yield area_planes(frame, height, width, reformatter)
+        except FFmpegError as error:
+            raise _unconverted(video, index, error) from error
 
 
 def raw_frames(
@@ -153,19 +168,21 @@ def decode_frames(video: VideoFile, wanted: Sequence[int]) -> Iterator[tuple[int
     # Shared by all frames: creating a reformatter takes longer than converting a frame.
     reformatter = VideoReformatter()
     for index, frame in native_frames(video, wanted):
-        if isinstance(frame, Planes):
+        if isinstance(frame, Planes) and not frame.convertible:
             raise ConfigError(
-                f"{video.path}: cached as planes, but RGB is needed; cache it with the same "
-                "preprocessing"
+                f"{video.path}: cached as planes that are not 8-bit 4:2:0, but RGB is needed; cache "
+                "it with the same preprocessing"
             )
         if not isinstance(frame, np.ndarray):
-            with _converting(video, index):
+            try:
                 frame = _rgb(frame, reformatter)
+            except FFmpegError as error:
+                raise _unconverted(video, index, error) from error
         yield index, frame
 
 
 def native_frames(video: VideoFile, wanted: Sequence[int]) -> Iterator[tuple[int, Any]]:
-    """Yields (index, frame) for ascending indices: PyAV frames, uint8 RGB, or cached planes.
+    """Yields (index, frame) for ascending indices: PyAV frames, `Planes`, or uint8 RGB.
 
     Seeks only if a key frame lies in between; if the seek overshoots, or decoding from there fails,
     decodes sequentially instead.
@@ -249,14 +266,8 @@ def _time(frame) -> float:
     return -math.inf if frame.pts is None else frame.pts
 
 
-@contextlib.contextmanager
-def _converting(video: VideoFile, index: int) -> Iterator[None]:
-    try:
-        yield
-    except FFmpegError as error:
-        raise VideoError(
-            f"{video.path}: frame {index} cannot be converted ({reason(error)})"
-        ) from error
+def _unconverted(video: VideoFile, index: int, error: FFmpegError) -> VideoError:
+    return VideoError(f"{video.path}: frame {index} cannot be converted ({reason(error)})")
 
 
 def _check_size(video: VideoFile, frame, index: int) -> None:
@@ -270,6 +281,8 @@ def _check_size(video: VideoFile, frame, index: int) -> None:
 
 
 def _rgb(frame, reformatter: VideoReformatter) -> np.ndarray:
+    if isinstance(frame, Planes):
+        frame = frame.frame()
     picture = reformatter.reformat(frame, format="rgb24").to_ndarray()
     turns = round(frame.rotation / 90) % 4
     return np.ascontiguousarray(np.rot90(picture, turns)) if turns else picture

@@ -10,40 +10,59 @@ Cb `[h, h]`, Cr `[h, h]`, and the index of its matrix in `colors.MATRICES`.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import av
 import cv2
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
-from jaxvideo.data.colors import UNSTATED, matrix_index
+from jaxvideo.data.colors import UNSTATED, conversion, matrix_index, matrix_of
 from jaxvideo.types import View, Window
 
-# `color_range` of FFmpeg: 2 is full range (0 to 255).
-_FULL = 2
+#: `color_range` of FFmpeg: 16 to 235, or 0 to 255.
+LIMITED, FULL = 1, 2
 
-# Pixel format of frames without separate planes.
+# Pixel format to which frames without separate planes are converted.
 _CONVERTED = "yuv420p"
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Planes:
-    """The upright planes of a frame, at the size of the video.
+class Planes(NamedTuple):
+    """A frame as planes.
 
     Attributes:
-      arrays: uint8 or uint16 `[H, W]`: Y, or Y, Cb and Cr.
-      bits: 8 to 16; the bits of a value that are used.
-      matrix: row of `colors.MATRICES`.
+      planes: uint8 or uint16 `[H, W]`: Y, or Y, Cb and Cr.
+      kind: row of `colors.MATRICES`.
+      bits: bits of a value.
     """
 
-    arrays: tuple[np.ndarray, ...]
-    bits: int
-    matrix: int
+    planes: Sequence[np.ndarray]
+    kind: int
+    bits: int = 8
+
+    @property
+    def convertible(self) -> bool:
+        """True if `frame` can be called: 8 bits and 4:2:0 with even sides."""
+        height, width = self.planes[0].shape
+        half = (height // 2, width // 2)
+        return (
+            self.bits == 8
+            and not height % 2 | width % 2
+            and [plane.shape for plane in self.planes[1:]] == [half, half]
+        )
+
+    def frame(self, name: str = "yuv420p") -> av.VideoFrame:
+        """Returns a PyAV frame of planes that are `convertible`; `name` is its format."""
+        height, width = self.planes[0].shape
+        content = np.concatenate([plane.ravel() for plane in self.planes])
+        rows = content.reshape(height * 3 // 2, width)
+        frame = av.VideoFrame.from_numpy_buffer(rows, format=name)
+        frame.colorspace, full = matrix_of(self.kind)
+        frame.color_range = FULL if full else LIMITED
+        return frame
 
 
 def length(size: int) -> int:
@@ -58,7 +77,7 @@ def cut_planes(frame: Any, view: View, size: int, reformatter: VideoReformatter)
     rounded outwards to whole pixels.
 
     Args:
-      frame: a PyAV frame with any pixel format, its planes, or uint8 RGB `[H, W, 3]`.
+      frame: a PyAV frame with any pixel format, `Planes`, or uint8 RGB `[H, W, 3]`.
       view: the window refers to the upright frame.
       size: side of the result in pixels.
       reformatter: converts pixel formats that have no separate planes.
@@ -67,34 +86,81 @@ def cut_planes(frame: Any, view: View, size: int, reformatter: VideoReformatter)
       uint8 `[length(size)]`.
     """
     if isinstance(frame, np.ndarray):
-        return _from_rgb(scaled(_window(frame, view.window), size), view.mirrored, size)
-    planes = frame if isinstance(frame, Planes) else planes_of(frame, reformatter)
+        picture = scaled(frame[_windows(view.window, (frame.shape[:2],))[0]], size)
+        planes, kind, _ = _from_rgb(cv2.flip(picture, 1) if view.mirrored else picture)
+        return np.concatenate([*(plane.ravel() for plane in planes), [np.uint8(kind)]])
+    planes, kind, bits = planes_of(frame, reformatter)
     out = np.empty(length(size), np.uint8)
-    out[-1] = planes.matrix
-    windows = _windows(view.window, tuple(array.shape for array in planes.arrays))
-    first = 0
-    for plane, window in zip(planes.arrays, windows, strict=True):
-        side = _half(size) if first else size
+    out[-1] = kind
+    windows = _windows(view.window, tuple(plane.shape for plane in planes))
+    first, side = 0, size
+    for plane, window in zip(planes, windows, strict=True):
         place = out[first : first + side * side].reshape(side, side)
-        if view.mirrored or planes.bits > 8:
-            picture = _eight_bits(scaled(plane[window], side), planes.bits)
+        if bits > 8:
+            picture = _eight_bits(scaled(plane[window], side), bits)
             place[:] = picture[:, ::-1] if view.mirrored else picture
+        elif view.mirrored:
+            cv2.flip(scaled(plane[window], side), 1, dst=place)
         else:
             scaled(plane[window], side, place)
-        first += side * side
-    if len(planes.arrays) == 1:
+        first, side = first + side * side, _half(size)
+    if len(planes) == 1:
         out[first:-1] = 128
     return out
 
 
+def area_planes(frame: Any, height: int, width: int, reformatter: VideoReformatter) -> Planes:
+    """Scales a frame by INTER_AREA: antialiased, but too slow for what is done in every epoch.
+
+    Args:
+      frame: a PyAV frame with any pixel format, `Planes`, or uint8 RGB `[H, W, 3]`.
+      height, width: size of the result, even.
+      reformatter: converts pixel formats that have no separate planes.
+
+    Returns:
+      uint8 Y `[height, width]`, Cb and Cr `[height / 2, width / 2]`.
+    """
+    if isinstance(frame, np.ndarray):
+        return _from_rgb(_area(frame, height, width))
+    planes, kind, bits = planes_of(frame, reformatter)
+    sides = ((height, width), *[(height // 2, width // 2)] * 2)
+    found = [
+        _eight_bits(_area(plane, *side), bits) for plane, side in zip(planes, sides, strict=False)
+    ]
+    return Planes(found + [np.full(side, 128, np.uint8) for side in sides[len(found) :]], kind)
+
+
+def convert_planes(picture: Planes, kind: int) -> Planes:
+    """Converts uint8 4:2:0 planes to another row of `colors.MATRICES`.
+
+    The colors are the same to the rounding of the values, except that the planes of color are
+    interpolated for luma if the matrices differ.
+    """
+    if picture.kind == kind:
+        return picture
+    matrix = conversion(picture.kind, kind)
+    luma, *colors = (plane.astype(np.float32) for plane in picture.planes)
+    size = luma.shape[::-1]
+    large = [luma, *(cv2.resize(c, size, interpolation=cv2.INTER_LINEAR) for c in colors)]
+    # Luma has no part in Cb and Cr: gray has 128 with every matrix.
+    rows = ((matrix[0, :3], large), *((matrix[i, 1:3], colors) for i in (1, 2)))
+    planes = []
+    for (weights, parts), zero in zip(rows, matrix[:, 3], strict=True):
+        values = sum(weight * part for weight, part in zip(weights, parts, strict=True)) + zero
+        planes.append(np.clip(np.rint(values), 0, 255).astype(np.uint8))
+    return Planes(planes, kind)
+
+
 def planes_of(frame: Any, reformatter: VideoReformatter) -> Planes:
-    """Returns the upright planes of a PyAV frame without copying.
+    """Returns the upright planes of a PyAV frame without copying; `Planes` as they are.
 
     Pixel formats that have no separate planes of 8 to 16 bits are converted to 4:2:0.
     """
+    if isinstance(frame, Planes):
+        return frame
     name, stored = frame.format.name, frame.planes
     layout = _layout(name)
-    matrix, full = int(frame.colorspace), int(frame.color_range) == _FULL
+    matrix, full = int(frame.colorspace), int(frame.color_range) == FULL
     if layout is None or min(plane.line_size for plane in stored) <= 0:
         frame = reformatter.reformat(frame, format=_CONVERTED)
         name, stored = _CONVERTED, frame.planes
@@ -110,7 +176,7 @@ def planes_of(frame: Any, reformatter: VideoReformatter) -> Planes:
         planes.append(rows[:height, :width])
     if turns := round(frame.rotation / 90) % 4:
         planes = [np.ascontiguousarray(np.rot90(plane, turns)) for plane in planes]
-    return Planes(tuple(planes), bits, matrix_index(matrix, full or always_full))
+    return Planes(planes, matrix_index(matrix, full or always_full), bits)
 
 
 def shapes_of(
@@ -184,25 +250,21 @@ def _sides(name: str, height: int, width: int) -> tuple[tuple[int, int], ...]:
 
 
 def _eight_bits(picture: np.ndarray, bits: int) -> np.ndarray:
-    return picture if bits == 8 else cv2.convertScaleAbs(picture, alpha=1 / (1 << bits - 8))
+    return cv2.convertScaleAbs(picture, alpha=1 / (1 << bits - 8)) if bits > 8 else picture
 
 
-def _from_rgb(picture: np.ndarray, mirrored: bool, size: int) -> np.ndarray:
-    """Converts uint8 RGB `[size, size, 3]`."""
+def _from_rgb(picture: np.ndarray) -> Planes:
+    """Converts uint8 RGB `[H, W, 3]` to 4:2:0 planes."""
     luma, cr, cb = cv2.split(cv2.cvtColor(picture, cv2.COLOR_RGB2YCrCb))
-    side = _half(size)
-    small = [cv2.resize(c, (side, side), interpolation=cv2.INTER_AREA) for c in (cb, cr)]
-    planes: Sequence[np.ndarray] = [luma, *small]
-    if mirrored:
-        planes = [plane[:, ::-1] for plane in planes]
-    kind = np.asarray([matrix_index(UNSTATED, True)], np.uint8)
-    return np.concatenate([*(plane.ravel() for plane in planes), kind])
+    height, width = map(_half, luma.shape)
+    planes = [luma, *(_area(plane, height, width) for plane in (cb, cr))]
+    return Planes(planes, matrix_index(UNSTATED, True))
 
 
-def _window(picture: np.ndarray, window: Window) -> np.ndarray:
-    return picture[
-        window.top : window.top + window.height, window.left : window.left + window.width
-    ]
+def _area(picture: np.ndarray, height: int, width: int) -> np.ndarray:
+    if picture.shape[:2] == (height, width):
+        return picture
+    return cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
 
 
 @functools.lru_cache(maxsize=256)

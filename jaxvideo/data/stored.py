@@ -124,8 +124,8 @@ def store(
     for frame in _decoded(file, form):
         arrays = (frame,)
         if isinstance(frame, Planes):
-            arrays = frame.arrays
-            matrices.append(frame.matrix)
+            arrays = tuple(frame.planes)
+            matrices.append(frame.kind)
         found = tuple(array.shape for array in arrays)
         if found != form.shapes or arrays[0].dtype != form.dtype or _bits(frame) != form.bits:
             raise VideoError(f"{file.path}: its frames have several pixel formats")
@@ -163,7 +163,7 @@ def open_stored(stored: Stored, name: str) -> Iterator[VideoFile]:
             return
         for index in wanted:
             own = tuple(array[index] for array in arrays)
-            yield index, Planes(own, form.bits, stored.matrices[index])
+            yield index, Planes(own, stored.matrices[index], form.bits)
 
     table = tables.decode(stored.record)
     assert table

@@ -22,7 +22,9 @@ from jaxvideo.data.packed.read import load_packed
 from jaxvideo.data.packed.record import Packing
 from jaxvideo.data.packed.write import pack
 from jaxvideo.data.pipeline import train_batches
+from jaxvideo.data.planes import Planes
 from jaxvideo.data.protocol_reader import read_tests
+from jaxvideo.data.video import reader_video
 from jaxvideo.types import ConfigError, DataError, Preprocessing, Protocol
 from tests.conftest import write_video
 from tests.data import broken_videos
@@ -314,11 +316,17 @@ def test_what_is_not_possible(sources, monkeypatch):
         cache_frames([sources], PRE, Loading(cache="ram"))
 
 
-def test_planes_are_not_taken_for_rgb(sources):
+def test_rgb_of_cached_planes(sources):
     (cached,) = cache_frames([sources], PRE, Loading(cache="disk"))
     assert isinstance(cached, CachedDataset)
-    with cached.open(0) as file, pytest.raises(ConfigError, match="cached as planes, but RGB"):
-        list(decode_frames(file, [0]))
+    with cached.open(0) as file, sources.open(0) as original:
+        ((_, found),), ((_, expected),) = (decode_frames(each, [0]) for each in (file, original))
+        assert np.abs(found.astype(int) - expected).max() <= 3
+    gray = Planes((np.zeros((8, 8), np.uint8),), 0)
+    numbers = np.arange(1)
+    video = reader_video("gray", lambda wanted: ((0, gray) for _ in wanted), numbers, numbers, 8, 8)
+    with pytest.raises(ConfigError, match="gray: cached as planes that are not 8-bit 4:2:0"):
+        list(decode_frames(video, [0]))
 
 
 def test_flow_of_the_host(sources):

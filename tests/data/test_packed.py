@@ -1,6 +1,5 @@
 """Packed videos are read back with the same frames, times, labels and names."""
 
-import argparse
 import io
 import json
 import os
@@ -15,23 +14,22 @@ import numpy as np
 import pytest
 import tensorflow_datasets
 
-from jaxvideo.cli import pack as pack_command
 from jaxvideo.data.datasets.dataset import VideoDataset
 from jaxvideo.data.datasets.load import load_splits
 from jaxvideo.data.decode import decode_frames, read_clip
 from jaxvideo.data.loading import Loading
 from jaxvideo.data.packed.builder import PackedVideos
 from jaxvideo.data.packed.read import load_foreign, load_packed, load_tfds
-from jaxvideo.data.packed.record import Packing, pack_video, record_video
-from jaxvideo.data.packed.write import pack, psnr
+from jaxvideo.data.packed.record import Packing, pack_video, parse, record_video
+from jaxvideo.data.packed.write import pack
 from jaxvideo.data.pipeline import train_batches
 from jaxvideo.data.video import open_video
-from jaxvideo.progress import console
 from jaxvideo.types import ConfigError, DataError, Preprocessing, VideoError, View, Window
 from tests.conftest import write_video
 
 SMALL = Packing(size=32, per_shard=3, gop=5)
 JPEG = Packing(format="jpeg", size=32, per_shard=3)
+RAW = Packing(format="raw", size=32, per_shard=3)
 COUNT, BROKEN, UNEVEN = 7, 4, 3
 
 
@@ -80,7 +78,7 @@ def test_names_and_labels_without_reading_a_record(packed):
     assert found.missing == (f"v{BROKEN}.mp4",)
 
 
-@pytest.mark.parametrize("settings", [SMALL, JPEG], ids=["mp4", "jpeg"])
+@pytest.mark.parametrize("settings", [SMALL, JPEG, RAW], ids=["mp4", "jpeg", "raw"])
 def test_frames_and_times_are_those_of_the_files(folder, dataset, tmp_path, settings):
     told = []
     out = tmp_path / "o"
@@ -104,17 +102,14 @@ def test_frames_and_times_are_those_of_the_files(folder, dataset, tmp_path, sett
             np.testing.assert_allclose(file.times, times, atol=1e-9)
             own = [p for _, p in decode_frames(file, range(len(frames)))]
             error = np.mean(np.square(np.subtract(own, expected, dtype=np.float64)))
-            decibels = 10 * np.log10(255**2 / error)
-            assert decibels > 40
-            with dataset.open(index) as before:
-                assert psnr(before, file) == pytest.approx(decibels, abs=1e-3)
+            assert 10 * np.log10(255**2 / error) > 40
 
 
 def test_a_clip_from_memory_is_that_of_the_whole_file(packed):
     """The record's bytes are a file; decoding it sequentially gives the same frames."""
     found = load_packed(packed, "train")
     for index in range(len(found)):
-        content = found.source[index]["video"]
+        content = parse(found.source[index])["video"]
         with av.open(io.BytesIO(content)) as container:
             frames = [f.to_ndarray(format="rgb24") for f in container.decode(video=0)]
         for indices in ([0], [7, 8, 9], [4, 5, 14, 19], [19], [11, 12, 3]):
@@ -131,7 +126,7 @@ def test_a_clip_from_memory_is_that_of_the_whole_file(packed):
 
 def test_no_more_is_decoded_than_from_the_key_frame(packed):
     """Only the bytes from the key frame to the last selected frame are read."""
-    record = dict(load_packed(packed, "train").source[0])
+    record = parse(load_packed(packed, "train").source[0])
     with_all = whole(record_video(record, "r"), [7, 8])
     offsets, content = record["offsets"], bytearray(record["video"])
     content[: offsets[5]] = bytes(offsets[5])
@@ -319,7 +314,8 @@ def test_the_builder_of_tfds_packs_the_same(folder, dataset, packed, tmp_path):
     for field in ("paths", "labels", "classes", "missing"):
         assert getattr(found, field) == getattr(expected, field)
     for one, other in zip(found.source, expected.source, strict=True):
-        np.testing.assert_equal(one, other)
+        # The order of the fields in the bytes is arbitrary.
+        np.testing.assert_equal(parse(one), parse(other))
 
 
 def test_several_labels_of_a_video(dataset, tmp_path):
@@ -329,7 +325,7 @@ def test_several_labels_of_a_video(dataset, tmp_path):
     assert found.label_sets == ((0, 1), (1,), (0,))
     assert found.labels == (0, 1, 0)
     assert found.paths == many.paths
-    assert list(found.source[0]["labels"]) == [0, 1]
+    assert list(parse(found.source[0])["labels"]) == [0, 1]
 
 
 def test_foreign_records(dataset):
@@ -401,19 +397,3 @@ def test_tensorflow_is_asked_for_where_it_is_needed():
             load_tfds("ucf101", "train")
     else:
         pytest.skip("TensorFlow is installed")
-
-
-def test_the_command(folder, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(pack_command, "_SECONDS", 0.1)
-    parser = argparse.ArgumentParser()
-    pack_command.add(parser.add_subparsers())
-    words = ["pack", folder, tmp_path / "o", "--size", "32", "--workers", "0", "--format", "jpeg"]
-    options = parser.parse_args([str(word) for word in words])
-    with console():
-        assert options.run(options) == 0
-    out, err = capsys.readouterr()
-    assert f"left out: {folder}/v{BROKEN}.mp4" in err
-    assert "8 videos, 1 left out" in out
-    for line in ("MB before", "PSNR", "clips/s per core before"):
-        assert line in out
-    assert len(load_packed(tmp_path / "o", "val")) == 2

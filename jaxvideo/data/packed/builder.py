@@ -31,15 +31,15 @@ class _Shard:
 
     def __call__(self) -> Iterator[tuple[str, dict[str, Any]]]:
         for index in self.indices:
-            row, example = read_one(self.dataset, index, self.packing, self.root)
-            if example is None:
+            row, examples = read_one(self.dataset, index, self.packing, self.root)
+            if not examples:
                 LOG.warning("left out: %s", row["reason"])
-            else:
-                yield json.dumps(row), example
+            for place, example in enumerate(examples):
+                yield json.dumps(None if place else row), example
 
 
 class _TableWriter(tfds_writer.ExampleWriter):
-    """Writes a shard and its table; the keys of the examples are the table's rows."""
+    """Writes a shard and its table; the keys of the examples are the table's rows, or null."""
 
     def write(self, path: Any, examples: Iterable[tuple[Any, Any]]) -> None:
         shards.write_shard(Path(path), ((json.loads(key), record) for key, record in examples))

@@ -9,20 +9,25 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import importlib.util
+import itertools
 import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import cv2
 import numpy as np
 import tensorflow_datasets as tfds
 
 from jaxvideo.data.datasets.dataset import VideoDataset
-from jaxvideo.data.packed.record import decode_picture, record_video
+from jaxvideo.data.packed.codecs import CODECS
+from jaxvideo.data.packed.record import parse, record_video
 from jaxvideo.data.video import VideoFile, open_video, reader_video
 from jaxvideo.types import DataError, VideoError
 
 #: File that marks a folder whose packing is not finished.
 PLAN = "packing.json"
+
+_BYTES = tfds.decode.DeserializeMethod.RAW_BYTES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,17 +39,30 @@ class PackedDataset(VideoDataset):
     Attributes:
       folder: directory of the shards.
       size: short side of the stored frames in pixels; smaller videos keep theirs. 0: unknown.
-      source: TFDS's data source.
+      format: how they are stored, a row of `codecs.CODECS`.
+      places: first record of each video.
+      source: TFDS's data source of serialized records.
     """
 
     folder: str = ""
     size: int = 0
+    format: str = ""
+    places: tuple[int, ...] = ()
     source: Any = dataclasses.field(default=None, compare=False, repr=False)
+
+    @property
+    def stored(self) -> str:
+        """Describes how the videos are stored."""
+        return f"packed as {self.format} ({CODECS[self.format].about}), short side {self.size}"
 
     @contextlib.contextmanager
     def open(self, index: int) -> Iterator[VideoFile]:
-        path = f"{self.folder}: {self.paths[index]}"
-        yield record_video(_element(self.source, index, path), path)
+        path, place = f"{self.folder}: {self.paths[index]}", self.places[index]
+
+        def fields(record: int) -> dict[str, Any]:
+            return parse(_element(self.source, record, path))
+
+        yield record_video(fields(place), path, lambda part: fields(place + 1 + part)["video"])
 
 
 def load_packed(root: str | os.PathLike[str], split: str) -> PackedDataset:
@@ -63,11 +81,14 @@ def load_packed(root: str | os.PathLike[str], split: str) -> PackedDataset:
             f"{root} contains the TFDS data set {builder.name!r}, which was not packed by jaxvideo"
         )
     table = metadata["splits"][_known(builder, split, root)]
-    source = builder.as_data_source(split)
+    source = builder.as_data_source(split, deserialize_method=_BYTES)
     names, label_sets = table["names"], tuple(map(tuple, table["label_sets"]))
-    if len(source) != len(names):
+    # Version 1.0.0 of the shards had one record per video.
+    ends = list(itertools.accumulate(table.get("records", [1] * len(names))))
+    if len(source) != ends[-1]:
         raise DataError(
-            f"{root}: the split {split!r} has {len(source)} records, but {len(names)} names"
+            f"{root}: the split {split!r} has {len(source)} records instead of {ends[-1]}; pack it "
+            "again"
         )
     several = any(len(labels) != 1 for labels in label_sets)
     return PackedDataset(
@@ -78,6 +99,8 @@ def load_packed(root: str | os.PathLike[str], split: str) -> PackedDataset:
         missing=(*table["missing"], *table["left_out"]),
         folder=os.fspath(root),
         size=metadata["packing"]["size"],
+        format=metadata["packing"]["format"],
+        places=(0, *ends[:-1]),
         source=source,
     )
 
@@ -173,9 +196,7 @@ def load_tfds(root: str | os.PathLike[str], split: str, *, fps: float = 0.0) -> 
     with _tfds_errors(root):
         source = builder.as_data_source(split)
         # Reads the labels alone: otherwise every video would be decoded completely.
-        raw = builder.as_data_source(
-            split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
-        )
+        raw = builder.as_data_source(split, deserialize_method=_BYTES)
         only: Any = tfds.features.FeaturesDict({"label": features["label"]})
         labels = [int(only.deserialize_example_np(record)["label"]) for record in raw]
     return load_foreign(
@@ -228,7 +249,7 @@ def _known(builder, split: str, root) -> str:
     return split
 
 
-def _element(source, index: int, path: str) -> dict[str, Any]:
+def _element(source, index: int, path: str) -> Any:
     # TFDS and ArrayRecord raise various exceptions if a shard is damaged or missing.
     try:
         return source[index]
@@ -240,6 +261,17 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
+def _decode_picture(content: bytes, path: str, index: int) -> np.ndarray:
+    """Decodes an encoded image, frame `index` of the video `path`: uint8 RGB `[H, W, 3]`."""
+    try:
+        picture = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR_RGB)
+    except cv2.error:
+        picture = None
+    if picture is None:
+        raise VideoError(f"{path}: frame {index} cannot be decoded as an image")
+    return picture
+
+
 def _frames_video(frames, path: str, rate: float) -> VideoFile:
     """Returns a video of frames that are arrays or encoded images."""
     count = len(frames)
@@ -249,7 +281,7 @@ def _frames_video(frames, path: str, rate: float) -> VideoFile:
     def picture(index: int) -> np.ndarray:
         frame = frames[index]
         if isinstance(frame, bytes):
-            return decode_picture(frame, path, index)
+            return _decode_picture(frame, path, index)
         frame = np.asarray(frame)
         if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[-1] not in (1, 3):
             raise VideoError(

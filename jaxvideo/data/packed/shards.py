@@ -29,9 +29,10 @@ from jaxvideo.names import escape
 from jaxvideo.progress import TEMPORARY, replacing, write_file
 from jaxvideo.types import DataError
 
-NAME, VERSION = "packed_videos", "1.0.0"
+NAME, VERSION = "packed_videos", "1.1.0"
 
-# The videos are already compressed; groups of one record make random access fast.
+# The videos are already compressed, or meant to be read as they are; groups of one record make
+# random access fast.
 _WRITER = "group_size:1,uncompressed"
 
 
@@ -41,6 +42,7 @@ def make_plan(splits: Mapping[str, VideoDataset], packing: Packing) -> dict[str,
         "packing": dataclasses.asdict(packing),
         "classes": same_classes(splits),
         "videos": {name: _digest(dataset) for name, dataset in splits.items()},
+        "version": VERSION,
     }
 
 
@@ -75,8 +77,8 @@ def read_finished(folder: Path, plan: dict[str, Any]) -> dict[str, Any] | None:
     """
     if (folder / "dataset_info.json").exists():
         metadata: Any = tfds.builder_from_directory(folder).info.metadata
-        found = {key: metadata.get(key) for key in ("packing", "classes", "videos")}
-        _check_plan(folder, found, plan)
+        # Complete folders of older versions are read as before.
+        _check_plan(folder, metadata, {**plan, "version": metadata.get("version")})
         return metadata["splits"]
     if (folder / PLAN).exists():
         _check_plan(folder, json.loads((folder / PLAN).read_text()), plan)
@@ -105,13 +107,16 @@ def _features(classes: Sequence[str]) -> tfds.features.FeaturesDict:
     numbers = functools.partial(tfds.features.Tensor, shape=(None,))
     return tfds.features.FeaturesDict(
         {
+            "format": tfds.features.Text(),
             # Text stores arbitrary bytes without TensorFlow, which Video and Image require.
             "video": tfds.features.Text(),
             "extradata": tfds.features.Text(),
             "offsets": numbers(dtype=np.int64),
             "keyframes": numbers(dtype=np.int64),
+            "parts": numbers(dtype=np.int64),
             "times": numbers(dtype=np.float64),
             "shape": tfds.features.Tensor(shape=(2,), dtype=np.int64),
+            "colors": tfds.features.Tensor(shape=(2,), dtype=np.int64),
             "label": tfds.features.ClassLabel(names=[escape(name) for name in classes]),
             "labels": numbers(dtype=np.int64),
             "class": tfds.features.Text(),
@@ -157,20 +162,21 @@ def shard_paths(folder, split: str, dataset: VideoDataset, packing: Packing) -> 
     return [Path(folder, f"{name}-{i:05d}-of-{count:05d}") for i in range(count)]
 
 
-def write_shard(path: Path, records: Iterable[tuple[dict[str, Any], bytes | None]]) -> None:
+def write_shard(path: Path, records: Iterable[tuple[dict[str, Any] | None, bytes | None]]) -> None:
     """Writes a shard and its table atomically.
 
     Args:
       path: the shard.
       records: (row of the table, serialized record); the record of a video that is left out is
-        None.
+        None. A further record of the same video has no row.
     """
     rows = []
     with replacing(path) as temporary:
         writer = ArrayRecordWriter(os.fspath(temporary), _WRITER)
         try:
             for row, record in records:
-                rows.append(row)
+                if row is not None:
+                    rows.append(row)
                 if record is not None:
                     writer.write(record)
         finally:
@@ -205,7 +211,10 @@ def gather(
             "left_out": left_out,
             "missing": [*dataset.missing, *dataset.quarantined],
             "bytes_before": sum(row["bytes"] for row in rows),
-            "shards": [sum("reason" not in row for row in table) for table in tables],
+            "records": [row["records"] for row in rows],
+            "shards": [
+                sum(row["records"] for row in table if "reason" not in row) for table in tables
+            ],
         }
     return gathered
 

@@ -16,13 +16,13 @@ import cv2
 import numpy as np
 
 from jaxvideo.data.datasets.dataset import VideoDataset
-from jaxvideo.data.packed.record import Packing, pack_video
+from jaxvideo.data.packed.record import Packing, pack_video, split_record
 from jaxvideo.names import escape
 from jaxvideo.types import DataError, VideoError
 
-#: Row of a shard's table (name, labels, size, or the reason why the video cannot be read), and the
-#: fields of the record, None if there is a reason.
-Result = tuple[dict[str, Any], dict[str, Any] | None]
+#: Row of a shard's table (name, labels, size, number of records, or the reason why the video cannot
+#: be read), and the fields of its records, none if there is a reason.
+Result = tuple[dict[str, Any], list[dict[str, Any]]]
 
 
 def read_all(
@@ -85,15 +85,15 @@ def read_one(
     row: dict[str, Any] = {"name": short_name(path, root), "labels": labels}
     try:
         with dataset.open(index) as video:
-            fields = pack_video(video, packing)
+            records = split_record(pack_video(video, packing))
     except VideoError as error:
-        return {**row, "reason": str(error)}, None
-    row["bytes"] = _bytes_of(path)
+        return {**row, "reason": str(error)}, []
+    row |= {"bytes": bytes_of(path), "records": len(records)}
     label = dataset.labels[index]
     rest = {"label": label, "labels": np.asarray(labels, np.int64)}
     # Text of TFDS is UTF-8. The names as they are follow in the metadata of the folder.
     names = {"class": escape(dataset.classes[label]), "name": escape(row["name"])}
-    return row, {**fields, **rest, **names}
+    return row, [{**fields, **rest, **names} for fields in records]
 
 
 def label_sets(dataset: VideoDataset) -> Sequence[Sequence[int]]:
@@ -106,7 +106,8 @@ def short_name(path: str, root: str | os.PathLike[str]) -> str:
     return path.removeprefix(os.path.join(root, "")) if root else path
 
 
-def _bytes_of(path: str) -> int:
+def bytes_of(path: str) -> int:
+    """Returns the size of a file or a folder of frames; 0 if the path is neither."""
     if os.path.isdir(path):
         return sum(entry.stat().st_size for entry in os.scandir(path) if entry.is_file())
     return os.path.getsize(path) if os.path.isfile(path) else 0

@@ -1,30 +1,26 @@
 """Pack data sets into ArrayRecord shards on one machine, resumably.
 
-A record is one video (see `record`). Names, labels and settings are stored in the folder's
-`metadata.json`, which TFDS writes and reads; `tensorflow_datasets.builder_from_directory(folder)`
-opens a packed folder. `builder.PackedVideos` writes the same shards as a TFDS builder, also on
-Apache Beam.
+A video is one record, or several if it is large (see `record`). Names, labels and settings are
+stored in the folder's `metadata.json`, which TFDS writes and reads;
+`tensorflow_datasets.builder_from_directory(folder)` opens a packed folder. `builder.PackedVideos`
+writes the same shards as a TFDS builder, also on Apache Beam.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import itertools
-import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from tensorflow_datasets.core import example_serializer
 
 from jaxvideo.data.datasets.dataset import VideoDataset
 from jaxvideo.data.packed import shards
-from jaxvideo.data.packed.record import Packing, scaled_frames
+from jaxvideo.data.packed.record import Packing
 from jaxvideo.data.packed.workers import read_all
-from jaxvideo.data.video import VideoFile
 from jaxvideo.types import DataError
 
 
@@ -100,24 +96,6 @@ def pack(
     )
 
 
-def psnr(before: VideoFile, after: VideoFile, frames: int = 300) -> float:
-    """Returns the PSNR of a packed video in dB, relative to the scaled frames of its original.
-
-    Args:
-      before, after: the original and the packed video.
-      frames: number of frames to compare, from the first.
-
-    Returns:
-      PSNR over the RGB values; infinite if they are equal.
-    """
-    error = count = 0.0
-    ours, theirs = (scaled_frames(file, after.height, after.width) for file in (after, before))
-    for one, other in itertools.islice(zip(ours, theirs, strict=True), frames):
-        error += float(np.square(one.astype(np.float32) - other).sum())
-        count += one.size
-    return 10 * math.log10(255**2 * count / error) if error else math.inf
-
-
 def _pack_split(info, split, dataset, folder, packing, root, workers, watch, note) -> None:
     ranges = shards.shard_ranges(dataset, packing)
     paths = shards.shard_paths(folder, split, dataset, packing)
@@ -128,17 +106,17 @@ def _pack_split(info, split, dataset, folder, packing, root, workers, watch, not
     with contextlib.closing(read_all(dataset, todo, packing, root, workers)) as results:
         watched = iter(watch(todo)) if todo else iter(())
 
-        def records(shard: int) -> Iterator[tuple[dict[str, Any], bytes | None]]:
+        def records(shard: int) -> Iterator[tuple[dict[str, Any] | None, bytes | None]]:
             for _ in ranges[shard]:
                 next(watched)
-                row, example = next(results)
-                if example is None:
+                row, examples = next(results)
+                if not examples:
                     note(row["reason"])
                     yield row, None
-                    continue
-                encoded: Any = serializer.get_tf_example(info.features.encode_example(example))
-                # Maps in protocol buffers have no order, unless asked for.
-                yield row, encoded.SerializeToString(deterministic=True)
+                for place, example in enumerate(examples):
+                    encoded: Any = serializer.get_tf_example(info.features.encode_example(example))
+                    # Maps in protocol buffers have no order, unless asked for.
+                    yield None if place else row, encoded.SerializeToString(deterministic=True)
 
         for shard in missing:
             shards.write_shard(paths[shard], records(shard))
