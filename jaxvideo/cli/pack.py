@@ -7,6 +7,7 @@ import os
 import time
 from typing import Any
 
+from jaxvideo.cli.scale import add_engine, chosen_engine
 from jaxvideo.cli.shared import (
     Column,
     add_annotations,
@@ -61,6 +62,7 @@ def add(commands: Any) -> None:
         metavar="N",
         help="number of worker processes; 0: none (default: number of cores)",
     )
+    add_engine(command)
     add_formats(command, "size, quality and speed")
 
 
@@ -70,7 +72,6 @@ def _pack(options: argparse.Namespace) -> int:
     from jaxvideo.data.packed.record import Packing
     from jaxvideo.data.packed.write import pack
     from jaxvideo.progress import LOG, track
-    from jaxvideo.types import UsageError
 
     packing = Packing(
         format=options.format,
@@ -79,9 +80,8 @@ def _pack(options: argparse.Namespace) -> int:
         gop=options.gop,
         quality=options.quality,
     )
-    workers = len(os.sched_getaffinity(0)) if options.workers is None else options.workers
-    if workers < 0:
-        raise UsageError(f"--workers={workers}: must be at least 0")
+    paths = options.root, options.out
+    engine = chosen_engine(options, paths, "workers", len(os.sched_getaffinity(0)))
     check_output(options.out, "OUT", folder=True)
     found = load_splits(options.root, options.form, fold=options.fold)
     splits = {split: dataset for split, dataset in found.items() if len(dataset)}
@@ -92,7 +92,7 @@ def _pack(options: argparse.Namespace) -> int:
         options.out,
         packing,
         root=options.root,
-        workers=workers,
+        engine=engine,
         watch=lambda videos: track(videos, "videos"),
         note=lambda reason: LOG.warning(f"left out: {reason}"),
     )

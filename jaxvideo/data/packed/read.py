@@ -26,6 +26,17 @@ PLAN = "packing.json"
 
 
 @dataclasses.dataclass(frozen=True)
+class _Part:
+    """Elements of a source from an index on."""
+
+    source: Any
+    first: int
+
+    def __getitem__(self, index: int) -> Any:
+        return self.source[self.first + index]
+
+
+@dataclasses.dataclass(frozen=True)
 class PackedDataset(VideoDataset):
     """Videos in ArrayRecord shards; `paths` are their names before packing.
 
@@ -40,6 +51,10 @@ class PackedDataset(VideoDataset):
     folder: str = ""
     size: int = 0
     source: Any = dataclasses.field(default=None, compare=False, repr=False)
+
+    def part(self, videos: range) -> VideoDataset:
+        source = _Part(self.source, videos.start)
+        return dataclasses.replace(super().part(videos), source=source)
 
     @contextlib.contextmanager
     def open(self, index: int) -> Iterator[VideoFile]:
@@ -96,6 +111,10 @@ class ForeignDataset(VideoDataset):
     source: Any = dataclasses.field(default=None, compare=False, repr=False)
     key: str = "video"
     rate: float = 0.0
+
+    def part(self, videos: range) -> VideoDataset:
+        source = _Part(self.source, videos.start)
+        return dataclasses.replace(super().part(videos), source=source)
 
     @contextlib.contextmanager
     def open(self, index: int) -> Iterator[VideoFile]:

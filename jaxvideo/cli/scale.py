@@ -1,0 +1,87 @@
+"""Options of commands that use several processes or machines."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+from collections.abc import Iterable
+
+from jaxvideo.data.engines import Engine
+from jaxvideo.types import UsageError
+
+
+def add_engine(command: argparse.ArgumentParser) -> None:
+    """Adds the options of `chosen_engine`."""
+    group = command.add_argument_group("engine", "see docs/clusters.md")
+    group.add_argument(
+        "--engine",
+        default="processes",
+        metavar="NAME",
+        help="processes (of this machine) or beam (workers of Apache Beam, which see the videos "
+        "and outputs under the same paths; extra [beam]) (default: processes)",
+    )
+    group.add_argument(
+        "--beam-options",
+        metavar="OPTIONS",
+        help="pipeline options of Beam in one argument, with an equals sign: "
+        '--beam-options="--runner=FlinkRunner --flink_master=HOST:8081" (default: the local '
+        "runner)",
+    )
+
+
+def chosen_engine(
+    options: argparse.Namespace,
+    paths: Iterable[str | None],
+    workers: str,
+    default: int,
+    least: int = 0,
+) -> Engine:
+    """Returns the engine that the options name.
+
+    Args:
+      options: parsed options of `add_engine`.
+      paths: directories and files of the command line; None is ignored.
+      workers: name of the option with the number of workers on this machine.
+      default: its default.
+      least: its smallest value.
+
+    Raises:
+      UsageError: options that exclude each other, or a relative path, which would name another
+        file on a worker.
+    """
+    number = getattr(options, workers)
+    if number is not None and number < least:
+        raise UsageError(f"--{workers}={number}: must be at least {least}")
+    beam = tuple(shlex.split(options.beam_options or ""))
+    if options.beam_options is not None and options.engine != "beam":
+        raise UsageError("--beam-options needs --engine beam")
+    if options.engine != "beam":
+        return Engine(options.engine, default if number is None else number)
+    if number is not None:
+        raise UsageError(
+            f"--{workers} and --engine beam are mutually exclusive; the number of workers is one "
+            'of the --beam-options, for example "--direct_num_workers=8"'
+        )
+    for path in paths:
+        if path is not None and not os.path.isabs(path):
+            raise UsageError(
+                f"{path}: with --engine beam all paths must be absolute, because the workers have "
+                f"other working directories; write {os.path.abspath(path)}"
+            )
+    return Engine("beam", options=beam)
+
+
+def add_processes(command: argparse.ArgumentParser) -> None:
+    """Adds the options of `training.distributed.start`."""
+    group = command.add_argument_group("processes", "for one run of several processes")
+    group.add_argument(
+        "--distributed",
+        action="store_true",
+        help="this process is one of several, which JAX detects (TPU slice, Slurm, Open MPI)",
+    )
+    group.add_argument(
+        "--coordinator", metavar="HOST:PORT", help="address of process 0, if JAX cannot detect it"
+    )
+    group.add_argument("--processes", type=int, metavar="N", help="number of processes")
+    group.add_argument("--process", type=int, metavar="I", help="index of this process, from 0")
