@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
+from jaxvideo import startup
 from jaxvideo.data.engines import Engine
+from jaxvideo.progress import drop_output
 from jaxvideo.types import UsageError
+
+if TYPE_CHECKING:
+    from jaxvideo.data.pipeline import Share
 
 
 def add_engine(command: argparse.ArgumentParser) -> None:
@@ -73,8 +80,10 @@ def chosen_engine(
 
 
 def add_processes(command: argparse.ArgumentParser) -> None:
-    """Adds the options of `training.distributed.start`."""
-    group = command.add_argument_group("processes", "for one run of several processes")
+    """Adds the options of `connected`."""
+    group = command.add_argument_group(
+        "processes", "for work that several processes share, see docs/clusters.md"
+    )
     group.add_argument(
         "--distributed",
         action="store_true",
@@ -85,3 +94,29 @@ def add_processes(command: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--processes", type=int, metavar="N", help="number of processes")
     group.add_argument("--process", type=int, metavar="I", help="index of this process, from 0")
+
+
+@contextlib.contextmanager
+def connected(options: argparse.Namespace) -> Iterator[Share]:
+    """Connects the processes that `add_processes` describes; yields this process's share.
+
+    Process 0 prints. The others are quiet, except for warnings and errors, and wait at the end
+    until it has finished.
+    """
+    from jaxvideo.data.pipeline import Share
+
+    given = options.coordinator, options.processes, options.process
+    asked = options.distributed or any(value is not None for value in given)
+    if not asked and not startup.one_of_several():  # JAX is imported after the options are checked
+        yield Share()
+        return
+    import jax
+
+    from jaxvideo.training import distributed
+
+    distributed.start(*given, detect=options.distributed)
+    if not distributed.writes():
+        drop_output()
+    with distributed.together():
+        yield Share(jax.process_index(), jax.process_count())
+        distributed.meet()
