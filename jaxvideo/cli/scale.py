@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import os
 import shlex
+import sys
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
@@ -115,8 +116,26 @@ def connected(options: argparse.Namespace) -> Iterator[Share]:
     from jaxvideo.training import distributed
 
     distributed.start(*given, detect=options.distributed)
-    if not distributed.writes():
-        drop_output()
-    with distributed.together():
-        yield Share(jax.process_index(), jax.process_count())
-        distributed.meet()
+    with _only_own_output():
+        if not distributed.writes():
+            drop_output()
+        with distributed.together():
+            yield Share(jax.process_index(), jax.process_count())
+            distributed.meet()
+
+
+@contextlib.contextmanager
+def _only_own_output() -> Iterator[None]:
+    """Sends what libraries write to file descriptor 1 to stderr; Gloo would spoil --json."""
+    before = sys.stdout
+    before.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    with open(os.dup(kept), "w", encoding=before.encoding, errors=before.errors) as sys.stdout:
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+            os.dup2(kept, 1)
+            os.close(kept)
+            sys.stdout = before
