@@ -2,11 +2,10 @@
 
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
-import time
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -14,6 +13,7 @@ import pytest
 
 from jaxvideo import create_model
 from jaxvideo.evaluation.fusion import load_scores
+from jaxvideo.evaluation.partial import unpack_rows
 from jaxvideo.pretrained import Weights, save_weights
 from jaxvideo.training.step import init_variables
 from jaxvideo.types import Preprocessing
@@ -43,11 +43,33 @@ def root(tmp_path_factory):
     return root
 
 
-def start(repository, *arguments, process=None, port=None):
+# `jaxvideo`, but Ctrl-C arrives when the second video is scored.
+STOPPED = """
+import sys
+from jaxvideo import cli
+from jaxvideo.evaluation import protocol
+real, calls = protocol.mean_scores, []
+def stop(clips):
+    calls.append(clips)
+    if len(calls) == 2:
+        raise KeyboardInterrupt
+    return real(clips)
+protocol.mean_scores = stop
+sys.exit(cli.main(sys.argv[1:]))
+"""
+# `jaxvideo`, which reports every video that is scored.
+COUNTED = STOPPED.replace(
+    "if len(calls) == 2:\n        raise KeyboardInterrupt",
+    "print('scored a video', file=sys.stderr)",
+)
+
+
+def start(repository, *arguments, process=None, port=None, begin=None):
     several = []
     if process is not None:
         several = ["--coordinator", f"127.0.0.1:{port}", "--processes", "2", "--process", process]
-    command = [sys.executable, "-m", "jaxvideo", *arguments, *several]
+    program = ["-m", "jaxvideo"] if begin is None else ["-c", begin]
+    command = [sys.executable, *program, *arguments, *several]
     return subprocess.Popen(
         [str(word) for word in command],
         cwd=repository,
@@ -58,11 +80,11 @@ def start(repository, *arguments, process=None, port=None):
     )
 
 
-def start_two(repository, *arguments):
+def start_two(repository, *arguments, **how):
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
-    return [start(repository, *arguments, process=i, port=port) for i in (0, 1)]
+    return [start(repository, *arguments, process=i, port=port, **how) for i in (0, 1)]
 
 
 def finish(*processes):
@@ -91,7 +113,7 @@ def test_extract(root, repository, tmp_path):
     assert "1 written, 5 skipped (already present), 1 failed" in both[0][1]
 
 
-def test_evaluate_is_killed_and_resumes_as_one(root, repository, tmp_path):
+def test_evaluate_and_its_resumption(root, repository, tmp_path):
     command = ["evaluate", "--config", repository / "configs/motion.py", "--data.source=csv"]
     command += [f"--data.root={root / 'videos'}", "--eval_batch_size=4", "--json"]
     command += ["--checkpoint", root / "net.safetensors"]
@@ -107,28 +129,19 @@ def test_evaluate_is_killed_and_resumes_as_one(root, repository, tmp_path):
     for key in ("top1", "intervals", "videos", "broken", "coverage", "views", "clip"):
         assert results[0][key] == results[1][key]
     assert not (tmp_path / "two" / "partial").exists()
-    # Ctrl-C after the first scores.
-    more = ["--clips", "60", "--crops", "10", "--out", tmp_path / "three"]
-    processes = start_two(repository, *command, *more)
-    try:
-        deadline = time.monotonic() + 240
-        while "clips" not in processes[0].stderr.readline() and time.monotonic() < deadline:
-            pass
-        for process in processes:
-            process.send_signal(signal.SIGINT)
-        assert all(status != 0 for status, *_ in finish(*processes))
-    finally:
-        for process in processes:
-            process.kill()
-    assert list((tmp_path / "three" / "partial").glob("*.npz"))
+    # Both processes end after the first of their videos; one process resumes.
+    stopped = finish(*start_two(repository, *command, "--out", tmp_path / "three", begin=STOPPED))
+    assert all(status not in (0, 1) for status, *_ in stopped)
+    partial = tmp_path / "three" / "partial"
+    kept = [path for file in partial.iterdir() for path in unpack_rows(file.read_bytes())[1]]
+    assert sorted(Path(path).name for path in kept) == ["0.mp4", "1.mp4"]
     assert not (tmp_path / "three" / "result.json").exists()
-    ((status, _, _),) = finish(start(repository, *command, *more))
-    assert status == 0
-    ((status, _, _),) = finish(start(repository, *command, *more[:4], "--out", tmp_path / "four"))
-    assert status == 0
-    resumed, whole = (load_scores(tmp_path / name) for name in ("three", "four"))
-    np.testing.assert_allclose(resumed.scores, whole.scores, atol=1e-6)
-    assert resumed.videos == whole.videos
+    resumed = finish(start(repository, *command, "--out", tmp_path / "three", begin=COUNTED))
+    assert (resumed[0][0], resumed[0][2].count("scored a video")) == (0, 4)
+    three = load_scores(tmp_path / "three")
+    np.testing.assert_allclose(three.scores, one.scores, atol=1e-6)
+    assert three.videos == one.videos
+    assert not partial.exists()
 
 
 def test_fvd(root, repository, tmp_path):
