@@ -1,4 +1,4 @@
-"""Process start-up: cache directories, the compilation cache and Ctrl-C.
+"""Process start-up: cache directories, the compilation cache, several processes and Ctrl-C.
 
 This module imports the standard library only, because `--help`, loader workers and `import
 jaxvideo` must not load JAX.
@@ -106,6 +106,23 @@ def use_compilation_cache(
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
         _set_jax("jax_persistent_cache_min_compile_time_secs", _MIN_COMPILE_SECONDS)
     return path
+
+
+def one_of_several() -> bool:
+    """Returns True if the environment states that this process is one of several.
+
+    It knows Slurm steps of several tasks, TPU slices of several hosts, Open MPI, and JAX's own
+    variable.
+
+    Example:
+      >>> one_of_several()
+      False
+    """
+    env = os.environ
+    counts = (env.get("SLURM_STEP_NUM_TASKS"), env.get("OMPI_COMM_WORLD_SIZE"))
+    hosts = env.get("TPU_WORKER_HOSTNAMES", "").split(",")
+    several = any(count and count.isdigit() and int(count) > 1 for count in counts)
+    return several or len(hosts) > 1 or "JAX_COORDINATOR_ADDRESS" in env
 
 
 def _set_jax(name: str, value: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from jaxvideo.cli.scale import add_engine, chosen_engine
 from jaxvideo.cli.shared import Column, add_command, add_formats, show_table
 from jaxvideo.names import escape, one_line
 from jaxvideo.progress import echo
@@ -53,6 +54,7 @@ def add(commands: Any) -> None:
     command.add_argument(
         "--videos", default="", metavar="DIR", help="directory of the videos (default: DATA)"
     )
+    add_engine(command)
     add_formats(command, "videos")
 
 
@@ -68,7 +70,8 @@ def _doctor(options: argparse.Namespace) -> int:
     from jaxvideo.types import DataError
 
     root, out = options.root, Path(options.out or options.root)
-    threads = len(os.sched_getaffinity(0)) if options.threads is None else options.threads
+    given = root, options.out, options.videos or None
+    engine = chosen_engine(options, given, "threads", len(os.sched_getaffinity(0)), least=1)
     splits, missing, declared, paths = _videos(options)
     index, quarantine, report = (out / n for n in ("index.jsonl", "quarantine.txt", "doctor.html"))
     try:
@@ -88,7 +91,8 @@ def _doctor(options: argparse.Namespace) -> int:
     with file:
         records = doctor.scan(
             paths,
-            threads,
+            engine,
+            folder=out,
             known=known,
             progress=lambda videos: track(videos, "videos"),
             done=keep,

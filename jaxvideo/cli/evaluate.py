@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
+from jaxvideo.cli.scale import add_processes, connected
 from jaxvideo.cli.shared import (
     Column,
     add_command,
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from jaxvideo.data.datasets.dataset import VideoDataset
+    from jaxvideo.data.pipeline import Share
     from jaxvideo.network import Network
     from jaxvideo.types import Protocol
 
@@ -39,7 +41,8 @@ def add(commands: Any) -> None:
         _evaluate,
         "evaluate a network on a data set by a test protocol",
         "Prints metrics with 95 % intervals and writes result.json, scores.npz (for "
-        "`fuse`) and report.html.",
+        "`fuse`) and report.html. An interrupted evaluation resumes from the scores in "
+        "DIR/partial.",
         compiles=True,
     )
     command.add_argument(
@@ -86,18 +89,27 @@ def add(commands: Any) -> None:
     command.add_argument(
         "--out", metavar="DIR", help="output directory (default: beside the checkpoint)"
     )
+    add_processes(command)
     add_formats(command, "metrics")
 
 
 def _evaluate(options: argparse.Namespace) -> int:
+    with connected(options) as share:
+        return _evaluate_share(options, share)
+
+
+def _evaluate_share(options: argparse.Namespace, share: Share) -> int:
     from jaxvideo.evaluation.intervals import estimates
     from jaxvideo.evaluation.metrics import METRICS
+    from jaxvideo.evaluation.partial import Partial
     from jaxvideo.evaluation.protocol import evaluate
+    from jaxvideo.inference.features import recipe_of
     from jaxvideo.models import arguments_for
     from jaxvideo.progress import LOG
     from jaxvideo.report.results import coverage_text, write_results
     from jaxvideo.training.config import read_config
     from jaxvideo.training.data_checks import check_inputs
+    from jaxvideo.training.validation import join_shares
 
     if options.worst < 0:
         raise UsageError(f"--worst={options.worst}: must be at least 0")
@@ -124,16 +136,25 @@ def _evaluate(options: argparse.Namespace) -> int:
     facts = _facts(options, run, net, protocol, dataset, split)
     for what, how in facts.items():
         say(options, f"{what:<10} {how}")
-    for warning in (shared := _shared(options, dataset)):
+    shared = [] if share.index else _shared(options, dataset)
+    for warning in shared:
         LOG.warning(warning)
-    result = evaluate(
+    described = {**net.spec, "classes": dataset.classes, "described": facts["protocol"]}
+    recipe = recipe_of(protocol, described, net.variables, net.preprocessing)
+    partial = Partial(out / "partial", recipe)
+    part = evaluate(
         score,
         dataset,
         net.preprocessing,
         protocol,
-        batch_size=batch_size,
+        batch_size=batch_size // share.count,
         loading=run.loading,
+        share=share,
+        partial=partial,
     )
+    result = join_shares(part)
+    if share.index:
+        return 0
     numbers = estimates(result.scores, result.truth, draws=options.draws)
     facts |= {
         "videos": coverage_text(result),
@@ -158,6 +179,7 @@ def _evaluate(options: argparse.Namespace) -> int:
         raise ConfigError(
             f"{out} cannot be written ({error.strerror}); choose another directory with --out"
         ) from error
+    partial.delete()
     say(options)
     if options.json or options.csv:
         rows = [(name, number.value, number.low, number.high) for name, number in numbers.items()]

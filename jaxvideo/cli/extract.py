@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from typing import Any
+import itertools
+import json
+from typing import TYPE_CHECKING, Any
 
+from jaxvideo.cli.scale import add_processes, connected
 from jaxvideo.cli.shared import (
     add_command,
     add_network,
@@ -16,6 +19,9 @@ from jaxvideo.cli.shared import (
     open_network,
 )
 from jaxvideo.types import DataError, UsageError
+
+if TYPE_CHECKING:
+    from jaxvideo.data.pipeline import Share
 
 
 def add(commands: Any) -> None:
@@ -63,9 +69,15 @@ def add(commands: Any) -> None:
         metavar="N",
         help="number of videos to decode in parallel (default: 2)",
     )
+    add_processes(command)
 
 
 def _extract(options: argparse.Namespace) -> int:
+    with connected(options) as share:
+        return _extract_share(options, share)
+
+
+def _extract_share(options: argparse.Namespace, share: Share) -> int:
     from concurrent.futures import ThreadPoolExecutor
 
     from jaxvideo.inference.features import (
@@ -77,6 +89,7 @@ def _extract(options: argparse.Namespace) -> int:
         write_features,
     )
     from jaxvideo.progress import LOG, echo, track
+    from jaxvideo.training import distributed
 
     if options.threads < 1:
         raise UsageError(f"--threads={options.threads}: must be at least 1")
@@ -86,6 +99,8 @@ def _extract(options: argparse.Namespace) -> int:
         raise UsageError("--every and --clips are mutually exclusive; omit one of them")
     check_output(options.out, folder=True)
     files = feature_files(options.videos, options.out)
+    # By position, not by what is missing, since other processes write meanwhile.
+    files = dict(itertools.islice(files.items(), share.index, None, share.count))
     net = open_network(options)
     preprocessing = net.preprocessing
     protocol = net.tested(clips=options.clips, crops=options.crops)
@@ -126,5 +141,8 @@ def _extract(options: argparse.Namespace) -> int:
                 written += 1
         finally:
             pool.shutdown(cancel_futures=True)
-    echo(f"{written} written, {len(files) - len(todo)} skipped (already present), {failed} failed")
+    counts = [written, len(files) - len(todo), failed]
+    parts = [json.loads(part) for part in distributed.gather(json.dumps(counts).encode())]
+    written, skipped, failed = map(sum, zip(*parts, strict=True))
+    echo(f"{written} written, {skipped} skipped (already present), {failed} failed")
     return 1 if failed else 0

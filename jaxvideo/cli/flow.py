@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import os
 from typing import TYPE_CHECKING, Any
 
+from jaxvideo.cli.scale import add_engine, chosen_engine
 from jaxvideo.cli.shared import add_command, add_videos
-from jaxvideo.types import HOST_FLOWS, ConfigError, DataError, UsageError
+from jaxvideo.types import HOST_FLOWS, ConfigError, UsageError
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+# Videos per task of Beam's workers; a result is a file.
+_BEAM_BLOCK = 4
 
 
 def add(commands: Any) -> None:
@@ -53,14 +58,27 @@ def add(commands: Any) -> None:
         action="store_true",
         help="replace flow that was computed by another method or at another size",
     )
+    command.add_argument(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="number of worker processes; 0: none. For methods of the host; tvl1 uses all cores or "
+        "the accelerator anyway (default: 0)",
+    )
+    add_engine(command)
 
 
 def _flow(options: argparse.Namespace) -> int:
+    import contextlib
+    import functools
+
+    from jaxvideo.data.engines import map_items
     from jaxvideo.data.video import find_videos
     from jaxvideo.inference.features import output_paths
-    from jaxvideo.inference.flow import FlowRequest, difference, store_flow
+    from jaxvideo.inference.flow import FlowRequest, difference, store_or_reason
     from jaxvideo.progress import LOG, echo, track
 
+    engine = chosen_engine(options, (*options.videos, options.out), "workers", 0)
     request = FlowRequest(options.method, options.size, options.format)
     if options.out:
         paths = output_paths(options.videos, options.out)
@@ -79,13 +97,19 @@ def _flow(options: argparse.Namespace) -> int:
             f"The first: {others[0]}. Pass --overwrite to replace it, or --out DIR to keep both"
         )
     todo = [video for video, difference in found.items() if difference != ""]
+    jobs = [(video, targets[video]) for video in todo]
+    function = functools.partial(store_or_reason, request=request)
+    # A directory that the workers of Beam see.
+    folder = options.out or os.path.commonpath(
+        [os.path.dirname(os.path.abspath(video)) for video in targets]
+    )
+    stored = map_items(function, jobs, engine, folder=folder, block=_BEAM_BLOCK)
     failed = 0
-    for video in track(todo, "videos"):
-        try:
-            store_flow(video, request, targets[video])
-        except DataError as error:
-            LOG.error(error)
-            failed += 1
+    with contextlib.closing(stored) as results:
+        for _, reason in track(results, "videos", len(jobs)):
+            if reason:
+                LOG.error(reason)
+                failed += 1
     replaced = f" ({len(others)} of other settings replaced)" if others and not failed else ""
     echo(
         f"{len(todo) - failed} written{replaced}, {len(targets) - len(todo)} skipped (already "

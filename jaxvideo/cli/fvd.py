@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from jaxvideo.cli.scale import add_processes, connected
 from jaxvideo.cli.shared import (
     Column,
     add_command,
@@ -19,6 +21,7 @@ from jaxvideo.cli.shared import (
 from jaxvideo.types import DataError, UsageError
 
 if TYPE_CHECKING:
+    from jaxvideo.data.pipeline import Share
     from jaxvideo.inference.fvd import VideoSet
 
 
@@ -54,17 +57,34 @@ def add(commands: Any) -> None:
         help="stop at a video that is shorter than the clip or cannot be read, instead of leaving "
         "it out",
     )
+    command.add_argument(
+        "--partial",
+        metavar="DIR",
+        help="directory for the features of single videos until the command has finished; the "
+        "same command then resumes from them (default: none)",
+    )
+    add_processes(command)
     add_formats(command, "distance and how it was computed")
 
 
 def _fvd(options: argparse.Namespace) -> int:
+    with connected(options) as share:
+        return _fvd_share(options, share)
+
+
+def _fvd_share(options: argparse.Namespace, share: Share) -> int:
     import functools
+    from pathlib import Path
+
+    import numpy as np
 
     from jaxvideo.data.video import find_videos
     from jaxvideo.evaluation.frechet import frechet_distance, statistics
-    from jaxvideo.inference.features import Extraction, make_extractor
-    from jaxvideo.inference.fvd import features_of, survey
+    from jaxvideo.evaluation.partial import Partial, pack_rows, unpack_rows
+    from jaxvideo.inference.features import Extraction, make_extractor, recipe_of
+    from jaxvideo.inference.fvd import VideoSet, features_of, merge, survey
     from jaxvideo.progress import LOG, echo, track
+    from jaxvideo.training import distributed
     from jaxvideo.types import Protocol
 
     if options.frames < 1:
@@ -76,29 +96,48 @@ def _fvd(options: argparse.Namespace) -> int:
     # As in the paper: frames are scaled to the crop without keeping the aspect ratio.
     crop = dict.fromkeys(("size", "width", "crop"), net.preprocessing.crop)
     p = dataclasses.replace(net.preprocessing, frames=options.frames, stride=1, fps=None, **crop)
-    opened = functools.partial(track, what="videos opened")
-    sets = [
-        survey(folder, videos, p.snippet, opened)
-        for folder, videos in zip(options.folders, folders, strict=True)
-    ]
-    _report(sets, options.strict)
+    extraction = Extraction(options.endpoint, Protocol(clips=1))
+    partial = None
+    if options.partial:
+        recipe = recipe_of(extraction, net.spec, net.variables, p)
+        partial = Partial(Path(options.partial), recipe)
+
+    def surveyed(folder: str, videos: list[str]) -> VideoSet:
+        own = videos[share.index :: share.count]
+        opened = functools.partial(track, what="videos opened")
+        found = dataclasses.asdict(survey(folder, own, p.snippet, opened))
+        parts = distributed.gather(json.dumps(found).encode())
+        return merge([VideoSet(**json.loads(part)) for part in parts], videos)
+
+    sets = [surveyed(*pair) for pair in zip(options.folders, folders, strict=True)]
+    _report(sets, options.strict, quiet=share.index > 0)
     for found in sets:
         found.check()
-    extract = make_extractor(
-        net.model, net.variables, p, Extraction(options.endpoint, Protocol(clips=1))
-    )
+    extract = make_extractor(net.model, net.variables, p, extraction)
     sides = []
     for index, found in enumerate(sets):
-        features, sets[index] = features_of(found, extract, functools.partial(track, what="videos"))
-        later = dataclasses.replace(
-            sets[index],
-            short={},
-            unreadable=dict(sets[index].unreadable.items() - found.unreadable.items()),
+        own = found.videos[share.index :: share.count]
+        watch = functools.partial(track, what="videos")
+        rows, damaged = features_of(own, extract, partial, watch)
+        parts = map(unpack_rows, distributed.gather(pack_rows(rows, {"damaged": damaged})))
+        damaged, rows = {}, {}
+        for about, some in parts:
+            damaged |= about["damaged"]
+            rows |= some
+        left = tuple(video for video in found.videos if video in rows)
+        sets[index] = dataclasses.replace(
+            found, videos=left, unreadable={**found.unreadable, **damaged}
         )
-        _report([later], options.strict)
-        sides.append(statistics(features))
+        later = dataclasses.replace(found, short={}, unreadable=damaged)
+        _report([later], options.strict, quiet=share.index > 0)
+        sets[index].check()
+        sides.append(statistics(np.stack([rows[video][0] for video in left])))
+    if share.index:
+        return 0
     distance = frechet_distance(*sides[0], *sides[1])
     count = len(sides[0][0])
+    if partial:
+        partial.delete()
     numbers = [len(found.videos) for found in sets]
     left_out = [reason for found in sets for reason in found.reasons()]
     if options.json or options.csv:
@@ -134,7 +173,7 @@ def _fvd(options: argparse.Namespace) -> int:
     return 0
 
 
-def _report(sets: Iterable[VideoSet], strict: bool) -> None:
+def _report(sets: Iterable[VideoSet], strict: bool, quiet: bool) -> None:
     """Logs the videos that are left out; with `strict` it raises a DataError."""
     from jaxvideo.progress import LOG
 
@@ -142,5 +181,5 @@ def _report(sets: Iterable[VideoSet], strict: bool) -> None:
     if reasons and strict:
         more = "" if len(reasons) == 1 else f" and {len(reasons) - 1} other videos"
         raise DataError(f"--strict: {reasons[0]}{more}; omit --strict to leave them out")
-    for reason in reasons:
+    for reason in reasons if not quiet else ():
         LOG.warning(f"left out: {reason}")

@@ -8,6 +8,7 @@ import os
 import tempfile
 from typing import Any
 
+from jaxvideo.cli.scale import add_engine, chosen_engine
 from jaxvideo.cli.shared import (
     Column,
     add_annotations,
@@ -17,6 +18,7 @@ from jaxvideo.cli.shared import (
     say,
     show_table,
 )
+from jaxvideo.types import DataError, UsageError
 
 # CPU seconds of each measurement of speed.
 _SECONDS = 1.0
@@ -91,6 +93,7 @@ def add(commands: Any) -> None:
         metavar="N",
         help="number of worker processes; 0: none (default: number of cores)",
     )
+    add_engine(command)
     add_formats(command, "comparison of formats")
 
 
@@ -99,7 +102,6 @@ def _pack(options: argparse.Namespace) -> int:
     from jaxvideo.data.packed.record import Packing
     from jaxvideo.data.packed.write import pack
     from jaxvideo.progress import LOG, track
-    from jaxvideo.types import UsageError
 
     packing = Packing(
         format=options.format,
@@ -108,13 +110,10 @@ def _pack(options: argparse.Namespace) -> int:
         gop=options.gop,
         quality=options.quality,
     )
-    workers = len(os.sched_getaffinity(0)) if options.workers is None else options.workers
-    for name, value, least in (
-        ("--workers", workers, 0),
-        ("--sample", options.sample, int(options.compare)),
-    ):
-        if value < least:
-            raise UsageError(f"{name}={value}: must be at least {least}")
+    if options.sample < int(options.compare):
+        raise UsageError(f"--sample={options.sample}: must be at least {int(options.compare)}")
+    paths = options.root, options.out
+    engine = chosen_engine(options, paths, "workers", len(os.sched_getaffinity(0)))
     check_output(options.out, "OUT", folder=True)
     found = load_splits(options.root, options.form, fold=options.fold)
     splits = {split: dataset for split, dataset in found.items() if len(dataset)}
@@ -130,7 +129,7 @@ def _pack(options: argparse.Namespace) -> int:
             options.out,
             packing,
             root=options.root,
-            workers=workers,
+            engine=engine,
             watch=lambda videos: track(videos, "videos"),
             note=lambda reason: LOG.warning(f"left out: {reason}"),
         )
@@ -159,7 +158,6 @@ def _compare(options: argparse.Namespace, splits, packing) -> tuple[list[Any], s
     from jaxvideo.data.packed.compare import compare, draw_sample, recommend
     from jaxvideo.data.packed.record import usable_formats
     from jaxvideo.progress import LOG, track
-    from jaxvideo.types import DataError
 
     (split, dataset), *_ = splits.items()
     videos = sum(map(len, splits.values()))

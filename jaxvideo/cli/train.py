@@ -11,6 +11,7 @@ from typing import Any
 
 from jaxvideo import startup
 from jaxvideo.cli.parser import USAGE, Parser, refuse
+from jaxvideo.cli.scale import add_processes
 from jaxvideo.cli.shared import complete, recipes
 from jaxvideo.names import did_you_mean
 from jaxvideo.progress import LOG, console, echo
@@ -118,16 +119,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--print-config", action="store_true", help="print the whole config and exit"
     )
-    parser.add_argument(
-        "--distributed",
-        action="store_true",
-        help="this process is one of several, which JAX detects (TPU slice, Slurm, Open MPI)",
-    )
-    parser.add_argument(
-        "--coordinator", metavar="HOST:PORT", help="address of process 0, if JAX cannot detect it"
-    )
-    parser.add_argument("--processes", type=int, metavar="N", help="number of processes")
-    parser.add_argument("--process", type=int, metavar="I", help="index of this process, from 0")
+    add_processes(parser)
 
 
 def _run(options: argparse.Namespace) -> int:

@@ -11,12 +11,12 @@ import os
 import shutil
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
 from jaxvideo.data import tables
 from jaxvideo.data.datasets.dataset import VideoDataset
+from jaxvideo.data.engines import map_here
 from jaxvideo.data.loading import Loading
 from jaxvideo.data.memory import free_memory
 from jaxvideo.data.stored import Form, Stored, form_of, open_stored, read_end, store, write_end
@@ -322,11 +322,7 @@ def _has_files(dataset: VideoDataset) -> bool:
 
 
 def _in_threads(work: Callable[[P], T], items: Iterable[P], threads: int) -> Iterator[T]:
-    pool = ThreadPoolExecutor(threads)
-    try:
-        yield from pool.map(work, items)
-    finally:
-        pool.shutdown(cancel_futures=True)
+    return (found for _, found in map_here(work, items, threads, threads=True, ordered=True))
 
 
 def _size(count: float) -> str:

@@ -170,8 +170,8 @@ def decode_frames(video: VideoFile, wanted: Sequence[int]) -> Iterator[tuple[int
     for index, frame in native_frames(video, wanted):
         if isinstance(frame, Planes) and not frame.convertible:
             raise ConfigError(
-                f"{video.path}: cached as planes that are not 8-bit 4:2:0, but RGB is needed; cache "
-                "it with the same preprocessing"
+                f"{video.path}: cached as planes that are not 8-bit 4:2:0, but RGB is needed; "
+                "cache it with the same preprocessing"
             )
         if not isinstance(frame, np.ndarray):
             try:

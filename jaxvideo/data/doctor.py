@@ -17,7 +17,6 @@ import math
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +24,19 @@ import numpy as np
 
 from jaxvideo.data.datasets.folders import group_of
 from jaxvideo.data.decode import decode_frames, raw_frames
+from jaxvideo.data.engines import Engine, map_items
 from jaxvideo.data.video import VideoFile, frames_in, open_video, stamp_of
 from jaxvideo.names import escape, one_line
 from jaxvideo.progress import write_file
-from jaxvideo.types import ConfigError, DataError, VideoError
+from jaxvideo.types import DataError, VideoError
 
 OK, SUSPICIOUS, BROKEN = STATUSES = ("ok", "suspicious", "broken")
 
 # A gap of this many seconds between two frames is implausible even for a screen recording.
 _GAP = 10.0
+
+# Videos that a worker of Beam checks at a time: a result is a file, and no more is lost at a stop.
+_BEAM_BLOCK = 16
 
 # Bytes per read of a file.
 _BLOCK = 2**20
@@ -129,8 +132,9 @@ def examine(path: str | os.PathLike[str]) -> Record:
 
 def scan(
     paths: Sequence[str],
-    threads: int = 1,
+    engine: Engine = Engine(),
     *,
+    folder: str | os.PathLike[str] | None = None,
     known: Mapping[str, Record] | None = None,
     progress: Callable[[Sequence[str]], Iterable[str]] = iter,
     done: Callable[[Record], None] | None = None,
@@ -139,35 +143,45 @@ def scan(
 
     Args:
       paths: the videos.
-      threads: number of decoding threads; FFmpeg releases the GIL.
+      engine: where to decode, by default in this thread. Its workers on this machine are threads,
+        since FFmpeg releases the GIL.
+      folder: see `engines.map_items`; required by Beam.
       known: records of an earlier scan by path. A record is reused if size and modification time
         have not changed.
       progress: wraps the paths, for example in a progress bar.
-      done: called with each record, in order.
+      done: called with each record, in the order of completion.
 
-    Raises:
-      ConfigError: `threads` is less than 1.
+    Example:
+      scan(find_videos(["data/videos"]), Engine(workers=8))
     """
-    if threads < 1:
-        raise ConfigError(f"threads={threads}: must be at least 1")
-    known = known or {}
+    records: dict[int, Record] = {}
+    watched = iter(progress(paths))
 
-    def look(path: str) -> Record:
-        old = known.get(path)
-        same = old and stamp_of(path) == (old.size, old.modified)
-        return old if old and same else examine(path)
+    def keep(place: int, record: Record) -> None:
+        next(watched)
+        records[place] = record
+        if done:
+            done(record)
 
-    records = []
-    pool = ThreadPoolExecutor(threads)
-    try:
-        results = pool.map(look, paths)
-        for _, record in zip(progress(paths), results, strict=True):
-            records.append(record)
-            if done:
-                done(record)
-    finally:
-        pool.shutdown(cancel_futures=True)
-    return records
+    for place, path in enumerate(paths):
+        old = (known or {}).get(path)
+        if old and stamp_of(path) == (old.size, old.modified):
+            keep(place, old)
+    todo = [place for place in range(len(paths)) if place not in records]
+    checked = map_items(
+        examine,
+        [paths[place] for place in todo],
+        engine,
+        folder=folder,
+        block=_BEAM_BLOCK,
+        threads=True,
+    )
+    with contextlib.closing(checked) as results:
+        for number, record in results:
+            keep(todo[number], record)
+    for _ in watched:  # lets `progress` finish
+        pass
+    return [records[place] for place in range(len(paths))]
 
 
 def _examine(video: VideoFile) -> Record:

@@ -46,6 +46,9 @@ _EXAMINED = 200
 # Metadata key of the `FlowInfo` in a file, as JSON.
 _TAG = "JAXVIDEO_FLOW"
 
+# Without random identifiers: equal fields are equal files.
+_SAME = {"fflags": "+bitexact"}
+
 
 @dataclasses.dataclass(frozen=True)
 class FlowInfo:
@@ -245,7 +248,7 @@ def write_flow(
     try:
         with (
             replacing(path) as temporary,
-            av.open(os.fspath(temporary), "w", format="matroska") as container,
+            av.open(os.fspath(temporary), "w", format="matroska", options=_SAME) as container,
         ):
             container.metadata[_TAG] = json.dumps(dataclasses.asdict(info))
             _encode(path, container, fields, fps)

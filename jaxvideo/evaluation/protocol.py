@@ -18,6 +18,7 @@ from jaxvideo.data.loading import Loading
 from jaxvideo.data.pipeline import Share
 from jaxvideo.data.protocol_reader import read_tests
 from jaxvideo.evaluation import metrics
+from jaxvideo.evaluation.partial import Partial
 from jaxvideo.evaluation.scoring import Predict, mean_scores, score_videos
 from jaxvideo.progress import bar
 from jaxvideo.types import DataError, Preprocessing, Protocol, VideoError
@@ -29,12 +30,12 @@ class Result:
 
     Attributes:
       scores: f32 `[videos, classes]` of the videos that could be read, in the order of the data
-        set.
+        set; of a share in any order.
       labels: int `[videos]`; the first label if a video has several.
       broken: path and reason of each unreadable video. They are excluded from all metrics.
       clips: number of scored clips; the crops of a clip count once, equal clips of a short video
         count each.
-      seconds: total time.
+      seconds: total time; of a resumed call, since it resumed.
       data_wait: part of `seconds` spent waiting for data.
       videos: int `[videos]`, indices into the data set.
       label_sets: bool `[videos, classes]` of a multi-label data set, else None.
@@ -114,6 +115,7 @@ def evaluate(
     batch_size: int,
     loading: Loading = Loading(),
     share: Share = Share(),
+    partial: Partial | None = None,
     progress: Callable[[int, int, float], None] | None = None,
     log_seconds: float = 5.0,
 ) -> Result:
@@ -130,6 +132,7 @@ def evaluate(
       loading: reader threads, prefetching and index. `cache` has no effect, since every video is
         decoded once; pass the result of `cache_frames` to decode none.
       share: part of the videos that this host scores; `join` combines the parts.
+      partial: scores of single videos on disk, from which an interrupted call resumes.
       progress: receives (clips done, all clips, seconds waited for data so far) instead of the
         progress bar. If the number of clips depends on the video, a video counts as one clip.
       log_seconds: seconds between two progress lines if there is no terminal.
@@ -141,14 +144,17 @@ def evaluate(
       DataError: no video could be read; the message names the first one. A share may be empty.
     """
     started = time.perf_counter()
-    videos = range(share.index, len(dataset), share.count)
-    clips, waited = 0, 0.0
+    own = range(share.index, len(dataset), share.count)
+    known = partial.read() if partial else {}
+    rows = {video: known[dataset.paths[video]] for video in own if dataset.paths[video] in known}
+    videos = [video for video in own if video not in rows]
+    waited = 0.0
 
     def read(report: Callable[[int, int, float], None]) -> Iterator[tuple[int, Any]]:
-        """Yields the clips of `read_tests`; counts clips and waiting time."""
-        nonlocal clips, waited
+        """Yields the clips of `read_tests`; measures the waiting time."""
+        nonlocal waited
         each = max(protocol.clips, 1)
-        before = within = 0
+        before, within = each * len(rows), 0
         stream = read_tests(
             indexed(dataset, loading).open,
             videos,
@@ -170,32 +176,33 @@ def evaluate(
                 if piece is None:
                     before, within = before + each, 0
                 else:
-                    clips, within = clips + piece.repeats, min(within + piece.repeats, each)
-                report(before + within, each * len(videos), waited)
+                    within = min(within + piece.repeats, each)
+                report(before + within, each * len(own), waited)
 
-    means: dict[int, np.ndarray] = {}
     broken: dict[str, str] = {}
-    shown = _clip_bar(protocol, len(videos), log_seconds)
-    with contextlib.nullcontext(progress) if progress else shown as report:
+    shown = _clip_bar(protocol, len(own), len(rows), log_seconds)
+    writer = partial.writer() if partial else contextlib.nullcontext(lambda path, row: None)
+    with contextlib.nullcontext(progress) if progress else shown as report, writer as keep:
         for video, found in score_videos(predict, read(report), batch_size):
             if isinstance(found, VideoError):
                 broken[dataset.paths[video]] = str(found)
             else:
-                means[video] = mean_scores(found)
-    scored = list(means)
-    classes = len(next(iter(means.values()))) if means else len(dataset.classes)
+                rows[video] = mean_scores(found), sum(clip.repeats for clip in found)
+                keep(dataset.paths[video], rows[video])
+    scored = list(rows)
+    classes = len(next(iter(rows.values()))[0]) if rows else len(dataset.classes)
     sets = dataset.label_sets
     result = Result(
-        scores=np.array(list(means.values()), np.float32).reshape(len(scored), classes),
+        scores=np.array([row for row, _ in rows.values()], np.float32).reshape(-1, classes),
         labels=np.asarray(dataset.labels, np.int64)[scored],
         broken=broken,
-        clips=clips,
+        clips=sum(clips for _, clips in rows.values()),
         seconds=time.perf_counter() - started,
         data_wait=waited,
         videos=np.array(scored, np.int64),
         label_sets=metrics.label_matrix([sets[v] for v in scored], classes) if sets else None,
         # The first host also counts the videos in the annotations that do not exist.
-        expected=len(videos) + (0 if share.index else dataset.annotated - len(dataset)),
+        expected=len(own) + (0 if share.index else dataset.annotated - len(dataset)),
         aggregation=protocol.aggregation,
     )
     return result if share.count > 1 else join([result])
@@ -229,11 +236,12 @@ def join(results: Sequence[Result]) -> Result:
 
 @contextlib.contextmanager
 def _clip_bar(
-    protocol: Protocol, videos: int, log_seconds: float
+    protocol: Protocol, videos: int, finished: int, log_seconds: float
 ) -> Iterator[Callable[[int, int, float], None]]:
     """Shows clips done. Yields a function of (clips done, all clips, seconds waited so far)."""
-    total, before = max(protocol.clips, 1) * videos, 0.0
-    with bar(total, "clips" if protocol.clips else "videos", every=log_seconds) as update:
+    each, before = max(protocol.clips, 1), 0.0
+    what = "clips" if protocol.clips else "videos"
+    with bar(each * videos, what, done=each * finished, every=log_seconds) as update:
 
         def report(done: int, _: int, waited: float) -> None:
             nonlocal before

@@ -115,15 +115,15 @@ def output_paths(
 
 
 def recipe_of(
-    extraction: Extraction,
+    settings: Extraction | Protocol,
     model: Mapping[str, Any],
     variables: Mapping[str, Any],
     preprocessing: Preprocessing,
 ) -> str:
-    """Returns the settings that determine the features of a video, as JSON.
+    """Returns everything that determines the features or scores of a video, as JSON.
 
     Args:
-      extraction: the features to extract.
+      settings: the features to extract, or the protocol of scores.
       model: name and arguments of the network.
       variables: variables of the network; the recipe stores their SHA-256 as "network".
       preprocessing: preprocessing of the clips.
@@ -133,7 +133,7 @@ def recipe_of(
         digest.update(name.encode())
         digest.update(np.ascontiguousarray(leaf).tobytes())
     recipe = {
-        **dataclasses.asdict(extraction),
+        **dataclasses.asdict(settings),
         "model": dict(model),
         "network": digest.hexdigest()[:16],
         "preprocessing": dataclasses.asdict(preprocessing),

@@ -115,6 +115,19 @@ def store_flow(path: str, request: FlowRequest, target: Path | None = None) -> N
             write(target, fields, info)
 
 
+def store_or_reason(job: tuple[str, Path], request: FlowRequest) -> str:
+    """Calls `store_flow` for a (video, target), for `data.engines.map_items`.
+
+    Returns:
+      The error if the video cannot be read or the flow cannot be written, otherwise "".
+    """
+    try:
+        store_flow(job[0], request, job[1])
+    except DataError as error:
+        return str(error)
+    return ""
+
+
 def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from jaxvideo.data.video import open_video
+from jaxvideo.evaluation.partial import Partial, Row
 from jaxvideo.types import DataError, VideoError
 
 #: Shows the progress over videos, such as `progress.track`.
@@ -88,28 +90,51 @@ def survey(name: str, paths: Sequence[str], frames: int, watch: Watch = iter) ->
     return VideoSet(name, tuple(usable), short, unreadable, frames)
 
 
+def merge(parts: Sequence[VideoSet], paths: Sequence[str]) -> VideoSet:
+    """Combines the sets of all processes, each of a share of `paths`, in their order."""
+    place = {path: number for number, path in enumerate(paths)}
+
+    def in_order(found: Iterable[str]) -> list[str]:
+        return sorted(found, key=place.__getitem__)
+
+    short = {path: count for part in parts for path, count in part.short.items()}
+    unreadable = {path: why for part in parts for path, why in part.unreadable.items()}
+    return dataclasses.replace(
+        parts[0],
+        videos=tuple(in_order(path for part in parts for path in part.videos)),
+        short={path: short[path] for path in in_order(short)},
+        unreadable={path: unreadable[path] for path in in_order(unreadable)},
+    )
+
+
 def features_of(
-    found: VideoSet, extract: Callable[[Any], Mapping[str, np.ndarray]], watch: Watch = iter
-) -> tuple[np.ndarray, VideoSet]:
-    """Extracts features, and leaves out videos that turn out to be damaged.
+    videos: Sequence[str],
+    extract: Callable[[Any], Mapping[str, np.ndarray]],
+    partial: Partial | None = None,
+    watch: Watch = iter,
+) -> tuple[dict[str, Row], dict[str, str]]:
+    """Extracts features of videos.
 
     Args:
-      found: result of `survey`.
+      videos: the videos.
       extract: result of `make_extractor`.
+      partial: features on disk, from which an interrupted call resumes.
       watch: shows the progress.
 
     Returns:
-      f32 `[M, C]`, and the set with the M videos that were read.
-
-    Raises:
-      DataError: fewer than two videos could be read.
+      The features f32 `[C]` (with the number of clips, 1) by video, and the reason for each video
+      that turns out to be damaged.
     """
-    rows, unreadable = {}, dict(found.unreadable)
-    for path in watch(found.videos):
-        try:
-            rows[path] = extract(path)["features"]
-        except VideoError as error:
-            unreadable[path] = str(error)
-    left = dataclasses.replace(found, videos=tuple(rows), unreadable=unreadable)
-    left.check()
-    return np.stack(list(rows.values())), left
+    known = partial.read() if partial else {}
+    rows = {path: known[path] for path in videos if path in known}
+    unreadable: dict[str, str] = {}
+    writer = partial.writer() if partial else contextlib.nullcontext(lambda path, row: None)
+    with writer as keep:
+        for path in watch([path for path in videos if path not in rows]):
+            try:
+                rows[path] = extract(path)["features"], 1
+            except VideoError as error:
+                unreadable[path] = str(error)
+                continue
+            keep(path, rows[path])
+    return rows, unreadable

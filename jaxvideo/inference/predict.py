@@ -82,13 +82,14 @@ def make_scorer(
     Args:
       model, preprocessing, aggregation: as for `make_predictor`.
       variables: the variables, in which BatchNorm may be folded.
-      all_devices: True to split the views over all devices, whose number must divide N; False to
-        use the default device.
+      all_devices: True to split the views over all devices of this process, whose number must
+        divide N; False to use the default device.
     """
     if not all_devices:
         predict = make_predictor(model, preprocessing, aggregation)
         return functools.partial(predict, jax.device_put(variables))
-    mesh = jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
+    own = jax.local_devices()
+    mesh = jax.make_mesh((len(own),), ("data",), axis_types=(AxisType.Auto,), devices=own)
     split = NamedSharding(mesh, PartitionSpec("data"))
     predict = make_predictor(
         model, preprocessing, aggregation, place=lambda video: jax.device_put(video, split)

@@ -4,6 +4,7 @@ the processes."""
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import sys
@@ -12,14 +13,20 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax._src import distributed as runtime  # the barrier of the runtime has no public name
 from jax.experimental import multihost_utils
 
+from jaxvideo import startup
 from jaxvideo.progress import LOG, silence
 from jaxvideo.types import ConfigError, Interrupted, JaxvideoError, TrainingError
 
 # A process that died is detected after this time, and the others exit.
 _HEARTBEAT_SECONDS = 20
 _START_SECONDS = 300
+_MEETING_SECONDS = 7 * 24 * 3600
+
+# Names of barriers, which are used once.
+_MEETINGS = itertools.count()
 
 
 def start(
@@ -54,7 +61,7 @@ def start(
             raise ConfigError(
                 f"--process={process}: must be at least 0 and less than --processes={processes}"
             )
-    elif not detect and not _several_in_environment():
+    elif not detect and not startup.one_of_several():
         return
     try:
         jax.distributed.initialize(
@@ -74,23 +81,27 @@ def start(
         silence()
 
 
-def _several_in_environment() -> bool:
-    env = os.environ
-    counts = (env.get("SLURM_STEP_NUM_TASKS"), env.get("OMPI_COMM_WORLD_SIZE"))
-    hosts = env.get("TPU_WORKER_HOSTNAMES", "").split(",")
-    several = any(count and count.isdigit() and int(count) > 1 for count in counts)
-    return several or len(hosts) > 1 or "JAX_COORDINATOR_ADDRESS" in env
-
-
 def writes() -> bool:
     """Returns True in the process that writes files, process 0."""
     return jax.process_index() == 0
+
+
+def meet() -> None:
+    """Waits until every process calls it; ends with an error if a process dies.
+
+    Collectives on arrays wait for the other processes for seconds only (30 s on CPUs), but a share
+    of the videos may take hours longer than another.
+    """
+    if jax.process_count() > 1:
+        client: Any = runtime.global_state.client
+        client.wait_at_barrier(f"jaxvideo-{next(_MEETINGS)}", timeout_in_ms=_MEETING_SECONDS * 1000)
 
 
 def gather(data: bytes) -> list[bytes]:
     """Returns the data of every process, in their order. Collective: every process calls it."""
     if jax.process_count() == 1:
         return [data]
+    meet()
     sizes = multihost_utils.process_allgather(np.asarray([len(data)], np.int32)).ravel()
     room = np.zeros(int(sizes.max()), np.uint8)
     room[: len(data)] = np.frombuffer(data, np.uint8)

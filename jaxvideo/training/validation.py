@@ -72,7 +72,12 @@ def validate(run: Run, predict: Predict, state: TrainState, dataset, protocol: P
             share=share,
             log_seconds=run.log_seconds,
         )
-    if share.count == 1:
+    return join_shares(result)
+
+
+def join_shares(result: Result) -> Result:
+    """Returns the result of all processes. Collective: every process calls it."""
+    if jax.process_count() == 1:
         return result
     return join([_unpack(part) for part in distributed.gather(_pack(result))])
 

@@ -370,7 +370,7 @@ def stream(dataset):
 def main():
     os.chdir(sys.argv[1])
     cases = make(".")
-    from jaxvideo.data import doctor
+    from jaxvideo.data import doctor, engines
     from jaxvideo.data.datasets.load import load_dataset
 
     found, used = {}, []
@@ -402,7 +402,7 @@ def main():
     Path("train.csv").write_text("".join(f"{case.name},0\n" for case in cases))
     streams = [stream(load_dataset(os.getcwd(), "csv")) for _ in range(2)]
     paths = [case.name for case in cases]
-    records = doctor.scan(paths, 2)
+    records = doctor.scan(paths, engines.Engine(workers=2))
     doctor.write_quarantine("quarantine.txt", records, ".")
     result = {
         "cases": [dataclasses.asdict(case) for case in cases],

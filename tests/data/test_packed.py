@@ -17,6 +17,7 @@ import tensorflow_datasets
 from jaxvideo.data.datasets.dataset import VideoDataset
 from jaxvideo.data.datasets.load import load_splits
 from jaxvideo.data.decode import decode_frames, read_clip
+from jaxvideo.data.engines import Engine
 from jaxvideo.data.loading import Loading
 from jaxvideo.data.packed.builder import PackedVideos
 from jaxvideo.data.packed.read import load_foreign, load_packed, load_tfds
@@ -149,7 +150,7 @@ def test_jpeg_frames_are_in_a_row(dataset):
 
 
 def test_workers_write_the_same_shards(folder, dataset, packed, tmp_path):
-    pack({"train": dataset}, tmp_path / "o", SMALL, root=folder, workers=2)
+    pack({"train": dataset}, tmp_path / "o", SMALL, root=folder, engine=Engine(workers=2))
     assert contents(tmp_path / "o") == contents(packed)
     assert json.loads((tmp_path / "o/metadata.json").read_text()) == json.loads(
         (packed / "metadata.json").read_text()

@@ -24,13 +24,12 @@ from jaxvideo.progress import LOG
 class _Shard:
     """Yields the examples of one shard, in this process or on a Beam worker."""
 
-    dataset: VideoDataset
-    indices: range
+    dataset: VideoDataset  # the videos of the shard only
     packing: Packing
     root: str
 
     def __call__(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        for index in self.indices:
+        for index in range(len(self.dataset)):
             row, examples = read_one(self.dataset, index, self.packing, self.root)
             if not examples:
                 LOG.warning("left out: %s", row["reason"])
@@ -96,8 +95,8 @@ class PackedVideos(tfds.core.ShardBasedBuilder):
         del dl_manager
         return {
             split: [
-                _Shard(dataset, indices, self._packing, self._root)
-                for indices in shards.shard_ranges(dataset, self._packing)
+                _Shard(dataset.part(videos), self._packing, self._root)
+                for videos in shards.shard_ranges(dataset, self._packing)
             ]
             for split, dataset in self._parts.items()
         }

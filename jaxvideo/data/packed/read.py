@@ -31,6 +31,17 @@ _BYTES = tfds.decode.DeserializeMethod.RAW_BYTES
 
 
 @dataclasses.dataclass(frozen=True)
+class _Part:
+    """Elements of a source from an index on."""
+
+    source: Any
+    first: int
+
+    def __getitem__(self, index: int) -> Any:
+        return self.source[self.first + index]
+
+
+@dataclasses.dataclass(frozen=True)
 class PackedDataset(VideoDataset):
     """Videos in ArrayRecord shards; `paths` are their names before packing.
 
@@ -49,6 +60,10 @@ class PackedDataset(VideoDataset):
     format: str = ""
     places: tuple[int, ...] = ()
     source: Any = dataclasses.field(default=None, compare=False, repr=False)
+
+    def part(self, videos: range) -> VideoDataset:
+        places = self.places[videos.start : videos.stop]
+        return dataclasses.replace(super().part(videos), places=places)
 
     @property
     def stored(self) -> str:
@@ -119,6 +134,10 @@ class ForeignDataset(VideoDataset):
     source: Any = dataclasses.field(default=None, compare=False, repr=False)
     key: str = "video"
     rate: float = 0.0
+
+    def part(self, videos: range) -> VideoDataset:
+        source = _Part(self.source, videos.start)
+        return dataclasses.replace(super().part(videos), source=source)
 
     @contextlib.contextmanager
     def open(self, index: int) -> Iterator[VideoFile]:

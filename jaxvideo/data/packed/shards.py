@@ -11,6 +11,7 @@ import functools
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from etils import epath
 from tensorflow_datasets.core import dataset_info as tfds_info
 
+from jaxvideo.data import beam
 from jaxvideo.data.datasets.dataset import VideoDataset
 from jaxvideo.data.packed.read import PLAN
 from jaxvideo.data.packed.record import Packing
@@ -103,7 +105,7 @@ def _short(value: Any) -> str:
     return text if len(text) < 200 else text[:200] + " ..."
 
 
-def _features(classes: Sequence[str]) -> tfds.features.FeaturesDict:
+def features_of(classes: Sequence[str]) -> tfds.features.FeaturesDict:
     numbers = functools.partial(tfds.features.Tensor, shape=(None,))
     return tfds.features.FeaturesDict(
         {
@@ -141,7 +143,7 @@ def make_info(builder: Any, classes: Sequence[str]) -> tfds.core.DatasetInfo:
     info = tfds.core.DatasetInfo(
         builder=builder,
         description="Videos packed by jaxvideo; see jaxvideo.data.packed.",
-        features=_features(classes),
+        features=features_of(classes),
         disable_shuffling=True,
         metadata=tfds.core.MetadataDict(),
     )
@@ -249,3 +251,5 @@ def clean(folder: Path) -> None:
     for pattern in ("table-*", f"{TEMPORARY}*", PLAN):
         for path in folder.glob(pattern):
             path.unlink()
+    for path in folder.glob(f"{beam.TEMPORARY}*"):  # of a run that was killed
+        shutil.rmtree(path)

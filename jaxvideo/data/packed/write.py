@@ -1,15 +1,16 @@
-"""Pack data sets into ArrayRecord shards on one machine, resumably.
+"""Pack data sets into ArrayRecord shards on one machine or on Apache Beam, resumably.
 
 A video is one record, or several if it is large (see `record`). Names, labels and settings are
 stored in the folder's `metadata.json`, which TFDS writes and reads;
 `tensorflow_datasets.builder_from_directory(folder)` opens a packed folder. `builder.PackedVideos`
-writes the same shards as a TFDS builder, also on Apache Beam.
+writes the same shards as a TFDS builder.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,9 +19,10 @@ from typing import Any
 from tensorflow_datasets.core import example_serializer
 
 from jaxvideo.data.datasets.dataset import VideoDataset
+from jaxvideo.data.engines import Engine, map_here, map_items
 from jaxvideo.data.packed import shards
 from jaxvideo.data.packed.record import Packing
-from jaxvideo.data.packed.workers import read_all
+from jaxvideo.data.packed.workers import Result, read_one
 from jaxvideo.types import DataError
 
 
@@ -47,7 +49,7 @@ def pack(
     packing: Packing = Packing(),
     *,
     root: str | os.PathLike[str] = "",
-    workers: int = 0,
+    engine: Engine = Engine(),
     watch: Callable[[Sequence[int]], Iterable[int]] = iter,
     note: Callable[[str], None] = lambda text: None,
 ) -> Summary:
@@ -57,14 +59,15 @@ def pack(
     others are written again. TFDS does not accept the folder as a data set until it is complete.
     The shards depend only on the videos and `packing`.
 
-        pack(load_splits("data/ucf101"), "data/ucf101-packed", Packing(size=128), workers=8)
+        pack(load_splits("data/ucf101"), "data/ucf101-packed", Packing(size=128))
 
     Args:
       splits: data sets by name, for example "train" and "val".
       folder: the folder to write.
       packing: the settings.
       root: prefix that is removed from the videos' paths to get their names.
-      workers: number of worker processes; 0 (default) packs in this process.
+      engine: where to read and encode, by default in this process. The workers of Beam write one
+        shard each, and must see the videos and `folder` under the same paths.
       watch: wraps the sequence of videos to pack, for example in a progress bar.
       note: called with the reason for each video that is left out.
 
@@ -79,7 +82,7 @@ def pack(
         if tables is None:
             info = shards.new_info(folder, plan["classes"])
             for split, dataset in splits.items():
-                _pack_split(info, split, dataset, folder, packing, root, workers, watch, note)
+                _pack_split(info, split, dataset, folder, packing, root, engine, watch, note)
             tables = shards.gather(folder, splits, packing)
             shards.finish(info, folder, plan, tables)
     except OSError as error:
@@ -96,29 +99,69 @@ def pack(
     )
 
 
-def _pack_split(info, split, dataset, folder, packing, root, workers, watch, note) -> None:
+def _pack_split(info, split, dataset, folder, packing, root, engine, watch, note) -> None:
     ranges = shards.shard_ranges(dataset, packing)
     paths = shards.shard_paths(folder, split, dataset, packing)
     # A shard is renamed to its final name after its table is written.
     missing = [i for i, path in enumerate(paths) if not path.exists()]
     todo = [index for i in missing for index in ranges[i]]
-    serializer = example_serializer.ExampleSerializer(info.features.get_serialized_info())
-    with contextlib.closing(read_all(dataset, todo, packing, root, workers)) as results:
-        watched = iter(watch(todo)) if todo else iter(())
+    watched = iter(watch(todo)) if todo else iter(())
+    read = functools.partial(read_one, packing=packing, root=os.fspath(root))
+    if engine.name == "beam":
+        write = functools.partial(_write_shard, read=read)
+        jobs = [(paths[i], dataset.part(ranges[i])) for i in missing]
+        with contextlib.closing(map_items(write, jobs, engine, folder=folder)) as written:
+            for place, reasons in written:
+                for _ in ranges[missing[place]]:
+                    next(watched)
+                for text in reasons:
+                    note(text)
+    else:
+        # Processes share the videos of a shard, since there may be few shards.
+        read_here = functools.partial(read, dataset)
+        found = map_here(read_here, todo, engine.workers, ordered=True)
+        with contextlib.closing(found) as results:
 
-        def records(shard: int) -> Iterator[tuple[dict[str, Any] | None, bytes | None]]:
-            for _ in ranges[shard]:
-                next(watched)
-                row, examples = next(results)
-                if not examples:
-                    note(row["reason"])
-                    yield row, None
-                for place, example in enumerate(examples):
-                    encoded: Any = serializer.get_tf_example(info.features.encode_example(example))
-                    # Maps in protocol buffers have no order, unless asked for.
-                    yield None if place else row, encoded.SerializeToString(deterministic=True)
+            def of_shard(shard: int) -> Iterator[Result]:
+                for _ in ranges[shard]:
+                    next(watched)
+                    _, (row, examples) = next(results)
+                    if not examples:
+                        note(row["reason"])
+                    yield row, examples
 
-        for shard in missing:
-            shards.write_shard(paths[shard], records(shard))
-        for _ in watched:  # lets `watch` finish, for example a progress bar
-            pass
+            for shard in missing:
+                shards.write_shard(paths[shard], _serialized(of_shard(shard), info.features))
+    for _ in watched:  # lets `watch` finish, for example a progress bar
+        pass
+
+
+def _write_shard(job: tuple[Path, VideoDataset], read: Callable[..., Result]) -> list[str]:
+    """Writes the shard of a (path, data set); returns the reasons of videos that are left out."""
+    path, dataset = job
+    reasons: list[str] = []
+
+    def results() -> Iterator[Result]:
+        for index in range(len(dataset)):
+            row, examples = read(dataset, index)
+            if not examples:
+                reasons.append(row["reason"])
+            yield row, examples
+
+    if not path.exists():  # Beam may compute a job twice
+        shards.write_shard(path, _serialized(results(), shards.features_of(dataset.classes)))
+    return reasons
+
+
+def _serialized(
+    results: Iterable[Result], features: Any
+) -> Iterator[tuple[dict[str, Any] | None, bytes | None]]:
+    """Yields the records of `shards.write_shard`."""
+    serializer = example_serializer.ExampleSerializer(features.get_serialized_info())
+    for row, examples in results:
+        if not examples:
+            yield row, None
+        for place, example in enumerate(examples):
+            encoded: Any = serializer.get_tf_example(features.encode_example(example))
+            # Maps in protocol buffers have no order, unless asked for.
+            yield None if place else row, encoded.SerializeToString(deterministic=True)
