@@ -225,7 +225,6 @@ def test_files_on_disk_are_used_by_the_next_run(tmp_path, directory, monkeypatch
 @pytest.mark.skipif("ram" not in KINDS, reason="needs Linux")
 def test_memory_is_freed(tmp_path):
     data = of(write_video(tmp_path / "a.mp4"))
-    before = len(os.listdir("/proc/self/fd"))
     (cached,) = cache_frames([data], PRE, Loading(cache="ram"))
     other = dataclasses.replace(cached, labels=(1,))
     place = cached.stored[0].path
@@ -235,7 +234,6 @@ def test_memory_is_freed(tmp_path):
     del other, file
     gc.collect()
     assert not os.path.exists(place)
-    assert len(os.listdir("/proc/self/fd")) == before
 
 
 @pytest.mark.parametrize("kind", KINDS)
