@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from jaxvideo import cli, create_model
-from jaxvideo.data import flow
+from jaxvideo.data import stored_flow
 from jaxvideo.data.decode import read_frames
 from jaxvideo.data.video import find_videos, open_video
 from jaxvideo.pretrained import Weights, save_weights
@@ -118,8 +118,10 @@ def test_predict_wants_weights(videos, arguments, text, capsys):
 def test_flow_is_stored_beside_the_video(tmp_path, method, capsys):
     path = write_video(tmp_path / "v.mp4", frames=4)
     assert cli.main(["flow", str(tmp_path), "--method", method, "--size", "32"]) == 0
-    with open_video(flow.flow_path(path)) as stored, open_video(path) as video:
-        info = flow.flow_info(stored)
+    with (
+        stored_flow.open_flow(stored_flow.flow_path(path)) as (stored, info),
+        open_video(path) as video,
+    ):
         assert (info.method, info.height, info.width) == (method, video.height, video.width)
         assert stored.num_frames == 3
         assert min(stored.height // 2, stored.width) == 32

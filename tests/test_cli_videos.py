@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from jaxvideo import cli, create_model
-from jaxvideo.data import flow
+from jaxvideo.data import stored_flow
 from jaxvideo.data.decode import read_frames
 from jaxvideo.data.video import open_video, read_image
 from jaxvideo.inference.flow import FlowRequest, store_flow
@@ -265,7 +265,7 @@ def test_fvd_opens_all_files_before_it_computes(sets, weights, capsys, monkeypat
 
 
 def stored(path):
-    return flow.stored_info(flow.flow_path(path))
+    return stored_flow.stored_info(stored_flow.flow_path(path))
 
 
 def run_flow(capsys, *arguments):
@@ -279,7 +279,7 @@ def test_flow_of_two_methods_is_never_mixed(tmp_path, capsys):
         write_video(tmp_path / f"{name}.mp4", frames=3)
     first, second = tmp_path / "a.mp4", tmp_path / "b.mp4"
     assert run_flow(capsys, first, "--method", "dis", "--size", 32)[0] == 0
-    before = flow.flow_path(first).read_bytes()
+    before = stored_flow.flow_path(first).read_bytes()
     status, _, err = run_flow(capsys, tmp_path, "--method", "farneback", "--size", 40)
     assert status == 1
     assert (
@@ -287,21 +287,21 @@ def test_flow_of_two_methods_is_never_mixed(tmp_path, capsys):
         "has dis, stored at short side 32; requested: farneback, stored at short side 40. Pass "
         "--overwrite to replace it, or --out DIR to keep both"
     ) in err
-    assert flow.flow_path(first).read_bytes() == before
-    assert not flow.flow_path(second).exists()
+    assert stored_flow.flow_path(first).read_bytes() == before
+    assert not stored_flow.flow_path(second).exists()
     # The size alone differs, too; the frames are 48 pixels high, so 48 and 256 are the same.
     assert run_flow(capsys, first, "--method", "dis", "--size", 48)[0] == 1
     assert "1 skipped" in run_flow(capsys, first, "--method", "dis", "--size", 32)[1]
     out = tmp_path / "other"
     both = ["--method", "farneback", "--size", 256]
     assert "2 written, 0 skipped" in run_flow(capsys, tmp_path, *both, "--out", out)[1]
-    assert flow.stored_info(out / "b.flow.mkv").method == "farneback"
+    assert stored_flow.stored_info(out / "b.flow.mkv").method == "farneback"
     assert stored(first).method == "dis"
     found = run_flow(capsys, first, second, *both, "--overwrite")
     assert "2 written (1 of other settings replaced), 0 skipped" in found[1]
     assert (stored(first).method, stored(first).size) == ("farneback", 256)
     assert "2 skipped" in run_flow(capsys, first, second, "--method", "farneback", "--size", 48)[1]
-    flow.flow_path(first).write_bytes(b"damaged")
+    stored_flow.flow_path(first).write_bytes(b"damaged")
     status, _, err = run_flow(capsys, first, *both)
     assert status == 1
     assert "a.flow.mkv: cannot be read as stored flow" in err
@@ -345,7 +345,7 @@ def test_flow_as_pictures(tmp_path, capsys):
         *(f"flow_{axis}_{number:05}.jpg" for axis in "xy" for number in (1, 2, 3)),
     ]
     store_flow(str(path), FlowRequest("dis"))
-    with open_video(flow.flow_path(path)) as video:
+    with open_video(stored_flow.flow_path(path)) as video:
         planes = read_frames(video, 0, 3, video.height, video.width)[..., 0]
     for number in range(3):
         for axis, expected in zip("xy", np.split(planes[number], 2), strict=True):

@@ -12,7 +12,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from jaxvideo.data.flow import FlowInfo, dequantize
+from jaxvideo.data.flow import dequantize
+from jaxvideo.data.stored_flow import FlowInfo
 from jaxvideo.progress import write_file
 from jaxvideo.types import DataError
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxvideo.data import flow
+from jaxvideo.data import flow, stored_flow
 from jaxvideo.data.cache import cache_frames, indexed
 from jaxvideo.data.crops import RandomCrop
 from jaxvideo.data.datasets.dataset import VideoDataset
@@ -220,12 +220,13 @@ def _frames(file: VideoFile, views: Sequence[View], p: Preprocessing) -> np.ndar
 
 
 def _stored_flow(file: VideoFile, indices: np.ndarray, view: View, size: int) -> np.ndarray:
-    path = flow.flow_path(file.path)
-    if not path.exists():
-        raise VideoError(f"{path} does not exist; create it by `jaxvideo flow`")
+    path = stored_flow.find_flow(file.path)
+    if not path:
+        beside = stored_flow.flow_path(file.path)
+        raise VideoError(f"{beside} does not exist; create it by `jaxvideo flow`")
     # There is no field from the last frame to the first, which a looped video would need.
     fields = np.minimum(indices, max(file.num_frames - 2, 0))
-    clip = flow.read_flow_clip(path, fields.tolist(), view.window, size)
+    clip = stored_flow.read_flow_clip(path, fields.tolist(), view.window, size)
     return flow.mirror(clip) if view.mirrored else clip
 
 

@@ -288,19 +288,14 @@ def is_video(name: str) -> bool:
 def frames_in(folder: str | os.PathLike[str]) -> list[str]:
     """Returns the paths of a folder's frames, ordered by the numbers in their names.
 
-    `frame_2.jpg` comes before `frame_10.jpg`. Stored flow (`flow_x_00001.jpg` and
-    `flow_y_00001.jpg`, or `x_0001.jpg` and `y_0001.jpg`) beside the frames is left out.
+    `frame_2.jpg` comes before `frame_10.jpg`. Flow images beside the frames are left out, see
+    `flow_images_in`.
 
     Raises:
       VideoError: the images have names of several kinds, such as `img_1.jpg` and `mask_1.png`.
     """
-    series: dict[str, list[str]] = {}
-    for name in os.listdir(folder):
-        if _is_image(name):
-            series.setdefault(re.sub(r"\d+", "#", name).lower(), []).append(name)
-    flow = {kind: found[2] for kind in series if (found := _FLOW_SERIES.fullmatch(kind))}
-    if set(flow.values()) == {"x", "y"}:
-        series = {kind: names for kind, names in series.items() if kind not in flow} or series
+    frames, x, y = _series(folder)
+    series = frames or x | y
     if len(series) > 1 and any(len(names) > 1 for names in series.values()):
         counts = sorted(((len(names), kind) for kind, names in series.items()), reverse=True)
         found = ", ".join(f"{count:,} like {kind}" for count, kind in counts[:4])
@@ -308,6 +303,33 @@ def frames_in(folder: str | os.PathLike[str]) -> list[str]:
             f"{os.fspath(folder)}: contains images with names of several kinds ({found}); keep "
             "one kind"
         )
+    return _by_number(folder, series)
+
+
+def flow_images_in(folder: str | os.PathLike[str]) -> tuple[list[str], list[str]]:
+    """Returns the paths of a folder's images of x and of y flow, ordered like its frames.
+
+    Their names are `flow_x_00001.jpg` and `flow_y_00001.jpg` (mmaction2), or `x_0001.jpg` and
+    `y_0001.jpg`. Both lists are empty if there are no such pairs.
+    """
+    _, x, y = _series(folder)
+    return _by_number(folder, x), _by_number(folder, y)
+
+
+def _series(folder: str | os.PathLike[str]) -> tuple[dict[str, list[str]], ...]:
+    """Returns the names of frames, x and y flow images, by kind: the name with "#" for numbers."""
+    frames: dict[str, list[str]] = {}
+    for name in os.listdir(folder):
+        if _is_image(name):
+            frames.setdefault(re.sub(r"\d+", "#", name).lower(), []).append(name)
+    axes = {kind: found[2] for kind in frames if (found := _FLOW_SERIES.fullmatch(kind))}
+    if set(axes.values()) != {"x", "y"}:
+        return frames, {}, {}
+    x, y = ({kind: frames.pop(kind) for kind in axes if axes[kind] == axis} for axis in "xy")
+    return frames, x, y
+
+
+def _by_number(folder: str | os.PathLike[str], series: dict[str, list[str]]) -> list[str]:
     names = [name for own in series.values() for name in own]
     names.sort(key=lambda name: [int(p) if p.isdigit() else p for p in re.split(r"(\d+)", name)])
     return [os.path.join(folder, name) for name in names]

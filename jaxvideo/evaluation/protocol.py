@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxvideo.data import flow
+from jaxvideo.data import stored_flow
 from jaxvideo.data.cache import indexed
 from jaxvideo.data.datasets.dataset import VideoDataset
 from jaxvideo.data.loading import Loading
@@ -102,7 +102,7 @@ def describe_protocol(
     """
     stored = ""
     if "flow" in preprocessing.modality and preprocessing.flow == "stored":
-        stored = flow.describe_stored(paths)
+        stored = stored_flow.describe_stored(paths)
     return protocol.describe(preprocessing, stored)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxvideo.data import flow
+from jaxvideo.data import flow, stored_flow
 from jaxvideo.data.decode import read_frames
 from jaxvideo.data.flow_pictures import pictures_info, write_colors, write_jpegs
 from jaxvideo.data.video import FLOW_ENDING, VideoFile, open_video
@@ -57,7 +57,7 @@ class FlowRequest:
           video: path of the video.
           out: the path that replaces that of the video; None: beside the video.
         """
-        beside = flow.flow_path(video)
+        beside = stored_flow.flow_path(video)
         beside = beside if out is None else out.with_name(beside.name)
         if self.format == "mkv":
             return beside
@@ -76,7 +76,7 @@ def difference(target: Path, request: FlowRequest) -> str | None:
         if request.format != "mkv":
             info = pictures_info(target)
         else:
-            info = flow.stored_info(target) if target.exists() else None
+            info = stored_flow.stored_info(target) if target.exists() else None
     except VideoError as error:
         return str(error)
     if info is None:
@@ -105,11 +105,11 @@ def store_flow(path: str, request: FlowRequest, target: Path | None = None) -> N
     with open_video(path) as video:
         if video.num_frames < 2:
             raise VideoError(f"{path}: the video has one frame; flow needs at least 2")
-        info = flow.FlowInfo(request.method, video.height, video.width, size=request.size)
+        info = stored_flow.FlowInfo(request.method, video.height, video.width, size=request.size)
         fields = _fields(video, request.method, request.size)
         if request.format == "mkv":
             _make_folder(target.parent)
-            flow.write_flow(target, fields, video.fps or 25.0, info)
+            stored_flow.write_flow(target, fields, video.fps or 25.0, info)
         else:
             write = write_jpegs if request.format == "jpeg" else write_colors
             write(target, fields, info)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxvideo.data.datasets.dataset import VideoDataset
-from jaxvideo.data.flow import describe_stored
+from jaxvideo.data.stored_flow import describe_stored
 from jaxvideo.progress import LOG, replacing
 from jaxvideo.types import DataError, Preprocessing
 

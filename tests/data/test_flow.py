@@ -10,20 +10,13 @@ import numpy as np
 import pytest
 
 from jaxvideo.data.flow import (
-    FlowInfo,
     camera_motion,
     compensated,
     dequantize,
-    describe_stored,
-    flow_info,
-    flow_path,
     host_flow,
     mirror,
     quantize,
-    read_flow_clip,
-    stored_info,
     warped_flow,
-    write_flow,
 )
 from jaxvideo.data.flow_pictures import (
     color_wheel,
@@ -32,8 +25,27 @@ from jaxvideo.data.flow_pictures import (
     write_colors,
     write_jpegs,
 )
+from jaxvideo.data.pipeline import read_views
+from jaxvideo.data.stored_flow import (
+    FlowInfo,
+    describe_stored,
+    find_flow,
+    flow_path,
+    open_flow,
+    read_flow_clip,
+    stored_info,
+    write_flow,
+)
 from jaxvideo.data.video import open_video
-from jaxvideo.types import HOST_FLOWS, ConfigError, DataError, VideoError, Window
+from jaxvideo.types import (
+    HOST_FLOWS,
+    ConfigError,
+    DataError,
+    Preprocessing,
+    VideoError,
+    View,
+    Window,
+)
 from tests.conftest import write_video
 
 SIZE = (96, 120)
@@ -201,8 +213,8 @@ def test_every_byte_comes_back_in_any_order(stored, indices):
 
 
 def test_the_file_says_what_it_is(stored):
-    with open_video(stored) as video:
-        assert flow_info(video) == dataclasses.replace(INFO, size=48)
+    with open_flow(stored) as (video, info):
+        assert info == dataclasses.replace(INFO, size=48)
         assert (video.num_frames, video.height, video.width) == (30, 96, 64)
         assert len(video.keyframes) == 30
         assert video.seekable
@@ -239,6 +251,36 @@ def test_windows_are_of_the_video(tmp_path):
 def test_what_is_not_there_is_named(stored, indices, window, message):
     with pytest.raises(VideoError, match=message):
         read_flow_clip(stored, indices, window, 16)
+
+
+def test_flow_images_beside_frames(tmp_path):
+    """The layout of mmaction2 and TSN; PNG is lossless, so the values must be equal."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    expected = fields(3)
+    for k in range(4):
+        cv2.imwrite(str(folder / f"img_{k + 1:05}.jpg"), np.zeros((96, 128, 3), np.uint8))
+    for k, field in enumerate(expected):
+        for axis in range(2):
+            cv2.imwrite(str(folder / f"flow_{'xy'[axis]}_{k + 1:05}.png"), field[..., axis])
+    assert find_flow(folder) == folder
+    assert stored_info(folder) == FlowInfo("flow images", 96, 128, size=48)
+    # Flow of 48 x 64; the window is of the frames, twice as large.
+    got = read_flow_clip(folder, [2, 0], Window(0, 16, 96, 96), 48)
+    np.testing.assert_array_equal(got, expected[[2, 0], :, 8:56])
+    pre = Preprocessing(
+        frames=3, size=48, crop=48, modality="flow", flow="stored", mean=(0, 0), std=(1, 1)
+    )
+    with open_video(folder) as video:
+        views = read_views(video, [View((0, 1, 2, 3), Window(0, 16, 96, 96))], pre)
+    np.testing.assert_array_equal(views[0], expected[:, :, 8:56])
+    assert describe_stored([str(folder)]) == "flow images, stored at short side 48"
+    write_flow(flow_path(folder), expected, 25, INFO)  # takes precedence
+    assert find_flow(folder) == flow_path(folder)
+    flow_path(folder).unlink()
+    (folder / "flow_y_00003.png").unlink()
+    with pytest.raises(VideoError, match="run: has 3 images of x flow and 2 of y flow"):
+        read_flow_clip(folder, [0], Window(0, 0, 96, 96), 48)
 
 
 @pytest.mark.parametrize("kind", ["missing", "text", "a plain video", "a folder", "another tag"])

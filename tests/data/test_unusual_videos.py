@@ -125,7 +125,7 @@ def test_all_files_are_opened_by_one_function(repository):
         if '"w"' not in call.partition("as container")[0]
     }
     # `pack` reads back what it has encoded; a file of stored flow has its settings inside.
-    assert reading == {"data/video.py", "data/flow.py", "packed/codecs.py"}
+    assert reading == {"data/video.py", "data/stored_flow.py", "packed/codecs.py"}
 
 
 def test_what_is_unusual_is_said(tmp_path, caplog):
