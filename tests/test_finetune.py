@@ -200,6 +200,7 @@ def colored(path, channel, shade):
         container.mux(stream.encode())
 
 
+@pytest.mark.full
 def test_one_command(config, monkeypatch, tmp_path, capsys):
     """60 clips of three classes, without weights; the last line of the log works."""
     monkeypatch.chdir(tmp_path)

@@ -61,7 +61,11 @@ def output(capsys, *arguments):
         (["config", "list"], ["recipe", "summary"]),
         (["config", "show", "motion"], ["key", "value", "changed"]),
         (["env"], ["name", "value"]),
-        (["expand", "--objective", "published"], ["move", "network", "size", "fps"]),
+        pytest.param(
+            ["expand", "--objective", "published"],
+            ["move", "network", "size", "fps"],
+            marks=pytest.mark.full,
+        ),
     ],
     ids=lambda value: value[0],
 )

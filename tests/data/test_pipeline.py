@@ -51,7 +51,9 @@ def digest(batches):
     return found.hexdigest()
 
 
-@pytest.mark.parametrize("arguments", [{}, REPEATED], ids=["plain", "repeated"])
+@pytest.mark.parametrize(
+    "arguments", [{}, pytest.param(REPEATED, marks=pytest.mark.full)], ids=["plain", "repeated"]
+)
 def test_the_stream_is_one_for_all_workers(dataset, arguments):
     """Three batches, including an unreadable video, are equal for 0, 1 and 3 workers."""
     digests = {
@@ -63,7 +65,9 @@ def test_the_stream_is_one_for_all_workers(dataset, arguments):
     assert len(set(digests.values())) == 1, digests
 
 
-@pytest.mark.parametrize("arguments", [{}, REPEATED], ids=["plain", "repeated"])
+@pytest.mark.parametrize(
+    "arguments", [{}, pytest.param(REPEATED, marks=pytest.mark.full)], ids=["plain", "repeated"]
+)
 def test_the_stream_is_one_for_all_hosts(dataset, arguments):
     """The concatenated shares of 1, 2 and 4 hosts are equal."""
     digests = {}

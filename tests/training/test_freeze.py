@@ -90,7 +90,7 @@ def changed(before, after):
     return {n for n in before if not np.array_equal(before[n], after[n])}
 
 
-@pytest.mark.parametrize("name", some(NETWORKS, ["f_r2d_10", "i3d_rgb"]))
+@pytest.mark.parametrize("name", some(NETWORKS, ["f_r2d_10"]))
 def test_statistics_of_frozen_layers_stay(name):
     model, _, variables = case(name)
     frozen = body(model, variables)

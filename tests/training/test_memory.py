@@ -30,6 +30,7 @@ def compiled(run):
     return layout, step.state, memory_of(step.lower().compile())
 
 
+@pytest.mark.full
 def test_the_advised_batch_fits(monkeypatch):
     """The estimate is proportional; the compiler confirms it."""
     run = small(64)

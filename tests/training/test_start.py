@@ -133,6 +133,7 @@ def records(workdir):
     return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.full
 def test_stopped_in_the_middle_of_an_epoch(videos, finished, tmp_path, monkeypatch):
     """The epoch's means are over all its steps."""
     with monkeypatch.context() as patched:
