@@ -13,8 +13,9 @@ from pathlib import Path
 DOCS = Path(__file__).parent
 sys.path[:0] = [str(DOCS.parent), str(DOCS)]  # a checkout need not be installed
 
-import jaxvideo  # noqa: E402
 from generate import docstrings, links, write_pages  # noqa: E402
+
+import jaxvideo  # noqa: E402
 
 project = "jaxvideo"
 author = "The jaxvideo authors"
@@ -24,11 +25,9 @@ copyright = "The jaxvideo authors"  # no year: the pages depend on the sources o
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 source_suffix = {".md": "markdown", ".rst": "restructuredtext"}
 exclude_patterns = ["_build", "generate", "reference/parts"]
-nitpicky = False
-suppress_warnings = []
+smartquotes = False  # values of configs are quoted
 
 myst_heading_anchors = 4  # as GitHub makes them
-myst_enable_extensions = ["attrs_inline"]
 
 default_role = "code"  # docstrings mark code by single backquotes
 autodoc_member_order = "bysource"
@@ -36,7 +35,7 @@ autodoc_typehints = "signature"
 autodoc_default_options = {"show-inheritance": False}
 autodoc_preserve_defaults = True
 add_module_names = False
-maximum_signature_line_length = 88
+maximum_signature_line_length = 120
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True
 napoleon_use_rtype = False

@@ -25,8 +25,7 @@ SECTIONS = {
     "protocol": "The test protocol, see [Protocol](../evaluation.md#protocol).",
     "loading": "Loading; these keys change no numbers.",
     "checkpoint": "Checkpoints, see [Resuming](../training.md#resuming).",
-    "parallel": "Several devices, see "
-    "[Split memory and work](../pods.md#split-memory-and-work).",
+    "parallel": "Several devices, see [Split memory and work](../pods.md#split-memory-and-work).",
 }
 
 

@@ -97,7 +97,12 @@ FAMILIES = (
         "p3d",
         "p3d_63",
         ("p3d_*",),
-        (("1711.10305", "Learning Spatio-Temporal Representation with Pseudo-3D Residual Networks"),),
+        (
+            (
+                "1711.10305",
+                "Learning Spatio-Temporal Representation with Pseudo-3D Residual Networks",
+            ),
+        ),
     ),
     Family(
         "i3d",

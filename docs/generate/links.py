@@ -50,7 +50,9 @@ def relinked(text: str, origin: str, page: str) -> str:
         elif file.startswith("docs/"):
             to = file
         else:
-            raise ValueError(f"{origin}: no page of the site shows {file}; see docs/generate/links.py")
+            raise ValueError(
+                f"{origin}: no page of the site shows {file}; see docs/generate/links.py"
+            )
         if to is None:
             return label
         path = posixpath.relpath(to, posixpath.dirname(page)) + (f"#{anchor}" if anchor else "")

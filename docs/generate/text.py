@@ -6,9 +6,14 @@ from collections.abc import Iterable, Sequence
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]], right: Sequence[str] = ()) -> str:
-    """Returns a Markdown table; the columns named in `right` are aligned to the right."""
+    """Returns a Markdown table without its empty columns.
+
+    The columns named in `right` are aligned to the right.
+    """
+    cells = [[_cell(value) for value in row] for row in rows]
+    kept = [i for i in range(len(head)) if not cells or any(row[i] for row in cells)]
     rule = ["---:" if name in right else "---" for name in head]
-    lines = [head, rule, *([_cell(value) for value in row] for row in rows)]
+    lines = [[line[i] for i in kept] for line in (head, rule, *cells)]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 

@@ -68,12 +68,12 @@ No published weights of these networks can be opened by name.{sources}
 """
 ALL = """# Weights by name
 
-All {number} published weights that `jaxvideo.load` opens by network and tag.
-[Weights](../../weights.md#weights-by-name) explains tags, downloads and the cache. Accuracies are
-those that the publisher states, in percent; jaxvideo did not measure them. The data set's own terms
-decide about the use of weights trained on it.
+All {number} published weights that `jaxvideo.load` opens by network and tag, by the library that
+they come from and with the name of its file. [Weights](../../weights.md#weights-by-name) explains
+tags, downloads and the cache. Accuracies are those that the publisher states, in percent; jaxvideo
+did not measure them. The data set's own terms decide about the use of weights trained on it.
 
-{table}
+{tables}
 """
 
 
@@ -137,28 +137,42 @@ def _available(row: zoo.Row) -> str:
     return "host may be gone" if row.doubtful else "yes"
 
 
-def _weights(names: list[str], *, bold: bool) -> str:
+def _published(row: zoo.Row) -> tuple[str, ...]:
+    return (
+        " + ".join(row.data),
+        _accuracy(row.top1) + (f" {row.metric}" if row.metric != "top-1" else ""),
+        _accuracy(row.top5),
+        row.protocol,
+        _size(row),
+        row.license,
+        _available(row),
+    )
+
+
+PUBLISHED = ("data", "top-1", "top-5", "protocol", "size", "license", "download")
+
+
+def _weights(names: list[str]) -> str:
     rows = []
     for name in names:
-        found = zoo.rows_of(name)
-        default = zoo.best(found) if found else None
-        for row in found:
-            tag = code(row.tag)
-            rows.append(
-                (
-                    code(name),
-                    f"**{tag}**" if bold and row is default else tag,
-                    " + ".join(row.data),
-                    _accuracy(row.top1) + (f" {row.metric}" if row.metric != "top-1" else ""),
-                    _accuracy(row.top5),
-                    row.protocol,
-                    _size(row),
-                    row.license,
-                    _available(row),
-                )
-            )
-    head = ("network", "tag", "data", "top-1", "top-5", "protocol", "size", "license", "download")
-    return table(head, rows, right=("top-1", "top-5", "size"))
+        default = zoo.best(zoo.rows_of(name))
+        for row in zoo.rows_of(name):
+            tag = f"**{code(row.tag)}**" if row is default else code(row.tag)
+            rows.append((code(name), tag, *_published(row)))
+    return table(("network", "tag", *PUBLISHED), rows, right=("top-1", "top-5", "size"))
+
+
+def _all_weights() -> str:
+    parts = []
+    for source in dict.fromkeys(row.source for row in zoo.table()):
+        rows = [
+            (code(row.files[0].name), code(row.network), code(row.tag), *_published(row))
+            for row in zoo.table()
+            if row.source == source
+        ]
+        head = ("file", "network", "tag", *PUBLISHED)
+        parts += [f"## {source}\n", table(head, rows, right=("top-1", "top-5", "size"))]
+    return ALL.format(number=len(zoo.table()), tables="\n".join(parts))
 
 
 def _card(family: Family, known: dict[str, dict]) -> str:
@@ -193,7 +207,7 @@ def _card(family: Family, known: dict[str, dict]) -> str:
         endpoints=table(
             ("endpoint", "shape"), [(code(key), shape(axes)) for key, axes in endpoints.items()]
         ),
-        weights=WEIGHTS.format(table=_weights(with_weights, bold=True))
+        weights=WEIGHTS.format(table=_weights(with_weights))
         if with_weights
         else NO_WEIGHTS.format(sources=readable),
     )
@@ -241,7 +255,5 @@ def pages() -> dict[str, str]:
     known = _table()
     found = {f"zoo/{family.page}.md": _card(family, known) for family in FAMILIES}
     found["zoo/index.md"] = _overview(known)
-    names = [name for name in MODELS if zoo.rows_of(name)]
-    listed = _weights(names, bold=False)
-    found["zoo/weights.md"] = ALL.format(number=len(zoo.table()), table=listed)
+    found["zoo/weights.md"] = _all_weights()
     return found
