@@ -2,8 +2,9 @@
 
 import dataclasses
 import fnmatch
+import functools
 
-from jaxvideo.models import list_models, model_entry
+from jaxvideo.models import MODELS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,30 +27,24 @@ class Family:
     patterns: tuple[str, ...]
     papers: tuple[tuple[str, str], ...]
 
-    @property
+    @functools.cached_property
     def networks(self) -> list[str]:
         """The networks of the family, in the order of the registry."""
-        found = set()
-        for pattern in self.patterns:
-            found.update(fnmatch.filter(list_models(), pattern))
-        order = list(_order())
-        return sorted(found, key=order.index)
-
-
-def _order():
-    from jaxvideo.models import MODELS
-
-    return MODELS
+        return [
+            name
+            for name in MODELS
+            if any(fnmatch.fnmatchcase(name, pattern) for pattern in self.patterns)
+        ]
 
 
 def check(families: tuple[Family, ...]) -> None:
     """Raises an error unless every network is in exactly one family, together with its paper."""
-    for name in list_models():
+    for name, entry in MODELS.items():
         pages = [family.page for family in families if name in family.networks]
         if len(pages) != 1:
             raise ValueError(f"{name} is in the families {pages}; see docs/generate/families.py")
         family = next(family for family in families if family.page == pages[0])
-        paper = model_entry(name).source.removeprefix("arXiv ")
+        paper = entry.source.removeprefix("arXiv ")
         if paper not in [number for number, _ in family.papers]:
             raise ValueError(f"{name}: {paper} is not a paper of the family {family.page}")
 

@@ -57,12 +57,13 @@ def _annotations(root: Path):
         yield "```text\n" + "\n".join(line.rstrip() for line in [*shown, *more]) + "\n```\n"
 
 
-def _section(build, form: str) -> list[str]:
+def _section(build, form: str, *, heading: bool) -> list[str]:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         build(root)
         about = inspect.getdoc(build)
-        parts = [f"### {build.__name__.replace('_', ' ')}\n"] + ([f"{about}\n"] if about else [])
+        parts = [f"### {build.__name__.replace('_', ' ')}\n"] if heading else []
+        parts += [f"{about}\n"] if about else []
         parts += ["```text\n" + tree(root) + "\n```\n", *_annotations(root)]
         read = load_dataset(folder, form)
     return [*parts, f"Classes: {', '.join(code(name) for name in read.classes)}.\n"]
@@ -76,6 +77,10 @@ def pages() -> dict[str, str]:
     for form, row in FORMS.items():
         if builders := [build for build, name in built if name == form]:
             parts += [f"## {form}\n", f"{escaped(row.layout)}\n"]
-            parts += [part for build in builders for part in _section(build, form)]
+            parts += [
+                part
+                for build in builders
+                for part in _section(build, form, heading=len(builders) > 1)
+            ]
     LOG.setLevel(level)
     return {"forms.md": "\n".join(parts)}

@@ -32,7 +32,7 @@ def count(number: int) -> str:
     """Returns a number for people: `count(31_505_325)` is "31.5 M"."""
     for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if number >= size:
-            return f"{number / size:.{1 if number < 100 * size else 0}f} {unit}"
+            return f"{number / size:.{1 if number < 100 * size else 0}f}\N{NO-BREAK SPACE}{unit}"
     return str(number)
 
 

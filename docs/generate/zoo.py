@@ -215,7 +215,7 @@ def _card(family: Family, known: dict[str, dict]) -> str:
 
 def _range(numbers: list[int]) -> str:
     low, high = count(min(numbers)), count(max(numbers))
-    return low if low == high else f"{low} to {high}"
+    return low if low == high else f"{low} - {high}"
 
 
 def _overview(known: dict[str, dict]) -> str:
