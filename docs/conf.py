@@ -25,20 +25,20 @@ copyright = "The jaxvideo authors"  # no year: the pages depend on the sources o
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 source_suffix = {".md": "markdown", ".rst": "restructuredtext"}
 exclude_patterns = ["_build", "generate", "reference/parts"]
-smartquotes = False  # values of configs are quoted
+smartquotes_action = "D"  # dashes only: values of configs are quoted
 
 myst_heading_anchors = 4  # as GitHub makes them
 
 default_role = "code"  # docstrings mark code by single backquotes
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
-autodoc_default_options = {"show-inheritance": False}
 autodoc_preserve_defaults = True
 add_module_names = False
 maximum_signature_line_length = 120
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True
 napoleon_use_rtype = False
+napoleon_attr_annotations = False  # the signature has the types of fields
 
 html_theme = "furo"
 html_title = f"jaxvideo {version}"

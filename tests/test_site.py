@@ -55,6 +55,7 @@ def test_layers():
     assert sum(row.parameters for row in rows) == zoo._table()["r3d_10"]["parameters"]
 
 
+@pytest.mark.full
 def test_a_network_in_one_scope_shows_the_layers_of_that_scope():
     rows, _ = layers("tsn_rgb")
     assert [row.scope for row in rows][:2] == ["net/conv1", "net/conv_2_reduce"]

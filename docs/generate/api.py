@@ -59,9 +59,9 @@ def _modules(package: str) -> list[str]:
 
 def _defined(module) -> list[tuple[str, str]]:
     """Returns directive and name of what a module defines, in its order."""
-    file = Path(inspect.getsourcefile(module) or "")
-    found = []
-    for node in ast.parse(file.read_text()).body:
+    source = Path(inspect.getsourcefile(module) or "").read_text()
+    lines, found = source.splitlines(), []
+    for node in ast.parse(source).body:
         if isinstance(node, ast.ClassDef | ast.FunctionDef) and not node.name.startswith("_"):
             value = getattr(module, node.name)
             if not inspect.getdoc(value):
@@ -69,6 +69,12 @@ def _defined(module) -> list[tuple[str, str]]:
             exception = inspect.isclass(value) and issubclass(value, BaseException)
             kind = "autoclass" if inspect.isclass(value) else "autofunction"
             found.append(("autoexception" if exception else kind, node.name))
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            target = node.targets[0] if isinstance(node, ast.Assign) else node.target
+            # Tables and constants of the interface have a comment that Sphinx reads.
+            documented = node.lineno > 1 and lines[node.lineno - 2].startswith("#:")
+            if documented and isinstance(target, ast.Name) and not target.id.startswith("_"):
+                found.append(("autodata", target.id))
     return found
 
 
@@ -85,8 +91,8 @@ def _exports(module) -> list[tuple[str, str]]:
 
 
 def _directive(kind: str, name: str) -> str:
-    members = "   :members:\n" if kind != "autofunction" else ""
-    return f".. {kind}:: {name}\n{members}"
+    option = {"autofunction": "", "autodata": "   :no-value:\n"}.get(kind, "   :members:\n")
+    return f".. {kind}:: {name}\n{option}"
 
 
 def _heading(text: str, line: str) -> str:

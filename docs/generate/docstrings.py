@@ -13,6 +13,8 @@ SECTION = re.compile(r"(Args|Attributes|Example|Raises|Returns|Warns|Yields)( of
 def prepare(app, what, name, obj, options, lines: list[str]) -> None:
     """Changes the lines of a docstring in place."""
     lines[:] = list(_converted(lines))
+    if what in ("attribute", "data", "property"):
+        lines.insert(0, "")  # otherwise napoleon takes "word: text" for a type
 
 
 def _converted(lines: list[str]) -> Iterator[str]:

@@ -139,9 +139,9 @@ def _available(row: zoo.Row) -> str:
 
 def _published(row: zoo.Row) -> tuple[str, ...]:
     return (
-        " + ".join(row.data),
         _accuracy(row.top1) + (f" {row.metric}" if row.metric != "top-1" else ""),
         _accuracy(row.top5),
+        " + ".join(row.data),
         row.protocol,
         _size(row),
         row.license,
@@ -149,7 +149,7 @@ def _published(row: zoo.Row) -> tuple[str, ...]:
     )
 
 
-PUBLISHED = ("data", "top-1", "top-5", "protocol", "size", "license", "download")
+PUBLISHED = ("top-1", "top-5", "data", "protocol", "size", "license", "download")
 
 
 def _weights(names: list[str]) -> str:
