@@ -6,7 +6,6 @@
 Pages below `docs/reference/` are generated from the code at the start of every build.
 """
 
-import importlib.metadata
 import sys
 from pathlib import Path
 
@@ -24,7 +23,7 @@ copyright = "The jaxvideo authors"  # no year: the pages depend on the sources o
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 source_suffix = {".md": "markdown", ".rst": "restructuredtext"}
-exclude_patterns = ["_build", "generate", "reference/parts"]
+exclude_patterns = ["_build", "generate"]
 smartquotes_action = "D"  # dashes only: values of configs are quoted
 
 myst_heading_anchors = 4  # as GitHub makes them
@@ -56,4 +55,4 @@ def setup(app):
     app.connect("source-read", links.rewrite)
     # Before napoleon, which has the default priority.
     app.connect("autodoc-process-docstring", docstrings.prepare, priority=400)
-    return {"parallel_read_safe": True, "version": importlib.metadata.version("sphinx")}
+    return {"parallel_read_safe": True}

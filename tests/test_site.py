@@ -14,7 +14,7 @@ import drawings
 import jax
 import pytest
 import yaml
-from generate import commands, config, docstrings, forms, links, text, zoo
+from generate import api, commands, config, docstrings, forms, links, text, zoo
 from generate.families import FAMILIES, check
 from generate.layers import layers
 
@@ -48,7 +48,7 @@ def test_families_are_those_of_the_readme():
 def test_layers():
     rows, endpoints = layers("r3d_10")
     assert [row.scope for row in rows][:2] == ["conv1", "conv2_x"]
-    assert (rows[0].kind, rows[0].detail) == ("Conv3D", "3 × 7 × 7, stride 1,2,2")
+    assert (rows[0].kind, rows[0].detail) == ("Conv3D", f"{text.shape((3, 7, 7))}, stride 1,2,2")
     assert rows[0].output == (16, 56, 56, 64)
     assert rows[0].parameters == 3 * 7 * 7 * 3 * 64 + 2 * 64  # and its BN
     assert list(endpoints)[-2:] == ["pre_logits", "logits"]
@@ -83,6 +83,30 @@ def test_every_command_has_its_options():
     for name in ("predict", "weights fetch", "config show"):
         assert re.search(rf"^##+ `jaxvideo {name}`$", page, flags=re.M)
     assert "| `--clips N` |" in page
+
+
+def test_every_public_name_has_a_docstring():
+    for path in sorted((ROOT / "jaxvideo").rglob("*.py")):
+        if path.parent.name in ("cli", "configs"):
+            continue
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.ClassDef | ast.FunctionDef) and not node.name.startswith("_"):
+                api.check(f"{path.stem}.{node.name}", node)
+    undocumented = ast.parse('class A:\n  """A."""\n  def f(self): pass').body[0]
+    with pytest.raises(ValueError, match=r"x\.A\.f has no docstring"):
+        api.check("x.A", undocumented)
+
+
+@pytest.mark.full
+def test_interface_lists_functions_and_tables():
+    pages = api.pages()
+    assert ".. autofunction:: load\n" in pages["api/index.rst"]
+    for page, name in (
+        ("training", "training.losses.LOSSES"),
+        ("models", "models.registry.MODELS"),
+        ("layers", "layers.lowerings.LOWERINGS"),
+    ):
+        assert f".. autodata:: jaxvideo.{name}\n" in pages[f"api/{page}.rst"]
 
 
 def test_forms_show_trees_and_annotations():

@@ -57,6 +57,15 @@ def _modules(package: str) -> list[str]:
     return found
 
 
+def check(name: str, node: ast.ClassDef | ast.FunctionDef) -> None:
+    """Raises an error if a function, a class or one of its methods has no docstring."""
+    if not ast.get_docstring(node):
+        raise ValueError(f"{name} has no docstring")
+    for inner in node.body if isinstance(node, ast.ClassDef) else ():
+        if isinstance(inner, ast.FunctionDef) and not inner.name.startswith("_"):
+            check(f"{name}.{inner.name}", inner)
+
+
 def _defined(module) -> list[tuple[str, str]]:
     """Returns directive and name of what a module defines, in its order."""
     source = Path(inspect.getsourcefile(module) or "").read_text()
@@ -64,8 +73,7 @@ def _defined(module) -> list[tuple[str, str]]:
     for node in ast.parse(source).body:
         if isinstance(node, ast.ClassDef | ast.FunctionDef) and not node.name.startswith("_"):
             value = getattr(module, node.name)
-            if not inspect.getdoc(value):
-                raise ValueError(f"{module.__name__}.{node.name} has no docstring")
+            check(f"{module.__name__}.{node.name}", node)
             exception = inspect.isclass(value) and issubclass(value, BaseException)
             kind = "autoclass" if inspect.isclass(value) else "autofunction"
             found.append(("autoexception" if exception else kind, node.name))

@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from generate.text import shape
 from jaxvideo.models import create_model, model_entry
 
 
@@ -40,9 +41,9 @@ def layers(name: str) -> tuple[list[Layer], dict[str, tuple[int, ...]]]:
         result, module = call(*arguments, **keywords), context.module
         if context.method_name == "__call__" and module.path:
             array = result[0] if isinstance(result, tuple) else result
-            shape = tuple(getattr(array, "shape", ()))[1:]
+            output = tuple(getattr(array, "shape", ()))[1:]
             kind = type(module).__name__
-            called[module.path] = Layer("/".join(module.path), kind, _detail(module), shape, 0)
+            called[module.path] = Layer("/".join(module.path), kind, _detail(module), output, 0)
         return result
 
     def init(clip):
@@ -78,5 +79,5 @@ def _detail(module: nn.Module) -> str:
         return ""
     strides = getattr(module, "strides", 1)
     strides = strides if isinstance(strides, tuple) else (strides,)
-    text = " × ".join(map(str, kernel))
+    text = shape(kernel)
     return text if set(strides) <= {1} else f"{text}, stride {','.join(map(str, strides))}"

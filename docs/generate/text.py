@@ -37,8 +37,8 @@ def count(number: int) -> str:
 
 
 def shape(axes: Sequence[int]) -> str:
-    """Returns a shape as papers write it, `16 x 112 x 112 x 3`."""
-    return " × ".join(map(str, axes))
+    """Returns a shape as papers write it, `16 x 112 x 112 x 3`, which is never broken."""
+    return "\N{NO-BREAK SPACE}×\N{NO-BREAK SPACE}".join(map(str, axes))
 
 
 def escaped(text: str) -> str:
