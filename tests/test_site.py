@@ -126,7 +126,7 @@ def test_tables():
 
 
 def test_docstrings():
-    given = """Does it with **given and a_.
+    given = """Does it *well* with **given, a * b and a_.
 
     literal
 
@@ -142,7 +142,7 @@ Example:
 """.splitlines()
     docstrings.prepare(None, "function", "f", None, None, given)
     done = "\n".join(given)
-    assert r"with \*\*given and a\_." in done
+    assert r"it *well* with \*\*given, a \* b and a\_." in done
     assert "::\n\n    literal" in done
     assert ".. list-table::" in done
     assert "Args:\n  a: a number." in done

@@ -14,7 +14,7 @@ def prepare(app, what, name, obj, options, lines: list[str]) -> None:
     """Changes the lines of a docstring in place."""
     lines[:] = list(_converted(lines))
     if what in ("attribute", "data", "property"):
-        lines.insert(0, "")  # otherwise napoleon takes "word: text" for a type
+        lines[:0] = ["..", ""]  # otherwise napoleon takes "word: text" for a type
 
 
 def _converted(lines: list[str]) -> Iterator[str]:
@@ -63,8 +63,8 @@ def _table(lines: list[str]) -> list[str]:
 
 
 def _escaped(line: str) -> str:
-    """Escapes what reStructuredText reads as markup, except in inline code."""
-    parts = re.split(r"(`[^`]*`)", line)
+    """Escapes what reStructuredText reads as markup, except inline code and emphasis."""
+    parts = re.split(r"(`[^`]*`|(?<!\S)\*\w[^*]*\w\*(?!\w))", line)
     for number in range(0, len(parts), 2):
         parts[number] = re.sub(r"([*|]|(?<=\w)_(?!\w))", r"\\\1", parts[number])
     return "".join(parts)

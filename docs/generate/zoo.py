@@ -96,9 +96,8 @@ def example(family: Family) -> str:
     return (
         "import jax, jaxvideo\n"
         f'model = jaxvideo.create_model("{family.lead}", num_classes=10)\n'
-        f"clip = jax.numpy.zeros((1, {t}, {h}, {w}, {c}))  # [N, T, H, W, C]\n"
-        "(logits, endpoints), variables = model.init_with_output("
-        "jax.random.key(0), clip, train=False)"
+        f"key, clip = jax.random.key(0), jax.numpy.zeros((1, {t}, {h}, {w}, {c}))\n"
+        "(logits, endpoints), variables = model.init_with_output(key, clip, train=False)"
     )
 
 
