@@ -35,9 +35,9 @@ autodoc_preserve_defaults = True
 add_module_names = False
 maximum_signature_line_length = 120
 napoleon_numpy_docstring = False
-napoleon_use_ivar = True
 napoleon_use_rtype = False
-napoleon_attr_annotations = False  # the signature has the types of fields
+# A plain list: the signature has the types, and links by the name of a field would be ambiguous.
+napoleon_custom_sections = [("Attributes", "params_style")]
 
 html_theme = "furo"
 html_title = f"jaxvideo {version}"
