@@ -412,7 +412,9 @@ class Model(typing.Protocol):
     lowering: typing.Any
 
     @property
-    def head(self) -> str | tuple[str, ...]: ...
+    def head(self) -> str | tuple[str, ...]:
+        """Scope of the classifier in `params`."""
+        ...
 
     def __call__(
         self, clip: typing.Any, /, *, train: bool

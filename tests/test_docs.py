@@ -37,7 +37,8 @@ SETUP = (
     "pip install -e . && python train.py --config configs/motion.py",
     'pip install -e ".[test]" && pytest -n auto',
 )
-each_page = pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
+OTHERS = [ROOT / name for name in ("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")]
+each_page = pytest.mark.parametrize("page", [*PAGES, *OTHERS], ids=lambda p: p.stem)
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -169,6 +170,10 @@ def test_commands_exist(page, parser):
         elif program == "pytest":
             for file in (w.partition("::")[0] for w in words if w.startswith("tests/")):
                 assert (ROOT / file).is_file(), words
+        elif program == "sphinx-build":
+            assert (ROOT / words[-2] / "conf.py").is_file(), words
+        elif program == "pre-commit":
+            assert (ROOT / ".pre-commit-config.yaml").is_file()
         elif program == "jaxvideo":
             check_jaxvideo(parser, words[1:])
         else:

@@ -93,6 +93,7 @@ class CachedDataset(VideoDataset):
 
     @contextlib.contextmanager
     def open(self, index: int) -> Iterator[VideoFile]:
+        """Opens the video of an index: its cached frames, or the video itself."""
         stored, path = self.stored[index], self.paths[index]
         with contextlib.ExitStack() as stack:
             file = None

@@ -51,6 +51,7 @@ class Form:
 
     @property
     def dtype(self) -> type[np.generic]:
+        """Dtype of a value."""
         return np.uint8 if self.bits == 8 else np.uint16
 
     @property

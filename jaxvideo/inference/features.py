@@ -183,9 +183,11 @@ def make_extractor(
 
     Returns:
       A function of a video (see `data.video.open_video`). It returns a dict:
-        features: f32 `[C]`; `[clips, C]` if per clip; with `keep_map` all axes of the endpoint.
-        starts: i64 `[clips]`, index of the first frame of each clip.
-        times: f64 `[clips]`, presentation time of that frame in seconds.
+
+      - features: f32 `[C]`; `[clips, C]` if per clip; with `keep_map` all axes of the endpoint.
+      - starts: i64 `[clips]`, index of the first frame of each clip.
+      - times: f64 `[clips]`, presentation time of that frame in seconds.
+
       It raises VideoError if the video cannot be read, and ConfigError if the network has no such
       endpoint.
 

@@ -30,7 +30,8 @@ def explicit_padding(
     """Returns padding as ((before, after), ...), one pair per axis.
 
     Args:
-      padding: one of
+      padding: one of these:
+
         - an int, or an int or pair per axis: explicit, as in torch and Caffe. An int pads both
           sides.
         - "VALID": none.
@@ -38,6 +39,7 @@ def explicit_padding(
           on even sizes it differs from symmetric padding (7 taps on 112: (2, 3), torch (3, 3)).
         - "CEIL": Caffe's pooling: no padding before the input. The padding after it completes the
           last window that starts inside the input.
+
       sizes: sizes of the axes.
       kernel: taps per axis.
       strides: strides per axis.

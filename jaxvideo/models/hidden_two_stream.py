@@ -53,11 +53,11 @@ def motion_losses(
     At level l images have 1 / 2^(l-1) of the clip's size, and a predicted flow of 1 is
     20 / 2^(l-1) of their pixels. The losses compare frame k+1, warped back by flow k, with frame k:
 
-      - photometric: Charbonnier penalty of the difference of locally normalized images, with
-        alpha 0.4, beta 255;
-      - smoothness: Charbonnier penalty of the forward differences of the flow, with alpha 0.3 and
-        beta the pixels of the level; summed over x and y;
-      - ssim: 1 - SSIM of 8 x 8 windows, summed over windows and channels, times 0.01 2^(l-2).
+    - photometric: Charbonnier penalty of the difference of locally normalized images, with
+      alpha 0.4, beta 255;
+    - smoothness: Charbonnier penalty of the forward differences of the flow, with alpha 0.3 and
+      beta the pixels of the level; summed over x and y;
+    - ssim: 1 - SSIM of 8 x 8 windows, summed over windows and channels, times 0.01 2^(l-2).
 
     The first two are means without a border of a tenth of the shorter side. The released layer
     also divides them by the batch size, 16, and smoothness by 30 channels instead of 20:

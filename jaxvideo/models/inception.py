@@ -158,19 +158,23 @@ class InceptionTrunk(nn.Module):
 
     @nn.nowrap
     def wide(self, features: int) -> int:
+        """Returns a number of channels, scaled by `width`."""
         return scaled(features, self.width)
 
     @nn.nowrap
     def padding(self, kernel):
+        """Returns the padding of a kernel: symmetric, or "SAME" of TensorFlow."""
         return tuple((k - 1) // 2 for k in kernel) if self.symmetric else "SAME"
 
     @nn.nowrap
     def pool(self, x, kernel, strides):
+        """Applies a max pool, per frame if the network is 2-D."""
         kernel = (1, *kernel[1:]) if self.per_frame else kernel
         return max_pool(x, kernel, strides, self.padding(kernel))
 
     @nn.nowrap
     def conv(self, features, kernel, strides=(1, 1, 1), *, name, **more):
+        """Returns a convolution with the options of the network."""
         init = nn.initializers.lecun_normal()
         if self.kernel_std:
             # As in TF, the standard deviation before truncation.
@@ -188,6 +192,7 @@ class InceptionTrunk(nn.Module):
 
     @nn.nowrap
     def norm(self, *, name):
+        """Returns a BatchNorm with the options of the network."""
         return BatchNorm(
             momentum=self.bn_momentum,
             epsilon=self.bn_epsilon,

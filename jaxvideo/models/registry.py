@@ -249,6 +249,7 @@ def _densenet3d(name: str, build: type[nn.Module] = densenet3d.DenseNet3D, **cli
     return Entry(build, arguments, preprocessing, "arXiv 1711.08200", defaults)
 
 
+#: All networks by name.
 MODELS: dict[str, Entry] = {
     "c3d": _c3d("c3d"),
     "c3d_sports1m": _c3d("c3d", classes=487),

@@ -273,6 +273,7 @@ class TwoStreamFusion(nn.Module):
 
     @property
     def head(self) -> str | tuple[str, ...]:
+        """Scope of the classifier; both if the streams are fused after them."""
         if "fc8" in self.where:
             return ("spatial/fc8", "temporal/fc8")
         return "fc8" if self.fusion == "bilinear" else "spatial/fc8"

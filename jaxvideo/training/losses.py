@@ -45,6 +45,7 @@ def none(logits: jax.Array, targets: jax.Array) -> jax.Array:
     return jnp.zeros(len(logits), jnp.float32)
 
 
+#: Losses by name, for `config.loss`.
 LOSSES: dict[str, Loss] = {"softmax": softmax, "sigmoid": sigmoid, "mse": mse, "none": none}
 
 

@@ -37,6 +37,7 @@ class Memory:
 
     @property
     def total(self) -> int:
+        """Sum of all parts in bytes."""
         return self.arguments + self.outputs + self.temporaries + self.program
 
 

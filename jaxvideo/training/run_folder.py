@@ -328,4 +328,5 @@ def describe(run: Run, config, dataset: VideoDataset, step: int) -> dict[str, An
 
 
 def write_json(path: Path, value: Any) -> None:
+    """Writes a value as JSON to a file, which is replaced as a whole."""
     write_file(path, json.dumps(value, indent=2) + "\n")

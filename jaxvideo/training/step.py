@@ -84,21 +84,23 @@ def make_train_step(
 ) -> Callable[[TrainState, Batch, jax.Array], tuple[TrainState, dict[str, jax.Array]]]:
     """Returns the training step of a network.
 
-    The batch of a step holds
-      video: uint8 `[N, T, H, W, C]`.
-      label: int32 `[N]`, one class per clip. Or f32 `[N, classes]`: for multi-label data 1 for
-        each class of the clip, for regression the values.
-      weight: f32 `[N]`. 0 if the video could not be read: it is excluded from the loss and from
-        all metrics.
-      sample: int32 `[N, 3]`: epoch, video, view.
+    The batch of a step holds:
 
-    Its metrics are
-      loss: f32, the mean over clips, plus the losses that the network sows.
-      other_loss: f32, the part that the network sows into "losses"; absent if it sows none.
-      top1: f32, share of clips whose highest logit is a correct class: one of its labels, or for
-        mixed clips the class of at least half of the clip.
-      grad_norm: f32, of the parameters that are trained.
-      broken: int32 `[N]`, indices of the videos of weight 0, -1 for the others.
+    - video: uint8 `[N, T, H, W, C]`.
+    - label: int32 `[N]`, one class per clip. Or f32 `[N, classes]`: for multi-label data 1 for
+      each class of the clip, for regression the values.
+    - weight: f32 `[N]`. 0 if the video could not be read: it is excluded from the loss and from
+      all metrics.
+    - sample: int32 `[N, 3]`: epoch, video, view.
+
+    Its metrics are:
+
+    - loss: f32, the mean over clips, plus the losses that the network sows.
+    - other_loss: f32, the part that the network sows into "losses"; absent if it sows none.
+    - top1: f32, share of clips whose highest logit is a correct class: one of its labels, or for
+      mixed clips the class of at least half of the clip.
+    - grad_norm: f32, of the parameters that are trained.
+    - broken: int32 `[N]`, indices of the videos of weight 0, -1 for the others.
 
     Args:
       model: a network. It may return `[N, steps, classes]` in training: every time step has equal

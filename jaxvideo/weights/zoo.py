@@ -112,6 +112,7 @@ class Row:
 
     @property
     def downloadable(self) -> bool:
+        """True if every file has an address; otherwise a browser is needed."""
         return all(file.urls for file in self.files)
 
     @property

@@ -68,6 +68,7 @@ class Sample(VideoDataset):
 
     @contextlib.contextmanager
     def open(self, index: int) -> Iterator[VideoFile]:
+        """Opens the first frames of the video of an index."""
         with self.whole.open(self.indices[index]) as video:
             yield dataclasses.replace(
                 video,

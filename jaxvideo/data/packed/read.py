@@ -72,6 +72,7 @@ class PackedDataset(VideoDataset):
 
     @contextlib.contextmanager
     def open(self, index: int) -> Iterator[VideoFile]:
+        """Opens the video of an index, from its records."""
         path, place = f"{self.folder}: {self.paths[index]}", self.places[index]
 
         def fields(record: int) -> dict[str, Any]:
@@ -141,6 +142,7 @@ class ForeignDataset(VideoDataset):
 
     @contextlib.contextmanager
     def open(self, index: int) -> Iterator[VideoFile]:
+        """Opens the video of an index, whose record has a file or frames."""
         path = self.paths[index]
         value = _element(self.source, index, path)[self.key]
         if isinstance(value, bytes):

@@ -106,6 +106,7 @@ def _short(value: Any) -> str:
 
 
 def features_of(classes: Sequence[str]) -> tfds.features.FeaturesDict:
+    """Returns the features of a record, as TFDS describes them."""
     numbers = functools.partial(tfds.features.Tensor, shape=(None,))
     return tfds.features.FeaturesDict(
         {
