@@ -30,6 +30,10 @@ from jaxvideo.layers.lowerings import compute, onednn, onednn_probe, resolve
 from jaxvideo.layers.partition import over_batch
 from jaxvideo.types import Lowering
 
+# The compiler of jaxlib 0.10 does not finish GROUP_BY_GROUP for several CPU devices if the program
+# is traced in more than about 18 nested calls; that of 0.12 does.
+COMPILES_FOREVER = jax.__version_info__ < (0, 11)
+
 #: Functions that can follow a convolution.
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "": lambda x: x,
@@ -127,6 +131,8 @@ def _compute_on(platform: str, target: _Target, a, b, *, what, geometry, lowerin
         if what is Pass.INPUT_GRADIENT:
             channels = b.shape[3] * geometry.groups, a.shape[-1]
         lowering = resolve(platform, what, geometry, *channels, engine=target.engine)
+        if lowering is Lowering.GROUP_BY_GROUP and target.partitioned and COMPILES_FOREVER:
+            lowering = Lowering.DIRECT
     elif lowering is Lowering.ONEDNN:
         onednn_probe.require(platform, a.dtype)
 
