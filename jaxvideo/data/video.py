@@ -110,32 +110,52 @@ def open_video(
         return
     stamp = stamp_of(path) if kept and not isinstance(source, bytes) else None
     table = tables.find(kept, path, stamp) if stamp else None
-    layout = None
-    try:
-        if table is None:
+    if table is None:
+        try:
             with io.BytesIO(source) if isinstance(source, bytes) else open(path, "rb") as file:
                 if is_animated_webp(file.read(HEAD)):
                     file.seek(0)
                     yield _animated_video(path, file.read())
                     return
                 layout = check_layout(path, file)
+        except (OSError, ValueError) as error:
+            raise _unopened(path, error) from error
+        with _container(source, path) as opened:
+            table = probe(path, *opened, layout)
+            if table.damaged:  # seeking may need what was read
+                yield _stream_video(path, *opened, table)
+                return
+        if stamp:
+            tables.keep(kept, path, stamp, table)
+    # Opened again: a decoder may decode a damaged file differently after it has decoded something,
+    # and frames must not depend on whether the table was known.
+    with _container(source, path) as opened:
+        limit_decoder(opened[1])
+        yield _stream_video(path, *opened, table)
+
+
+@contextlib.contextmanager
+def _container(source: Any, path: str) -> Iterator[tuple[Any, Any]]:
+    """Opens a file; yields PyAV's container and the video stream."""
+    try:
         container = av.open(io.BytesIO(source) if isinstance(source, bytes) else path, **_OPEN)
     except (OSError, ValueError, FFmpegError) as error:
-        raise VideoError(f"{path}: cannot be opened as a video ({reason(error)})") from error
+        raise _unopened(path, error) from error
     with container:
         stream = _best_stream(container)
         if stream is None:
             raise VideoError(f"{path}: has no video stream")
-        if table is None:
-            assert layout
-            table = probe(path, container, stream, layout)
-            if stamp:
-                tables.keep(kept, path, stamp, table)
-        else:
-            limit_decoder(stream)
-        if len(video_streams(container)) > 1:
-            _log_once(f"{path}: {table.remarks[0]}")
-        yield VideoFile(path=path, container=container, stream=stream, **vars(table))
+        yield container, stream
+
+
+def _stream_video(path: str, container: Any, stream: Any, table: FrameTable) -> VideoFile:
+    if len(video_streams(container)) > 1:
+        _log_once(f"{path}: {table.remarks[0]}")
+    return VideoFile(path=path, container=container, stream=stream, **vars(table))
+
+
+def _unopened(path: str, error: Exception) -> VideoError:
+    return VideoError(f"{path}: cannot be opened as a video ({reason(error)})")
 
 
 def reader_video(
@@ -288,8 +308,7 @@ def is_video(name: str) -> bool:
 def frames_in(folder: str | os.PathLike[str]) -> list[str]:
     """Returns the paths of a folder's frames, ordered by the numbers in their names.
 
-    `frame_2.jpg` comes before `frame_10.jpg`. Flow images beside the frames are left out, see
-    `flow_images_in`.
+    `frame_2.jpg` comes before `frame_10.jpg`. Flow images are left out, see `flow_images_in`.
 
     Raises:
       VideoError: the images have names of several kinds, such as `img_1.jpg` and `mask_1.png`.
@@ -309,8 +328,7 @@ def frames_in(folder: str | os.PathLike[str]) -> list[str]:
 def flow_images_in(folder: str | os.PathLike[str]) -> tuple[list[str], list[str]]:
     """Returns the paths of a folder's images of x and of y flow, ordered like its frames.
 
-    Their names are `flow_x_00001.jpg` and `flow_y_00001.jpg` (mmaction2), or `x_0001.jpg` and
-    `y_0001.jpg`. Both lists are empty if there are no such pairs.
+    Names: `flow_x_00001.jpg` and `flow_y_00001.jpg`, or `x_0001.jpg` and `y_0001.jpg`.
     """
     _, x, y = _series(folder)
     return _by_number(folder, x), _by_number(folder, y)
