@@ -56,6 +56,13 @@ class Network:
     classes: tuple[str, ...]
     card: Mapping[str, Any]
 
+    def __repr__(self) -> str:
+        millions = sum(leaf.size for leaf in jax.tree.leaves(self.variables["params"])) / 1e6
+        return (
+            f"Network {self.name}: {millions:.2f} M parameters, {len(self.classes)} classes; "
+            + self.protocol.describe(self.preprocessing)
+        )
+
     @functools.cached_property
     def model(self) -> Any:
         """The linen module: `model.apply(variables, clip, train=False) -> (logits, endpoints)`."""

@@ -77,6 +77,17 @@ def test_predict(net, video):
     np.testing.assert_allclose(one, jax.nn.softmax(logits)[0], rtol=1e-5)
 
 
+def test_shown_in_one_line(net, video):
+    """As in a notebook: no arrays."""
+    count = sum(leaf.size for leaf in jax.tree.leaves(net.variables["params"]))
+    assert repr(net).startswith(f"Network {net.name}: {count / 1e6:.2f} M parameters, 4 classes; ")
+    assert repr(net).endswith(net.protocol.describe(net.preprocessing))
+    found = net.predict(video, clips=1, crops=1)
+    (name, probability), *_ = found.top(1)
+    assert repr(found).startswith(f"Prediction: {name} {probability:.1%}, ")
+    assert repr(found).endswith("; 4 classes, 1 distinct clips")
+
+
 @pytest.mark.parametrize("aggregation", ["logits", "sigmoid"])
 def test_predict_by_the_aggregation_of_the_weights(net, video, aggregation):
     protocol = Protocol(clips=2, aggregation=aggregation)

@@ -28,6 +28,10 @@ class Prediction:
     classes: tuple[str, ...]
     clips: tuple[ClipScores, ...] = ()
 
+    def __repr__(self) -> str:
+        best = ", ".join(f"{name} {probability:.1%}" for name, probability in self.top(3))
+        return f"Prediction: {best}; {len(self.classes)} classes, {len(self.clips)} distinct clips"
+
     def top(self, count: int = 5) -> list[tuple[str, float]]:
         """Returns `(class, probability)` of the most probable classes, most probable first."""
         best = top_classes(self.probabilities, count)
