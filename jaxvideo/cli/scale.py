@@ -11,11 +11,11 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from jaxvideo import startup
-from jaxvideo.data.engines import Engine
 from jaxvideo.progress import drop_output
 from jaxvideo.types import UsageError
 
 if TYPE_CHECKING:
+    from jaxvideo.data.engines import Engine
     from jaxvideo.data.pipeline import Share
 
 
@@ -58,6 +58,8 @@ def chosen_engine(
       UsageError: options that exclude each other, or a relative path, which would name another
         file on a worker.
     """
+    from jaxvideo.data.engines import Engine
+
     number = getattr(options, workers)
     if number is not None and number < least:
         raise UsageError(f"--{workers}={number}: must be at least {least}")

@@ -33,9 +33,13 @@ def fold(model: Any, variables: Mapping[str, Any], clip_shape: Sequence[int]) ->
         clip = jnp.zeros((1, *clip_shape), jnp.float32)
         return model.apply(variables, clip, train=False, mutable=[FOLDED])[1]
 
-    quickly = None
     traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(given))
-    if jax.default_backend() == "cpu" and not traced:  # JAX rejects options of a nested `jit`.
-        # Executed once, so compile time matters more than run time.
-        quickly = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-    return {**given, **jax.jit(folded, compiler_options=quickly)(given)}
+    options = None if traced else options_of_one_call()  # JAX rejects options of a nested `jit`
+    return {**given, **jax.jit(folded, compiler_options=options)(given)}
+
+
+def options_of_one_call() -> dict[str, Any] | None:
+    """Returns `compiler_options` of a program that is executed once, so must compile fast."""
+    if jax.default_backend() != "cpu":
+        return None
+    return {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}

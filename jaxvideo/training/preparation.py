@@ -14,6 +14,7 @@ import optax
 
 from jaxvideo import startup
 from jaxvideo.models import arguments_for, create_model
+from jaxvideo.models.folding import options_of_one_call
 from jaxvideo.precision import resolve_dtype
 from jaxvideo.progress import LOG
 from jaxvideo.training import distributed, run_folder
@@ -157,7 +158,7 @@ def prepare(run: Run, values: Mapping[str, Any], workdir: Path) -> Prepared:
         plateau=plateau,
         epoch_steps=epoch_steps,
         total=total,
-        state=jax.jit(init, out_shardings=shardings)(given),
+        state=jax.jit(init, out_shardings=shardings, compiler_options=options_of_one_call())(given),
         step=step,
     )
 

@@ -252,7 +252,8 @@ def test_which_networks_have_this_spacing():
     }
     assert "i3d_rgb" not in spaced
     assert {name for name in spaced if name.startswith("r2plus1d")} == {"r2plus1d_r50"}
-    assert find_source("pytorchvideo", "csn_r101").preprocessing == {"spacing": "linspace"}
+    expected = {"spacing": "linspace", "short": "hold"}
+    assert find_source("pytorchvideo", "csn_r101").preprocessing == expected
     for source in ("mmaction2", "gluoncv"):
         assert find_source(source, "slow_r50").preprocessing["spacing"] == "stride"
 
