@@ -46,7 +46,9 @@ def test_two_packages_that_own_opencv(monkeypatch, capsys):
     monkeypatch.setattr(metadata, "version", version)
     assert cli.main(["env", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
-    assert rows["opencv-python-headless"].startswith("4.10 (overwritten by opencv-contrib-python")
+    assert rows["opencv-python-headless"].startswith(
+        "4.10 (shares the directory cv2 with opencv-contrib-python"
+    )
 
 
 def test_devices_that_cannot_be_used(monkeypatch, capsys):

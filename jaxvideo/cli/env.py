@@ -77,7 +77,9 @@ def _versions() -> dict[str, str]:
             rows[name] = found[name]
         if len(found) > 1 and "opencv-python" in names:
             others = ", ".join([*found][1:])
-            rows[next(iter(found))] += f" (overwritten by {others}, or the reverse; keep one)"
+            rows[next(iter(found))] += (
+                f" (shares the directory cv2 with {others}; see docs/install.md)"
+            )
     try:
         import av
 
