@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from jaxvideo.names import did_you_mean
-from jaxvideo.types import ConfigError, UsageError
+from jaxvideo.types import UsageError
 from jaxvideo.weights import (
     caffemodel,
     from_gluoncv,
@@ -322,7 +322,7 @@ def find_source(source: str, name: str, models: Iterable[str] = ()) -> Source:
         )
     if source not in sources_of(name):
         theirs = [other for other in models if source in sources_of(other)]
-        raise ConfigError(
+        raise UsageError(
             f"source={source!r} has no weights for {name!r}; it has weights for "
             f"{', '.join(theirs or SOURCES[source].models)}. "
             f"Sources for {name!r}: {', '.join(sources_of(name)) or 'none'}"

@@ -21,7 +21,7 @@ from importlib import resources
 from typing import Any
 from urllib.parse import urlsplit
 
-from jaxvideo.types import ConfigError
+from jaxvideo.types import ConfigError, UsageError
 
 #: Kinds of published hashes. "sha256-prefix": the first digits, as torch puts them into file names.
 #: "git-blob-sha1": the name of the file's content in a git repository.
@@ -276,4 +276,4 @@ def find(network: str, tag: str = DEFAULT) -> Row:
         )
     near = difflib.get_close_matches(tag, tags, n=3, cutoff=0.4)
     hint = f"Did you mean {' or '.join(map(repr, near))}? " if near else ""
-    raise ConfigError(f"{network} has no weights {tag!r}. {hint}Its tags are {', '.join(tags)}")
+    raise UsageError(f"{network} has no weights {tag!r}. {hint}Its tags are {', '.join(tags)}")
