@@ -326,10 +326,7 @@ def frames_in(folder: str | os.PathLike[str]) -> list[str]:
 
 
 def flow_images_in(folder: str | os.PathLike[str]) -> tuple[list[str], list[str]]:
-    """Returns the paths of a folder's images of x and of y flow, ordered like its frames.
-
-    Names: `flow_x_00001.jpg` and `flow_y_00001.jpg`, or `x_0001.jpg` and `y_0001.jpg`.
-    """
+    """Returns the images `flow_x_00001.jpg` (or `x_0001.jpg`) and those of y, ordered like frames."""
     _, x, y = _series(folder)
     return _by_number(folder, x), _by_number(folder, y)
 
