@@ -326,7 +326,7 @@ def frames_in(folder: str | os.PathLike[str]) -> list[str]:
 
 
 def flow_images_in(folder: str | os.PathLike[str]) -> tuple[list[str], list[str]]:
-    """Returns the images `flow_x_00001.jpg` (or `x_0001.jpg`) and those of y, ordered like frames."""
+    """Returns the paths of a folder's images of x flow and of y flow, in order: `_FLOW_SERIES`."""
     _, x, y = _series(folder)
     return _by_number(folder, x), _by_number(folder, y)
 
